@@ -1,0 +1,142 @@
+"""What the state machines tell each other: plain values, one class per message of the suite.
+
+All times given to a machine are seconds of ONE clock: that of the process that hosts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+
+
+class Reason(IntEnum):
+    """Why an observation is asked for; the numbers are those of ObserveRequest.msg."""
+
+    START = 1
+    QUEUE_EMPTY = 2
+    EARLY = 3
+    MAX_SILENCE = 4
+
+
+class Mode(IntEnum):
+    """What the executor does; the numbers are those of ExecutionState.msg."""
+
+    IDLE = 0
+    WAITING = 1
+    PLAYING = 2
+    HOLD = 3
+    DECELERATE = 4
+    ERROR = 5
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The episode that the suite works on; `number` counts from 1."""
+
+    number: int
+    active: bool
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
+class ObserveRequest:
+    """Asks the observer for one observation; `saliency` is NaN when no predictor was asked."""
+
+    episode: int
+    sequence: int
+    reason: Reason
+    saliency: float = float("nan")
+
+
+@dataclass(frozen=True)
+class ContextReady:
+    """An observation has been prefilled.
+
+    Args:
+        sequence: of the observation; names the context.
+        execution_horizon: actions that it is meant to execute.
+        trained_horizon: actions that it may execute at most (overrun).
+        flow_step_s: smoothed model time of one flow step, seconds; 0 before the first.
+    """
+
+    episode: int
+    sequence: int
+    execution_horizon: int
+    trained_horizon: int
+    flow_step_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class FlowRequest:
+    """Asks the model for one step of the flow; `position` is the flow's state, [A]."""
+
+    episode: int
+    context: int
+    index: int
+    position: Vector
+
+
+@dataclass(frozen=True)
+class FlowReply:
+    """Answer to a FlowRequest; `values` [A] counts only when accepted."""
+
+    episode: int
+    context: int
+    index: int
+    accepted: bool
+    values: Vector
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action of one step of the flow; `values` is [A], `flow_time` in [0, 1]."""
+
+    episode: int
+    context: int
+    index: int
+    flow_time: float
+    values: Vector
+    more: bool
+
+
+@dataclass(frozen=True)
+class ExecutionState:
+    """What the executor does; the fields are those of ExecutionState.msg."""
+
+    episode: int
+    mode: Mode
+    context: int
+    index: int
+    queue_depth: int
+    executed: int
+    cumulative_action: Vector
+    held: bool
+    starved: bool
+    held_s: float
+    starved_s: float
+    hand_overs: int
+    rejected: int
+
+
+class CommandKind(IntEnum):
+    """Why a command is sent to the robot."""
+
+    PLAY = 0
+    HOLD = 1
+    DECELERATE = 2
+    STOP = 3
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the robot is told: an action [A] in the layout; `progress` in [0, 1] through a deceleration."""
+
+    kind: CommandKind
+    values: Vector
+    progress: float = 0.0

@@ -1,0 +1,1 @@
+"""Training: demonstrations from scripted experts and the compact policy."""
