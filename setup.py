@@ -1,0 +1,34 @@
+"""Builds the ROS 2 package `streaming_vla` (ament_python, code under src/)."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NODES = ("executor", "generator", "inference", "observer", "saliency_monitor", "sim_robot")
+SHARE = "share/streaming_vla"
+
+setup(
+    name="streaming_vla",
+    version="0.1.0",
+    description="Runs a vision-language-action policy on a robot as a stream.",
+    license="Apache-2.0",
+    maintainer="streaming_vla maintainers",
+    maintainer_email="maintainers@example.com",
+    python_requires=">=3.10",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    zip_safe=False,
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/streaming_vla"]),
+        (SHARE, ["package.xml"]),
+        (f"{SHARE}/launch", sorted(glob("launch/*.py"))),
+        (f"{SHARE}/config", sorted(glob("config/*.yaml"))),
+        (f"{SHARE}/models", sorted(glob("models/*.safetensors"))),
+    ],
+    entry_points={
+        "console_scripts": [
+            "streaming-vla = streaming_vla.cli:main",
+            *(f"{node} = streaming_vla.nodes.{node}:main" for node in NODES),
+        ]
+    },
+)
