@@ -1,0 +1,1 @@
+"""The parameters of every node: declared once, with description, unit, range and default."""

@@ -1,0 +1,108 @@
+"""Parameters: the tables agree with the YAML file, and every refusal says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from streaming_vla.parameters.document import render
+from streaming_vla.parameters.load import EVERY_NODE, ParameterFileError, read
+from streaming_vla.parameters.spec import Parameter, check, convert
+from streaming_vla.parameters.tables import NODES, SHARED, table
+
+CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
+EVERY_PARAMETER = [
+    pytest.param(parameter, id=f"{node}-{parameter.name}") for node, entries in NODES.items() for parameter in entries
+]
+
+
+def test_the_shipped_file_is_written_from_the_tables() -> None:
+    assert CONFIG.read_text(encoding="utf-8") == render(), "run: python -m streaming_vla.parameters.document"
+
+
+def test_the_shipped_file_holds_every_default() -> None:
+    sections = read(CONFIG)
+    for node, parameters in NODES.items():
+        merged = {**sections[EVERY_NODE], **sections[node]}
+        for parameter in parameters:
+            assert merged[parameter.name] == parameter.default
+
+
+@pytest.mark.parametrize("parameter", EVERY_PARAMETER)
+def test_declared_whole(parameter: Parameter) -> None:
+    assert parameter.description.endswith(".")
+    if parameter.name.endswith("_s"):
+        assert parameter.unit == "s"
+    if parameter.element_type in (int, float) and parameter.live:
+        assert parameter.low is not None and parameter.high is not None
+    if parameter.low is not None:
+        value = parameter.low - 1
+        reason = check(parameter, [value] if parameter.is_list else value)
+        assert reason is not None and parameter.name in reason and parameter.allowed in reason
+
+
+def test_one_name_means_the_same_in_every_table() -> None:
+    shared = {parameter.name: parameter for parameter in SHARED}
+    for node in NODES:
+        names = [parameter.name for parameter in NODES[node]]
+        assert len(names) == len(set(names))
+        for name, parameter in table(node).items():
+            assert shared.get(name, parameter) is parameter
+
+
+@pytest.mark.parametrize("value", ["1", True, float("nan"), float("inf"), -0.1, [1.0], None])
+def test_wrong_numbers_are_refused(value: object) -> None:
+    reason = check(Parameter("hold_s", 1.0, "Hold.", "s", low=0.0, high=2.0), value)
+    assert reason == f"parameter 'hold_s' is {value!r}, expected a number from 0 to 2 (s)"
+
+
+def test_whole_numbers_become_floats() -> None:
+    assert convert(Parameter("hold_s", 1.0, "Hold."), 2) == 2.0
+    assert convert(Parameter("low", (1.0,), "Low."), [1, 2]) == (1.0, 2.0)
+    with pytest.raises(ValueError, match="whole number"):
+        convert(Parameter("count", 1, "Count."), 1.5)
+
+
+def test_empty_list_is_refused() -> None:
+    assert check(Parameter("names", ("a",), "Names."), []) is not None
+    with pytest.raises(ValueError, match="empty list"):
+        Parameter("names", (), "Names.")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "/**/observr:\n  ros__parameters: {image_size: 96}",
+            r"no node is called '/\*\*/observr' \(did you mean 'observer'",
+        ),
+        ("observer:\n  ros__parameters: {image_siz: 96}", r"no parameter 'image_siz' \(did you mean 'image_size'"),
+        ("observer:\n  ros__parameters: {image_size: big}", "'image_size' is 'big', expected a whole number"),
+        ("executor:\n  ros__parameters: {hold_s: -1}", "'hold_s' is -1, expected a number from 0 to 600"),
+        ("executor:\n  ros__parameters: {command_type: servo}", "expected one of array, twist, trajectory, joints"),
+        ("executor:\n  hold_s: 1", "section 'executor' needs 'ros__parameters:'"),
+        ("/**:\n  ros__parameters: {hold_s: 1}", "section '/\\*\\*': there is no parameter 'hold_s'"),
+        ("a: [", "not valid YAML"),
+        ("just text", "expected sections"),
+    ],
+)
+def test_a_bad_file_says_where(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterFileError, match=message) as error:
+        read(path)
+    assert re.match(re.escape(str(path)), str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ParameterFileError, match="cannot be read: No such file"):
+        read(tmp_path / "none.yaml")
+
+
+def test_ros_own_parameters_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("/robot_1/executor:\n  ros__parameters:\n    use_sim_time: true\n    hold_s: 3\n", encoding="utf-8")
+    assert read(path) == {"executor": {"hold_s": 3.0}}
