@@ -1,0 +1,104 @@
+"""The contract of a streaming policy: what any model must offer to be run by the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from kv_cache.cache import CacheView
+from kv_cache.spec import CacheSpec
+from streaming_vla.policy.layout import ActionLayout, Vector
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy is fed and what it gives.
+
+    Args:
+        name: of the model.
+        cameras: names, in the order of the pictures.
+        image_size: S of its square pictures, pixels.
+        state_size: numbers of the robot's state.
+        layout: of its actions.
+        execution_horizon: actions that a context is meant to execute.
+        trained_horizon: actions that it may execute at most (overrun).
+        tokens_per_observation: tokens T that a prefill adds to the cache.
+        cache: shape of a token's keys and values.
+
+    Raises:
+        ValueError: a size is not positive, cameras repeat or are missing, or the horizons are in the wrong order.
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    image_size: int
+    state_size: int
+    layout: ActionLayout
+    execution_horizon: int
+    trained_horizon: int
+    tokens_per_observation: int
+    cache: CacheSpec
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"policy {self.name}: cameras are {self.cameras}, expected one or more different names")
+        for field in ("image_size", "state_size", "execution_horizon", "tokens_per_observation"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"policy {self.name}: {field} is {getattr(self, field)}, it must be at least 1")
+        if self.trained_horizon < self.execution_horizon:
+            raise ValueError(
+                f"policy {self.name}: trained_horizon {self.trained_horizon} is below "
+                f"execution_horizon {self.execution_horizon}"
+            )
+
+
+@dataclass(frozen=True)
+class PolicyObservation:
+    """What a policy sees at one instant.
+
+    Args:
+        images: [cameras, S, S, 3], RGB.
+        state: [state_size], in the policy's order and units.
+        instruction: plain text.
+    """
+
+    images: npt.NDArray[np.uint8]
+    state: npt.NDArray[np.float32]
+    instruction: str
+
+
+class StreamingPolicy(Protocol):
+    """A policy as the engine runs it: one thread, inference mode, work in slices."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What it is fed and what it gives."""
+
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+        """Turn an observation into tokens that follow `view`.
+
+        Yields between slices, so that a flow step never waits for more than one of them.
+
+        Returns:
+            Keys before rotation and values of the new tokens, each [L, Hkv, T, d].
+        """
+
+    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
+        """Return action `index` of the context that `view` ends with, [A], clipped to the layout.
+
+        Args:
+            view: the history, the context's own observation last.
+            position: [A], the flow's state (see ActionLayout.start and advance).
+            index: step of the flow, 0 .. trained_horizon - 1; its time is index / trained_horizon.
+        """
+
+    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
+        """Return how much the pending actions [A] change what the cameras see, in calibrated units.
+
+        None when the policy has no predictor.
+        """
