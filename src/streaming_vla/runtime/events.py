@@ -5,8 +5,10 @@ All times given to a machine are seconds of ONE clock: that of the process that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,3 +142,22 @@ class Command:
     kind: CommandKind
     values: Vector
     progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The newest synchronised set of frames, answering one request.
+
+    Args:
+        frames: payload of each camera as it was handed to the observer, by camera name.
+        stamp_s: capture stamp of the newest frame of the set, seconds, on the cameras' clock.
+        skew_s: reception of the oldest to that of the newest frame of the set, seconds.
+        state: robot state in the policy's order and units, [state_size].
+    """
+
+    request: ObserveRequest
+    frames: Mapping[str, Any]
+    stamp_s: float
+    skew_s: float
+    state: Vector
+    instruction: str
