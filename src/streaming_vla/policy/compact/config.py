@@ -1,0 +1,105 @@
+"""Shape of a compact policy: everything that is needed to build the network and to feed it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from kv_cache.spec import CacheSpec
+from streaming_vla.policy.layout import ActionLayout
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the network and layout of its inputs and outputs.
+
+    Args:
+        cameras: names, in the order of the pictures.
+        image_size: width and height of a picture in pixels; a multiple of 8.
+        state_size: numbers of proprioception.
+        words: the vocabulary; index 0 is for every other word.
+        maximum_words: words of an instruction that are read.
+        width, layers, heads, kv_heads, mlp_ratio: of the transformer; heads share keys in groups.
+        keypoints: spatial-softmax keypoints of a camera, all in one token.
+        patch_grid: a camera gives patch_grid x patch_grid pooled patch tokens.
+        language_tokens: tokens that an instruction is pooled into.
+        trained_horizon, execution_horizon: steps of the flow, and how many are meant to be executed.
+    """
+
+    words: tuple[str, ...]
+    cameras: tuple[str, ...] = ("corner2", "gripperPOV")
+    image_size: int = 96
+    state_size: int = 4
+    maximum_words: int = 16
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 2
+    mlp_ratio: int = 3
+    channels: tuple[int, int, int] = (48, 96, 128)
+    keypoints: int = 32
+    patch_grid: int = 3
+    language_tokens: int = 4
+    trained_horizon: int = 16
+    execution_horizon: int = 10
+    rope_base: float = 10_000.0
+    action_names: tuple[str, ...] = ("dx", "dy", "dz", "gripper")
+    action_absolute: tuple[bool, ...] = (False, False, False, True)
+    action_low: tuple[float, ...] = (-1.0, -1.0, -1.0, -1.0)
+    action_high: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    action_initial: tuple[float, ...] = (0.0, 0.0, 0.0, -1.0)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.heads % self.kv_heads or self.image_size % 8:
+            raise ValueError(
+                f"compact policy: width {self.width} must divide by heads {self.heads}, heads by kv_heads "
+                f"{self.kv_heads}, and image_size {self.image_size} by 8"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def tokens_per_camera(self) -> int:
+        """One keypoint token and the patches."""
+        return 1 + self.patch_grid**2
+
+    @property
+    def tokens_per_observation(self) -> int:
+        """Tokens that one observation adds to the cache."""
+        return len(self.cameras) * self.tokens_per_camera + self.language_tokens + 1
+
+    @property
+    def layout(self) -> ActionLayout:
+        """Layout of an action."""
+        return ActionLayout(
+            self.action_names, self.action_absolute, self.action_low, self.action_high, self.action_initial
+        )
+
+    @property
+    def cache(self) -> CacheSpec:
+        """Shape of the key-value cache."""
+        return CacheSpec(
+            layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, rope_base=self.rope_base
+        )
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON, for a checkpoint's metadata."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> CompactConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, or fields that this version does not know or misses.
+        """
+        fields = json.loads(text)
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or set(fields) != known:
+            different = sorted(set(fields) ^ known) if isinstance(fields, dict) else "not an object"
+            raise ValueError(f"the architecture's fields differ: {different}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -1,0 +1,80 @@
+"""The compact network behind the contract of a streaming policy."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kv_cache.cache import CacheView
+from streaming_vla.policy.compact.language import Tokenizer
+from streaming_vla.policy.compact.layers import Layer, attend, rotated
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.layout import Vector
+
+
+class CompactPolicy:
+    """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread."""
+
+    def __init__(self, model: CompactModel, name: str) -> None:
+        config = model.config
+        self._model = model.eval()
+        self._tokenize = Tokenizer(config.words, config.maximum_words)
+        self._layout = config.layout
+        self.spec = PolicySpec(
+            name=name,
+            cameras=config.cameras,
+            image_size=config.image_size,
+            state_size=config.state_size,
+            layout=config.layout,
+            execution_horizon=config.execution_horizon,
+            trained_horizon=config.trained_horizon,
+            tokens_per_observation=config.tokens_per_observation,
+            cache=config.cache,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+        """Encode camera by camera, then run layer by layer; a slice ends at every yield (see StreamingPolicy)."""
+        model, base = self._model, self._model.config.rope_base
+        pictures = torch.from_numpy(observation.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        parts = []
+        for index, encoder in enumerate(model.cameras):
+            parts.append(encoder(pictures[index : index + 1]))
+            yield
+        parts.append(model.words(torch.tensor([self._tokenize(observation.instruction)])))
+        parts.append(model.own_state(torch.from_numpy(observation.state).unsqueeze(0)))
+        tokens = torch.cat(parts, dim=1)
+        positions = view.next_position + torch.arange(tokens.shape[1])
+        new_keys, new_values = [], []
+        for layer, keys_before, values_before in zip(model.trunk_layers, view.keys, view.values, strict=True):
+            queries, keys, values = layer.heads_of(tokens)
+            new_keys.append(keys[0])
+            new_values.append(values[0])
+            if isinstance(layer, Layer):
+                keys = torch.cat((keys_before.unsqueeze(0), rotated(keys, positions, base)), dim=2)
+                values = torch.cat((values_before.unsqueeze(0), values), dim=2)
+                tokens = layer.finish(tokens, attend(rotated(queries, positions, base), keys, values))
+                yield
+        return torch.stack(new_keys), torch.stack(new_values)
+
+    @torch.inference_mode()
+    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
+        """Return action `index` of the newest observation in `view` (see StreamingPolicy)."""
+        config = self._model.config
+        if not 0 <= index < config.trained_horizon:
+            raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
+        state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
+        time = torch.full((1, 1), index / config.trained_horizon)
+        cache = [
+            (keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)
+        ]
+        action = self._model.expert(state, time, cache, torch.tensor([view.next_position]), mask=None)
+        return self._layout.clip(action[0, 0].double().numpy())
+
+    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
+        """Return None: the compact policy has no predictor of what its cameras will see."""
+        return None

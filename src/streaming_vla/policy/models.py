@@ -1,0 +1,41 @@
+"""Finds the file of a model by its name: shipped models, or a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+from streaming_vla.policy.loading import CheckpointError
+
+SUFFIX = ".safetensors"
+
+
+def model_folders() -> list[Path]:
+    """Return the folders that hold shipped models: the installed package's, then the source tree's."""
+    folders = [Path(__file__).resolve().parents[3] / "models"]
+    try:
+        folders.insert(0, Path(get_package_share_directory("streaming_vla")) / "models")
+    except PackageNotFoundError:
+        pass  # used from the source tree, without an install
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def find_model(name: str) -> Path:
+    """Return the file of the model `name`: a path to a .safetensors file, or the name of a shipped model.
+
+    Raises:
+        CheckpointError: there is no such model; the message lists the shipped ones.
+    """
+    if name.endswith(SUFFIX) or "/" in name:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise CheckpointError(f"model '{name}' does not exist: expected the path of a {SUFFIX} file")
+    shipped: dict[str, Path] = {}
+    for folder in model_folders():
+        for file in sorted(folder.glob(f"*{SUFFIX}")):
+            shipped.setdefault(file.stem, file)
+    if name not in shipped:
+        raise CheckpointError(f"model '{name}' is unknown: choose one of {', '.join(shipped) or 'none'}, or give a path")
+    return shipped[name]

@@ -1,0 +1,194 @@
+"""Commands of the executor as messages for the robot: one class per message type behind one interface."""
+
+from __future__ import annotations
+
+import array
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.runtime.events import Command, CommandKind, Vector
+
+TWIST_FIELDS = 6  # linear x, y, z and angular x, y, z
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """How actions become commands.
+
+    Args:
+        layout: of the actions, A dimensions.
+        scale: command units per action unit, [A].
+        joint_names: joint of each dimension, [A]; used by the joint types.
+        frame: frame_id of stamped messages.
+        period_s: duration of one action.
+
+    Raises:
+        ValueError: a length that is not A.
+    """
+
+    layout: ActionLayout
+    scale: tuple[float, ...]
+    joint_names: tuple[str, ...]
+    frame: str
+    period_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "joint_names"):
+            count = len(getattr(self, name))
+            if count != self.layout.size:
+                raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.layout.names)}")
+
+
+class CommandWriter(ABC):
+    """Turns commands into messages of one type."""
+
+    message_type: type
+
+    def __init__(self, options: CommandOptions) -> None:
+        self.options = options
+        self._scale = np.asarray(options.scale)
+
+    @abstractmethod
+    def write(self, command: Command, stamp: Time) -> Any:
+        """Return the message, of `message_type`.
+
+        Raises:
+            ValueError: the command cannot be expressed yet; the message says what is missing.
+        """
+
+    def measure(self, positions: Mapping[str, float]) -> None:
+        """Take the measured joint positions by name; types without a target ignore them."""
+
+    def _header(self, stamp: Time) -> Header:
+        return Header(stamp=stamp, frame_id=self.options.frame)
+
+
+class ArrayWriter(CommandWriter):
+    """std_msgs/Float64MultiArray: the action itself, scaled. Changes are zero in every hold and stop."""
+
+    message_type = Float64MultiArray
+
+    def write(self, command: Command, stamp: Time) -> Float64MultiArray:
+        """Return the scaled action, [A]."""
+        return Float64MultiArray(data=array.array("d", (command.values * self._scale).tolist()))
+
+
+class TwistWriter(CommandWriter):
+    """geometry_msgs/TwistStamped: changes as velocities, in the order linear x, y, z, angular x, y, z.
+
+    `scale` is m/s or rad/s per action unit. Everything but play is zero.
+
+    Raises:
+        ValueError: no dimension is a change, or more than six are.
+    """
+
+    message_type = TwistStamped
+
+    def __init__(self, options: CommandOptions) -> None:
+        super().__init__(options)
+        self._moving = ~np.asarray(options.layout.absolute)
+        count = int(self._moving.sum())
+        if not 1 <= count <= TWIST_FIELDS:
+            raise ValueError(f"command_type twist takes 1 to 6 dimensions that are changes, the action has {count}")
+
+    def write(self, command: Command, stamp: Time) -> TwistStamped:
+        """Return the velocities; absolute dimensions are not part of a twist."""
+        velocity = np.zeros(TWIST_FIELDS)
+        if command.kind is CommandKind.PLAY:
+            moves = (command.values * self._scale)[self._moving]
+            velocity[: len(moves)] = moves
+        twist = TwistStamped(header=self._header(stamp))
+        linear, angular = twist.twist.linear, twist.twist.angular
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = velocity.tolist()
+        return twist
+
+
+class _JointWriter(CommandWriter):
+    """Keeps the joint target: changes are added to it, absolute values replace it.
+
+    The first changes start from the measured pose. A deceleration blends the held target into the measured
+    pose, a stop commands the measured pose and forgets the target.
+    """
+
+    def __init__(self, options: CommandOptions) -> None:
+        super().__init__(options)
+        self._absolute = np.asarray(options.layout.absolute)
+        self._measured: Vector | None = None
+        self._held: Vector | None = None
+        self._sent: Vector | None = None
+        self._known: tuple[str, ...] = ()
+
+    def measure(self, positions: Mapping[str, float]) -> None:
+        self._known = tuple(positions)
+        if all(name in positions for name in self.options.joint_names):
+            self._measured = np.array([positions[name] for name in self.options.joint_names])
+
+    def target(self, command: Command) -> Vector:
+        """Return the joint positions to command, [A], in the joints' units."""
+        if command.kind is CommandKind.STOP:
+            sent = self._measured if self._measured is not None else self._start()
+            self._held = self._sent = None
+            return sent
+        if command.kind is CommandKind.DECELERATE:
+            held = self._held if self._held is not None else self._start()
+            goal = held if self._measured is None else self._measured
+            self._sent = held + (goal - held) * command.progress
+            return self._sent
+        values = command.values * self._scale
+        base = values if self._absolute.all() else self._start()
+        self._held = self._sent = np.where(self._absolute, values, base + values)
+        return self._sent
+
+    def _start(self) -> Vector:
+        if self._sent is not None:
+            return self._sent
+        if self._measured is not None:
+            return self._measured
+        missing = [name for name in self.options.joint_names if name not in self._known]
+        known = ", ".join(self._known) or "none"
+        raise ValueError(f"joint {', '.join(missing)} is not in joint_states (they have {known}): set joint_names")
+
+
+class TrajectoryWriter(_JointWriter):
+    """trajectory_msgs/JointTrajectory: one point, reached after one period, so that motion ends with the sender."""
+
+    message_type = JointTrajectory
+
+    def write(self, command: Command, stamp: Time) -> JointTrajectory:
+        """Return a trajectory of one point that starts on arrival (stamp zero)."""
+        nanoseconds = round(self.options.period_s * 1e9)
+        point = JointTrajectoryPoint(
+            positions=array.array("d", self.target(command).tolist()),
+            time_from_start=Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9),
+        )
+        header = self._header(Time())
+        return JointTrajectory(header=header, joint_names=list(self.options.joint_names), points=[point])
+
+
+class JointStateWriter(_JointWriter):
+    """sensor_msgs/JointState: the joint target as positions."""
+
+    message_type = JointState
+
+    def write(self, command: Command, stamp: Time) -> JointState:
+        """Return the target positions, [A]."""
+        positions = array.array("d", self.target(command).tolist())
+        return JointState(header=self._header(stamp), name=list(self.options.joint_names), position=positions)
+
+
+WRITERS: dict[str, type[CommandWriter]] = {
+    "array": ArrayWriter,
+    "twist": TwistWriter,
+    "trajectory": TrajectoryWriter,
+    "joints": JointStateWriter,
+}

@@ -1,0 +1,69 @@
+"""Training targets of action flow matching on re-zeroed action sums.
+
+From StreamingVLA (arXiv 2603.28565) and streaming flow policy: the flow's state is the sum of the actions since
+the observation, its velocity the next action, stabilised towards the demonstration by sigma and k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """Parameters of the flow.
+
+    Args:
+        sigma, k: noise of the state is sigma * exp(-k t).
+        draws: (noise, time) draws per observation.
+        on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
+        absolute_weight: weight of the absolute dimensions in the loss.
+    """
+
+    sigma: float = 0.16
+    k: float = 4.0
+    draws: int = 8
+    on_grid: float = 0.5
+    absolute_weight: float = 0.25
+
+
+@dataclass(frozen=True)
+class FlowTargets:
+    """position [N, D, A], time [N, D], target [N, D, A] and weight [N, D] for N observations and D draws."""
+
+    position: Tensor
+    time: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def draw_targets(
+    actions: Tensor, previous: Tensor, clean: Tensor, absolute: Tensor, options: FlowOptions, generator: torch.Generator
+) -> FlowTargets:
+    """Draw times and noise and return what the expert has to say there.
+
+    Args:
+        actions: [N, H, A], the window that follows each observation.
+        previous: [N, A], the action before it.
+        clean: [N], usable steps of the window.
+        absolute: [A] bool.
+    """
+    count, horizon, size = actions.shape
+    shape = (count, options.draws)
+    time = 0.001 + 0.999 * torch.rand(shape, generator=generator) ** (1 / 1.5)  # Beta(1.5, 1)
+    step = (time * horizon).floor().clamp(max=horizon - 1)
+    part = time * horizon - step
+    part = torch.where(torch.rand(shape, generator=generator) < options.on_grid, torch.zeros_like(part), part)
+    time = (step + part) / horizon
+    step = step.long()
+    pick = step.unsqueeze(-1).expand(*shape, size)
+    sums = actions.cumsum(dim=1) - actions
+    here = actions.gather(1, pick)
+    before = torch.cat((previous.unsqueeze(1), actions), dim=1).gather(1, pick)
+    noise = options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
+    position = torch.where(absolute, before, sums.gather(1, pick) + part.unsqueeze(-1) * here) + noise
+    target = torch.where(absolute, here, here - options.k / horizon * noise)
+    return FlowTargets(position, time, target, (step < clean.unsqueeze(1)).float())
