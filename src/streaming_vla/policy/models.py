@@ -16,8 +16,8 @@ def model_folders() -> list[Path]:
     folders = [Path(__file__).resolve().parents[3] / "models"]
     try:
         folders.insert(0, Path(get_package_share_directory("streaming_vla")) / "models")
-    except PackageNotFoundError:
-        pass  # used from the source tree, without an install
+    except (PackageNotFoundError, OSError):
+        pass  # used from the source tree, without an install or its environment
     return [folder for folder in folders if folder.is_dir()]
 
 

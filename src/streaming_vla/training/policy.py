@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel

@@ -1,0 +1,155 @@
+"""The compact policy: slices equal the whole, history counts, and the flow's state cannot look ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kv_cache.cache import CacheView, SessionCache
+from kv_cache.policies import make_policy
+from streaming_vla.policy.compact.config import CompactConfig
+from streaming_vla.policy.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.contract import PolicyObservation
+from streaming_vla.training.policy import block_mask
+
+CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def policy() -> CompactPolicy:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return CompactPolicy(CompactModel(CONFIG), "toy")
+
+
+def observation(seed: int, instruction: str = "open the drawer") -> PolicyObservation:
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    return PolicyObservation(images, random.normal(size=4).astype(np.float32), instruction)
+
+
+def new_cache(recent: int = 1000) -> SessionCache:
+    return SessionCache(CONFIG.cache, make_policy("window", sinks=0, recent=recent, capacity=1))
+
+
+def prefill(policy: CompactPolicy, cache: SessionCache, seen: PolicyObservation) -> int:
+    """Prefill and append; return the number of slices."""
+    work = policy.prefill(seen, cache.view())
+    slices = 1
+    while True:
+        try:
+            next(work)
+            slices += 1
+        except StopIteration as done:
+            cache.append(*done.value)
+            return slices
+
+
+def test_sliced_prefill_equals_the_training_pass(policy: CompactPolicy) -> None:
+    model = policy._model
+    cache = new_cache()
+    seen = [observation(1), observation(2), observation(3, "close the drawer")]
+    slices = [prefill(policy, cache, each) for each in seen]
+    assert set(slices) == {len(CONFIG.cameras) + CONFIG.layers}
+    tokenize = Tokenizer(CONFIG.words, CONFIG.maximum_words)
+    with torch.inference_mode():
+        pictures = torch.from_numpy(np.stack([each.images for each in seen])).permute(0, 1, 4, 2, 3) / 127.5 - 1
+        words = torch.tensor([tokenize(each.instruction) for each in seen])
+        tokens = model.encode(pictures, torch.from_numpy(np.stack([each.state for each in seen])), words)
+        block = CONFIG.tokens_per_observation
+        causal = torch.ones(3, 3, dtype=torch.bool).tril().unsqueeze(0)
+        whole = model.trunk(tokens.flatten(0, 1).unsqueeze(0), block_mask(causal, block, block))
+    view = cache.view()
+    for layer, (keys, values) in enumerate(whole):
+        torch.testing.assert_close(view.keys[layer], keys[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(view.values[layer], values[0], atol=1e-4, rtol=1e-4)
+
+
+def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    model = policy._model
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    with torch.inference_mode():
+        position, time = torch.randn(1, 5, 4), torch.rand(1, 5)
+        together = model.expert(position, time, layers, torch.full((5,), view.next_position), None)
+        for index in range(5):
+            alone = model.expert(
+                position[:, index : index + 1], time[:, index : index + 1], layers, torch.tensor([25]), None
+            )
+            torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
+
+
+def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:
+    def action(first: PolicyObservation | None, second: PolicyObservation, shift: float = 0.0, index: int = 3) -> np.ndarray:
+        cache = new_cache()
+        if first is not None:
+            prefill(policy, cache, first)
+        prefill(policy, cache, second)
+        return policy.flow_step(cache.view(), np.full(4, shift), index)
+
+    base = action(observation(1), observation(2))
+    assert base.shape == (4,)
+    assert np.array_equal(base, action(observation(1), observation(2)))
+    changed = observation(2)
+    changed.images[1] = 0
+    for other in (
+        action(observation(5), observation(2)),
+        action(None, observation(2)),
+        action(observation(1), changed),
+        action(observation(1), PolicyObservation(observation(2).images, observation(2).state, "close the drawer")),
+        action(observation(1), PolicyObservation(observation(2).images, observation(9).state, "open the drawer")),
+        action(observation(1), observation(2), shift=1.0),
+        action(observation(1), observation(2), index=4),
+    ):
+        assert not np.allclose(base, other, atol=1e-6)
+
+
+def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
+    """An observation alone gives the same action wherever it stands."""
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    work = policy.prefill(observation(1), CacheView(cache.view().keys[:, :, :0], cache.view().values[:, :, :0], 700))
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            keys, values = done.value
+            break
+    from kv_cache.rotary import rotate
+
+    far = CacheView(rotate(keys, torch.arange(700, 725), CONFIG.rope_base), values, 725)
+    near = policy.flow_step(cache.view(), np.zeros(4), 0)
+    np.testing.assert_allclose(near, policy.flow_step(far, np.zeros(4), 0), atol=1e-4)
+
+
+def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    with pytest.raises(ValueError, match="outside the trained horizon"):
+        policy.flow_step(cache.view(), np.zeros(4), CONFIG.trained_horizon)
+
+
+def test_actions_are_within_the_limits(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    action = policy.flow_step(cache.view(), np.full(4, 50.0), 0)
+    assert (np.abs(action) <= 1.0).all()
+
+
+def test_words() -> None:
+    assert split_words("Open the DRAWER, now!") == ["open", "the", "drawer", "now"]
+    vocabulary = build_vocabulary(["open the drawer", "close the drawer"])
+    assert vocabulary == (UNKNOWN, "close", "drawer", "open", "the")
+    assert Tokenizer(vocabulary, 4)("open a drawer") == [3, 0, 2, -1]
+    assert Tokenizer(vocabulary, 2)("open the drawer") == [3, 4]
+
+
+def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1, ""))
+    assert np.isfinite(policy.flow_step(cache.view(), np.zeros(4), 0)).all()
