@@ -1,0 +1,107 @@
+"""What is kept of an episode, as plain values.
+
+All times are seconds of one clock. On one machine the stamps of different processes share the system clock, so they
+may be compared; records of several machines must not be mixed in one episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_vla.runtime.events import ExecutionState, Reason
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of work of one node; `index` is -1 where no action is meant."""
+
+    node: str
+    stage: str
+    begin_s: float
+    end_s: float
+    sequence: int
+    index: int = -1
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.begin_s
+
+
+@dataclass(frozen=True)
+class StateAt:
+    """What the executor said at `time_s` (its own stamp)."""
+
+    time_s: float
+    state: ExecutionState
+
+
+@dataclass(frozen=True)
+class RequestAt:
+    """An observation was asked for at `time_s`."""
+
+    time_s: float
+    sequence: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class ObservationAt:
+    """An observation was sent; `time_s` is when its newest picture was taken, `image_bytes` of all pictures."""
+
+    time_s: float
+    sequence: int
+    reason: Reason
+    image_bytes: int
+    skew_s: float
+
+
+@dataclass(frozen=True)
+class ContextAt:
+    """A prefill was done at `time_s`; `tokens` are attended to."""
+
+    time_s: float
+    sequence: int
+    tokens: int
+    prefill_s: float
+    queued_s: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A camera picture, [H, W, 3] uint8 RGB, taken at `time_s`."""
+
+    time_s: float
+    camera: str
+    picture: npt.NDArray[np.uint8]
+
+
+@dataclass
+class EpisodeRecord:
+    """One episode from its start to success or to the time limit."""
+
+    mode: str  # synchronous or streaming
+    task: str
+    seed: int
+    instruction: str
+    number: int
+    control_period_s: float
+    begin_s: float
+    end_s: float = float("nan")
+    success: bool = False
+    problem: str = ""  # one sentence when something other than success or the time limit ended it
+    states: list[StateAt] = field(default_factory=list)
+    requests: list[RequestAt] = field(default_factory=list)
+    observations: list[ObservationAt] = field(default_factory=list)
+    contexts: list[ContextAt] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)  # per node, counted in this episode
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start of the episode to its end."""
+        return self.end_s - self.begin_s
