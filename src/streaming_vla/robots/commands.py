@@ -66,6 +66,10 @@ class CommandWriter(ABC):
             ValueError: the command cannot be expressed yet; the message says what is missing.
         """
 
+    def rest(self, command: Command) -> Float64MultiArray | None:
+        """Return what `write` could not express, for topic `gripper_command`, or None."""
+        return None
+
     def measure(self, positions: Mapping[str, float]) -> None:
         """Take the measured joint positions by name; types without a target ignore them."""
 
@@ -102,7 +106,7 @@ class TwistWriter(CommandWriter):
             raise ValueError(f"command_type twist takes 1 to 6 dimensions that are changes, the action has {count}")
 
     def write(self, command: Command, stamp: Time) -> TwistStamped:
-        """Return the velocities; absolute dimensions are not part of a twist."""
+        """Return the velocities of the dimensions that are changes."""
         velocity = np.zeros(TWIST_FIELDS)
         if command.kind is CommandKind.PLAY:
             moves = (command.values * self._scale)[self._moving]
@@ -111,6 +115,11 @@ class TwistWriter(CommandWriter):
         linear, angular = twist.twist.linear, twist.twist.angular
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = velocity.tolist()
         return twist
+
+    def rest(self, command: Command) -> Float64MultiArray | None:
+        """Return the scaled absolute dimensions (a gripper), or None when there are none."""
+        values = (command.values * self._scale)[~self._moving]
+        return Float64MultiArray(data=array.array("d", values.tolist())) if len(values) else None
 
 
 class _JointWriter(CommandWriter):

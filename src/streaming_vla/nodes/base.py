@@ -1,0 +1,239 @@
+"""What every node of the suite has: checked parameters, lifecycle, episode, diagnostics and spans."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from streaming_vla_interfaces import msg as wire
+
+from streaming_vla.nodes import messages
+from streaming_vla.nodes.declare import StartError, declare
+from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.events import Episode
+
+__all__ = ["BEST_EFFORT", "LATCHED", "StartError", "SuiteNode", "reliable"]
+
+T = TypeVar("T")
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_SPANS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+_DIAGNOSTICS_PERIOD_S = 1.0
+
+
+def reliable(depth: int) -> QoSProfile:
+    """Return a reliable, volatile profile."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class SuiteNode(LifecycleNode):  # type: ignore[misc]
+    """A lifecycle node around one state machine.
+
+    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick` and
+    `report`. A hook that raises ValueError refuses the transition or the parameter with that sentence.
+
+    Args:
+        name: of the node; its parameters are those of the table of that name.
+
+    Raises:
+        StartError: a parameter that does not exist or is not allowed.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.session: str = self.get_namespace()
+        self.active = False
+        self.episode: Episode | None = None
+        self.refusals: Counter[str] = Counter()
+        self._failure = ""
+        self._made: list[tuple[Callable[[Any], object], Any]] = []
+        self._parameters_of_node = declare(self, name, self.update)
+        self._spans = self.create_publisher(wire.StageSpan, "spans", _SPANS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+
+    # hooks
+
+    def configure(self) -> None:
+        """Check everything and create publishers, subscriptions and services."""
+
+    def activate(self) -> None:
+        """Begin: make the state machine."""
+
+    def deactivate(self) -> None:
+        """End: leave the robot and the other nodes in a safe state."""
+
+    def on_episode(self, episode: Episode) -> None:
+        """Take the episode that the suite works on; called while active only."""
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new values of live parameters; `values` holds every parameter of the node."""
+
+    def deadline(self) -> float | None:
+        """Return when `tick` is due, monotonic seconds, or None."""
+        return None
+
+    def tick(self) -> None:
+        """Do what is due."""
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Return what is wrong, empty when nothing is, and the key figures."""
+        return "", {}
+
+    # for subclasses
+
+    def value(self, name: str) -> Any:
+        """Return the parameter `name`: bool, int, float, str or a tuple of one of them."""
+        return self._parameters_of_node[name]
+
+    def values(self) -> dict[str, Value]:
+        """Return every parameter of the node."""
+        return dict(self._parameters_of_node)
+
+    def stamp(self, monotonic_s: float | None = None) -> Any:
+        """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
+        now = self.get_clock().now()
+        if monotonic_s is not None:
+            now -= Duration(nanoseconds=round((time.monotonic() - monotonic_s) * 1e9))
+        return now.to_msg()
+
+    def listen(
+        self,
+        message_type: type,
+        topic: str,
+        convert: Callable[[Any], T],
+        handle: Callable[[T], None],
+        qos: QoSProfile,
+    ) -> None:
+        """Subscribe; `handle` gets what `convert` makes of a message of this session while the node is active."""
+
+        def receive(message: Any) -> None:
+            if not self.active:
+                return
+            if getattr(message, "session", self.session) != self.session:
+                self.refusals["other_session"] += 1
+                return
+            try:
+                value = convert(message)
+            except ValueError as error:
+                self.refuse(f"malformed_{topic.rsplit('/', 1)[-1]}", f"message on '{topic}' dropped: {error}")
+                return
+            handle(value)
+
+        self.create_subscription(message_type, topic, receive, qos)
+
+    def listen_to_episode(self) -> None:
+        """Subscribe to the latched episode; it is remembered while the node is inactive."""
+        self.create_subscription(wire.Episode, "episode", self._receive_episode, LATCHED)
+
+    def refuse(self, reason: str, sentence: str) -> None:
+        """Count a refusal and say it, at most once a second."""
+        self.refusals[reason] += 1
+        self.get_logger().warning(sentence, throttle_duration_sec=1.0)
+
+    def span(self, stage: str, begin_s: float, end_s: float, sequence: int, index: int = -1) -> None:
+        """Publish a piece of work; the times are monotonic seconds."""
+        span = wire.StageSpan(session=self.session, node=self.get_name(), stage=stage, index=index)
+        span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
+        span.episode = self.episode.number if self.episode else 0
+        span.sequence = max(0, sequence)
+        self._spans.publish(span)
+
+    # life
+
+    def start(self) -> None:
+        """Configure and activate when parameter `autostart` says so.
+
+        Raises:
+            StartError: a hook refused; the message is its sentence.
+        """
+        if not self.value("autostart"):
+            return
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                raise StartError(self._failure or f"node '{self.get_name()}' cannot be activated")
+
+    def stop(self) -> None:
+        """Deactivate before the process ends."""
+        if self.active:
+            self.trigger_deactivate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `configure`."""
+        before = {id(entity) for _, entity in self._entities()}
+        result = self._transition(self.configure)
+        self._made = [(destroy, entity) for destroy, entity in self._entities() if id(entity) not in before]
+        if result != TransitionCallbackReturn.SUCCESS:
+            self.on_cleanup(state)
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `activate`, then hand over the episode that is known."""
+        result = self._transition(self.activate)
+        self.active = result == TransitionCallbackReturn.SUCCESS
+        if self.active and self.episode is not None:
+            self.on_episode(self.episode)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `deactivate`."""
+        result = self._transition(self.deactivate)
+        self.active = False
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: remove what hook `configure` has made."""
+        for destroy, entity in self._made:
+            destroy(entity)
+        self._made = []
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: deactivate first, so that the robot is stopped."""
+        return self.on_deactivate(state) if self.active else TransitionCallbackReturn.SUCCESS
+
+    def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        # rclpy hides an exception of a transition; a refusal must reach the operator
+        try:
+            hook()
+        except (ValueError, RuntimeError, OSError) as error:
+            self._failure = f"node '{self.get_name()}': {error}"
+            self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _entities(self) -> list[tuple[Callable[[Any], object], Any]]:
+        return [
+            *((self.destroy_publisher, publisher) for publisher in self.publishers),
+            *((self.destroy_subscription, subscription) for subscription in self.subscriptions),
+            *((self.destroy_client, client) for client in self.clients),
+            *((self.destroy_service, service) for service in self.services),
+        ]
+
+    def _receive_episode(self, message: wire.Episode) -> None:
+        if message.session != self.session:
+            self.refusals["other_session"] += 1
+            return
+        self.episode = messages.episode_from(message)
+        if self.active:
+            self.on_episode(self.episode)
+
+    def _publish_diagnostics(self) -> None:
+        problem, figures = self.report() if self.active else ("", {})
+        state = "active" if self.active else "inactive"
+        status = DiagnosticStatus(name=self.get_fully_qualified_name(), hardware_id=self.session)
+        status.level = DiagnosticStatus.WARN if problem else DiagnosticStatus.OK
+        status.message = problem or state
+        for key, value in {**figures, **self.refusals}.items():
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            status.values.append(KeyValue(key=key, value=text))
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.stamp()
+        self._diagnostics.publish(array)

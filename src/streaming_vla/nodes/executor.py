@@ -1,0 +1,184 @@
+"""Node `executor`: plays actions at the control rate and leaves the robot in a safe state when they end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rclpy.duration import Duration
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from streaming_vla_interfaces import msg as wire
+
+from streaming_vla.nodes import messages
+from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
+from streaming_vla.nodes.layout import action_layout
+from streaming_vla.nodes.spin import run
+from streaming_vla.parameters.spec import Value
+from streaming_vla.robots.commands import WRITERS, CommandOptions
+from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
+from streaming_vla.runtime.executor import Executor, ExecutorEffect, ExecutorOptions
+from streaming_vla.runtime.latency import LatencyTracker
+from streaming_vla.runtime.limits import Limits
+
+STOP_SENT_WITHIN = Duration(seconds=0.2)
+_STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
+
+
+class ExecutorNode(SuiteNode):
+    """Waits for nobody: each tick plays what is there or holds."""
+
+    def __init__(self) -> None:
+        super().__init__("executor")
+        self._machine: Executor | None = None
+        self._shown: tuple[ExecutionState, float] | None = None
+
+    def configure(self) -> None:
+        """Make the command type and connect to the generator and the robot."""
+        values = self.values()
+        self._options(values)
+        self._writer = WRITERS[self.value("command_type")](self._command_options(values))
+        self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
+        self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
+        self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
+        self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
+        self.listen(JointState, "joint_states", _positions, self._on_joints, BEST_EFFORT)
+        self.listen_to_episode()
+
+    def activate(self) -> None:
+        """Begin in mode idle."""
+        self._machine = Executor(action_layout(self.values()), self._options(self.values()))
+        self._lateness = LatencyTracker(warm_up=0)
+
+    def deactivate(self) -> None:
+        """Command a stop and see that it leaves this process."""
+        if self._machine is None:
+            return
+        self._carry_out(self._machine.stop(time.monotonic()))
+        self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
+        self._machine = None
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new limits and times at once."""
+        options = self._options(values)
+        if self._machine is not None:
+            self._machine.update(options)
+            self._writer.options = replace(self._writer.options, period_s=options.control_period_s)
+
+    def on_episode(self, episode: Episode) -> None:
+        """Begin the episode or hold at its end."""
+        if self._machine is not None:
+            self._carry_out(self._machine.on_episode(episode, time.monotonic()))
+
+    def deadline(self) -> float | None:
+        """When the next action begins or the next rung of the ladder is due."""
+        return self._machine.deadline() if self._machine is not None else None
+
+    def tick(self) -> None:
+        """Play or hold."""
+        due_s = self.deadline()
+        if self._machine is None or due_s is None:
+            return
+        now = time.monotonic()
+        self._lateness.add(max(0.0, now - due_s))
+        self._carry_out(self._machine.poll(now))
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Mode, queue, and how late the ticks are."""
+        if self._machine is None:
+            return "", {}
+        state = self._machine.state(time.monotonic())
+        lateness = self._lateness.summary()
+        figures: dict[str, object] = {
+            "mode": state.mode.name.lower(),
+            "queue_depth": state.queue_depth,
+            "executed": state.executed,
+            "held_s": state.held_s,
+            "starved_s": state.starved_s,
+            "hand_overs": state.hand_overs,
+            "ticks": lateness.count,
+            "tick_late_p50_ms": 1e3 * lateness.p50_s,
+            "tick_late_p99_ms": 1e3 * lateness.p99_s,
+            "tick_late_max_ms": 1e3 * lateness.max_s,
+        }
+        problem = "no action came in time: start a new episode" if state.mode is Mode.ERROR else ""
+        return problem, {**figures, **self._machine.counters.as_dict()}
+
+    def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
+        limits = Limits(velocity=values["velocity_limit"], jump=values["jump_limit"])
+        limits.check(action_layout(values))
+        return ExecutorOptions(
+            control_period_s=values["control_period_s"],
+            limits=limits,
+            hold_s=values["hold_s"],
+            decelerate_s=values["decelerate_s"],
+            max_action_age_s=values["max_action_age_s"],
+            robot_timeout_s=values["robot_timeout_s"],
+            start_actions=values["start_actions"],
+        )
+
+    def _command_options(self, values: Mapping[str, Any]) -> CommandOptions:
+        joints = values["joint_names"]
+        return CommandOptions(
+            layout=action_layout(values),
+            scale=values["scale"],
+            joint_names=values["action_names"] if joints == ("",) else joints,
+            frame=values["command_frame"],
+            period_s=values["control_period_s"],
+        )
+
+    def _on_action(self, action: Action) -> None:
+        if self._machine is not None:
+            self._carry_out(self._machine.on_action(action, time.monotonic()))
+
+    def _on_joints(self, positions: dict[str, float]) -> None:
+        self._writer.measure(positions)
+        if self._machine is not None:
+            self._carry_out(self._machine.on_robot_state(time.monotonic()))
+
+    def _carry_out(self, effects: list[ExecutorEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Command):
+                self._command(effect)
+            else:
+                self._states.publish(messages.execution_state_to(effect, self.session, self.stamp()))
+                self._show(effect)
+
+    def _command(self, command: Command) -> None:
+        stamp = self.stamp()
+        try:
+            message = self._writer.write(command, stamp)
+        except ValueError as error:
+            self.refuse("command_not_expressible", str(error))
+            return
+        self._commands.publish(message)
+        rest = self._writer.rest(command)
+        if rest is not None:
+            self._rest.publish(rest)
+
+    def _show(self, state: ExecutionState) -> None:
+        """Put the piece of work that `state` ends on the timeline."""
+        now = time.monotonic()
+        if self._shown is not None:
+            before, begin_s = self._shown
+            if before.mode in _STAGES:
+                self.span(_STAGES[before.mode], begin_s, now, before.context, before.index)
+        self._shown = (state, now)
+
+
+def _positions(message: JointState) -> dict[str, float]:
+    if message.position and len(message.position) != len(message.name):
+        raise ValueError(f"{len(message.position)} positions for {len(message.name)} joints")
+    return dict(zip(message.name, message.position, strict=False))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    sys.exit(run(ExecutorNode))
+
+
+if __name__ == "__main__":
+    main()

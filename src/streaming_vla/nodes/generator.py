@@ -1,0 +1,139 @@
+"""Node `generator`: turns each context into a stream of actions, one flow step each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from rclpy.task import Future
+from streaming_vla_interfaces import msg as wire
+from streaming_vla_interfaces import srv
+
+from streaming_vla.nodes import messages
+from streaming_vla.nodes.base import SuiteNode, reliable
+from streaming_vla.nodes.layout import action_layout
+from streaming_vla.nodes.spin import run
+from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowRequest
+from streaming_vla.runtime.generator import Generator, GeneratorEffect, GeneratorOptions
+
+
+class GeneratorNode(SuiteNode):
+    """Asks the model for flow steps; never sees a picture, never sends a command."""
+
+    def __init__(self) -> None:
+        super().__init__("generator")
+        self._machine: Generator | None = None
+        self._waiting: Future[Any] | None = None
+        self._asked_s = 0.0
+        self._sent = 0
+
+    def configure(self) -> None:
+        """Connect to the inference service, the contexts and the executor."""
+        action_layout(self.values())
+        self._options(self.values())
+        self._publisher = self.create_publisher(wire.Action, "action", reliable(50))
+        self._client = self.create_client(srv.FlowStep, "flow_step")
+        self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
+        self.listen(
+            wire.ExecutionState,
+            "execution_state",
+            messages.execution_state_from,
+            self._on_execution_state,
+            reliable(50),
+        )
+        self.listen_to_episode()
+
+    def activate(self) -> None:
+        """Begin without a context."""
+        self._machine = Generator(action_layout(self.values()), self._options(self.values()))
+
+    def deactivate(self) -> None:
+        """Send no further action."""
+        self._machine = None
+        self._forget_request()
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new options at once."""
+        options = self._options(values)
+        if self._machine is not None:
+            self._machine.update(options)
+
+    def on_episode(self, episode: Episode) -> None:
+        """Drop what belongs to the episode before."""
+        if self._machine is not None:
+            self._carry_out(self._machine.on_episode(episode, time.monotonic()))
+
+    def deadline(self) -> float | None:
+        """When an unanswered flow step is given up."""
+        return self._machine.deadline() if self._machine is not None else None
+
+    def tick(self) -> None:
+        """Give up an unanswered flow step."""
+        if self._machine is not None:
+            self._carry_out(self._machine.poll(time.monotonic()))
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Say when the inference service is missing."""
+        problem = "" if self._client.service_is_ready() else f"no node offers '{self._client.srv_name}'"
+        counters = self._machine.counters.as_dict() if self._machine is not None else {}
+        return problem, {"actions": self._sent, **counters}
+
+    def _options(self, values: Mapping[str, Any]) -> GeneratorOptions:
+        return GeneratorOptions(
+            release=values["release"],
+            overrun=values["overrun"],
+            lead_actions=values["lead_actions"],
+            flow_step_timeout_s=values["flow_step_timeout_s"],
+        )
+
+    def _on_context(self, context: ContextReady) -> None:
+        if self._machine is not None:
+            self._carry_out(self._machine.on_context(context, time.monotonic()))
+
+    def _on_execution_state(self, state: ExecutionState) -> None:
+        if self._machine is not None:
+            self._carry_out(self._machine.on_execution_state(state, time.monotonic()))
+
+    def _carry_out(self, effects: list[GeneratorEffect]) -> None:
+        # actions first: what comes after them in the list may not delay them
+        for effect in effects:
+            if isinstance(effect, Action):
+                self._publisher.publish(messages.action_to(effect, self.session, self.stamp()))
+                self._sent += 1
+                self.span("generate", self._asked_s, time.monotonic(), effect.context, effect.index)
+        for effect in effects:
+            if isinstance(effect, FlowRequest):
+                self._ask(effect)
+
+    def _ask(self, request: FlowRequest) -> None:
+        self._forget_request()
+        self._asked_s = time.monotonic()
+        self._waiting = self._client.call_async(messages.flow_request_to(request, self.session))
+        self._waiting.add_done_callback(partial(self._on_reply, request))
+
+    def _forget_request(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._client.remove_pending_request(self._waiting)
+        self._waiting = None
+
+    def _on_reply(self, request: FlowRequest, answered: Future[Any]) -> None:
+        response = answered.result()
+        if self._machine is None or response is None:
+            return
+        reply = messages.flow_reply_from(request, response)
+        if not reply.accepted:
+            self.refuse("flow_step_refused", f"flow step {request.index} refused: {reply.reason}")
+        self._carry_out(self._machine.on_flow_reply(reply, time.monotonic()))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    sys.exit(run(GeneratorNode))
+
+
+if __name__ == "__main__":
+    main()

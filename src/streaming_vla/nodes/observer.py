@@ -1,0 +1,144 @@
+"""Node `observer`: answers each observe request with one set of encoded pictures and the robot's state."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import cv2
+from rclpy.time import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float64MultiArray
+from streaming_vla_interfaces import msg as wire
+
+from streaming_vla.nodes import messages
+from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
+from streaming_vla.nodes.pictures import check_picture, encode_picture
+from streaming_vla.nodes.spin import run
+from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.events import Episode, ObserveRequest, Snapshot
+from streaming_vla.runtime.observer import Observer, ObserverOptions
+
+SILENT_CAMERA_S = 3.0
+
+
+class ObserverNode(SuiteNode):
+    """Keeps the newest picture of every camera; never decides when to observe."""
+
+    def __init__(self) -> None:
+        super().__init__("observer")
+        self._machine: Observer | None = None
+        self._heard_s: dict[str, float] = {}
+        self._sent = 0
+
+    def configure(self) -> None:
+        """Subscribe to the cameras, the state and the requests."""
+        cameras, topics = self.value("cameras"), self.value("camera_topics")
+        if len(cameras) != len(topics):
+            raise ValueError(f"camera_topics has {len(topics)} topics, expected one for each of {', '.join(cameras)}")
+        self._options(self.values())
+        cv2.setNumThreads(1)
+        self._publisher = self.create_publisher(wire.Observation, "observation", reliable(4))
+        for camera, topic in zip(cameras, topics, strict=True):
+            self.listen(Image, topic, check_picture, partial(self._on_picture, camera), BEST_EFFORT)
+        self.listen(
+            Float64MultiArray, self.value("robot_state_topic"), lambda state: state.data, self._on_state, BEST_EFFORT
+        )
+        self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
+        self.listen_to_episode()
+
+    def activate(self) -> None:
+        """Begin with no picture."""
+        self._machine = Observer(self._options(self.values()))
+        self._heard_s = dict.fromkeys(self.value("cameras"), time.monotonic())
+        self._requested_s = time.monotonic()
+
+    def deactivate(self) -> None:
+        """Forget every picture."""
+        self._machine = None
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new time limits at once."""
+        options = self._options(values)
+        if self._machine is not None:
+            self._machine.update(options)
+
+    def on_episode(self, episode: Episode) -> None:
+        """Drop the pictures of the episode before."""
+        if self._machine is not None:
+            self._publish(self._machine.on_episode(episode, time.monotonic()))
+
+    def deadline(self) -> float | None:
+        """When the waiting request gives up."""
+        return self._machine.deadline() if self._machine is not None else None
+
+    def tick(self) -> None:
+        """Give up requests that waited too long."""
+        if self._machine is not None:
+            self._publish(self._machine.poll(time.monotonic()))
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Name the cameras that do not send, with the picture topics that exist."""
+        now = time.monotonic()
+        problem = ""
+        for camera, topic in zip(self.value("cameras"), self.value("camera_topics"), strict=True):
+            if now - self._heard_s[camera] > SILENT_CAMERA_S:
+                problem = f"camera '{camera}' sends nothing on '{self.resolve_topic_name(topic)}'"
+        if problem:
+            types = self.get_topic_names_and_types()
+            sending = [name for name, kinds in types if "sensor_msgs/msg/Image" in kinds and self._is_sent(name)]
+            problem += f"; picture topics with a publisher: {', '.join(sending) or 'none'}"
+            self.get_logger().warning(problem, throttle_duration_sec=10.0)
+        counters = self._machine.counters.as_dict() if self._machine is not None else {}
+        return problem, {"observations": self._sent, **counters}
+
+    def _is_sent(self, topic: str) -> bool:
+        return self.count_publishers(topic) > 0
+
+    def _options(self, values: Mapping[str, Any]) -> ObserverOptions:
+        return ObserverOptions(
+            cameras=values["cameras"],
+            max_skew_s=values["max_skew_s"],
+            max_frame_age_s=values["max_frame_age_s"],
+            frame_timeout_s=values["frame_timeout_s"],
+        )
+
+    def _on_picture(self, camera: str, image: Image) -> None:
+        now = time.monotonic()
+        self._heard_s[camera] = now
+        if self._machine is not None:
+            stamp_s = Time.from_msg(image.header.stamp).nanoseconds * 1e-9
+            self._publish(self._machine.on_frame(camera, image, stamp_s, now))
+
+    def _on_state(self, values: Any) -> None:
+        if self._machine is not None:
+            self._publish(self._machine.on_state(values, time.monotonic()))
+
+    def _on_request(self, request: ObserveRequest) -> None:
+        if self._machine is not None:
+            self._requested_s = time.monotonic()
+            self._publish(self._machine.on_request(request, self._requested_s))
+
+    def _publish(self, snapshots: list[Snapshot]) -> None:
+        for snapshot in snapshots:
+            size, quality = self.value("image_size"), self.value("jpeg_quality")
+            pictures = {name: encode_picture(image, size, quality) for name, image in snapshot.frames.items()}
+            stamp = Time(nanoseconds=round(snapshot.stamp_s * 1e9)).to_msg()
+            observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)
+            observation.instruction = snapshot.instruction
+            observation.camera_skew_s = snapshot.skew_s
+            self._publisher.publish(observation)
+            self._sent += 1
+            self.span("observe", self._requested_s, time.monotonic(), snapshot.request.sequence)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    sys.exit(run(ObserverNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Node `saliency_monitor`: conducts episodes and decides when the observer publishes, and why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from streaming_vla_interfaces import msg as wire
+from streaming_vla_interfaces import srv
+
+from streaming_vla.nodes import messages
+from streaming_vla.nodes.base import LATCHED, SuiteNode, reliable
+from streaming_vla.nodes.spin import run
+from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState
+from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
+
+NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
+
+
+class SaliencyMonitorNode(SuiteNode):
+    """Never starves the pipeline: start, empty queue and longest silence always observe."""
+
+    def __init__(self) -> None:
+        super().__init__("saliency_monitor")
+        self._machine: Monitor | None = None
+        self._asked_s: dict[int, float] = {}
+        self._reasons: dict[str, int] = {}
+
+    def configure(self) -> None:
+        """Connect to the observer, the contexts, the executor and the operator."""
+        self._options(self.values())
+        self._episodes = self.create_publisher(wire.Episode, "episode", LATCHED)
+        self._requests = self.create_publisher(wire.ObserveRequest, "observe_request", reliable(10))
+        self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
+        self.listen(
+            wire.ExecutionState,
+            "execution_state",
+            messages.execution_state_from,
+            self._on_execution_state,
+            reliable(50),
+        )
+        self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
+        self.create_service(srv.StartEpisode, "start_episode", self._on_start)
+        self.create_service(Trigger, "stop_episode", self._on_stop)
+        self._instruction = ""
+
+    def activate(self) -> None:
+        """Begin without an episode."""
+        last_episode = max(0, int(time.time()) - NUMBERS_SINCE_S)
+        self._machine = Monitor(self._options(self.values()), last_episode)
+        self._asked_s.clear()
+        if self._instruction:
+            self._instruct(self._instruction)
+
+    def deactivate(self) -> None:
+        """End the episode: the executor holds."""
+        if self._machine is not None:
+            self._carry_out(self._machine.stop_episode(time.monotonic()))
+        self._machine = None
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new options at once."""
+        options = self._options(values)
+        if self._machine is not None:
+            self._machine.update(options)
+
+    def deadline(self) -> float | None:
+        """When the next rule may fire."""
+        return self._machine.deadline() if self._machine is not None else None
+
+    def tick(self) -> None:
+        """Let the rules of time fire."""
+        if self._machine is not None:
+            self._carry_out(self._machine.poll(time.monotonic()))
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Requests by reason."""
+        counters = self._machine.counters.as_dict() if self._machine is not None else {}
+        return "", {**self._reasons, **counters}
+
+    def _options(self, values: Mapping[str, Any]) -> MonitorOptions:
+        return MonitorOptions(
+            mode=values["mode"],
+            early_actions=values["early_actions"],
+            lead_actions=values["lead_actions"],
+            control_period_s=values["control_period_s"],
+            max_silence_s=values["max_silence_s"],
+            request_timeout_s=values["request_timeout_s"],
+            warm_up_contexts=values["warm_up_contexts"],
+        )
+
+    def _on_context(self, context: ContextReady) -> None:
+        now = time.monotonic()
+        if self._machine is not None:
+            asked_s = self._asked_s.pop(context.sequence, None)
+            self._carry_out(self._machine.on_context(context, now))
+            if asked_s is not None:
+                self.span("request", asked_s, now, context.sequence)
+
+    def _on_execution_state(self, state: ExecutionState) -> None:
+        if self._machine is not None:
+            self._carry_out(self._machine.on_execution_state(state, time.monotonic()))
+
+    def _on_instruction(self, message: String) -> None:
+        self._instruction = message.data
+        if self.active:
+            self._instruct(message.data)
+
+    def _instruct(self, instruction: str) -> None:
+        if self._machine is None:
+            return
+        now = time.monotonic()
+        self._carry_out(self._machine.on_instruction(instruction, now))
+        if self.value("auto_start") and instruction:
+            self._carry_out(self._machine.start_episode(now, instruction))
+
+    def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:
+        if self._machine is None:
+            response.reason = "saliency_monitor is not active: activate it first"
+            return response
+        try:
+            effects = self._machine.start_episode(time.monotonic(), request.instruction)
+        except ValueError as error:
+            response.reason = str(error)
+            return response
+        self._carry_out(effects)
+        response.accepted = True
+        response.episode = self.episode.number if self.episode else 0
+        return response
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        effects = self._machine.stop_episode(time.monotonic()) if self._machine is not None else []
+        response.success = bool(effects)
+        response.message = "the episode has ended" if effects else "no episode is active"
+        self._carry_out(effects)
+        return response
+
+    def _carry_out(self, effects: list[MonitorEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Episode):
+                if self.episode is None or effect.number != self.episode.number:
+                    self._asked_s.clear()
+                self.episode = effect
+                self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
+            else:
+                self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
+                self._asked_s[effect.sequence] = time.monotonic()
+                key = f"request_{effect.reason.name.lower()}"
+                self._reasons[key] = self._reasons.get(key, 0) + 1
+
+
+def main() -> None:
+    """Entry point of the process."""
+    sys.exit(run(SaliencyMonitorNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Runs one node in this process: its deadlines, its signals, and an end that leaves the robot stopped."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import rclpy
+import yaml
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from streaming_vla.nodes.base import StartError, SuiteNode
+
+# Python runs a signal handler only between two waits of the middleware, so no wait may be long
+LONGEST_WAIT_S = 0.1
+PARAMS_FILE_FLAG = "--params-file"
+
+
+def run(make: Callable[[], SuiteNode], arguments: list[str] | None = None) -> int:
+    """Run the node that `make` returns until SIGINT or SIGTERM; return the exit code of the process.
+
+    What keeps the node from starting becomes one sentence on stderr and exit code 1.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    try:
+        _check_files(arguments)
+        # rclpy's own handlers would close the middleware before a stop command can be sent
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except StartError as error:
+        return _refuse(str(error))
+    except Exception as error:
+        return _refuse(f"ROS 2 cannot start: {_one_line(error)}")
+    try:
+        return _run(make)
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(make: Callable[[], SuiteNode]) -> int:
+    try:
+        node = make()
+    except (StartError, ValueError) as error:
+        return _refuse(str(error))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    stopping = _Stop()
+    try:
+        node.start()
+        gc.collect()
+        gc.freeze()  # a collection that walks every import would delay the control tick by milliseconds
+        while not stopping.asked:
+            _spin_once(executor, node)
+        return 0
+    except StartError as error:
+        return _refuse(str(error))
+    except Exception:
+        traceback.print_exc()
+        return _refuse(f"node '{node.get_name()}' failed, see the traceback above")
+    finally:
+        try:
+            node.stop()
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+
+
+def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode) -> None:
+    """Wait for one callback or the node's next deadline, whichever comes first."""
+    deadline = node.deadline()
+    wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
+    executor.spin_once(timeout_sec=max(0.0, wait_s))
+    deadline = node.deadline()
+    if deadline is not None and time.monotonic() >= deadline:
+        node.tick()
+
+
+class _Stop:
+    """Remembers that SIGINT or SIGTERM has come."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def _check_files(arguments: list[str]) -> None:
+    """Refuse a parameter file that ROS could not read, with a sentence that names it."""
+    for flag, name in itertools.pairwise(arguments):
+        if flag != PARAMS_FILE_FLAG:
+            continue
+        try:
+            yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StartError(f"{name}: the parameter file cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise StartError(f"{name}: this is not valid YAML: {_one_line(error)}") from error
+
+
+def _refuse(sentence: str) -> int:
+    print(sentence, file=sys.stderr, flush=True)
+    return 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
