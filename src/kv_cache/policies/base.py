@@ -19,6 +19,10 @@ class CachePolicy(Protocol):
         """Most tokens that it ever keeps; the cache reserves memory for so many."""
 
     @property
+    def newest_tokens(self) -> int:
+        """Newest tokens that are certain to live on as they are; an observation must fit into them."""
+
+    @property
     def moves_tokens(self) -> bool:
         """True when a kept token may get another position; the cache then stores keys before rotation as well."""
 

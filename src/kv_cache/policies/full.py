@@ -35,6 +35,11 @@ class Full:
         """The capacity."""
         return self.capacity
 
+    @property
+    def newest_tokens(self) -> int:
+        """The capacity."""
+        return self.capacity
+
     def retain(self, held: int, added: int) -> tuple[Span, ...]:
         """Return one span with all tokens, or raise CacheFullError."""
         if held + added > self.capacity:

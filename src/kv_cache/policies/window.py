@@ -35,6 +35,11 @@ class Window:
         """Sinks and recent tokens."""
         return self.sinks + self.recent
 
+    @property
+    def newest_tokens(self) -> int:
+        """The recent tokens."""
+        return self.recent
+
     def retain(self, held: int, added: int) -> tuple[Span, ...]:
         """Return one span while everything fits, then the sinks and the newest tokens."""
         total = held + added

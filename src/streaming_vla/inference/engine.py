@@ -1,0 +1,160 @@
+"""The engine: one policy that serves several robots from one thread, flow steps before prefills."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.prefill import Prefill, refuse_observation
+from streaming_vla.inference.refused import Refused
+from streaming_vla.inference.replies import Replies
+from streaming_vla.inference.request import Notice, Request, Shared
+from streaming_vla.inference.sessions import Sessions
+from streaming_vla.inference.values import (
+    EncodedObservation,
+    FlowResult,
+    ResetResult,
+    SaliencyRequest,
+    SaliencyResult,
+)
+from streaming_vla.inference.waiting import ObservationDone, Waiting, WaitingObservation
+from streaming_vla.inference.worker import Priority, Worker
+from streaming_vla.policy.contract import StreamingPolicy
+from streaming_vla.policy.layout import ActionLayout, Vector
+from streaming_vla.runtime.events import FlowRequest
+from streaming_vla.runtime.latency import LatencyTracker
+
+Result = TypeVar("Result")
+
+
+class Engine:
+    """Serves observations and requests; every call returns at once, and `done` is called once on the worker's thread.
+
+    Order of work: reset, flow step, prefill, saliency. A prefill advances one slice at a time, so a flow step
+    waits for one slice at most. What cannot be served is refused with a code, which is counted, and a sentence;
+    an error in the policy is such a refusal. After `close`, `done` is called on the caller's thread.
+
+    Args:
+        policy: the model.
+        options: cache and sessions.
+        clock: seconds, monotonic.
+
+    Raises:
+        ValueError: an observation of the policy does not fit into what its cache keeps.
+        MemoryError: the sessions' caches would be too large.
+    """
+
+    def __init__(
+        self, policy: StreamingPolicy, options: EngineOptions, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        sessions = Sessions(policy.spec, options)
+        self._shared = Shared(policy, sessions, Waiting(), Replies(), LatencyTracker(warm_up=1), clock)
+        self._worker = Worker("inference engine")
+
+    def start(self) -> None:
+        """Start the worker's thread; what came before waits for it. An engine starts once."""
+        self._worker.start()
+
+    def close(self) -> None:
+        """Refuse what waits and join the thread. May be called again, but not from a `done`."""
+        self._worker.close()
+
+    def work(self) -> bool:
+        """Do the next slice on the caller's thread, instead of `start`; False when there is nothing to do."""
+        return self._worker.work()
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each code was answered: served.flow_step, old_episode, ... From any thread."""
+        return self._shared.replies.counts()
+
+    def observe(self, observation: EncodedObservation, done: ObservationDone) -> None:
+        """Prefill an observation into its session. One waits per session; a newer one takes its place."""
+        shared = self._shared
+        new = WaitingObservation(observation, done, shared.clock())
+        try:
+            old = shared.waiting.offer(new)
+        except Refused as refused:
+            self._tell(new, refused)
+            return
+        if old is None:
+            self._worker.submit(Prefill(shared, observation.session))
+            return
+        sentence = f"observation {observation.sequence} of {observation.session} came before it was begun"
+        self._tell(old, Refused("superseded", sentence))
+
+    def flow_step(self, session: str, request: FlowRequest, done: Callable[[FlowResult], None]) -> None:
+        """Do one step of the flow against a kept context of the session."""
+
+        def serve(queued_s: float) -> FlowResult:
+            shared, spec = self._shared, self._shared.policy.spec
+            view = shared.sessions.find(session).context(request.episode, request.context)
+            if not 0 <= request.index < spec.trained_horizon:
+                raise Refused(
+                    "bad_index",
+                    f"step {request.index} of the flow is asked for, there are 0 to {spec.trained_horizon - 1}",
+                )
+            position = _checked("bad_position", "flow state", spec.layout, request.position)
+            begin_s = shared.clock()
+            values = spec.layout.check(shared.policy.flow_step(view, position, request.index))
+            compute_s = shared.clock() - begin_s
+            shared.flow_latency.add(compute_s)
+            return FlowResult(True, "", "", values, compute_s, queued_s)
+
+        def refuse(refused: Refused, queued_s: float) -> FlowResult:
+            return FlowResult(False, refused.code, refused.reason, np.zeros(0), 0.0, queued_s)
+
+        self._submit(Request(self._shared, Priority.FLOW_STEP, session, serve, refuse, done, self._shared.clock()))
+
+    def predict_saliency(self, session: str, request: SaliencyRequest, done: Callable[[SaliencyResult], None]) -> None:
+        """Ask the policy's predictor how much the pending actions change what the cameras see."""
+
+        def serve(_queued_s: float) -> SaliencyResult:
+            shared, spec = self._shared, self._shared.policy.spec
+            view = shared.sessions.find(session).context(request.episode, request.context)
+            pending = _checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
+            saliency = shared.policy.look_ahead(view, pending)
+            if saliency is None:
+                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor")
+            if not np.isfinite(saliency):
+                raise ValueError(f"saliency is {saliency}")
+            return SaliencyResult(True, "", "", float(saliency))
+
+        def refuse(refused: Refused, _queued_s: float) -> SaliencyResult:
+            return SaliencyResult(False, refused.code, refused.reason, float("nan"))
+
+        self._submit(Request(self._shared, Priority.SALIENCY, session, serve, refuse, done, self._shared.clock()))
+
+    def reset(self, session: str, episode: int, done: Callable[[ResetResult], None]) -> None:
+        """Forget the session's history and begin `episode`; any number is taken, so that a wrong one can be undone."""
+
+        def serve(_queued_s: float) -> ResetResult:
+            self._shared.sessions.open(session).begin(episode)
+            return ResetResult(True, "", "")
+
+        def refuse(refused: Refused, _queued_s: float) -> ResetResult:
+            return ResetResult(False, refused.code, refused.reason)
+
+        self._submit(Request(self._shared, Priority.RESET, session, serve, refuse, done, self._shared.clock()))
+
+    def _submit(self, request: Request[Result]) -> None:
+        try:
+            self._shared.waiting.enter(request.session, request.priority)
+        except Refused as refused:
+            refusal = refused
+            self._worker.submit(Notice(lambda: request.refuse(refusal)))
+            return
+        self._worker.submit(request)
+
+    def _tell(self, waiting: WaitingObservation, refused: Refused) -> None:
+        self._worker.submit(Notice(lambda: refuse_observation(self._shared, waiting, refused)))
+
+
+def _checked(code: str, what: str, layout: ActionLayout, values: Vector) -> Vector:
+    try:
+        return layout.check(values)
+    except ValueError as error:
+        raise Refused(code, f"{what}: {error}") from error

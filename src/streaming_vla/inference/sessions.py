@@ -1,0 +1,134 @@
+"""What the engine remembers of each robot: a cache, the newest contexts, and how far its episode has come."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kv_cache.cache import MAX_BYTES, CacheView, SessionCache, required_bytes
+from kv_cache.policies import CacheFullError
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.refused import Refused
+from streaming_vla.policy.contract import PolicySpec
+
+
+class Session:
+    """One robot's history. `epoch` counts its beginnings, so that work begun before one is known as outdated."""
+
+    def __init__(self, name: str, cache: SessionCache, contexts_kept: int) -> None:
+        self.name = name
+        self.cache = cache
+        self.epoch = 0
+        self.episode = -1
+        self._sequence = -1
+        self._contexts: dict[int, CacheView] = {}
+        self._contexts_kept = contexts_kept
+
+    def begin(self, episode: int) -> None:
+        """Forget everything and be in `episode`."""
+        self.epoch += 1
+        self.episode = episode
+        self._sequence = -1
+        self._contexts.clear()
+        self.cache.reset()
+
+    def admit(self, episode: int, sequence: int) -> None:
+        """Begin a newer episode; accept only a newer sequence of the present one.
+
+        Raises:
+            Refused: an older episode, or a sequence that is not newer.
+        """
+        if episode < self.episode:
+            raise Refused("old_episode", f"observation is of episode {episode}, {self.name} is in {self.episode}")
+        if episode > self.episode:
+            self.begin(episode)
+        if sequence <= self._sequence:
+            raise Refused(
+                "old_sequence", f"observation {sequence} of {self.name} comes after observation {self._sequence}"
+            )
+
+    def extend(self, sequence: int, keys: Tensor, values: Tensor) -> CacheView:
+        """Add the tokens of an observation, [L, Hkv, T, d] before rotation, and return the new context.
+
+        Raises:
+            Refused: the cache is full.
+            ValueError: wrong shapes or numbers.
+        """
+        try:
+            self.cache.append(keys, values)
+        except CacheFullError as error:
+            raise Refused("cache_full", str(error)) from error
+        self._sequence = sequence
+        self._contexts[sequence] = self.cache.view()
+        while len(self._contexts) > self._contexts_kept:
+            del self._contexts[next(iter(self._contexts))]
+        return self._contexts[sequence]
+
+    def context(self, episode: int, sequence: int) -> CacheView:
+        """Return the context of an observation.
+
+        Raises:
+            Refused: another episode, or a context that is not kept.
+        """
+        if episode != self.episode:
+            code = "old_episode" if episode < self.episode else "no_context"
+            raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")
+        view = self._contexts.get(sequence)
+        if view is None:
+            kept = ", ".join(map(str, self._contexts)) or "none"
+            raise Refused("no_context", f"context {sequence} of {self.name} is not kept, there is {kept}")
+        return view
+
+
+class Sessions:
+    """The sessions by name; memory of a session is taken when it is first used.
+
+    Raises:
+        ValueError: an observation of the policy does not fit into what its cache keeps.
+        MemoryError: the caches of all sessions need more than MAX_BYTES.
+    """
+
+    def __init__(self, spec: PolicySpec, options: EngineOptions) -> None:
+        self._spec = spec.cache
+        newest = options.policy().newest_tokens
+        if spec.tokens_per_observation > newest:
+            raise ValueError(
+                f"engine: one observation of policy {spec.name} has {spec.tokens_per_observation} tokens, cache policy "
+                f"{options.cache_policy} keeps the newest {newest}; raise cache_recent (window) or cache_capacity (full)"
+            )
+        self._options = options
+        self._sessions: dict[str, Session] = {}
+        needed = options.max_sessions * required_bytes(spec.cache, options.policy(), options.contexts_kept)
+        if needed > MAX_BYTES:
+            raise MemoryError(
+                f"engine: {options.max_sessions} sessions with cache policy {options.cache_policy} need {needed} "
+                f"bytes, {MAX_BYTES} are allowed; keep fewer tokens or serve fewer sessions"
+            )
+
+    def open(self, name: str) -> Session:
+        """Return the session, a new one when there is none.
+
+        Raises:
+            Refused: the largest number of sessions is reached.
+        """
+        session = self._sessions.get(name)
+        if session is None:
+            options = self._options
+            if len(self._sessions) >= options.max_sessions:
+                raise Refused(
+                    "sessions_full",
+                    f"session {name} is one too many, {', '.join(self._sessions)} are served; raise max_sessions",
+                )
+            cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
+            session = self._sessions[name] = Session(name, cache, options.contexts_kept)
+        return session
+
+    def find(self, name: str) -> Session:
+        """Return the session.
+
+        Raises:
+            Refused: there is none.
+        """
+        session = self._sessions.get(name)
+        if session is None:
+            raise Refused("no_session", f"session {name} has sent no observation yet")
+        return session

@@ -1,0 +1,112 @@
+"""What goes into the engine and what comes out: plain values, no messages.
+
+Every refusal has a `code`, the name under which it is counted, and a `reason`, one sentence for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kv_cache.cache import CacheStats
+from streaming_vla.policy.layout import Vector
+
+
+@dataclass(frozen=True)
+class EncodedObservation:
+    """An observation as it travels.
+
+    Args:
+        session: namespace of the robot.
+        images: one JPEG per camera, in the policy's order, already of the policy's size.
+        state: [state_size], in the policy's order and units.
+    """
+
+    session: str
+    episode: int
+    sequence: int
+    instruction: str
+    images: tuple[bytes, ...]
+    state: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ContextReport:
+    """An observation has been prefilled; its sequence names the context in flow requests.
+
+    Args:
+        tokens: that the flow attends to.
+        prefill_s: model time, seconds, decoding included, waiting left out.
+        queued_s: waiting before and between the slices, seconds.
+        flow_step_s: smoothed model time of one flow step, seconds; 0 before there is one.
+        stats: of the session's cache.
+    """
+
+    session: str
+    episode: int
+    sequence: int
+    tokens: int
+    execution_horizon: int
+    trained_horizon: int
+    prefill_s: float
+    queued_s: float
+    flow_step_s: float
+    stats: CacheStats
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An observation that was not prefilled."""
+
+    session: str
+    episode: int
+    sequence: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """Answer to a flow request; `values` [A] is empty and compute_s 0 when it was not accepted."""
+
+    accepted: bool
+    code: str
+    reason: str
+    values: Vector
+    compute_s: float
+    queued_s: float
+
+
+@dataclass(frozen=True)
+class SaliencyRequest:
+    """Asks how much the pending actions are expected to change what the cameras see.
+
+    Args:
+        context: sequence of the observation to look ahead from.
+        pending: [A], sum of the actions that are not executed yet (newest value for absolute dimensions).
+    """
+
+    episode: int
+    context: int
+    pending: Vector
+
+
+@dataclass(frozen=True)
+class SaliencyResult:
+    """Answer to a SaliencyRequest; `saliency` is NaN when it was not accepted."""
+
+    accepted: bool
+    code: str
+    reason: str
+    saliency: float
+
+
+@dataclass(frozen=True)
+class ResetResult:
+    """Answer to a reset."""
+
+    accepted: bool
+    code: str
+    reason: str
