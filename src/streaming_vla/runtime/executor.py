@@ -1,37 +1,283 @@
-"""The executor's machine: plays actions at the control rate and holds when starved."""
+"""The executor's machine: plays actions at the control rate and holds when starved.
+
+- IDLE --episode--> WAITING --robot alive, start_actions queued--> PLAYING <--action-- HOLD, DECELERATE
+- PLAYING --nothing queued, or robot silent--> HOLD --hold_s--> DECELERATE --decelerate_s--> ERROR
+- any --episode over, stop--> IDLE;   any --new episode--> WAITING
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.runtime.action_queue import ActionQueue
+from streaming_vla.runtime.commander import Commander
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState
+from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
 from streaming_vla.runtime.limits import Limits
+from streaming_vla.runtime.options import require_count, require_period, require_seconds
+from streaming_vla.runtime.stopwatch import Stopwatch
 
 ExecutorEffect = Command | ExecutionState
+
+RUNGS = (Mode.HOLD, Mode.DECELERATE)
 
 
 @dataclass(frozen=True)
 class ExecutorOptions:
+    """How actions are played; times in seconds.
+
+    Args:
+        control_period_s: an action lasts so long (T_e).
+        limits: of velocity and jump; those of value are in the layout.
+        hold_s: first rung of starvation: the last commanded pose is held for so long.
+        decelerate_s: second rung: a controlled stop is commanded for so long; then an error until a new episode.
+        max_action_age_s: an action that waited longer from reception to its start is not played.
+        robot_timeout_s: a robot that was not heard for so long is not moved.
+        start_actions: actions that must be queued before the first motion of an episode.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
     control_period_s: float = 0.05
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     hold_s: float = 1.0
     decelerate_s: float = 1.0
     max_action_age_s: float = 1.0
     robot_timeout_s: float = 0.5
     start_actions: int = 1
 
+    def __post_init__(self) -> None:
+        require_period("control_period_s", self.control_period_s)
+        require_seconds("hold_s", self.hold_s)
+        require_seconds("decelerate_s", self.decelerate_s)
+        require_period("max_action_age_s", self.max_action_age_s)
+        require_period("robot_timeout_s", self.robot_timeout_s)
+        require_count("start_actions", self.start_actions, 1)
+
 
 class Executor:
-    def __init__(self, layout: ActionLayout, options: ExecutorOptions) -> None:
-        self.counters = Counters()
+    """Waits for nobody: whatever does not come in time is held over, whatever does not fit is refused and counted.
 
-    def update(self, options: ExecutorOptions) -> None: ...
-    def on_episode(self, episode: Episode, now: float) -> list[ExecutorEffect]: ...
-    def on_action(self, action: Action, now: float) -> list[ExecutorEffect]: ...
-    def on_robot_state(self, now: float) -> list[ExecutorEffect]: ...
-    def poll(self, now: float) -> list[ExecutorEffect]: ...
-    def stop(self, now: float) -> list[ExecutorEffect]: ...
-    def deadline(self) -> float | None: ...
-    def state(self, now: float) -> ExecutionState: ...
+    Raises:
+        ValueError: the limits do not fit the layout.
+    """
+
+    def __init__(self, layout: ActionLayout, options: ExecutorOptions) -> None:
+        options.limits.check(layout)
+        self.counters = Counters()
+        self._layout = layout
+        self._options = options
+        self._episode = CurrentEpisode()
+        self._robot_heard_s = -math.inf
+        self._mode = Mode.IDLE
+        self._forget()
+
+    def _forget(self) -> None:
+        self._queue = ActionQueue()
+        self._commander = Commander(self._layout, self.counters)
+        self._playing = (-1, -1)  # context and index
+        self._ends_s = 0.0  # of the action being played
+        self._rung_since_s = 0.0
+        self._repeat_s = 0.0  # when the command of the rung is sent again
+        self._held, self._starved = Stopwatch(), Stopwatch()
+        self._executed = self._hand_overs = self._rejected = 0
+
+    def update(self, options: ExecutorOptions) -> None:
+        """Take new options at once; an action being played keeps its end.
+
+        Raises:
+            ValueError: the limits do not fit the layout.
+        """
+        options.limits.check(self._layout)
+        self._options = options
+
+    def on_episode(self, episode: Episode, now: float) -> list[ExecutorEffect]:
+        """Begin or end an episode; a robot in motion is told to hold."""
+        effects = self.poll(now)
+        before = self._episode.number
+        change = self._episode.take(episode)
+        if change is Change.OLD:
+            self.counters.count("old_episode")
+        if change in (Change.OLD, Change.SAME):
+            return effects
+        if self._mode in (Mode.PLAYING, *RUNGS):
+            effects.append(self._commander.hold(self._options.limits, self._options.control_period_s))
+        self._rest(now)
+        if self._episode.number != before:
+            self._forget()
+        self._mode = Mode.WAITING if change is Change.NEW else Mode.IDLE
+        return [*effects, self.state(now)]
+
+    def on_action(self, action: Action, now: float) -> list[ExecutorEffect]:
+        """Queue the action that follows, or refuse it; while starved it is played at once."""
+        effects = self.poll(now)
+        reason = self._refuse(action, now)
+        if reason is not None:
+            self._reject(reason)
+            return effects
+        self._queue.append(action, now)
+        if self._mode is Mode.WAITING:
+            return effects + (self._start(now) or [self.state(now)])
+        return effects + self._begin(now) if self._mode in RUNGS else effects
+
+    def on_robot_state(self, now: float) -> list[ExecutorEffect]:
+        """Hear that the robot is alive."""
+        effects = self.poll(now)
+        self._robot_heard_s = now
+        if self._mode is Mode.WAITING:
+            return effects + self._start(now)
+        if self._mode in RUNGS and not self._starved.running:
+            self._starved.start(now)  # the robot is back: from here on it is actions that are missing
+            effects.append(self.state(now))
+        return effects
+
+    def stop(self, now: float) -> list[ExecutorEffect]:
+        """Stop the robot; only a new episode moves it again."""
+        self._rest(now)
+        self._mode = Mode.IDLE
+        return [self._commander.stop(), self.state(now)]
+
+    def poll(self, now: float) -> list[ExecutorEffect]:
+        """Do what is due: the next action, a hold, the next rung of the ladder."""
+        effects: list[ExecutorEffect] = []
+        while (due_s := self.deadline()) is not None and now >= due_s:
+            effects += self._advance(due_s, now)
+        return effects
+
+    def deadline(self) -> float | None:
+        """Return when `poll` must be called next, or None."""
+        if self._mode is Mode.PLAYING:
+            return min(self._ends_s, self._robot_silent_s())
+        if self._mode in RUNGS:
+            return min(self._repeat_s, self._rung_ends_s())
+        return self._queue.expires_s(self._options.max_action_age_s) if self._mode is Mode.WAITING else None
+
+    def state(self, now: float) -> ExecutionState:
+        """Return what the executor does at `now`."""
+        context, index = self._playing
+        return ExecutionState(
+            episode=self._episode.number,
+            mode=self._mode,
+            context=context,
+            index=index,
+            queue_depth=len(self._queue),
+            executed=self._executed,
+            cumulative_action=self._commander.cumulative.copy(),
+            held=self._held.running,
+            starved=self._starved.running,
+            held_s=self._held.total_s(now),
+            starved_s=self._starved.total_s(now),
+            hand_overs=self._hand_overs,
+            rejected=self._rejected,
+        )
+
+    def _advance(self, due_s: float, now: float) -> list[ExecutorEffect]:
+        if self._mode is Mode.WAITING:
+            self._reject(*self._queue.drop_old(now, self._options.max_action_age_s))
+            return [self.state(now)]
+        if self._mode in RUNGS:
+            return self._climb(due_s, now)
+        late = now - due_s >= self._options.control_period_s
+        start_s = now if late else due_s  # after a pause of the process no burst of commands
+        if start_s >= self._robot_silent_s():
+            self.counters.count("robot_silent")
+            self._reject(*self._queue.flush())
+            return self._hold(due_s, now)
+        self._reject(*self._queue.drop_old(start_s, self._options.max_action_age_s))
+        if not self._queue:
+            self._starved.start(due_s)
+            return self._hold(due_s, now)
+        if late:
+            self.counters.count("late_tick")
+        return self._begin(start_s)
+
+    def _start(self, now: float) -> list[ExecutorEffect]:
+        """Begin the first action of the episode when the robot is alive and enough is queued."""
+        ready = now < self._robot_silent_s() and len(self._queue) >= self._options.start_actions
+        return self._begin(now) if ready else []
+
+    def _begin(self, start_s: float) -> list[ExecutorEffect]:
+        action = self._queue.pop()
+        self._held.stop(start_s)
+        self._starved.stop(start_s)
+        self._mode = Mode.PLAYING
+        self._ends_s = start_s + self._options.control_period_s
+        self._hand_overs += int(0 <= self._playing[0] < action.context)
+        self._playing = (action.context, action.index)
+        self._executed += 1
+        command = self._commander.play(action.values, self._options.limits, self._options.control_period_s)
+        return [command, self.state(start_s)]
+
+    def _hold(self, since_s: float, now: float) -> list[ExecutorEffect]:
+        self._held.start(since_s)
+        return self._climb_to(Mode.HOLD, since_s, now)
+
+    def _climb(self, due_s: float, now: float) -> list[ExecutorEffect]:
+        """Repeat the command of this rung, or go to the next one."""
+        if due_s < self._rung_ends_s():
+            self._repeat_s = self._next_repeat_s(due_s, now)
+            return self._say(due_s, now)
+        if self._mode is Mode.HOLD:
+            return self._climb_to(Mode.DECELERATE, due_s, now)
+        self.counters.count("error")
+        self._mode = Mode.ERROR
+        return [self._commander.stop(), self.state(now)]
+
+    def _climb_to(self, rung: Mode, since_s: float, now: float) -> list[ExecutorEffect]:
+        self.counters.count(rung.name.lower())
+        self._mode = rung
+        self._rung_since_s = since_s
+        self._repeat_s = self._next_repeat_s(since_s, now)
+        return self._say(since_s, now)
+
+    def _say(self, due_s: float, now: float) -> list[ExecutorEffect]:
+        limits, period_s = self._options.limits, self._options.control_period_s
+        if self._mode is Mode.HOLD:
+            return [self._commander.hold(limits, period_s), self.state(now)]
+        rung_s = max(self._options.decelerate_s, period_s)  # never divides by zero
+        progress = min(1.0, (due_s - self._rung_since_s) / rung_s)
+        return [self._commander.decelerate(limits, period_s, progress), self.state(now)]
+
+    def _next_repeat_s(self, anchor_s: float, now: float) -> float:
+        """Return the first whole period behind `anchor_s` that is later than `now`."""
+        period_s = self._options.control_period_s
+        return anchor_s + period_s * (math.floor((now - anchor_s) / period_s) + 1)
+
+    def _rung_ends_s(self) -> float:
+        rung_s = self._options.hold_s if self._mode is Mode.HOLD else self._options.decelerate_s
+        return self._rung_since_s + rung_s
+
+    def _robot_silent_s(self) -> float:
+        return self._robot_heard_s + self._options.robot_timeout_s
+
+    def _refuse(self, action: Action, now: float) -> str | None:
+        """Return why `action` is not taken, or None."""
+        if not self._episode.runs(action.episode):
+            return "other_episode"
+        if self._mode in (Mode.IDLE, Mode.ERROR):
+            return "stopped"
+        if np.shape(action.values) != (self._layout.size,):
+            return "wrong_shape"
+        if not np.isfinite(action.values).all():
+            return "not_finite"
+        if self._mode in RUNGS and now >= self._robot_silent_s():
+            return "robot_silent"
+        return self._queue.refuse(action)
+
+    def _reject(self, *reasons: str) -> None:
+        for reason in reasons:
+            self.counters.count(f"action_{reason}")
+        self._rejected += len(reasons)
+
+    def _rest(self, now: float) -> None:
+        """Let nothing go on; what has been counted stays."""
+        for _ in self._queue.flush():
+            self.counters.count("action_unplayed")
+        self._held.stop(now)
+        self._starved.stop(now)

@@ -1,32 +1,221 @@
-"""The generator's machine: turns contexts into a stream of actions, one flow step each."""
+"""The generator's machine: turns contexts into a stream of actions, one flow step each.
+
+- stream: one step at a time, asked for while fewer than `lead_actions` wait at the executor; a newer context
+  takes over at the next action. Past the execution horizon the old context goes on if `overrun`.
+- chunk: all steps of the execution horizon back to back, then all actions at once (the synchronous baseline).
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
-from streaming_vla.policy.layout import ActionLayout
+import numpy as np
+
+from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowReply, FlowRequest
+from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowReply, FlowRequest, Mode
+from streaming_vla.runtime.options import require_choice, require_count, require_period
 
 GeneratorEffect = FlowRequest | Action
+
+RELEASES = ("stream", "chunk")
+LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 
 
 @dataclass(frozen=True)
 class GeneratorOptions:
+    """How actions are generated.
+
+    Args:
+        release: "stream" or "chunk".
+        overrun: stream only: go on with the old context up to its trained horizon while no newer one is ready.
+        lead_actions: stream only: actions sent and not yet begun by the executor, at most.
+        flow_step_timeout_s: a flow step without a reply for so long ends its flow.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
     release: str = "stream"
     overrun: bool = True
     lead_actions: int = 1
     flow_step_timeout_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        require_choice("release", self.release, RELEASES)
+        require_count("lead_actions", self.lead_actions, 1)
+        require_period("flow_step_timeout_s", self.flow_step_timeout_s)
+
+
+@dataclass
+class _Flow:
+    """The flow of one context: its next step and the state to ask it from, [A]."""
+
+    context: ContextReady
+    position: Vector
+    index: int = 0
+
 
 class Generator:
+    """At most one flow request in flight, at most `lead_actions` actions unplayed, indices without gaps."""
+
     def __init__(self, layout: ActionLayout, options: GeneratorOptions) -> None:
         self.counters = Counters()
+        self._layout = layout
+        self._options = options
+        self._episode = CurrentEpisode()
+        self._forget()
 
-    def update(self, options: GeneratorOptions) -> None: ...
-    def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]: ...
-    def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]: ...
-    def on_execution_state(self, state: ExecutionState, now: float) -> list[GeneratorEffect]: ...
-    def on_flow_reply(self, reply: FlowReply, now: float) -> list[GeneratorEffect]: ...
-    def poll(self, now: float) -> list[GeneratorEffect]: ...
-    def deadline(self) -> float | None: ...
+    def _forget(self) -> None:
+        self._flow: _Flow | None = None
+        self._next: ContextReady | None = None  # takes over at the next action
+        self._newest_sequence = -1
+        self._asked: FlowRequest | None = None
+        self._asked_s = 0.0
+        self._chunk: list[Action] = []
+        self._outstanding: deque[tuple[int, int]] = deque()  # (context, index) sent, not yet begun
+        self._sent_s = 0.0
+        self._last_sent: Vector | None = None
+        self._executor_idle = False  # its newest state: nothing is played and nothing waits
+
+    def update(self, options: GeneratorOptions) -> None:
+        """Take new options; they hold from the next step on."""
+        self._options = options
+
+    def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
+        """Begin or end an episode; both forget everything of the one before."""
+        change = self._episode.take(episode)
+        if change is Change.OLD:
+            self.counters.count("old_episode")
+        elif change is not Change.SAME:
+            self._forget()
+        return []
+
+    def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]:
+        """Take a newer context; it takes over at the next action that is asked for."""
+        if not self._episode.runs(context.episode):
+            self.counters.count("context_other_episode")
+        elif context.sequence <= self._newest_sequence:
+            self.counters.count("context_not_newer")
+        elif not 1 <= context.execution_horizon <= context.trained_horizon:
+            self.counters.count("context_bad_horizon")
+        else:
+            self._newest_sequence = context.sequence
+            self._next = context
+            return self._proceed(now)
+        return []
+
+    def on_execution_state(self, state: ExecutionState, now: float) -> list[GeneratorEffect]:
+        """Learn which actions have begun; that makes room for the next one."""
+        if not self._episode.runs(state.episode):
+            self.counters.count("state_other_episode")
+            return []
+        while self._outstanding and self._outstanding[0] <= (state.context, state.index):
+            self._outstanding.popleft()
+        self._executor_idle = state.mode is not Mode.PLAYING and state.queue_depth == 0
+        if self._last_sent is None and state.executed > 0:
+            # started in the middle of an episode: absolute dimensions go on from what the robot was told
+            self._last_sent = self._checked(state.cumulative_action, "state")
+        return self._proceed(now)
+
+    def on_flow_reply(self, reply: FlowReply, now: float) -> list[GeneratorEffect]:
+        """Send the action that a flow step gave; a reply that is no action ends the flow."""
+        asked = self._asked
+        if asked is None or (reply.episode, reply.context, reply.index) != (asked.episode, asked.context, asked.index):
+            self.counters.count("flow_reply_unexpected")
+            return []
+        self._asked = None
+        if not reply.accepted:
+            self.counters.count("flow_refused")
+            return self._end_flow(now)
+        values = self._checked(reply.values, "flow")
+        if values is None:
+            return self._end_flow(now)
+        if self._flow is None:
+            self.counters.count("flow_ended")
+            return self._proceed(now)
+        return self._release(self._flow, values, now) + self._proceed(now)
+
+    def poll(self, now: float) -> list[GeneratorEffect]:
+        """Give up a flow step without a reply, and actions that never reached the executor."""
+        if self._asked is not None and now >= self._asked_s + self._options.flow_step_timeout_s:
+            self.counters.count("flow_timeout")
+            self._asked = None
+            return self._end_flow(now)
+        if self._outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
+            for _ in self._outstanding:
+                self.counters.count("action_lost")
+            self._outstanding.clear()
+            return self._end_flow(now)  # the executor takes no later index of this context any more
+        return []
+
+    def deadline(self) -> float | None:
+        """Return when `poll` must be called next, or None."""
+        times = []
+        if self._asked is not None:
+            times.append(self._asked_s + self._options.flow_step_timeout_s)
+        if self._outstanding and self._executor_idle:
+            times.append(self._sent_s + LOST_AFTER_S)
+        return min(times, default=None)
+
+    def _proceed(self, now: float) -> list[GeneratorEffect]:
+        """Ask for the next flow step if there is room for its action and a context to ask."""
+        if self._asked is not None:
+            return []
+        chunk = self._options.release == "chunk"
+        if not chunk and len(self._outstanding) >= self._options.lead_actions:
+            return []
+        if self._next is not None and not self._chunk:
+            self._flow = _Flow(self._next, self._layout.start(self._last_sent))
+            self._next = None
+        flow = self._flow
+        if flow is None:
+            return []
+        overrun = self._options.overrun and not chunk
+        if flow.index >= (flow.context.trained_horizon if overrun else flow.context.execution_horizon):
+            return []
+        self._asked = FlowRequest(flow.context.episode, flow.context.sequence, flow.index, flow.position)
+        self._asked_s = now
+        return [self._asked]
+
+    def _release(self, flow: _Flow, values: Vector, now: float) -> list[GeneratorEffect]:
+        """Return the actions to send now: this one, or the whole chunk when it is complete."""
+        context = flow.context
+        values = self._layout.clip(values)
+        self._chunk.append(
+            Action(
+                episode=context.episode,
+                context=context.sequence,
+                index=flow.index,
+                flow_time=flow.index / context.trained_horizon,
+                values=values,
+                more=flow.index + 1 < context.execution_horizon,
+            )
+        )
+        flow.position = self._layout.advance(flow.position, values)
+        flow.index += 1
+        if self._options.release == "chunk" and flow.index < context.execution_horizon:
+            return []
+        actions, self._chunk = self._chunk, []
+        self._outstanding.extend((action.context, action.index) for action in actions)
+        self._sent_s = now
+        self._last_sent = values
+        return list(actions)
+
+    def _end_flow(self, now: float) -> list[GeneratorEffect]:
+        """Drop the flow (an index must not be skipped) and go on with a newer context if there is one."""
+        self._flow = None
+        self._chunk = []
+        return self._proceed(now)
+
+    def _checked(self, values: Vector, source: str) -> Vector | None:
+        """Return `values` as [A], or None (counted) when they are no action."""
+        if np.shape(values) != (self._layout.size,):
+            self.counters.count(f"{source}_wrong_shape")
+            return None
+        if not np.isfinite(values).all():
+            self.counters.count(f"{source}_not_finite")
+            return None
+        return np.asarray(values, dtype=np.float64)

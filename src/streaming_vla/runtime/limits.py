@@ -39,12 +39,16 @@ class Limits:
         """
         for name, values in (("velocity_limit", self.velocity), ("jump_limit", self.jump)):
             if values and len(values) != layout.size:
-                raise ValueError(f"{name} has {len(values)} entries, expected {layout.size}, one for each of "
-                                 f"{', '.join(layout.names)}, or [] for no limit")
+                raise ValueError(
+                    f"{name} has {len(values)} entries, expected {layout.size}, one for each of "
+                    f"{', '.join(layout.names)}, or [] for no limit"
+                )
         for name, absolute, low, high in zip(layout.names, layout.absolute, layout.low, layout.high, strict=True):
             if not absolute and not low <= 0.0 <= high:
-                raise ValueError(f"action_low {low} to action_high {high} of '{name}' must include 0: "
-                                 "it is commanded when the robot holds")
+                raise ValueError(
+                    f"action_low {low} to action_high {high} of '{name}' must include 0: "
+                    "it is commanded when the robot holds"
+                )
 
     def apply(
         self, layout: ActionLayout, values: Vector, previous: Vector, period_s: float
@@ -53,22 +57,17 @@ class Limits:
 
         Value and velocity come last: they hold even when `previous` was outside of limits that changed since.
         """
-        hit: list[str] = []
-        limited = values
+        boxes: list[tuple[str, Vector, Vector]] = []
         if self.jump:
-            limited = self._clamp(layout, limited, previous - self.jump, previous + self.jump, "jump", hit)
+            boxes.append(("jump", previous - self.jump, previous + self.jump))
         if self.velocity:
             reach = np.asarray(self.velocity) * period_s
             centre = np.where(layout.absolute, previous, 0.0)
-            limited = self._clamp(layout, limited, centre - reach, centre + reach, "velocity", hit)
-        low, high = np.asarray(layout.low), np.asarray(layout.high)
-        return self._clamp(layout, limited, low, high, "value", hit), hit
-
-    @staticmethod
-    def _clamp(
-        layout: ActionLayout, values: Vector, low: Vector, high: Vector, which: str, hit: list[str]
-    ) -> Vector:
-        clamped = np.clip(values, low, high)
-        changed = np.flatnonzero(clamped != values)
-        hit.extend(f"limit_{which}.{layout.names[index]}" for index in changed)
-        return clamped
+            boxes.append(("velocity", centre - reach, centre + reach))
+        boxes.append(("value", np.asarray(layout.low), np.asarray(layout.high)))
+        hit: list[str] = []
+        for which, low, high in boxes:
+            clamped = np.clip(values, low, high)
+            hit.extend(f"limit_{which}.{layout.names[index]}" for index in np.flatnonzero(clamped != values))
+            values = clamped
+        return values, hit

@@ -1,0 +1,1 @@
+"""Whether the pending actions are expected to change what the cameras see, and what follows from it."""
