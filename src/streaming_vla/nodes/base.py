@@ -18,13 +18,13 @@ from streaming_vla.nodes.declare import StartError, declare
 from streaming_vla.parameters.spec import Value
 from streaming_vla.runtime.events import Episode
 
-__all__ = ["BEST_EFFORT", "LATCHED", "StartError", "SuiteNode", "reliable"]
+__all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "StartError", "SuiteNode", "reliable"]
 
 T = TypeVar("T")
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-_SPANS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+SPANS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 _DIAGNOSTICS_PERIOD_S = 1.0
 
 
@@ -55,7 +55,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self._failure = ""
         self._made: list[tuple[Callable[[Any], object], Any]] = []
         self._parameters_of_node = declare(self, name, self.update)
-        self._spans = self.create_publisher(wire.StageSpan, "spans", _SPANS)
+        self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
@@ -111,13 +111,19 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         convert: Callable[[Any], T],
         handle: Callable[[T], None],
         qos: QoSProfile,
+        session: str = "",
     ) -> None:
-        """Subscribe; `handle` gets what `convert` makes of a message of this session while the node is active."""
+        """Subscribe; `handle` gets what `convert` makes of a message while the node is active.
+
+        Messages of another session than `session` (empty: the node's own) are dropped, and so are those for which
+        `convert` raises ValueError.
+        """
+        session = session or self.session
 
         def receive(message: Any) -> None:
             if not self.active:
                 return
-            if getattr(message, "session", self.session) != self.session:
+            if getattr(message, "session", session) != session:
                 self.refusals["other_session"] += 1
                 return
             try:
@@ -138,12 +144,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self.refusals[reason] += 1
         self.get_logger().warning(sentence, throttle_duration_sec=1.0)
 
-    def span(self, stage: str, begin_s: float, end_s: float, sequence: int, index: int = -1) -> None:
+    def span(self, stage: str, begin_s: float, end_s: float, episode: int, sequence: int, index: int = -1) -> None:
         """Publish a piece of work; the times are monotonic seconds."""
         span = wire.StageSpan(session=self.session, node=self.get_name(), stage=stage, index=index)
         span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
-        span.episode = self.episode.number if self.episode else 0
-        span.sequence = max(0, sequence)
+        span.episode, span.sequence = episode, max(0, sequence)
         self._spans.publish(span)
 
     # life
@@ -203,7 +208,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         # rclpy hides an exception of a transition; a refusal must reach the operator
         try:
             hook()
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
             self._failure = f"node '{self.get_name()}': {error}"
             self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE

@@ -165,7 +165,7 @@ class ExecutorNode(SuiteNode):
         if self._shown is not None:
             before, begin_s = self._shown
             if before.mode in _STAGES:
-                self.span(_STAGES[before.mode], begin_s, now, before.context, before.index)
+                self.span(_STAGES[before.mode], begin_s, now, before.episode, before.context, before.index)
         self._shown = (state, now)
 
 

@@ -104,7 +104,7 @@ class GeneratorNode(SuiteNode):
             if isinstance(effect, Action):
                 self._publisher.publish(messages.action_to(effect, self.session, self.stamp()))
                 self._sent += 1
-                self.span("generate", self._asked_s, time.monotonic(), effect.context, effect.index)
+                self.span("generate", self._asked_s, time.monotonic(), effect.episode, effect.context, effect.index)
         for effect in effects:
             if isinstance(effect, FlowRequest):
                 self._ask(effect)

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from streaming_vla_interfaces import msg, srv
 
+from streaming_vla.inference.values import ContextReport, EncodedObservation, FlowResult
 from streaming_vla.runtime.events import (
     Action,
     ContextReady,
@@ -90,6 +91,21 @@ def observation_to(
     return observation
 
 
+def observation_from(message: msg.Observation, cameras: tuple[str, ...]) -> EncodedObservation:
+    """Return what Observation.msg holds; ValueError when its cameras are not `cameras`, in that order."""
+    if tuple(message.cameras) != cameras:
+        names = ", ".join(message.cameras) or "none"
+        raise ValueError(f"its cameras are {names}, the policy needs {', '.join(cameras)}: set the observer's cameras")
+    return EncodedObservation(
+        session=message.session,
+        episode=message.episode,
+        sequence=message.sequence,
+        instruction=message.instruction,
+        images=tuple(image.data.tobytes() for image in message.images),
+        state=np.array(message.state, dtype=np.float32),
+    )
+
+
 def context_from(message: msg.Context) -> ContextReady:
     """Return what Context.msg says."""
     return ContextReady(
@@ -101,16 +117,40 @@ def context_from(message: msg.Context) -> ContextReady:
     )
 
 
-def context_to(context: ContextReady, session: str, stamp: Time) -> msg.Context:
-    """Return Context.msg without the token count and the times of the prefill."""
+def context_to(report: ContextReport, stamp: Time) -> msg.Context:
+    """Return Context.msg."""
     return msg.Context(
         header=Header(stamp=stamp),
-        session=session,
-        episode=context.episode,
-        sequence=context.sequence,
-        execution_horizon=context.execution_horizon,
-        trained_horizon=context.trained_horizon,
-        flow_step_s=context.flow_step_s,
+        session=report.session,
+        episode=report.episode,
+        sequence=report.sequence,
+        tokens=report.tokens,
+        execution_horizon=report.execution_horizon,
+        trained_horizon=report.trained_horizon,
+        prefill_s=report.prefill_s,
+        queued_s=report.queued_s,
+        flow_step_s=report.flow_step_s,
+    )
+
+
+def cache_stats_to(report: ContextReport, stamp: Time) -> msg.KvCacheStats:
+    """Return KvCacheStats.msg."""
+    stats = report.stats
+    return msg.KvCacheStats(
+        header=Header(stamp=stamp),
+        session=report.session,
+        episode=report.episode,
+        sequence=report.sequence,
+        policy=stats.policy,
+        tokens=stats.tokens,
+        bytes=stats.bytes,
+        allocated_bytes=stats.allocated_bytes,
+        full_tokens=stats.full_tokens,
+        full_bytes=stats.full_bytes,
+        chunks_kept=stats.chunks_kept,
+        chunks_dropped=stats.chunks_dropped,
+        chunks_evicted=stats.chunks_evicted,
+        scores=array.array("f", stats.scores),
     )
 
 
@@ -201,3 +241,11 @@ def flow_reply_from(request: FlowRequest, message: srv.FlowStep.Response) -> Flo
         vector(message.values),
         message.reason,
     )
+
+
+def flow_result_to(result: FlowResult, response: srv.FlowStep.Response) -> srv.FlowStep.Response:
+    """Fill the response of FlowStep.srv."""
+    response.accepted, response.reason = result.accepted, result.reason
+    response.values = floats(result.values)
+    response.compute_s, response.queued_s = result.compute_s, result.queued_s
+    return response

@@ -96,7 +96,7 @@ class ObserverNode(SuiteNode):
         return problem, {"observations": self._sent, **counters}
 
     def _is_sent(self, topic: str) -> bool:
-        return self.count_publishers(topic) > 0
+        return bool(self.count_publishers(topic))
 
     def _options(self, values: Mapping[str, Any]) -> ObserverOptions:
         return ObserverOptions(
@@ -132,7 +132,9 @@ class ObserverNode(SuiteNode):
             observation.camera_skew_s = snapshot.skew_s
             self._publisher.publish(observation)
             self._sent += 1
-            self.span("observe", self._requested_s, time.monotonic(), snapshot.request.sequence)
+            self.span(
+                "observe", self._requested_s, time.monotonic(), snapshot.request.episode, snapshot.request.sequence
+            )
 
 
 def main() -> None:

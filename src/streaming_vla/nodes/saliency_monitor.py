@@ -100,7 +100,7 @@ class SaliencyMonitorNode(SuiteNode):
             asked_s = self._asked_s.pop(context.sequence, None)
             self._carry_out(self._machine.on_context(context, now))
             if asked_s is not None:
-                self.span("request", asked_s, now, context.sequence)
+                self.span("request", asked_s, now, context.episode, context.sequence)
 
     def _on_execution_state(self, state: ExecutionState) -> None:
         if self._machine is not None:
