@@ -1,0 +1,66 @@
+"""The matrix that every cache policy joins: how to build it, and which tokens it is meant to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kv_cache import CachePolicy, CacheSpec, Full, Window, rotate
+
+SPEC = CacheSpec(layers=3, kv_heads=2, head_dim=8)
+T = 40  # tokens of a sequence that a bounded policy has to shorten
+
+
+@dataclass(frozen=True)
+class Case:
+    """A policy under test.
+
+    Args:
+        roomy: builds it so large that n tokens are left as they are.
+        small: one that drops tokens of a sequence of T, None when the policy never drops.
+        kept: places that `small` keeps of n tokens.
+    """
+
+    name: str
+    roomy: Callable[[int], CachePolicy]
+    small: CachePolicy | None = None
+    kept: Callable[[int], list[int]] = lambda n: list(range(n))
+
+
+def sinks_and_recent(sinks: int, recent: int) -> Callable[[int], list[int]]:
+    """Return the places that a window keeps of n tokens, written down on its own."""
+    return lambda n: [place for place in range(n) if n <= sinks + recent or place < sinks or place >= n - recent]
+
+
+CASES = (
+    Case("full", Full),
+    Case("window", lambda n: Window(0, n), Window(0, 17), sinks_and_recent(0, 17)),
+    Case("window with sinks", lambda n: Window(4, n - 4), Window(4, 11), sinks_and_recent(4, 11)),
+    Case("window of one", lambda n: Window(1, n - 1), Window(1, 1), sinks_and_recent(1, 1)),
+)
+DROPPING = tuple(case for case in CASES if case.small is not None)
+
+
+def tokens(count: int, seed: int = 0, spec: CacheSpec = SPEC) -> tuple[Tensor, Tensor]:
+    """Return random keys and values, each [L, Hkv, count, d]."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, spec.layers, spec.kv_heads, count, spec.head_dim)
+    keys, values = torch.randn(shape, generator=generator)
+    return keys, values
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Plain attention: query [L, Hkv, Q, d], keys (rotated) and values [L, Hkv, N, d] -> [L, Hkv, Q, d]."""
+    scores = query @ keys.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return scores.softmax(dim=-1) @ values
+
+
+def plain(query: Tensor, keys: Tensor, values: Tensor, first: int = 0) -> Tensor:
+    """Attention without any cache: all keys at first, first + 1, ... and the query behind them."""
+    count = keys.shape[2]
+    turned = rotate(keys, first + torch.arange(count), SPEC.rope_base)
+    return attend(rotate(query, torch.tensor([first + count]), SPEC.rope_base), turned, values)

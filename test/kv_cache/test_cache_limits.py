@@ -1,0 +1,163 @@
+"""What a cache refuses, and that a refusal changes nothing; formats and rotary positions."""
+
+from __future__ import annotations
+
+import ast
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from matrix import CASES, SPEC, Case, tokens
+
+import kv_cache
+from kv_cache import CacheFullError, CacheSpec, Full, SessionCache, Window, make_policy, required_bytes, rotate
+
+torch.set_num_threads(1)
+
+
+def test_full_refuses_what_does_not_fit_and_names_the_way_out() -> None:
+    cache = SessionCache(SPEC, Full(10))
+    cache.append(*tokens(8))
+    before = cache.view().keys.clone()
+    with pytest.raises(CacheFullError, match=r"8 tokens are held and 3 more .* capacity of 10; .* policy window"):
+        cache.append(*tokens(3, seed=1))
+    torch.testing.assert_close(cache.view().keys, before, rtol=0, atol=0)
+    assert cache.stats().full_tokens == 8
+    cache.append(*tokens(2, seed=1))
+    assert cache.view().tokens == 10
+
+
+@pytest.mark.parametrize("policy", [Full(10**9), Window(0, 10**9)], ids=["full", "window"])
+def test_sizes_are_checked_before_memory_is_taken(policy: Full | Window) -> None:
+    with pytest.raises(MemoryError, match="keep fewer tokens"):
+        SessionCache(SPEC, policy)
+
+
+def test_reserved_bytes_are_what_tensors_take() -> None:
+    for policy, tensors in ((Full(100), 2), (Window(4, 96), 5)):
+        cache = SessionCache(SPEC, policy)
+        one = 100 * SPEC.bytes_per_token // 2
+        assert cache.stats().allocated_bytes == required_bytes(SPEC, policy) == tensors * one
+        with pytest.raises(MemoryError):
+            SessionCache(SPEC, policy, max_bytes=tensors * one - 1)
+
+
+WRONG = {
+    "no batch here": torch.zeros(1, 3, 2, 5, 8),
+    "too few dimensions": torch.zeros(3, 2),
+    "layers": torch.zeros(2, 2, 5, 8),
+    "heads": torch.zeros(3, 4, 5, 8),
+    "head size": torch.zeros(3, 2, 5, 6),
+    "no token": torch.zeros(3, 2, 0, 8),
+    "not finite": torch.full((3, 2, 5, 8), math.nan),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_wrong_tokens_are_refused_and_change_nothing(case: Case, wrong: str) -> None:
+    cache = SessionCache(SPEC, case.roomy(20))
+    cache.append(*tokens(5))
+    before = (cache.view().keys.clone(), cache.stats())
+    good = torch.zeros(3, 2, 5, 8)
+    for keys, values, named in ((WRONG[wrong], good, "keys"), (good, WRONG[wrong], "values")):
+        with pytest.raises(ValueError, match=f"session cache: {named} (have shape|are not finite)"):
+            cache.append(keys, values)
+    torch.testing.assert_close(cache.view().keys, before[0], rtol=0, atol=0)
+    assert cache.stats() == before[1]
+
+
+def test_as_many_keys_as_values() -> None:
+    with pytest.raises(ValueError, match="5 keys and 4 values"):
+        SessionCache(SPEC, Full(9)).append(tokens(5)[0], tokens(4)[1])
+
+
+def test_a_snapshot_of_another_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"snapshot is of Full.* this cache has Window"):
+        SessionCache(SPEC, Window(0, 9)).restore(SessionCache(SPEC, Full(9)).snapshot())
+    wide = SessionCache(replace(SPEC, head_dim=16), Full(9))
+    wide.append(*tokens(2, spec=wide.spec))
+    with pytest.raises(ValueError, match="keys have shape"):
+        SessionCache(SPEC, Full(9)).restore(wide.snapshot())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_narrow_format_is_kept_and_rotated_without_drift(dtype: torch.dtype) -> None:
+    spec = replace(SPEC, dtype=dtype)
+    cache = SessionCache(spec, Window(2, 10))
+    for step in range(30):
+        cache.append(*tokens(3, seed=step))
+    view = cache.view()
+    assert view.keys.dtype == view.values.dtype == dtype
+    assert cache.stats().bytes == 12 * 2 * 3 * 2 * 8 * 2
+    raw = torch.cat([tokens(3, seed=step)[0] for step in range(30)], dim=2)[:, :, [0, 1, *range(80, 90)]]
+    torch.testing.assert_close(view.keys, rotate(raw.to(dtype), torch.arange(12), spec.rope_base), rtol=0, atol=0)
+
+
+def test_numbers_too_large_for_the_format_are_refused() -> None:
+    cache = SessionCache(replace(SPEC, dtype=torch.float16), Full(9))
+    with pytest.raises(ValueError, match="keys are not finite"):
+        cache.append(torch.full((3, 2, 1, 8), 1e6), torch.zeros(3, 2, 1, 8))
+
+
+def test_rotation_is_that_of_the_paper() -> None:
+    x = torch.randn(4, 6, dtype=torch.float64)
+    positions = torch.tensor([0, 1, 7, 90_000])
+    turned = rotate(x, positions, 100.0)
+    for row, position in enumerate(positions.tolist()):
+        for pair in range(3):
+            point = complex(x[row, pair], x[row, pair + 3]) * complex(
+                math.cos(position * 100.0 ** (-pair / 3)), math.sin(position * 100.0 ** (-pair / 3))
+            )
+            assert turned[row, pair] == pytest.approx(point.real, abs=1e-9)
+            assert turned[row, pair + 3] == pytest.approx(point.imag, abs=1e-9)
+    torch.testing.assert_close(turned[0], x[0])
+
+
+def test_rotation_refuses_odd_heads_and_missing_positions() -> None:
+    with pytest.raises(ValueError, match="head size is 5"):
+        rotate(torch.zeros(2, 5), torch.arange(2))
+    with pytest.raises(ValueError, match=r"expected \(2,\)"):
+        rotate(torch.zeros(2, 4), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("layers", 0), ("kv_heads", -1), ("head_dim", 0), ("head_dim", 7), ("dtype", torch.int8), ("rope_base", 1.0)],
+)
+def test_a_spec_names_what_is_wrong(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        CacheSpec(**{"layers": 1, "kv_heads": 1, "head_dim": 4, field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "sentence"),
+    [
+        ("fancy", {}, "'fancy' is unknown, choose one of full, window"),
+        ("full", {"capacity": 0}, "capacity is 0"),
+        ("window", {"sinks": -1}, "sinks is -1"),
+        ("window", {"recent": 0}, "recent is 0"),
+    ],
+)
+def test_a_policy_names_what_is_wrong(name: str, numbers: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make_policy(name, **{"sinks": 0, "recent": 4, "capacity": 4, **numbers})
+
+
+def test_at_least_one_view() -> None:
+    with pytest.raises(ValueError, match="views is 0"):
+        SessionCache(SPEC, Full(4), views=0)
+
+
+def test_the_package_stands_alone() -> None:
+    folder = Path(kv_cache.__file__).parent
+    found = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module).partition(".")[0])
+    assert found <= {"__future__", "collections", "dataclasses", "typing", "torch", "kv_cache"}

@@ -1,0 +1,160 @@
+"""What every cache policy must do, over one matrix of policies."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from matrix import CASES, DROPPING, SPEC, Case, T, attend, plain, tokens
+
+from kv_cache import CachePolicy, SessionCache, rotate
+
+torch.set_num_threads(1)
+
+
+def filled(policy: CachePolicy, sizes: list[int], views: int = 2) -> SessionCache:
+    """Return a cache to which tokens(sum(sizes)) were appended in pieces."""
+    cache = SessionCache(SPEC, policy, views)
+    keys, values = tokens(sum(sizes))
+    for piece in zip(keys.split(sizes, dim=2), values.split(sizes, dim=2), strict=True):
+        cache.append(*piece)
+    return cache
+
+
+def pieces(seed: int) -> list[int]:
+    """Return random sizes that sum up to T."""
+    cuts = sorted(random.Random(seed).sample(range(1, T), 5))
+    return [stop - start for start, stop in zip([0, *cuts], [*cuts, T], strict=True)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("sizes", [[T], [1] * T, [25, 15]], ids=["at once", "one by one", "two"])
+def test_with_room_for_all_it_is_plain_attention(case: Case, sizes: list[int]) -> None:
+    view = filled(case.roomy(T), sizes).view()
+    query = torch.randn(3, 2, 1, 8)
+    keys, values = tokens(T)
+    assert view.next_position == view.tokens == T
+    seen = attend(rotate(query, torch.tensor([view.next_position]), SPEC.rope_base), view.keys, view.values)
+    torch.testing.assert_close(seen, plain(query, keys, values), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("seed", range(4))
+def test_kept_tokens_are_those_and_their_positions_close_the_gaps(case: Case, seed: int) -> None:
+    assert case.small is not None
+    view = filled(case.small, pieces(seed)).view()
+    keys, values = tokens(T)
+    kept = case.kept(T)
+    assert view.next_position == view.tokens == len(kept)
+    # bit for bit what a computation from the unrotated keys gives: moving a token adds no error
+    again = rotate(keys[:, :, kept], torch.arange(len(kept)), SPEC.rope_base)
+    torch.testing.assert_close(view.keys, again, rtol=0, atol=0)
+    torch.testing.assert_close(view.values, values[:, :, kept], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+def test_only_relative_positions_matter(case: Case) -> None:
+    assert case.small is not None
+    view = filled(case.small, [T]).view()
+    query = torch.randn(3, 2, 1, 8)
+    keys, values = (part[:, :, case.kept(T)] for part in tokens(T))
+    seen = attend(rotate(query, torch.tensor([view.next_position]), SPEC.rope_base), view.keys, view.values)
+    for first in (0, 23, 5000):
+        torch.testing.assert_close(seen, plain(query, keys, values, first), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("seed", range(4))
+def test_at_once_is_the_same_as_in_pieces(case: Case, seed: int) -> None:
+    policy = case.small or case.roomy(T)
+    at_once, in_pieces = filled(policy, [T]), filled(policy, pieces(seed))
+    torch.testing.assert_close(in_pieces.view().keys, at_once.view().keys, rtol=0, atol=0)
+    torch.testing.assert_close(in_pieces.view().values, at_once.view().values, rtol=0, atol=0)
+    assert in_pieces.stats() == at_once.stats()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_a_view_outlives_the_appends_that_it_promises(case: Case, views: int) -> None:
+    cache = SessionCache(SPEC, case.small or case.roomy(200), views)
+    held = []
+    for step in range(12):
+        cache.append(*tokens(7, seed=step))
+        view = cache.view()
+        held.append((view, view.keys.clone(), view.values.clone()))
+        for old, keys, values in held[-views:]:
+            torch.testing.assert_close(old.keys, keys, rtol=0, atol=0)
+            torch.testing.assert_close(old.values, values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+def test_memory_stays_flat_over_100_000_tokens(case: Case) -> None:
+    assert case.small is not None
+    cache = SessionCache(SPEC, case.small)
+    part = tokens(100)
+    places, sizes = set(), set()
+    for _ in range(1000):
+        cache.append(*part)
+        stats = cache.stats()
+        places.add(cache.view().keys.data_ptr())
+        sizes.add((stats.tokens, stats.bytes, stats.allocated_bytes))
+    assert len(places) <= 2
+    assert len(sizes) == 1
+    stats = cache.stats()
+    assert stats.full_tokens == 100_000
+    assert stats.full_bytes == 100_000 * SPEC.bytes_per_token
+    assert stats.bytes == stats.tokens * SPEC.bytes_per_token <= stats.allocated_bytes
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_after_a_reset_it_is_as_new(case: Case) -> None:
+    policy = case.small or case.roomy(T)
+    cache = filled(policy, [T])
+    cache.reset()
+    assert cache.view().tokens == cache.view().next_position == cache.stats().full_tokens == 0
+    cache.append(*tokens(5, seed=9))
+    new = SessionCache(SPEC, policy)
+    new.append(*tokens(5, seed=9))
+    torch.testing.assert_close(cache.view().keys, new.view().keys, rtol=0, atol=0)
+    assert cache.stats() == new.stats()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_snapshot_brings_back_what_was(case: Case) -> None:
+    policy = case.small or case.roomy(2 * T)
+    cache, other = filled(policy, pieces(1)), SessionCache(SPEC, policy)
+    saved = cache.snapshot()
+    more = tokens(13, seed=5)
+    cache.append(*more)
+    after = (cache.view().keys.clone(), cache.view().values.clone(), cache.stats())
+    for target in (cache, other):
+        target.restore(saved)
+        target.append(*more)
+        torch.testing.assert_close(target.view().keys, after[0], rtol=0, atol=0)
+        torch.testing.assert_close(target.view().values, after[1], rtol=0, atol=0)
+        assert target.stats() == after[2]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_sessions_do_not_touch_each_other(case: Case) -> None:
+    policy = case.small or case.roomy(200)
+    caches = [SessionCache(SPEC, policy) for _ in range(2)]
+    alone = [SessionCache(SPEC, policy) for _ in range(2)]
+    for step in range(6):
+        for which, cache in enumerate(caches):
+            cache.append(*tokens(7, seed=10 * step + which))
+    for which, cache in enumerate(alone):
+        for step in range(6):
+            cache.append(*tokens(7, seed=10 * step + which))
+        torch.testing.assert_close(caches[which].view().keys, cache.view().keys, rtol=0, atol=0)
+        torch.testing.assert_close(caches[which].view().values, cache.view().values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_newest_tokens_that_a_policy_promises_live_on(case: Case) -> None:
+    policy = case.small or case.roomy(T)
+    spans = policy.retain(0, T)
+    assert spans[-1] == (spans[-1][0], T)
+    assert spans[-1][1] - spans[-1][0] >= min(policy.newest_tokens, T)
+    assert sum(stop - start for start, stop in spans) <= policy.max_tokens
