@@ -136,7 +136,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self.create_subscription(message_type, topic, receive, qos)
 
     def listen_to_episode(self) -> None:
-        """Subscribe to the latched episode; it is remembered while the node is inactive."""
+        """Subscribe to the latched episode, remembered while the node is inactive.
+
+        Call it before `listen`: of messages that are there at the same time, ROS hands over those of the older
+        subscription first, and everything else belongs to an episode.
+        """
         self.create_subscription(wire.Episode, "episode", self._receive_episode, LATCHED)
 
     def refuse(self, reason: str, sentence: str) -> None:

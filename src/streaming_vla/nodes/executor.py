@@ -44,9 +44,9 @@ class ExecutorNode(SuiteNode):
         self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
         self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
+        self.listen_to_episode()
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
         self.listen(JointState, "joint_states", _positions, self._on_joints, BEST_EFFORT)
-        self.listen_to_episode()
 
     def activate(self) -> None:
         """Begin in mode idle."""

@@ -37,6 +37,7 @@ class GeneratorNode(SuiteNode):
         self._options(self.values())
         self._publisher = self.create_publisher(wire.Action, "action", reliable(50))
         self._client = self.create_client(srv.FlowStep, "flow_step")
+        self.listen_to_episode()
         self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
         self.listen(
             wire.ExecutionState,
@@ -45,7 +46,6 @@ class GeneratorNode(SuiteNode):
             self._on_execution_state,
             reliable(50),
         )
-        self.listen_to_episode()
 
     def activate(self) -> None:
         """Begin without a context."""
@@ -99,15 +99,16 @@ class GeneratorNode(SuiteNode):
             self._carry_out(self._machine.on_execution_state(state, time.monotonic()))
 
     def _carry_out(self, effects: list[GeneratorEffect]) -> None:
-        # actions first: what comes after them in the list may not delay them
+        asked_s = self._asked_s
         for effect in effects:
             if isinstance(effect, Action):
                 self._publisher.publish(messages.action_to(effect, self.session, self.stamp()))
-                self._sent += 1
-                self.span("generate", self._asked_s, time.monotonic(), effect.episode, effect.context, effect.index)
-        for effect in effects:
-            if isinstance(effect, FlowRequest):
+            else:
                 self._ask(effect)
+        for effect in effects:  # last, so that the timeline costs no action its time
+            if isinstance(effect, Action):
+                self._sent += 1
+                self.span("generate", asked_s, time.monotonic(), effect.episode, effect.context, effect.index)
 
     def _ask(self, request: FlowRequest) -> None:
         self._forget_request()

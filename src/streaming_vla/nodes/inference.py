@@ -120,9 +120,10 @@ class InferenceNode(SuiteNode):
         answer: Future[tuple[FlowResult, float]] = Future()
         self._engine.flow_step(request.session, step, partial(self._complete, answer))
         result, done_s = await answer
-        if result.accepted:
+        if result.accepted and self.executor is not None:
             begin_s = done_s - result.compute_s
-            self.span("flow_step", begin_s, done_s, step.episode, step.context, step.index)
+            # as a task of its own, so that the answer goes out first
+            self.executor.create_task(self.span, "flow_step", begin_s, done_s, step.episode, step.context, step.index)
         return messages.flow_result_to(result, response)
 
     async def _on_predict_saliency(

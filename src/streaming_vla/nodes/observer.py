@@ -42,19 +42,20 @@ class ObserverNode(SuiteNode):
         self._options(self.values())
         cv2.setNumThreads(1)
         self._publisher = self.create_publisher(wire.Observation, "observation", reliable(4))
+        self.listen_to_episode()
         for camera, topic in zip(cameras, topics, strict=True):
             self.listen(Image, topic, check_picture, partial(self._on_picture, camera), BEST_EFFORT)
         self.listen(
             Float64MultiArray, self.value("robot_state_topic"), lambda state: state.data, self._on_state, BEST_EFFORT
         )
         self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
-        self.listen_to_episode()
 
     def activate(self) -> None:
         """Begin with no picture."""
         self._machine = Observer(self._options(self.values()))
         self._heard_s = dict.fromkeys(self.value("cameras"), time.monotonic())
         self._requested_s = time.monotonic()
+        self._early: ObserveRequest | None = None
 
     def deactivate(self) -> None:
         """Forget every picture."""
@@ -68,8 +69,12 @@ class ObserverNode(SuiteNode):
 
     def on_episode(self, episode: Episode) -> None:
         """Drop the pictures of the episode before."""
-        if self._machine is not None:
-            self._publish(self._machine.on_episode(episode, time.monotonic()))
+        if self._machine is None:
+            return
+        self._publish(self._machine.on_episode(episode, time.monotonic()))
+        early, self._early = self._early, None
+        if early is not None:
+            self._on_request(early)
 
     def deadline(self) -> float | None:
         """When the waiting request gives up."""
@@ -118,7 +123,9 @@ class ObserverNode(SuiteNode):
             self._publish(self._machine.on_state(values, time.monotonic()))
 
     def _on_request(self, request: ObserveRequest) -> None:
-        if self._machine is not None:
+        if self.episode is None or request.episode > self.episode.number:
+            self._early = request  # the message of its episode is still on the way: topics keep no common order
+        elif self._machine is not None:
             self._requested_s = time.monotonic()
             self._publish(self._machine.on_request(request, self._requested_s))
 

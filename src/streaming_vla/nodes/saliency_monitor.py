@@ -29,7 +29,6 @@ class SaliencyMonitorNode(SuiteNode):
         super().__init__("saliency_monitor")
         self._machine: Monitor | None = None
         self._asked_s: dict[int, float] = {}
-        self._reasons: dict[str, int] = {}
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
@@ -79,9 +78,12 @@ class SaliencyMonitorNode(SuiteNode):
             self._carry_out(self._machine.poll(time.monotonic()))
 
     def report(self) -> tuple[str, dict[str, object]]:
-        """Requests by reason."""
-        counters = self._machine.counters.as_dict() if self._machine is not None else {}
-        return "", {**self._reasons, **counters}
+        """Requests by reason, and how long a context takes."""
+        if self._machine is None:
+            return "", {}
+        latency = self._machine.request_latency.summary()
+        figures = {"request_p50_ms": 1e3 * latency.p50_s, "request_p95_ms": 1e3 * latency.p95_s}
+        return "", {**figures, **self._machine.counters.as_dict()}
 
     def _options(self, values: Mapping[str, Any]) -> MonitorOptions:
         return MonitorOptions(
@@ -150,8 +152,6 @@ class SaliencyMonitorNode(SuiteNode):
             else:
                 self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
                 self._asked_s[effect.sequence] = time.monotonic()
-                key = f"request_{effect.reason.name.lower()}"
-                self._reasons[key] = self._reasons.get(key, 0) + 1
 
 
 def main() -> None:

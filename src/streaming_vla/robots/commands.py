@@ -70,7 +70,7 @@ class CommandWriter(ABC):
         """Return what `write` could not express, for topic `gripper_command`, or None."""
         return None
 
-    def measure(self, positions: Mapping[str, float]) -> None:
+    def measure(self, positions: Mapping[str, float]) -> None:  # noqa: B027 (optional, not missing)
         """Take the measured joint positions by name; types without a target ignore them."""
 
     def _header(self, stamp: Time) -> Header:
