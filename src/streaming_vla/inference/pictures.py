@@ -23,10 +23,10 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(START):
         return None
     place = len(START)
-    while place + 4 <= len(data) and data[place] == 0xFF:  # noqa: PLR2004
+    while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
-        if marker == 0xFF or marker in ALONE:  # noqa: PLR2004
-            place += 1 if marker == 0xFF else 2  # noqa: PLR2004
+        if marker == 0xFF or marker in ALONE:
+            place += 1 if marker == 0xFF else 2
             continue
         if marker == SCAN:
             return None

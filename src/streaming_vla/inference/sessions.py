@@ -93,7 +93,7 @@ class Sessions:
         if spec.tokens_per_observation > newest:
             raise ValueError(
                 f"engine: one observation of policy {spec.name} has {spec.tokens_per_observation} tokens, cache policy "
-                f"{options.cache_policy} keeps the newest {newest}; raise cache_recent (window) or cache_capacity (full)"
+                f"{options.cache_policy} keeps the newest {newest}; raise cache_recent or cache_capacity"
             )
         self._options = options
         self._sessions: dict[str, Session] = {}
