@@ -24,11 +24,11 @@ class EngineOptions:
         ValueError: a number out of range or an unknown cache policy.
     """
 
-    cache_policy: str = "window"
-    sinks: int = 0
-    recent: int = 1024
-    capacity: int = 4096
-    max_sessions: int = 4
+    cache_policy: str
+    sinks: int
+    recent: int
+    capacity: int
+    max_sessions: int
     contexts_kept: int = 2
 
     def __post_init__(self) -> None:
