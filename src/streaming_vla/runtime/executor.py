@@ -84,7 +84,7 @@ class Executor:
         self._playing = (-1, -1)  # context and index
         self._ends_s = 0.0  # of the action being played
         self._rung_since_s = 0.0
-        self._repeat_s = 0.0  # when the command of the rung is sent again
+        self._repeat = 0  # period of the rung at whose end its command is sent again
         self._held, self._starved = Stopwatch(), Stopwatch()
         self._executed = self._hand_overs = self._rejected = 0
 
@@ -155,7 +155,8 @@ class Executor:
         if self._mode is Mode.PLAYING:
             return min(self._ends_s, self._robot_silent_s())
         if self._mode in RUNGS:
-            return min(self._repeat_s, self._rung_ends_s())
+            repeat_s = self._rung_since_s + self._repeat * self._options.control_period_s
+            return min(repeat_s, self._rung_ends_s())
         return self._queue.expires_s(self._options.max_action_age_s) if self._mode is Mode.WAITING else None
 
     def state(self, now: float) -> ExecutionState:
@@ -221,7 +222,6 @@ class Executor:
     def _climb(self, due_s: float, now: float) -> list[ExecutorEffect]:
         """Repeat the command of this rung, or go to the next one."""
         if due_s < self._rung_ends_s():
-            self._repeat_s = self._next_repeat_s(due_s, now)
             return self._say(due_s, now)
         if self._mode is Mode.HOLD:
             return self._climb_to(Mode.DECELERATE, due_s, now)
@@ -233,21 +233,18 @@ class Executor:
         self.counters.count(rung.name.lower())
         self._mode = rung
         self._rung_since_s = since_s
-        self._repeat_s = self._next_repeat_s(since_s, now)
+        self._repeat = 0
         return self._say(since_s, now)
 
     def _say(self, due_s: float, now: float) -> list[ExecutorEffect]:
+        """Send the command of this rung; what a pause of the process left out is not made up for."""
         limits, period_s = self._options.limits, self._options.control_period_s
+        self._repeat = max(self._repeat, math.floor((now - self._rung_since_s) / period_s)) + 1
         if self._mode is Mode.HOLD:
             return [self._commander.hold(limits, period_s), self.state(now)]
         rung_s = max(self._options.decelerate_s, period_s)  # never divides by zero
         progress = min(1.0, (due_s - self._rung_since_s) / rung_s)
         return [self._commander.decelerate(limits, period_s, progress), self.state(now)]
-
-    def _next_repeat_s(self, anchor_s: float, now: float) -> float:
-        """Return the first whole period behind `anchor_s` that is later than `now`."""
-        period_s = self._options.control_period_s
-        return anchor_s + period_s * (math.floor((now - anchor_s) / period_s) + 1)
 
     def _rung_ends_s(self) -> float:
         rung_s = self._options.hold_s if self._mode is Mode.HOLD else self._options.decelerate_s
