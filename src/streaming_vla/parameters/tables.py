@@ -187,6 +187,13 @@ EXECUTOR = (
         live=True,
     ),
     Parameter(
+        "realtime_priority",
+        50,
+        "SCHED_FIFO priority of the control thread where the system permits it; 0 asks for none.",
+        low=0,
+        high=98,
+    ),
+    Parameter(
         "start_actions", 1, "Actions that must be queued before the first motion.", "actions", low=1, high=64, live=True
     ),
 )
