@@ -1,0 +1,46 @@
+"""The node graph: the one list that the launch files and the built-in starter read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PACKAGE = "streaming_vla"
+
+Setting = bool | int | float | str | tuple[bool | int | float | str, ...]
+Settings = Mapping[str, Mapping[str, Setting]]
+"""Parameters per node name."""
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """One process of the suite.
+
+    Args:
+        name: of the ROS node and of its executable in the package.
+        module: Python module that runs the node (`python -m`).
+        simulated_only: part of the simulated robot; a real robot brings its own.
+    """
+
+    name: str
+    module: str
+    simulated_only: bool = False
+
+
+# In the order in which they are brought up: each finds the ones that it talks to.
+NODES = (
+    GraphNode("sim_robot", "streaming_vla.nodes.sim_robot", simulated_only=True),
+    GraphNode("inference", "streaming_vla.nodes.inference"),
+    GraphNode("observer", "streaming_vla.nodes.observer"),
+    GraphNode("generator", "streaming_vla.nodes.generator"),
+    GraphNode("executor", "streaming_vla.nodes.executor"),
+    GraphNode("saliency_monitor", "streaming_vla.nodes.saliency_monitor"),
+)
+
+# With the simulated robot an episode begins by itself when a task is set.
+SIMULATED_SETTINGS: Settings = {"saliency_monitor": {"auto_start": True}}
+
+
+def nodes(simulated: bool) -> tuple[GraphNode, ...]:
+    """Return the processes to start, in order, with or without the simulated robot."""
+    return tuple(node for node in NODES if simulated or not node.simulated_only)

@@ -1,0 +1,75 @@
+"""Builds the launch descriptions of launch/*.launch.py from the node graph. Needs `launch` and `launch_ros`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from streaming_vla import graph
+from streaming_vla.parameters import load
+
+RESPAWN_DELAY_S = 1.0
+DEFAULT_PARAMS_FILE = Path("config") / "streaming_vla.yaml"
+
+
+def description(simulated: bool) -> LaunchDescription:
+    """Return the launch description of the suite, with the simulated robot or without.
+
+    Launch arguments are for deployment only; everything else is in the parameter file.
+    """
+    share = Path(get_package_share_directory(graph.PACKAGE))
+    arguments = [
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="Namespace of the robot; empty for the root namespace."
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=str(share / DEFAULT_PARAMS_FILE),
+            description="ROS parameter file of all nodes; copy the default one and edit it.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            choices=["true", "false"],
+            description="Stamp messages with the time of topic /clock.",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Least severe message that the nodes print.",
+        ),
+    ]
+    nodes = [_node(node, simulated) for node in graph.nodes(simulated)]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_check_params_file), *nodes])
+
+
+def _check_params_file(context: LaunchContext) -> None:
+    # launch_ros only warns about a missing file and would run the nodes with their defaults
+    load.read(Path(LaunchConfiguration("params_file").perform(context)))
+
+
+def _node(node: graph.GraphNode, simulated: bool) -> Node:
+    settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    return Node(
+        package=graph.PACKAGE,
+        executable=node.name,
+        name=node.name,
+        namespace=LaunchConfiguration("namespace"),
+        # `autostart` rather than a lifecycle manager: a respawned process then activates itself.
+        parameters=[
+            LaunchConfiguration("params_file"),
+            {"autostart": True, "use_sim_time": use_sim_time, **settings},
+        ],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        respawn=True,
+        respawn_delay=RESPAWN_DELAY_S,
+        output="screen",
+    )

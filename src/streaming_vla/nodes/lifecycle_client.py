@@ -1,0 +1,132 @@
+"""Drives lifecycle nodes of other processes to active, without waiting for any of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import Enum
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+DISCOVERY_S = 1.0
+ASK_PERIOD_S = 0.1
+ANSWER_TIMEOUT_S = 1.0
+RESEND_S = 2.0
+NEXT_TRANSITION = {
+    State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+    State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+}
+
+
+class Progress(Enum):
+    """How far a node is."""
+
+    COMING_UP = "coming up"
+    ACTIVE = "active"
+    REFUSED = "refused"
+
+
+class LifecycleClient:
+    """A ROS node of its own context that asks lifecycle nodes; for one thread.
+
+    Args:
+        namespace: of the nodes, absolute.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node(
+            f"_streaming_vla_starter_{os.getpid()}", namespace=namespace, context=self._context
+        )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+
+    def taken(self, names: set[str]) -> set[str]:
+        """Return which of the node names exist in the namespace already; takes `DISCOVERY_S`."""
+        deadline = time.monotonic() + DISCOVERY_S
+        while (left := deadline - time.monotonic()) > 0:
+            self.spin(left)
+        return {
+            name
+            for name, namespace in self._node.get_node_names_and_namespaces()
+            if namespace == self._namespace and name in names
+        }
+
+    def bring_up(self, name: str) -> BringUp:
+        """Return the driver of a node whose process has just been started."""
+        return BringUp(
+            self._node.create_client(GetState, f"{name}/get_state"),
+            self._node.create_client(ChangeState, f"{name}/change_state"),
+        )
+
+    def release(self, driver: BringUp) -> None:
+        """Forget a driver; its process has ended."""
+        for client in (driver.get_state, driver.change_state):
+            self._node.destroy_client(client)
+
+    def spin(self, timeout_s: float) -> None:
+        """Take answers for at most `timeout_s`; returns after the first."""
+        self._executor.spin_once(timeout_sec=timeout_s)
+
+    def close(self) -> None:
+        """Leave the ROS graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+
+class BringUp:
+    """Asks one node for its state and for the next transition until it is active.
+
+    The state that the node answers decides, not the reply to a transition: services of a process that has just
+    crashed stay in the graph for seconds, and a request that went to them is never answered.
+    """
+
+    def __init__(self, get_state: Client, change_state: Client) -> None:
+        self.get_state = get_state
+        self.change_state = change_state
+        self._question: Any = None
+        self._asked_s = float("-inf")
+        self._change: Any = None
+        self._changed_s = float("-inf")
+        self._changed_from = State.PRIMARY_STATE_UNKNOWN
+
+    def step(self, now: float) -> Progress:
+        """Take the newest answer and ask again; `now` is monotonic seconds."""
+        if self._question is not None and self._question.done():
+            state = self._question.result().current_state.id
+            self._question = None
+            return self._act(state, now)
+        waits_for_s = ASK_PERIOD_S if self._question is None else ANSWER_TIMEOUT_S
+        if now - self._asked_s >= waits_for_s and self.get_state.service_is_ready():
+            if self._question is not None:
+                self.get_state.remove_pending_request(self._question)
+            self._question = self.get_state.call_async(GetState.Request())
+            self._asked_s = now
+        return Progress.COMING_UP
+
+    def _act(self, state: int, now: float) -> Progress:
+        if state == State.PRIMARY_STATE_ACTIVE:
+            return Progress.ACTIVE
+        if state == State.PRIMARY_STATE_FINALIZED:
+            return Progress.REFUSED
+        if state not in NEXT_TRANSITION:
+            return Progress.COMING_UP
+        if self._change is not None and state == self._changed_from:
+            if self._change.done():
+                return Progress.COMING_UP if self._change.result().success else Progress.REFUSED
+            if now - self._changed_s < RESEND_S:
+                return Progress.COMING_UP
+            self.change_state.remove_pending_request(self._change)
+        transition = Transition(id=NEXT_TRANSITION[state])
+        self._change = self.change_state.call_async(ChangeState.Request(transition=transition))
+        self._changed_s, self._changed_from = now, state
+        return Progress.COMING_UP

@@ -1,0 +1,81 @@
+"""The launch files are valid for the real `launch` and `launch_ros`, where these are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from streaming_vla import graph
+from streaming_vla.parameters.load import ParameterFileError
+
+REASON = "`launch` and `launch_ros` come with a ROS installation (ros-jazzy-launch-ros or newer), not from PyPI"
+launch = pytest.importorskip("launch", reason=REASON)
+launch_ros = pytest.importorskip("launch_ros", reason=REASON)
+if not hasattr(launch, "LaunchDescription"):
+    pytest.skip(f"the installed `launch` is another project; {REASON}", allow_module_level=True)
+
+FOLDER = Path(__file__).parents[2] / "launch"
+FILES = {"streaming_vla.launch.py": False, "demo.launch.py": True}
+
+
+def load(name: str) -> launch.LaunchDescription:
+    """Return the description as `ros2 launch` reads it."""
+    source = launch.launch_description_sources.PythonLaunchDescriptionSource(str(FOLDER / name))
+    return source.get_launch_description(launch.LaunchContext())
+
+
+def expand(name: str, **configurations: str) -> dict[str, list[str]]:
+    """Return the command of every node as launch expands it, by fully qualified name."""
+    context = launch.LaunchContext()
+    commands: dict[str, list[str]] = {}
+    context.launch_configurations.update(configurations)
+    for entity in load(name).entities:
+        if isinstance(entity, launch_ros.actions.Node):
+            entity._perform_substitutions(context)
+            context.extend_locals({"ros_specific_arguments": {"name": "", "ns": ""}})
+            commands[entity.node_name] = [launch.utilities.perform_substitutions(context, part) for part in entity.cmd]
+        else:
+            entity.execute(context)
+    return commands
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_arguments_are_deployment_only_and_described(name: str) -> None:
+    arguments = {argument.name: argument for argument in load(name).get_launch_arguments()}
+    assert set(arguments) == {"namespace", "params_file", "use_sim_time", "log_level"}
+    for argument in arguments.values():
+        assert argument.description.strip() and "no description given" not in argument.description.lower()
+        assert argument.default_value is not None
+
+
+@pytest.mark.parametrize(("name", "simulated"), FILES.items())
+def test_processes_are_those_of_the_graph(name: str, simulated: bool) -> None:
+    nodes = [entity for entity in load(name).entities if isinstance(entity, launch_ros.actions.Node)]
+    assert [node.node_executable for node in nodes] == [node.name for node in graph.nodes(simulated)]
+    assert {node.node_package for node in nodes} == {"streaming_vla"}
+
+
+@pytest.mark.parametrize(("name", "simulated"), FILES.items())
+def test_commands_carry_namespace_parameters_and_log_level(name: str, simulated: bool, tmp_path: Path) -> None:
+    """Let launch expand the description; nothing is started."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    control_period_s: 0.05\n")
+    commands = expand(name, namespace="left_arm", params_file=str(file), log_level="warn")
+    assert list(commands) == [f"/left_arm/{node.name}" for node in graph.nodes(simulated)]
+    for node, command in commands.items():
+        assert command[0].endswith(f"lib/streaming_vla/{node.rsplit('/', 1)[-1]}")
+        assert command[command.index("--log-level") + 1] == "warn"
+        files = [command[index + 1] for index, part in enumerate(command) if part == "--params-file"]
+        assert files[0] == str(file)
+        own = yaml.safe_load(Path(files[1]).read_text())[node]["ros__parameters"]
+        assert own["autostart"] is True
+        assert own["use_sim_time"] is False
+        assert own.get("auto_start") == (True if simulated and node.endswith("saliency_monitor") else None)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_parameter_file_is_checked_before_any_process_starts(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ParameterFileError, match=r"missing\.yaml"):
+        expand(name, params_file=str(tmp_path / "missing.yaml"))

@@ -1,0 +1,59 @@
+"""A lifecycle node for the tests of the starter; parameters make it misbehave."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import rclpy
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+
+class Toy(LifecycleNode):
+    """Writes its transitions with the time to stdout."""
+
+    def __init__(self) -> None:
+        super().__init__("toy")
+        self.refuse = self.declare_parameter("refuse", False).value
+        self.deaf = self.declare_parameter("deaf", False).value
+        if self.declare_parameter("die", False).value:
+            print(f"node '{self.get_name()}': the camera is on fire", file=sys.stderr)
+            sys.exit(1)
+        self.note("made")
+
+    def note(self, what: str) -> None:
+        """Print a line that the tests can order."""
+        print(f"NOTE {time.monotonic():.6f} {self.get_name()} {what}", flush=True)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take longer than the starter's question."""
+        if self.refuse:
+            self.get_logger().error(f"node '{self.get_name()}': model 'x' is unknown")
+            return TransitionCallbackReturn.FAILURE
+        time.sleep(0.3)
+        self.note("configured")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Note it."""
+        self.note("activated")
+        return TransitionCallbackReturn.SUCCESS
+
+
+def main() -> None:
+    """Spin until SIGTERM."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = Toy()
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: None if node.deaf else stopping.append(number))
+    while not stopping:
+        rclpy.spin_once(node, timeout_sec=0.05)
+    node.note("stopped")
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+if __name__ == "__main__":
+    main()
