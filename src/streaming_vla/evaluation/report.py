@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from streaming_vla.evaluation.results import EVERY_MODE
+
 Numbers = Mapping[str, Any]
 NOTHING = "-"
 
@@ -14,9 +16,9 @@ NOTHING = "-"
 def comparison_table(results: Mapping[str, Numbers]) -> Table:
     """Return one column per mode; `results` is what `results.compare` returns."""
     table = Table(title="The same episodes", title_justify="left", title_style="bold", header_style="bold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for mode in results:
-        table.add_column(mode, justify="right")
+        table.add_column(mode, justify="right", no_wrap=True)
     for name, text in ROWS:
         table.add_row(name, *(text(numbers) for numbers in results.values()))
     table.add_section()
@@ -37,11 +39,12 @@ def summary_sentences(results: Mapping[str, Numbers]) -> list[str]:
             sentences.append(f"Streaming halts {factor:.1f} times shorter at a hand-over.")
         else:
             sentences.append("Streaming does not halt at all at a hand-over.")
-    if slow["episode_s"] and fast["episode_s"]:
+    paired = fast["episode"]["compared_on"] == slow["episode"]["compared_on"] == EVERY_MODE
+    if paired and slow["episode_s"] and fast["episode_s"]:
         change = 100 * (1 - fast["episode_s"] / slow["episode_s"])
         word = "less" if change >= 0 else "more"
         count = fast["episode"]["compared"]["count"]
-        sentences.append(f"It takes {abs(change):.0f} % {word} time on the {count} episodes that both finish.")
+        sentences.append(f"An episode takes {abs(change):.0f} % {word} time ({count} scenes that both solve).")
     return sentences
 
 
@@ -56,6 +59,11 @@ def _number(value: float | None, unit: str, digits: int = 1) -> str:
 
 def _of(value: float | None, unit: str, count: int, things: str, digits: int = 1) -> str:
     return f"{_number(value, unit, digits)} ({count} {things})"
+
+
+def _episode(numbers: Numbers) -> str:
+    compared = numbers["episode"]["compared"]
+    return _of(numbers["episode_s"], "s", compared["count"], numbers["episode"]["compared_on"].split()[0], 2)
 
 
 def _halt_extremes(numbers: Numbers) -> str:
@@ -81,20 +89,17 @@ def _stage(numbers: Numbers, stage: str) -> str:
 ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
     ("T_action, mean", lambda n: _of(n["t_action_ms"], "ms", n["executed_actions"], "actions")),
-    ("T_halt per hand-over, mean", lambda n: _of(n["t_halt_ms"], "ms", n["t_halt"]["count"], "hand-overs")),
+    ("T_halt, mean", lambda n: _of(n["t_halt_ms"], "ms", n["t_halt"]["count"], "hand-overs")),
     ("T_halt p95, longest", _halt_extremes),
-    (
-        "time per episode, mean",
-        lambda n: _of(n["episode_s"], "s", n["episode"]["compared"]["count"], "done by both", 2),
-    ),
+    ("time per episode, mean", _episode),
     ("observations sent", _observations),
     ("  by reason", _reasons),
 )
 STAGE_NAMES = {
-    "observe": "observe (encode)",
+    "observe": "observe",
     "prefill": "prefill",
-    "flow_step": "flow step",
-    "generate": "generate (with transport)",
+    "flow_step": "flow step, model",
+    "generate": "flow step, with transport",
     "request_to_context": "request to context",
-    "observation_age": "observation age at use",
+    "observation_age": "observation age",
 }

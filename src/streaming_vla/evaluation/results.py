@@ -16,6 +16,7 @@ from streaming_vla.runtime.events import Mode, Reason
 from streaming_vla.runtime.halting import Halting, measure
 
 STAGES = ("observe", "prefill", "flow_step", "generate")
+EVERY_MODE = "scenes that every mode solved"
 MS = 1000.0
 
 
@@ -58,6 +59,7 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over"},
         "episode": {
             "unit": "s",
+            "compared_on": EVERY_MODE if paired else "successes of this mode",
             "compared": asdict(summarise(record.duration_s for record in compared)),
             "successes": asdict(summarise(record.duration_s for record in successes)),
             "all": asdict(summarise(record.duration_s for record in records)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,20 @@ def stretches(record: EpisodeRecord) -> list[Stretch]:
     ends_s = [*(at.time_s for at in record.states[1:]), record.end_s]
     for at, end_s in zip(record.states, ends_s, strict=bool(record.states)):
         halted = at.state.mode in (Mode.HOLD, Mode.DECELERATE, Mode.ERROR)
-        if end_s > at.time_s and (at.state.mode == Mode.PLAYING or (halted and at.state.executed > 0)):
-            found.append(Stretch(at.time_s, end_s, at.state.context, at.state.index, halted))
+        if end_s <= at.time_s or not (at.state.mode == Mode.PLAYING or (halted and at.state.executed > 0)):
+            continue
+        stretch = Stretch(at.time_s, end_s, at.state.context, at.state.index, halted)
+        if halted and found and found[-1].halted:  # a hold is said again every period
+            found[-1] = replace(found[-1], end_s=end_s)
+        else:
+            found.append(stretch)
     return found
+
+
+def _shade(parts: list[Stretch], part: Stretch) -> str:
+    """Return the colour of an action: it changes with every hand-over."""
+    contexts = list(dict.fromkeys(each.context for each in parts if not each.halted))
+    return SHADES[contexts.index(part.context) % 2]
 
 
 def draw_timeline(synchronous: EpisodeRecord, streaming: EpisodeRecord, path: Path, window_s: float = 2.0) -> None:
@@ -71,7 +82,7 @@ def draw_timeline(synchronous: EpisodeRecord, streaming: EpisodeRecord, path: Pa
     origins = [parts[0].begin_s for parts in played]
     with plt.rc_context({"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": INK, "hatch.linewidth": 0.9}):
         figure, axes = plt.subplots(3, 1, figsize=(12, 8.4), height_ratios=(1, 1, 0.42), gridspec_kw={"hspace": 0.46})
-        figure.subplots_adjust(left=0.135, right=0.985, top=0.925, bottom=0.105)
+        figure.subplots_adjust(left=0.135, right=0.98, top=0.925, bottom=0.105)
         for axis, record, parts, origin in zip(axes[:2], records, played, origins, strict=True):
             _panel(axis, record, parts, origin, window_s)
         axes[1].set_xlabel("seconds since the first action", color=INK, labelpad=3)
@@ -105,7 +116,7 @@ def _panel(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float
             axis.axvspan(left, right, color=HALT, alpha=0.13, lw=0, zorder=1)
             _bar(axis, EXECUTOR_LANE, left, right, "white", edgecolor=HALT, hatch="/////", lw=1.2)
         else:
-            _bar(axis, EXECUTOR_LANE, left, right, SHADES[part.context % 2], edgecolor="white", lw=0.8)
+            _bar(axis, EXECUTOR_LANE, left, right, _shade(parts, part), edgecolor="white", lw=0.8)
     _hand_overs(axis, record, parts, origin, window_s)
     axis.set_title(MODES.get(record.mode, record.mode), loc="left", fontsize=12, weight="bold", pad=7)
     text = f"halted {1000 * halted_s:.0f} ms of these {window_s:g} s"
@@ -120,12 +131,13 @@ def _hand_overs(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: 
             first_action.setdefault(part.context, part.begin_s - origin)
     observed = {span.sequence: span.end_s - origin for span in record.spans if span.stage == "observe"}
     for context, action in first_action.items():
-        if context in observed and action <= window_s:
+        if observed.get(context, window_s) < window_s:
             arrow = ConnectionPatch(
                 (observed[context], BAR / 2), (action, EXECUTOR_LANE - BAR / 2), "data", "data", axesA=axis, axesB=axis,
                 arrowstyle="-|>", mutation_scale=11, lw=1.1, color=INK, zorder=2.5, shrinkA=0, shrinkB=0,
             )  # fmt: skip
             axis.add_artist(arrow)
+            arrow.set_clip_box(axis.bbox)  # its action may lie behind the window
 
 
 def _overview(
@@ -135,12 +147,12 @@ def _overview(
     longest = max(record.end_s - origin for record, origin in zip(records, origins, strict=True))
     for lane, (record, parts, origin) in enumerate(zip(records, played, origins, strict=True)):
         for part in parts:
-            colour = HALT if part.halted else SHADES[part.context % 2]
+            colour = HALT if part.halted else _shade(parts, part)
             axis.add_patch(Rectangle((part.begin_s - origin, lane - 0.33), part.end_s - part.begin_s, 0.66, fc=colour))
         end = record.end_s - origin
         text = f" {'done' if record.success else 'not done'}, {end:.1f} s"
         axis.text(end, lane, text, va="center", weight="bold", color=INK)
-    axis.set_xlim(-0.055 * longest, 1.13 * longest)
+    axis.set_xlim(-0.055 * longest, 1.17 * longest)
     axis.set_ylim(1.7, -0.7)
     axis.set_yticks(range(len(records)), [record.mode for record in records])
     axis.axvspan(0, min(window_s, longest), color=FAINT, alpha=0.16, lw=0, zorder=0)

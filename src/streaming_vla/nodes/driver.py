@@ -61,7 +61,7 @@ class Driver:
         self.recorder = Recorder(node, cameras)
         self._succeeded = False
         self._succeeded_s = 0.0
-        self._counts: Counts = {}  # at the end of the episode before
+        self._counts: Counts = {}  # when the episode before ended
         self._reset = node.create_client(srv.ResetRobot, "reset_robot")
         self._start = node.create_client(srv.StartEpisode, "start_episode")
         self._stop = node.create_client(Trigger, "stop_episode")
@@ -86,12 +86,20 @@ class Driver:
             if not result.successful:
                 raise DriverError(f"node '{node}' refused parameter {name}: {result.reason}")
 
-    def run(self, mode: str, scene: Scene, time_limit_s: float, update: Update | None = None) -> EpisodeRecord:
+    def run(
+        self,
+        mode: str,
+        scene: Scene,
+        time_limit_s: float,
+        update: Update | None = None,
+        ends_with_success: bool = True,
+    ) -> EpisodeRecord:
         """Run one episode until success, the time limit or the executor's error; return its record.
 
         Args:
             mode: name of the way the suite is set to run, kept in the record.
             update: called a few times a second with the record so far.
+            ends_with_success: False lets the episode go on to the time limit.
 
         Raises:
             DriverError: a service is missing, refuses or does not answer.
@@ -102,15 +110,17 @@ class Driver:
         self._spin_until(
             lambda: not self._succeeded, SERVICE_TIMEOUT_S, "the robot to be without success after a reset"
         )
+        if not self._counts:
+            self._counts = self._fresh_counts()
         self.recorder.forget()
         begin_s = self.recorder.now_s()
-        started = self._call(self._start, srv.StartEpisode.Request())
+        started = self._call(self._start, srv.StartEpisode.Request(instruction=reset.instruction))
         if not started.accepted:
             raise DriverError(f"the monitor refused to start an episode: {started.reason}")
         record = EpisodeRecord(
             mode, scene.task, scene.seed, reset.instruction, started.episode, self._control_period_s, begin_s
         )
-        self._wait(record, time_limit_s, update)
+        self._wait(record, time_limit_s, update, ends_with_success)
         self._call(self._stop, Trigger.Request())
         self._spin_for(2 * SLICE_S)  # what is still on the way
         self.recorder.fill(record)
@@ -123,14 +133,15 @@ class Driver:
         """Handle messages for `duration_s`."""
         self._spin_for(duration_s)
 
-    def _wait(self, record: EpisodeRecord, time_limit_s: float, update: Update | None) -> None:
+    def _wait(self, record: EpisodeRecord, time_limit_s: float, update: Update | None, ends_with_success: bool) -> None:
         updated_s = 0.0
         while True:
             now_s = self.recorder.now_s()
             record.end_s = now_s
             states = self.recorder.states(record.number)
-            if self._succeeded:
-                record.success, record.end_s = True, self._succeeded_s
+            record.success = record.success or self._succeeded
+            if record.success and ends_with_success:
+                record.end_s = self._succeeded_s
                 return
             if states and states[-1].state.mode == Mode.ERROR:
                 record.problem = "the executor starved for longer than its ladder allows and stopped the robot"

@@ -31,6 +31,7 @@ T = TypeVar("T")
 Counts = dict[str, dict[str, int]]  # per node
 
 FRAME_PERIOD_S = 0.2  # film strips need no more
+OF_EPISODE = {"queue_depth", "executed", "hand_overs"}  # figures that start again with an episode: no counters
 KINDS = ("states", "requests", "observations", "contexts", "spans")
 
 
@@ -112,7 +113,11 @@ class Recorder:
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         for status in array.status:
             name = status.name.rsplit("/", 1)[-1]
-            self.figures[name] = {pair.key: int(pair.value) for pair in status.values if pair.value.isdigit()}
+            self.figures[name] = {
+                pair.key: int(pair.value)
+                for pair in status.values
+                if pair.value.isdigit() and pair.key not in OF_EPISODE
+            }
             self.heard_s[name] = seconds(array.header.stamp)
 
 

@@ -1,0 +1,192 @@
+"""Measures what ROS costs while the suite streams, and whether it stays well for a long time.
+
+    python benchmarks/ros_overhead/run.py                                  # both parts, 30 minutes of soak
+    python benchmarks/ros_overhead/run.py --only latency --latency-minutes 2
+    python benchmarks/ros_overhead/run.py --only soak --soak-minutes 30
+
+A part that is not run keeps its numbers in results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from streaming_vla.evaluation.overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
+from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.results import halting, write_json
+from streaming_vla.evaluation.statistics import summarise
+from streaming_vla.nodes.demo import DEFAULT_TASKS, FIRST_HELD_OUT_SEED, MODES
+from streaming_vla.nodes.driver import Driver, DriverError, Scene
+from streaming_vla.nodes.simulation import Simulation, driven_simulation
+
+HERE = Path(__file__).parent
+PARTS = ("latency", "soak")
+TIME_LIMIT_S = 20.0
+SAMPLE_PERIOD_S = 5.0
+MIB = 2.0**20
+MEASURES: dict[str, Callable[[EpisodeRecord], list[float]]] = {
+    "executor_jitter": tick_jitter_ms,
+    "transport": transport_ms,
+    "flow_step_overhead": flow_step_overhead_ms,
+}
+
+
+def main() -> int:
+    """Run the parts that are asked for and write results.json and soak.png beside this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=PARTS, help="run one part and keep the numbers of the other")
+    parser.add_argument("--latency-minutes", type=float, default=2.0)
+    parser.add_argument("--soak-minutes", type=float, default=30.0)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json and soak.png")
+    arguments = parser.parse_args()
+    parts = (arguments.only,) if arguments.only else PARTS
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results["machine"] = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+    try:
+        with driven_simulation(Path("out/ros_overhead/logs"), cameras=()) as simulation:
+            _stream(simulation.driver)
+            if "latency" in parts:
+                results |= latency(simulation.driver, 60 * arguments.latency_minutes)
+            if "soak" in parts:
+                results |= soak(simulation, 60 * arguments.soak_minutes, arguments.out / "soak.png")
+    except DriverError as error:
+        print(f"ros_overhead: {error}", file=sys.stderr)
+        return 1
+    write_json(results, path)
+    print(f"Written: {path}")
+    return 0
+
+
+def latency(driver: Driver, duration_s: float) -> dict[str, Any]:
+    """Return the overheads of streaming episodes that run for `duration_s` in all."""
+    values: dict[str, list[float]] = {name: [] for name in MEASURES}
+    load: list[float] = []
+    psutil.cpu_percent()
+    for record in _episodes(driver, duration_s):
+        load.append(psutil.cpu_percent())
+        for name, measure in MEASURES.items():
+            values[name] += measure(record)
+    summaries = {name: summarise(found) for name, found in values.items()}
+    for name, summary in summaries.items():
+        print(f"{name}: p50 {summary.p50:.2f} ms, p99 {summary.p99:.2f} ms of {summary.count}")
+    return {
+        "executor_jitter_p99_ms": summaries["executor_jitter"].p99,
+        "transport_p50_ms": summaries["transport"].p50,
+        "flow_step_overhead_p50_ms": summaries["flow_step_overhead"].p50,
+        "latency_minutes": duration_s / 60,
+        "latency_machine_load_percent": sum(load) / len(load),
+        "latency_ms": {name: asdict(summary) for name, summary in summaries.items()},
+    }
+
+
+def soak(simulation: Simulation, duration_s: float, plot: Path) -> dict[str, Any]:
+    """Stream for `duration_s` and return memory, errors and lost episodes."""
+    memory = Memory(simulation)
+    for scene in (Scene(task, FIRST_HELD_OUT_SEED) for task in DEFAULT_TASKS):
+        # the first visit of a task builds its scene and its renderer, which is no leak
+        simulation.driver.run("streaming", scene, TIME_LIMIT_S)
+    memory.begin()
+    problems: list[str] = []
+    episodes = successes = actions = 0
+    for record in _episodes(simulation.driver, duration_s, lambda _: memory.sample()):
+        episodes += 1
+        successes += record.success
+        actions += halting(record).executed
+        if record.problem or not halting(record).executed:
+            problems.append(f"{record.task}, seed {record.seed}: {record.problem or 'no action was executed'}")
+        memory.sample()
+        print(f"\r{memory.minutes[-1]:5.1f} min, {episodes} episodes, {len(problems)} lost", end="", flush=True)
+    print()
+    respawns = simulation.respawns()
+    growth = {name: growth_percent(values) for name, values in memory.rss_mib.items()}
+    memory.plot(plot)
+    return {
+        "soak_minutes": memory.minutes[-1],
+        "soak_rss_growth_percent": max(growth.values()),
+        "soak_errors": len(problems) + sum(respawns.values()),
+        "soak_lost_episodes": len(problems),
+        "soak": {
+            "episodes": episodes,
+            "successes": successes,
+            "actions": actions,
+            "problems": problems,
+            "respawns": respawns,
+            "rss_growth_percent": growth,
+            "rss_mib_at_end": {name: values[-1] for name, values in memory.rss_mib.items()},
+            "samples": len(memory.minutes),
+        },
+    }
+
+
+class Memory:
+    """Resident memory of every node over time, at most one sample in SAMPLE_PERIOD_S."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._begin_s = 0.0
+        self.minutes: list[float] = []
+        self.rss_mib: dict[str, list[float]] = {name: [] for name in simulation.pids()}
+
+    def begin(self) -> None:
+        """Start the clock and take the first sample."""
+        self._begin_s = time.monotonic()
+        self.sample()
+
+    def sample(self) -> None:
+        """Take a sample if it is time for one."""
+        minutes = (time.monotonic() - self._begin_s) / 60
+        if self.minutes and minutes - self.minutes[-1] < SAMPLE_PERIOD_S / 60:
+            return
+        self.minutes.append(minutes)
+        for name, pid in self._simulation.pids().items():
+            self.rss_mib[name].append(psutil.Process(pid).memory_info().rss / MIB)
+
+    def plot(self, path: Path) -> None:
+        """Draw one line per node."""
+        from matplotlib import pyplot as plt
+
+        figure, axis = plt.subplots(figsize=(10, 4.2), layout="constrained")
+        for name, values in self.rss_mib.items():
+            axis.plot(self.minutes, values, label=name, lw=1.8)
+        axis.set(xlabel="minutes of streaming", ylabel="resident memory, MiB", ylim=(0, None), xlim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right center", frameon=False)
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+
+
+def _stream(driver: Driver) -> None:
+    for node, values in MODES["streaming"].items():
+        driver.set_parameters(node, values)
+
+
+def _episodes(
+    driver: Driver, duration_s: float, update: Callable[[EpisodeRecord], None] | None = None
+) -> Iterator[EpisodeRecord]:
+    """Yield streaming episodes that go on after success, task after task and seed after seed, for `duration_s`."""
+    end_s = time.monotonic() + duration_s
+    for number in count():
+        if time.monotonic() >= end_s:
+            return
+        round_, place = divmod(number, len(DEFAULT_TASKS))
+        scene = Scene(DEFAULT_TASKS[place], FIRST_HELD_OUT_SEED + round_)
+        yield driver.run("streaming", scene, TIME_LIMIT_S, update, ends_with_success=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

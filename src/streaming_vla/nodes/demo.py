@@ -1,0 +1,161 @@
+"""`streaming-vla demo`: the same episodes synchronous and streaming on the simulated robot."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from streaming_vla.evaluation.filmstrip import draw_filmstrip
+from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.report import comparison_table, summary_sentences
+from streaming_vla.evaluation.results import compare, halting, write_json
+from streaming_vla.evaluation.timeline import draw_timeline
+from streaming_vla.robots.tasks import TASKS, get_task
+
+if TYPE_CHECKING:
+    from streaming_vla.nodes.driver import Driver, Scene
+
+FIRST_HELD_OUT_SEED = 10_000  # smaller seeds are those of the demonstrations
+HARD_TASKS = ("pick-place", "peg-insert-side")  # the policy is weakest here; ask for them with --tasks
+DEFAULT_TASKS = tuple(name for name in TASKS if name not in HARD_TASKS)
+PLAIN_WIDTH = 100  # columns where the output is no terminal
+Settings = dict[str, dict[str, bool | float | int | str]]  # parameters per node
+MODES: dict[str, Settings] = {
+    "synchronous": {"generator": {"release": "chunk", "overrun": False}, "saliency_monitor": {"mode": "off"}},
+    "streaming": {"generator": {"release": "stream", "overrun": True}, "saliency_monitor": {"mode": "always"}},
+}
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo runs.
+
+    Args:
+        tasks: names of MT10 tasks.
+        episodes: episodes of each task and mode; their seeds count up from `seed`.
+        seed: places the objects of the first episode.
+        time_limit_s: an episode without success ends after this.
+        out: folder of the results; made when it does not exist.
+
+    Raises:
+        ValueError: an unknown task or a number out of range.
+    """
+
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    episodes: int = 1
+    seed: int = FIRST_HELD_OUT_SEED
+    time_limit_s: float = 20.0
+    out: Path = Path("out/demo")
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            get_task(task)
+        if self.episodes < 1:
+            raise ValueError(f"--episodes is {self.episodes}, expected at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"--seed is {self.seed}, expected 0 to {2**31 - 1}")
+        if not 0 < self.time_limit_s <= 600:
+            raise ValueError(f"--time-limit is {self.time_limit_s:g} s, expected more than 0 and at most 600")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the demo to a parser."""
+    default = DemoOptions()
+    parser.add_argument("--tasks", nargs="+", default=default.tasks, metavar="TASK", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--episodes", type=int, default=default.episodes, help="of each task and mode (%(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the first episode (%(default)s)")
+    parser.add_argument(
+        "--time-limit", type=float, default=default.time_limit_s, metavar="S", help="seconds an episode may take"
+    )
+    parser.add_argument("--out", type=Path, default=default.out, help="folder of the results (%(default)s)")
+
+
+def from_arguments(arguments: argparse.Namespace) -> DemoOptions:
+    """Return the options that `add_arguments` has parsed; ValueError as DemoOptions."""
+    return DemoOptions(tuple(arguments.tasks), arguments.episodes, arguments.seed, arguments.time_limit, arguments.out)
+
+
+def run(options: DemoOptions) -> int:
+    """Run the demo and return the exit code: 0 when every episode was run, whatever came out of it."""
+    # the middleware is loaded here, so that `--help` and a wrong option answer at once
+    from streaming_vla.nodes.driver import DriverError, Scene
+    from streaming_vla.nodes.simulation import driven_simulation
+
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    scenes = [Scene(task, options.seed + index) for task in options.tasks for index in range(options.episodes)]
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        console.print(f"Starting the nodes and the simulated robot; their logs go to {options.out / 'logs'}")
+        with driven_simulation(options.out / "logs") as simulation:
+            records = _run_episodes(simulation.driver, console, scenes, options)
+        _present(records, console, options.out)
+    except (DriverError, OSError) as error:
+        print(f"streaming-vla demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("streaming-vla demo: stopped by the keyboard, nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run_episodes(
+    driver: Driver, console: Console, scenes: Sequence[Scene], options: DemoOptions
+) -> list[EpisodeRecord]:
+    from streaming_vla.nodes.demo_display import Display
+
+    records: list[EpisodeRecord] = []
+    with Display(console, scenes, tuple(MODES)) as display:
+        for scene in scenes:
+            for mode, settings in MODES.items():
+                display.say(f"{mode}: the robot resets to {scene.task}, seed {scene.seed}")
+                for node, values in settings.items():
+                    driver.set_parameters(node, values)
+                record = driver.run(mode, scene, options.time_limit_s, display.update)
+                records.append(record)
+                display.finish(record)
+    return records
+
+
+def _present(records: Sequence[EpisodeRecord], console: Console, out: Path) -> None:
+    """Write the numbers and the pictures, print the table and say where everything is."""
+    results = compare(records)
+    console.print(comparison_table(results))
+    for sentence in summary_sentences(results):
+        console.print(sentence)
+    for record in records:
+        if record.problem:
+            console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
+    write_json(results, out / "results.json")
+    written = [out / "results.json"]
+    pair = representative_pair(records)
+    if pair is not None:
+        draw_timeline(*pair, out / "timeline.png")
+        written.append(out / "timeline.png")
+    strips = out / "filmstrips"
+    strips.mkdir(exist_ok=True)
+    for record in records:
+        if record.frames:
+            draw_filmstrip(record, strips / f"{record.task}_{record.seed}_{record.mode}.png")
+    written.append(strips)
+    console.print("Written: " + ", ".join(str(path) for path in written), soft_wrap=True)
+
+
+def representative_pair(records: Sequence[EpisodeRecord]) -> tuple[EpisodeRecord, EpisodeRecord] | None:
+    """Return the synchronous and the streaming episode of the scene with the median synchronous T_halt.
+
+    Scenes that both modes solved come first; None when no scene has actions and a hand-over in both.
+    """
+    by_scene: dict[tuple[str, int], dict[str, EpisodeRecord]] = {}
+    for record in records:
+        if halting(record).hand_overs:
+            by_scene.setdefault((record.task, record.seed), {})[record.mode] = record
+    pairs = [(found["synchronous"], found["streaming"]) for found in by_scene.values() if len(found) == len(MODES)]
+    solved = [pair for pair in pairs if pair[0].success and pair[1].success] or pairs
+    ordered = sorted(solved, key=lambda pair: halting(pair[0]).t_halt_ms)
+    return ordered[len(ordered) // 2] if ordered else None

@@ -1,0 +1,119 @@
+"""The suite with the simulated robot on a ROS domain of its own, and a driver that conducts its episodes."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from streaming_vla import graph
+from streaming_vla.nodes.driver import Driver, DriverError
+from streaming_vla.parameters.tables import CONTROL_PERIOD_S
+from streaming_vla.robots.metaworld import CAMERAS
+from streaming_vla.starter import Suite, SuiteError
+
+# episodes are begun by the driver, not by a new instruction
+CONDUCTED = {"saliency_monitor": {"auto_start": False}}
+DOMAINS = range(60, 102)  # the highest ones whose ports lie below those that Linux hands out
+PORT_BASE, PORTS_PER_DOMAIN = 7400, 250  # of the RTPS standard
+USED_PORTS = (0, 10, 12, 14)  # discovery, and the first three participants
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What runs."""
+
+    driver: Driver
+    suite: Suite
+
+    def pids(self) -> dict[str, int]:
+        """Return the process of each node; one that is being respawned is left out."""
+        found: dict[str, int] = {}
+        for node in graph.nodes(simulated=True):
+            try:
+                found[node.name] = self.suite.node_process(node.name).pid
+            except KeyError:
+                continue
+        return found
+
+    def respawns(self) -> dict[str, int]:
+        """Return how often each node has been started again."""
+        return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
+
+
+@contextmanager
+def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS) -> Iterator[Simulation]:
+    """Start every node and yield what runs; stop everything at the end.
+
+    This process's own ROS traffic goes to the same domain, and to this machine only.
+
+    Args:
+        log_folder: gets one file per node.
+        cameras: whose pictures the driver records.
+
+    Raises:
+        DriverError: a node cannot start; the message is its sentence.
+    """
+    os.environ["ROS_DOMAIN_ID"] = str(free_domain())
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    log_folder.mkdir(parents=True, exist_ok=True)
+    with (log_folder / "starter.log").open("w", encoding="utf-8") as log:
+        suite = Suite(
+            graph.nodes(simulated=True),
+            settings=CONDUCTED,
+            log_folder=log_folder,
+            say=lambda line: print(line, file=log, flush=True),
+        )
+        try:
+            with suite, _driver(suite, cameras) as driver:
+                yield Simulation(driver, suite)
+        except SuiteError as error:
+            raise DriverError(f"{error} (logs in {log_folder})") from error
+
+
+@contextmanager
+def _driver(suite: Suite, cameras: tuple[str, ...]) -> Iterator[Driver]:
+    def check() -> None:
+        if suite.failure:
+            raise SuiteError(suite.failure)
+
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
+    driver = Driver(node, cameras, float(CONTROL_PERIOD_S.default), check)
+    try:
+        yield driver
+    finally:
+        driver.close()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+def free_domain() -> int:
+    """Return a ROS domain that nobody on this machine uses.
+
+    Raises:
+        DriverError: all of them are in use.
+    """
+    for domain in random.sample(DOMAINS, len(DOMAINS)):
+        if all(_is_free(PORT_BASE + PORTS_PER_DOMAIN * domain + offset) for offset in USED_PORTS):
+            return domain
+    raise DriverError(
+        f"every ROS domain from {DOMAINS[0]} to {DOMAINS[-1]} is in use on this machine: stop another suite"
+    )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
