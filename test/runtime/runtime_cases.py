@@ -34,14 +34,17 @@ def context(sequence: int, horizon: int = 4, trained: int = 6, episode: int = 7)
 
 
 def state(
-    mode: Mode = Mode.PLAYING, context: int = -1, index: int = -1, queue_depth: int = 0, executed: int = 0, episode: int = 7
+    mode: Mode = Mode.PLAYING,
+    context: int = -1,
+    index: int = -1,
+    queue_depth: int = 0,
+    executed: int = 0,
+    episode: int = 7,
 ) -> ExecutionState:
     """Return what an executor would say."""
     held = mode in (Mode.HOLD, Mode.DECELERATE, Mode.ERROR)
     cumulative = np.array([0.5, 0.5, 0.25])
-    return ExecutionState(
-        episode, mode, context, index, queue_depth, executed, cumulative, held, held, 0.0, 0.0, 0, 0
-    )
+    return ExecutionState(episode, mode, context, index, queue_depth, executed, cumulative, held, held, 0.0, 0.0, 0, 0)
 
 
 def only(effects: Sequence[object], kind: type[T]) -> list[T]:
