@@ -47,7 +47,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(name)
+        # rclpy's own refusal of an undeclared parameter does not name it; `declare` refuses it instead
+        super().__init__(name, allow_undeclared_parameters=True)
         self.session: str = self.get_namespace()
         self.active = False
         self.episode: Episode | None = None
@@ -214,7 +215,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
             hook()
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             self._failure = f"node '{self.get_name()}': {error}"
-            self.get_logger().error(self._failure)
+            if not self.value("autostart"):  # else the process ends with this sentence
+                self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 

@@ -46,8 +46,13 @@ def declare(node: Node, name: str, update: Callable[[Mapping[str, Value]], None]
         )
 
     def on_set(changes: list[RosParameter]) -> SetParametersResult:
-        changed = {change.name: change.value for change in changes if change.name in known}
-        reasons = [reason for key, value in changed.items() if (reason := check(known[key], value)) is not None]
+        changed = {change.name: _plain(change.value) for change in changes if change.name in known}
+        reasons = [
+            unknown(change.name, known)
+            for change in changes
+            if change.name not in known and not change.name.startswith(ROS_PREFIXES)
+        ]
+        reasons += [reason for key, value in changed.items() if (reason := check(known[key], value)) is not None]
         if reasons:
             return SetParametersResult(successful=False, reason="; ".join(reasons))
         candidate = {**values, **{key: convert(known[key], value) for key, value in changed.items()}}

@@ -1,0 +1,113 @@
+"""Commands as messages: what each type sends while playing, holding, decelerating and stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+
+from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.robots.commands import WRITERS, CommandOptions, CommandWriter, TrajectoryWriter, TwistWriter
+from streaming_vla.runtime.events import Command, CommandKind
+
+STAMP = Time(sec=7)
+PLAY, HOLD, DECELERATE, STOP = CommandKind.PLAY, CommandKind.HOLD, CommandKind.DECELERATE, CommandKind.STOP
+
+
+def layout(absolute: tuple[bool, ...]) -> ActionLayout:
+    names = tuple(f"joint_{index}" for index in range(len(absolute)))
+    size = len(absolute)
+    return ActionLayout(names, absolute, (-1.0,) * size, (1.0,) * size, (0.0,) * size)
+
+
+def writer(kind: str, absolute: tuple[bool, ...], scale: float = 1.0) -> CommandWriter:
+    names = layout(absolute).names
+    return WRITERS[kind](CommandOptions(layout(absolute), (scale,) * len(absolute), names, "base", 0.05))
+
+
+def positions(message: Any) -> list[float]:
+    return list(message.points[0].positions if hasattr(message, "points") else message.position)
+
+
+def command(kind: CommandKind, *values: float, progress: float = 0.0) -> Command:
+    return Command(kind, np.array(values), progress)
+
+
+def test_array_is_the_scaled_action() -> None:
+    array = writer("array", (False, True), scale=2.0)
+    assert array.write(command(PLAY, 0.5, 1.0), STAMP).data.tolist() == [1.0, 2.0]
+    assert array.write(command(HOLD, 0.0, 1.0), STAMP).data.tolist() == [0.0, 2.0]
+    assert array.rest(command(PLAY, 0.5, 1.0)) is None
+
+
+def test_twist_is_zero_unless_playing() -> None:
+    twist = writer("twist", (False, False, False, True), scale=0.2)
+    play = twist.write(command(PLAY, 1.0, -0.5, 0.0, 1.0), STAMP)
+    assert (play.twist.linear.x, play.twist.linear.y, play.twist.angular.x) == (0.2, -0.1, 0.0)
+    assert (play.header.frame_id, play.header.stamp.sec) == ("base", 7)
+    for kind in (HOLD, DECELERATE, STOP):
+        linear = twist.write(command(kind, 1.0, 1.0, 1.0, 1.0), STAMP).twist.linear
+        assert (linear.x, linear.y, linear.z) == (0.0, 0.0, 0.0)
+    assert twist.rest(command(HOLD, 0.0, 0.0, 0.0, 1.0)).data.tolist() == [0.2]
+
+
+@pytest.mark.parametrize("absolute", [(True, True), (False,) * 7])
+def test_twist_needs_one_to_six_changes(absolute: tuple[bool, ...]) -> None:
+    with pytest.raises(ValueError, match="twist takes 1 to 6"):
+        TwistWriter(CommandOptions(layout(absolute), (1.0,) * len(absolute), layout(absolute).names, "", 0.05))
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_changes_add_up_from_the_measured_pose(kind: str) -> None:
+    joints = writer(kind, (False, True), scale=0.1)
+    joints.measure({"joint_1": 9.0, "other": 0.0, "joint_0": 1.0})
+    assert positions(joints.write(command(PLAY, 1.0, 0.5), STAMP)) == pytest.approx([1.1, 0.05])
+    joints.measure({"joint_0": 1.02, "joint_1": 0.0})
+    assert positions(joints.write(command(PLAY, 1.0, 0.6), STAMP)) == pytest.approx([1.2, 0.06])
+    assert positions(joints.write(command(HOLD, 0.0, 0.6), STAMP)) == pytest.approx([1.2, 0.06])
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_a_deceleration_ends_at_the_measured_pose(kind: str) -> None:
+    joints = writer(kind, (True,))
+    joints.measure({"joint_0": 0.4})
+    joints.write(command(PLAY, 1.0), STAMP)
+    sent = [positions(joints.write(command(DECELERATE, 1.0, progress=p), STAMP))[0] for p in (0.0, 0.5, 1.0)]
+    assert sent == pytest.approx([1.0, 0.7, 0.4])
+    joints.measure({"joint_0": 0.3})
+    assert positions(joints.write(command(STOP, 1.0), STAMP)) == [0.3]
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_motion_goes_on_from_where_a_deceleration_was_left(kind: str) -> None:
+    joints = writer(kind, (False,))
+    joints.measure({"joint_0": 0.0})
+    joints.write(command(PLAY, 1.0), STAMP)
+    joints.write(command(DECELERATE, 0.0, progress=0.5), STAMP)
+    assert positions(joints.write(command(PLAY, 0.25), STAMP)) == [0.75]
+    joints.write(command(STOP, 0.0), STAMP)
+    joints.measure({"joint_0": 3.0})
+    assert positions(joints.write(command(PLAY, 0.25), STAMP)) == [3.25]
+
+
+def test_changes_without_a_measured_pose_are_refused() -> None:
+    joints = writer("joints", (False,))
+    joints.measure({"elbow": 0.0})
+    with pytest.raises(ValueError, match=r"joint joint_0 is not in joint_states \(they have elbow\): set joint_names"):
+        joints.write(command(PLAY, 1.0), STAMP)
+
+
+def test_a_trajectory_ends_by_itself() -> None:
+    trajectory = writer("trajectory", (True,))
+    assert isinstance(trajectory, TrajectoryWriter)
+    message = trajectory.write(command(PLAY, 0.5), STAMP)
+    assert len(message.points) == 1
+    assert message.points[0].time_from_start.nanosec == 50_000_000
+    assert (message.header.stamp.sec, message.joint_names) == (0, ["joint_0"])
+
+
+def test_lengths_must_fit() -> None:
+    with pytest.raises(ValueError, match="scale has 1 values, expected one for each of joint_0, joint_1"):
+        CommandOptions(layout((True, True)), (1.0,), ("a", "b"), "", 0.05)

@@ -1,0 +1,150 @@
+"""Every value of the state machines survives the way over the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from streaming_vla_interfaces import msg, srv
+
+from kv_cache.cache import CacheStats
+from streaming_vla.inference import ContextReport, FlowResult
+from streaming_vla.nodes import messages
+from streaming_vla.runtime.events import (
+    Action,
+    Episode,
+    ExecutionState,
+    FlowReply,
+    FlowRequest,
+    Mode,
+    ObserveRequest,
+    Reason,
+)
+
+STAMP = Time(sec=3, nanosec=5)
+uint32 = st.integers(0, 2**32 - 1)
+uint16 = st.integers(0, 2**16 - 1)
+int32 = st.integers(-1, 2**31 - 1)
+float32 = st.floats(width=32, allow_nan=False)
+seconds = st.floats(0, 1e6, allow_nan=False)
+vectors = st.lists(float32, min_size=0, max_size=8).map(np.array)
+
+
+def over_the_wire(message: Any) -> Any:
+    """Serialise and read back, as the middleware does."""
+    return deserialize_message(serialize_message(message), type(message))
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare two values field by field, arrays and NaN included."""
+    for field in dataclasses.fields(left):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        equal = np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray | float) else a == b
+        if not equal:
+            return False
+    return True
+
+
+@given(st.builds(Episode, uint32, st.booleans(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
+def test_episode(episode: Episode) -> None:
+    assert messages.episode_from(over_the_wire(messages.episode_to(episode, "/", STAMP))) == episode
+
+
+@given(st.builds(ObserveRequest, uint32, uint32, st.sampled_from(Reason), st.one_of(float32, st.just(math.nan))))
+def test_request(request: ObserveRequest) -> None:
+    assert same(messages.request_from(over_the_wire(messages.request_to(request, "/", STAMP))), request)
+
+
+@given(st.builds(Action, uint32, uint32, uint16, float32, vectors, st.booleans()))
+def test_action(action: Action) -> None:
+    assert same(messages.action_from(over_the_wire(messages.action_to(action, "/", STAMP))), action)
+
+
+def test_a_nan_action_arrives_as_nan() -> None:
+    action = Action(1, 0, 0, 0.0, np.array([math.nan, math.inf, 0.0, 0.0]), True)
+    assert same(messages.action_from(over_the_wire(messages.action_to(action, "/", STAMP))), action)
+
+
+@given(
+    st.builds(
+        ExecutionState,
+        uint32,
+        st.sampled_from(Mode),
+        st.integers(-1, 2**32),
+        int32,
+        uint32,
+        uint32,
+        vectors,
+        st.booleans(),
+        st.booleans(),
+        seconds,
+        seconds,
+        uint32,
+        uint32,
+    )
+)
+def test_execution_state(state: ExecutionState) -> None:
+    assert same(messages.execution_state_from(over_the_wire(messages.execution_state_to(state, "/", STAMP))), state)
+
+
+@given(st.builds(FlowRequest, uint32, uint32, uint16, vectors))
+def test_flow_request(request: FlowRequest) -> None:
+    assert same(messages.flow_request_from(over_the_wire(messages.flow_request_to(request, "/"))), request)
+
+
+@given(vectors, st.booleans(), st.text(st.characters(codec="ascii", exclude_characters="\0")))
+def test_flow_reply(values: Any, accepted: bool, reason: str) -> None:
+    request = FlowRequest(1, 2, 3, np.zeros(4))
+    result = FlowResult(accepted, "code", reason, values, 0.5, 0.25)
+    response = over_the_wire(messages.flow_result_to(result, srv.FlowStep.Response()))
+    assert same(messages.flow_reply_from(request, response), FlowReply(1, 2, 3, accepted, values, reason))
+    assert (response.compute_s, response.queued_s) == (0.5, 0.25)
+
+
+def test_context_and_cache_statistics() -> None:
+    stats = CacheStats("window", 10, 20, 30, 40, 50, 1, 2, 3, (0.5, 0.25))
+    report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats)
+    context = over_the_wire(messages.context_to(report, STAMP))
+    assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125)
+    assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
+    wire = over_the_wire(messages.cache_stats_to(report, STAMP))
+    for field in dataclasses.fields(stats):
+        value = getattr(wire, field.name)
+        assert (tuple(value) if field.name == "scores" else value) == getattr(stats, field.name)
+
+
+def test_observation() -> None:
+    request = ObserveRequest(4, 5, Reason.EARLY)
+    pictures = {"front": b"\xff\xd8front", "wrist": b"\xff\xd8wrist"}
+    message = over_the_wire(messages.observation_to(request, "/arm", STAMP, pictures, np.array([0.5, 0.25])))
+    observation = messages.observation_from(message, ("front", "wrist"))
+    assert (observation.session, observation.episode, observation.sequence) == ("/arm", 4, 5)
+    assert observation.images == tuple(pictures.values())
+    assert observation.state.tolist() == [0.5, 0.25]
+    assert message.reason == Reason.EARLY and message.images[1].header.frame_id == "wrist"
+    with pytest.raises(ValueError, match="cameras are front, wrist, the policy needs wrist, front"):
+        messages.observation_from(message, ("wrist", "front"))
+
+
+def test_unknown_codes_are_refused() -> None:
+    with pytest.raises(ValueError, match="77 is not a valid Mode"):
+        messages.execution_state_from(msg.ExecutionState(mode=77))
+    with pytest.raises(ValueError, match="0 is not a valid Reason"):
+        messages.request_from(msg.ObserveRequest())
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_reasons_are_those_of_the_wire(reason: Reason) -> None:
+    assert getattr(msg.ObserveRequest, f"REASON_{reason.name}") == reason
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_modes_are_those_of_the_wire(mode: Mode) -> None:
+    assert getattr(msg.ExecutionState, f"MODE_{mode.name}") == mode

@@ -1,0 +1,113 @@
+"""The observer process: good pictures become one observation, bad ones are refused and counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float64MultiArray
+from streaming_vla_interfaces.msg import Episode, Observation, ObserveRequest
+
+from streaming_vla.nodes.base import LATCHED
+from streaming_vla.nodes.pictures import picture_message
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope="module")
+def robot(suite: Any, probe: Any) -> Any:
+    suite.start("observer", cameras=["front"], camera_topics=["front/image"], image_size=48, frame_timeout_s=0.5)
+    probe.wait_for_nodes("observer")
+    return Robot(probe)
+
+
+class Robot:
+    """What stands around the observer."""
+
+    def __init__(self, probe: Any) -> None:
+        self.probe = probe
+        self.observations = probe.record(Observation, "observation", 10)
+        self.episodes = probe.publisher(Episode, "episode", LATCHED)
+        self.requests = probe.publisher(ObserveRequest, "observe_request")
+        self.pictures = probe.publisher(Image, "front/image")
+        self.states = probe.publisher(Float64MultiArray, "robot_state")
+
+    def begin(self, number: int, wait: bool = True) -> None:
+        self.episodes.publish(Episode(session="/", number=number, active=True, instruction="open the drawer"))
+        if wait:
+            self.probe.spin(0.2)
+
+    def ask(self, episode: int, sequence: int) -> None:
+        self.requests.publish(ObserveRequest(session="/", episode=episode, sequence=sequence, reason=1))
+
+    def show(self, image: Image | None = None) -> None:
+        self.states.publish(Float64MultiArray(data=[0.0, 0.5, 0.25, 1.0]))
+        self.pictures.publish(image or picture_message(np.full((60, 80, 3), 128, np.uint8), "front"))
+
+    def show_until_observed(self) -> Observation:
+        count = len(self.observations)
+        for _ in range(50):
+            self.show()
+            self.probe.spin(0.05)
+            if len(self.observations) > count:
+                return self.observations[-1][1]
+        raise AssertionError("no observation came")
+
+
+def test_one_request_one_observation(robot: Robot) -> None:
+    robot.begin(1)
+    robot.ask(1, 0)
+    observation = robot.show_until_observed()
+    assert (observation.episode, observation.sequence, observation.reason) == (1, 0, 1)
+    assert (observation.instruction, observation.session) == ("open the drawer", "/")
+    assert list(observation.cameras) == ["front"] and observation.images[0].format == "jpeg"
+    assert list(observation.state) == [0.0, 0.5, 0.25, 1.0]
+    robot.show()
+    robot.probe.spin(0.3)
+    assert len(robot.observations) == 1
+
+
+def test_a_request_may_overtake_the_message_of_its_episode(robot: Robot) -> None:
+    robot.ask(3, 0)
+    robot.probe.spin(0.2)
+    robot.begin(3, wait=False)
+    assert robot.show_until_observed().episode == 3
+
+
+@pytest.mark.parametrize("changes", [{"encoding": "16UC1"}, {"step": 7}, {"height": 61}, {"width": 0}], ids=str)
+def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes: dict[str, Any]) -> None:
+    number = 10 + int(time.monotonic() * 1000) % 10**6
+    robot.begin(number)
+    count, refused = len(robot.observations), int(robot.probe.figure("observer", "malformed_image"))
+    robot.ask(number, 0)
+    bad = picture_message(np.zeros((60, 80, 3), np.uint8), "front")
+    for name, value in changes.items():
+        setattr(bad, name, value)
+    for _ in range(5):
+        robot.show(bad)
+        robot.probe.spin(0.05)
+    robot.probe.wait(lambda: int(robot.probe.figure("observer", "malformed_image")) > refused, "nothing is counted")
+    assert len(robot.observations) == count
+    assert "message on 'front/image' dropped" in suite.log("observer")
+
+
+def test_other_episodes_and_sessions_are_dropped(robot: Robot) -> None:
+    robot.begin(2_000_000)
+    count = len(robot.observations)
+    robot.ask(5, 0)
+    robot.requests.publish(ObserveRequest(session="/other", episode=2_000_000, sequence=0, reason=1))
+    for _ in range(5):
+        robot.show()
+        robot.probe.spin(0.05)
+    robot.probe.wait(lambda: robot.probe.figure("observer", "other_session") == "1", "other_session is not counted")
+    robot.probe.wait(lambda: robot.probe.figure("observer", "request_other_episode") == "1", "episode is not counted")
+    assert len(robot.observations) == count
+
+
+def test_a_silent_camera_is_named(robot: Robot) -> None:
+    robot.probe.node.create_publisher(Image, "wrist/image", 1)
+    robot.probe.wait(lambda: "camera 'front' sends nothing" in robot.probe.problem("observer"), "no warning")
+    robot.probe.wait(lambda: "/wrist/image" in robot.probe.problem("observer"), "no topics are named")

@@ -1,0 +1,72 @@
+"""Parameters of a running node over the parameter services, as `ros2 param` uses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.parameter import Parameter
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope="module")
+def executor(suite: Any, probe: Any) -> Any:
+    suite.start("executor")
+    probe.wait_for_nodes("executor")
+    return probe
+
+
+def put(probe: Any, name: str, value: Any) -> Any:
+    parameters = [Parameter(name, value=value).to_parameter_msg()]
+    return probe.call(SetParameters, "/executor/set_parameters", parameters=parameters).results[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hold_s", 3.5), ("start_actions", 2), ("jump_limit", [1.0, 1.0, 1.0, 2.0])]
+)
+def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None:
+    assert put(executor, name, value).successful
+    got = executor.call(GetParameters, "/executor/get_parameters", names=[name]).values[0]
+    assert Parameter.from_parameter_msg(_named(name, got)).value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("hold_s", -1.0, "out of range"),
+        ("jump_limit", [float("nan")] * 4, "expected a list, each a number from 0"),
+        ("hold_s", "long", "Wrong parameter type"),
+        ("start_actions", 65, "out of range"),
+        ("velocity_limit", [-1.0, 1.0, 1.0, 1.0], "expected a list, each a number from 0 to 1e+06"),
+        ("velocity_limit", [1.0], "velocity_limit has 1 entries, expected 4"),
+        ("command_type", "twist", "read-only"),
+        ("hold", 1.0, "there is no parameter 'hold' (did you mean 'hold_s'?)"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_with_a_reason(executor: Any, name: str, value: Any, reason: str) -> None:
+    result = put(executor, name, value)
+    assert not result.successful
+    assert reason in result.reason
+
+
+def test_a_refused_value_changes_nothing(executor: Any) -> None:
+    put(executor, "hold_s", 4.0)
+    put(executor, "hold_s", 1e9)
+    assert executor.call(GetParameters, "/executor/get_parameters", names=["hold_s"]).values[0].double_value == 4.0
+
+
+def test_parameters_describe_themselves(executor: Any) -> None:
+    hold, kind = executor.call(
+        DescribeParameters, "/executor/describe_parameters", names=["hold_s", "command_type"]
+    ).descriptors
+    assert hold.description.endswith("[s]") and not hold.read_only
+    assert (hold.floating_point_range[0].from_value, hold.floating_point_range[0].to_value) == (0.0, 600.0)
+    assert kind.read_only and "one of array, twist, trajectory, joints" in kind.additional_constraints
+
+
+def _named(name: str, value: Any) -> Any:
+    message = Parameter(name, value=0).to_parameter_msg()
+    message.value = value
+    return message

@@ -1,0 +1,89 @@
+"""The simulated robot's process: waits for nobody, holds without commands, refuses what it cannot do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Float64MultiArray, String
+from streaming_vla_interfaces.srv import ResetRobot
+
+from streaming_vla.nodes.base import BEST_EFFORT, LATCHED
+
+pytestmark = pytest.mark.ros
+PERIOD_S = 0.05
+
+
+@pytest.fixture(scope="module")
+def robot(suite: Any, probe: Any) -> Any:
+    suite.start("sim_robot", image_size=32)
+    probe.wait_for_nodes("sim_robot")
+    return probe
+
+
+def hand(poses: list[tuple[float, Any]]) -> np.ndarray:
+    position = poses[-1][1].pose.position
+    return np.array([position.x, position.y, position.z])
+
+
+def test_it_runs_without_being_asked(robot: Any) -> None:
+    states = robot.record(Float64MultiArray, "robot_state", BEST_EFFORT)
+    joints = robot.record(JointState, "joint_states", BEST_EFFORT)
+    pictures = [robot.record(Image, f"camera/{name}/image", BEST_EFFORT) for name in ("corner2", "gripperPOV")]
+    robot.wait(lambda: len(states) > 40, "no robot state")
+    intervals = np.diff([heard for heard, _ in states])
+    assert np.median(intervals) == pytest.approx(PERIOD_S, rel=0.1)
+    assert len(states[0][1].data) == 4 and len(joints[0][1].name) == len(joints[0][1].position) == 9
+    for heard in pictures:
+        assert len(heard) > 15
+        message = heard[-1][1]
+        assert (message.width, message.height, message.encoding, message.step) == (32, 32, "rgb8", 96)
+        assert np.asarray(message.data).std() > 5  # a scene, not one colour
+
+
+def test_a_command_moves_the_hand_once_and_then_it_holds(robot: Any) -> None:
+    poses = robot.record(PoseStamped, "hand_pose")
+    commands = robot.publisher(Float64MultiArray, "command")
+    robot.wait(lambda: poses, "no pose")
+    robot.spin(0.5)
+    begin = hand(poses)
+    for _ in range(10):
+        commands.publish(Float64MultiArray(data=[0.0, 0.0, 1.0, -1.0]))
+        robot.spin(PERIOD_S)
+    robot.spin(0.5)
+    moved = hand(poses)
+    assert moved[2] - begin[2] > 0.02
+    robot.spin(0.5)
+    assert np.abs(hand(poses) - moved).max() < 0.005
+
+
+@pytest.mark.parametrize(
+    "data", [[], [0.0] * 3, [0.0] * 5, [float("nan"), 0.0, 0.0, 0.0], [0.0, float("inf"), 0.0, 0.0]]
+)
+def test_wrong_commands_are_refused_and_counted(robot: Any, suite: Any, data: list[float]) -> None:
+    poses = robot.record(PoseStamped, "hand_pose")
+    commands = robot.publisher(Float64MultiArray, "command")
+    before = int(robot.figure("sim_robot", "malformed_command"))
+    robot.wait(lambda: poses, "no pose")
+    begin = hand(poses)
+    commands.publish(Float64MultiArray(data=data))
+    robot.wait(lambda: int(robot.figure("sim_robot", "malformed_command")) == before + 1, "nothing is counted")
+    assert np.abs(hand(poses) - begin).max() < 0.005
+    assert "message on 'command' dropped: it" in suite.log("sim_robot")
+
+
+def test_reset_tells_the_task_and_forgets_success(robot: Any) -> None:
+    instructions, successes = robot.record(String, "instruction", LATCHED), robot.record(Bool, "success", LATCHED)
+    answer = robot.call(ResetRobot, "reset_robot", task="reach", seed=10_001)
+    assert answer.accepted and answer.instruction == "move the hand to the red marker"
+    robot.wait(lambda: instructions and instructions[-1][1].data == answer.instruction, "no instruction")
+    robot.wait(lambda: successes and not successes[-1][1].data, "no success topic")
+
+
+def test_an_unknown_task_is_refused_with_the_list(robot: Any) -> None:
+    answer = robot.call(ResetRobot, "reset_robot", task="fly", seed=0)
+    assert not answer.accepted
+    assert answer.reason.startswith("unknown task 'fly': choose one of reach, push")

@@ -1,0 +1,53 @@
+"""A node that cannot start says why in one sentence and ends with exit code 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize(
+    ("node", "text", "sentence"),
+    [
+        ("observer", "{observer: {ros__parameters: {image_siz: 96}}}", "no parameter 'image_siz' (did you mean"),
+        ("executor", "{executor: {ros__parameters: {hold_s: long}}}", "'hold_s' is 'long', expected a number from 0"),
+        ("executor", "{executor: {ros__parameters: {hold_s: -1}}}", "'hold_s' is -1, expected a number from 0 to 600"),
+        (
+            "executor",
+            "{executor: {ros__parameters: {scale: [1.0]}}}",
+            "scale has 1 values, expected one for each of dx",
+        ),
+        ("executor", "{executor: {ros__parameters: {velocity_limit: [1.0]}}}", "velocity_limit has 1 entries"),
+        ("observer", "{observer: {ros__parameters: {cameras: [a]}}}", "camera_topics has 2 topics, expected one for"),
+        ("generator", "{generator: {ros__parameters: {action_low: [2.0, 0.0, 0.0, 0.0]}}}", "must be below high 1.0"),
+        ("inference", "{inference: {ros__parameters: {model: gpt}}}", "model 'gpt' is unknown: choose one of"),
+        (
+            "inference",
+            "{inference: {ros__parameters: {model: /none.safetensors}}}",
+            "'/none.safetensors' does not exist",
+        ),
+        ("sim_robot", "{sim_robot: {ros__parameters: {task: fly}}}", "unknown task 'fly': choose one of reach"),
+        ("observer", "{observer: [", "robot.yaml: this is not valid YAML"),
+    ],
+)
+def test_bad_parameters(suite: Any, tmp_path: Path, node: str, text: str, sentence: str) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text(text, encoding="utf-8")
+    code, said = suite.run(node, "--params-file", str(file), "-p", "autostart:=true")
+    assert code == 1
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_parameter_file(suite: Any) -> None:
+    code, said = suite.run("saliency_monitor", "--params-file", "/none.yaml")
+    assert (code, said) == (1, "/none.yaml: the parameter file cannot be read: No such file or directory\n")
+
+
+def test_whole_numbers_are_taken_for_seconds(suite: Any, probe: Any, tmp_path: Path) -> None:
+    suite.start("executor", hold_s=3)
+    probe.wait_for_nodes("executor")
