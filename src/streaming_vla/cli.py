@@ -1,0 +1,111 @@
+"""The command `streaming-vla`: up, demo, doctor and train."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streaming_vla import graph
+from streaming_vla.training.cli import app as train_app
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run a vision-language-action policy on a robot as a stream.",
+)
+app.add_typer(train_app, name="train")
+
+PARAMS_FILE_HELP = "ROS parameter file; without it every parameter has its default (config/streaming_vla.yaml)"
+
+
+class LogLevel(str, Enum):
+    """Least severe message that the nodes print."""
+
+    debug = "debug"
+    info = "info"
+    warn = "warn"
+    error = "error"
+
+
+@app.command()
+def up(
+    params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
+    namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
+    sim: Annotated[bool, typer.Option("--sim", help="with the simulated robot; an episode begins by itself")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="of the nodes")] = LogLevel.info,
+) -> None:
+    """Start every node, keep them running, and stop them in reverse order on Ctrl-C or SIGTERM."""
+    from streaming_vla.starter import Suite, SuiteError, say_on_stderr
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = graph.SIMULATED_SETTINGS if sim else {}
+    try:
+        nodes = graph.nodes(simulated=sim)
+        with Suite(nodes, namespace, params_file, settings, log_level.value) as suite:
+            say_on_stderr(f"All {len(nodes)} nodes are active. Ctrl-C stops them.")
+            while not suite.wait_failure(timeout_s=3600.0):
+                pass
+        _end(suite.failure)
+    except SuiteError as error:
+        _end(str(error))
+    except KeyboardInterrupt:
+        say_on_stderr("Stopped.")
+
+
+@app.command()
+def demo(
+    task: Annotated[list[str] | None, typer.Option(help="Meta-World task; give it again for more tasks")] = None,
+    episodes: Annotated[int | None, typer.Option(help="episodes of each task and mode")] = None,
+    seed: Annotated[int | None, typer.Option(help="places the objects of the first episode")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="seconds that an episode may take")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+) -> None:
+    """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
+    from streaming_vla.nodes.demo import DemoOptions, run
+
+    given = {
+        "tasks": tuple(task) if task else None,
+        "episodes": episodes,
+        "seed": seed,
+        "time_limit_s": time_limit,
+        "out": out,
+    }
+    try:
+        options = DemoOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValueError as error:
+        _end(str(error))
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def doctor(
+    params_file: Annotated[
+        Path | None,
+        typer.Option("--params-file", "--params", help="also check this ROS parameter file and the robot's topics"),
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
+) -> None:
+    """Check the installation: one line per check, with the fix; exit code 1 when something fails."""
+    from streaming_vla.doctor import examine
+
+    raise typer.Exit(examine(params_file, namespace))
+
+
+def _end(sentence: str) -> None:
+    print(f"streaming-vla: {sentence}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app(prog_name="streaming-vla")
+
+
+if __name__ == "__main__":
+    main()

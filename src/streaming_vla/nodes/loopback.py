@@ -1,0 +1,60 @@
+"""A message to another process and back: shows that DDS works on this machine. `python -m` runs the other process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+PING, PONG = "_streaming_vla_ping", "_streaming_vla_pong"
+PERIOD_S = 0.1
+
+
+def round_trip_s(timeout_s: float) -> float | None:
+    """Return the seconds of the fastest of three round trips, or None when none came back in time."""
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor(context=context)
+    node = Node(f"_loopback_{os.getpid()}", context=context)
+    executor.add_node(node)
+    trips_s: list[float] = []
+    token = f"{os.getpid()} {time.monotonic_ns()}"
+
+    def on_pong(message: String) -> None:
+        sent_token, _, sent_s = message.data.rpartition(" ")
+        if sent_token == token:
+            trips_s.append(time.monotonic() - float(sent_s))
+
+    node.create_subscription(String, PONG, on_pong, 10)
+    pings = node.create_publisher(String, PING, 10)
+    node.create_timer(PERIOD_S, lambda: pings.publish(String(data=f"{token} {time.monotonic():.9f}")))
+    with subprocess.Popen([sys.executable, "-m", __name__]) as other:
+        deadline = time.monotonic() + timeout_s
+        while len(trips_s) < 3 and time.monotonic() < deadline and other.poll() is None:
+            executor.spin_once(timeout_sec=PERIOD_S)
+        other.terminate()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+    return min(trips_s, default=None)
+
+
+def _echo() -> None:
+    rclpy.init()
+    node = Node(f"_loopback_echo_{os.getpid()}")
+    pongs = node.create_publisher(String, PONG, 10)
+    node.create_subscription(String, PING, pongs.publish, 10)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+
+
+if __name__ == "__main__":
+    _echo()
