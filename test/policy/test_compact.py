@@ -85,7 +85,9 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
 
 
 def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:
-    def action(first: PolicyObservation | None, second: PolicyObservation, shift: float = 0.0, index: int = 3) -> np.ndarray:
+    def action(
+        first: PolicyObservation | None, second: PolicyObservation, shift: float = 0.0, index: int = 3
+    ) -> np.ndarray:
         cache = new_cache()
         if first is not None:
             prefill(policy, cache, first)

@@ -102,7 +102,9 @@ def folder(tmp_path: Path) -> Path:
             "offset": np.array(offsets),
             "success": np.array([seed != 2]),
         }
-        save_file(arrays, shard_path(tmp_path, "window-open", seed), metadata={"task": "window-open", "seed": str(seed)})
+        save_file(
+            arrays, shard_path(tmp_path, "window-open", seed), metadata={"task": "window-open", "seed": str(seed)}
+        )
     return tmp_path
 
 

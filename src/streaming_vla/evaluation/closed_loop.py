@@ -90,8 +90,9 @@ class _Runner:
 def _as_seen(picture: np.ndarray, size: int) -> np.ndarray:
     """Send a picture through the camera's way to the policy: area average and JPEG."""
     data = np.frombuffer(encode_frame(picture, size), dtype=np.uint8)
-    decoded: np.ndarray = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
-    return np.ascontiguousarray(decoded)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "a picture that was just encoded can be decoded"
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def evaluate(

@@ -37,5 +37,7 @@ def find_model(name: str) -> Path:
         for file in sorted(folder.glob(f"*{SUFFIX}")):
             shipped.setdefault(file.stem, file)
     if name not in shipped:
-        raise CheckpointError(f"model '{name}' is unknown: choose one of {', '.join(shipped) or 'none'}, or give a path")
+        raise CheckpointError(
+            f"model '{name}' is unknown: choose one of {', '.join(shipped) or 'none'}, or give a path"
+        )
     return shipped[name]

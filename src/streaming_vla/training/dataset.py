@@ -112,7 +112,9 @@ class Demonstrations:
         places = places.clip(min=0)
         window = (places[:, None] + np.arange(config.trained_horizon)).clip(max=steps - 1)
         previous = np.where(
-            (places > 0)[:, None], episode.action[(places - 1).clip(min=0)], np.float32(config.action_initial)
+            (places > 0)[:, None],
+            episode.action[(places - 1).clip(min=0)],
+            np.array(config.action_initial, dtype=np.float32),
         )
         instructions = TASKS[task].instructions
         words = self._tokenize(instructions[random.integers(len(instructions))])

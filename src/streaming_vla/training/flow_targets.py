@@ -63,7 +63,9 @@ def draw_targets(
     sums = actions.cumsum(dim=1) - actions
     here = actions.gather(1, pick)
     before = torch.cat((previous.unsqueeze(1), actions), dim=1).gather(1, pick)
-    noise = options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
+    noise = (
+        options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
+    )
     position = torch.where(absolute, before, sums.gather(1, pick) + part.unsqueeze(-1) * here) + noise
     target = torch.where(absolute, here, here - options.k / horizon * noise)
     return FlowTargets(position, time, target, (step < clean.unsqueeze(1)).float())

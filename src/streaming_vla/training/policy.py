@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
@@ -181,7 +181,9 @@ class Trainer:
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, parameter in enumerate(self.parameters):
             state = self.optimizer.state[parameter]
-            tensors |= {f"moment.{index}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+            tensors |= {
+                f"moment.{index}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state
+            }
         partial = self.folder / "checkpoint.partial"
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(self.step)})
         os.replace(partial, self.folder / "checkpoint.safetensors")
@@ -206,7 +208,7 @@ def train(config: CompactConfig, demonstrations: Path, options: TrainingOptions,
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "training.json").write_text(json.dumps(asdict(options), indent=1))
     store = str(folder.absolute() / f"rendezvous-{os.getpid()}")
-    multiprocessing.spawn(_work, (config, demonstrations, options, folder, store), options.processes)
+    spawn(_work, (config, demonstrations, options, folder, store), options.processes)
 
 
 def _work(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from kv_cache.spec import CacheSpec
 from streaming_vla.policy.layout import ActionLayout
@@ -82,9 +83,7 @@ class CompactConfig:
     @property
     def cache(self) -> CacheSpec:
         """Shape of the key-value cache."""
-        return CacheSpec(
-            layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, rope_base=self.rope_base
-        )
+        return CacheSpec(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, rope_base=self.rope_base)
 
     def to_json(self) -> str:
         """Return the configuration as JSON, for a checkpoint's metadata."""
@@ -102,4 +101,5 @@ class CompactConfig:
         if not isinstance(fields, dict) or set(fields) != known:
             different = sorted(set(fields) ^ known) if isinstance(fields, dict) else "not an object"
             raise ValueError(f"the architecture's fields differ: {different}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        typed: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**typed)

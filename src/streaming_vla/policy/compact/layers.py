@@ -56,11 +56,11 @@ class Layer(Projection):
 
     def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """Add what attention brought, [B, T, width], and the MLP."""
-        tokens = tokens + self.mix(attended)
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        mixed: Tensor = tokens + self.mix(attended)
+        out: Tensor = mixed + self.mlp(self.mlp_norm(mixed))
+        return out
 
 
 def rotated(heads: Tensor, positions: Tensor, base: float) -> Tensor:
     """Rotate heads [B, H, T, d] to `positions` [T] (RoPE, arXiv 2104.09864)."""
     return rotate(heads, positions, base).to(heads.dtype)
-

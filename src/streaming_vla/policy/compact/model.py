@@ -7,6 +7,8 @@ that carries the state of the action flow and reads the keys and values of every
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +21,34 @@ WAVELENGTHS = (64.0, 16.0, 4.0)  # of the sine features of the flow's state, in 
 TIME_FREQUENCIES = 6
 
 
+Member = TypeVar("Member", bound=nn.Module)
+
+
+class Stack(nn.ModuleList, Generic[Member]):
+    """A ModuleList that knows the type of its members."""
+
+    def __init__(self, members: list[Member]) -> None:
+        super().__init__(members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return cast(Iterator[Member], super().__iter__())
+
+
 class CompactModel(nn.Module):
     """The network. Training runs whole sequences (`encode`, `trunk`, `expert`); inference runs it in slices."""
+
+    state_mean: Tensor
+    state_scale: Tensor
+    absolute: Tensor
+    wavelengths: Tensor
+    frequencies: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width
-        self.cameras = nn.ModuleList(
-            CameraEncoder(config.channels, config.keypoints, config.patch_grid, width) for _ in config.cameras
+        self.cameras = Stack(
+            [CameraEncoder(config.channels, config.keypoints, config.patch_grid, width) for _ in config.cameras]
         )
         self.word = nn.Embedding(len(config.words), width)
         self.word_place = nn.Parameter(torch.randn(config.maximum_words, width) * 0.02)
@@ -35,8 +56,8 @@ class CompactModel(nn.Module):
         self.word_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.state = nn.Sequential(nn.Linear(config.state_size, width), nn.SiLU(), nn.Linear(width, width))
         # nobody reads the tokens behind the last layer, only its keys and values
-        self.trunk_layers = nn.ModuleList([*(Layer(config) for _ in range(config.layers - 1)), Projection(config)])
-        self.expert_layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.trunk_layers = Stack([*(Layer(config) for _ in range(config.layers - 1)), Projection(config)])
+        self.expert_layers = Stack([Layer(config) for _ in range(config.layers)])
         self.register_buffer("state_mean", torch.zeros(config.state_size))
         self.register_buffer("state_scale", torch.ones(config.state_size))
         absolute = torch.tensor(config.action_absolute)
@@ -56,8 +77,9 @@ class CompactModel(nn.Module):
         # an empty instruction has no word to look at: it attends to the padding
         hidden = (words < 0) & (words >= 0).any(dim=1, keepdim=True)
         weights = scores.masked_fill(hidden.unsqueeze(1), -1e4).softmax(dim=-1)
-        pooled = weights @ embedded
-        return pooled + self.word_mlp(pooled) + self.word_query
+        pooled: Tensor = weights @ embedded
+        out: Tensor = pooled + self.word_mlp(pooled) + self.word_query
+        return out
 
     def own_state(self, state: Tensor) -> Tensor:
         """Return the token of the robot's state, [B, state_size] in its units -> [B, 1, width]."""
@@ -131,4 +153,5 @@ class CompactModel(nn.Module):
                 queries, torch.cat((cached_keys, keys), dim=2), torch.cat((cached_values, values), dim=2), mask
             )
             tokens = layer.finish(tokens, attended)
-        return self.head(tokens)
+        answer: Tensor = self.head(tokens)
+        return answer

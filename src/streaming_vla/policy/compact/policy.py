@@ -69,9 +69,7 @@ class CompactPolicy:
             raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
         state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
         time = torch.full((1, 1), index / config.trained_horizon)
-        cache = [
-            (keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)
-        ]
+        cache = [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)]
         action = self._model.expert(state, time, cache, torch.tensor([view.next_position]), mask=None)
         return self._layout.clip(action[0, 0].double().numpy())
 
