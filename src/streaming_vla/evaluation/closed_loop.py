@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,20 +101,17 @@ def evaluate(
 ) -> Iterator[EpisodeResult]:
     """Run episodes (task, seed, instruction) in parallel processes; yields results as they come."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _prepare, (checkpoint, options)) as pool:
-        yield from pool.imap_unordered(_run, jobs, chunksize=4)
+    run = functools.partial(_run, checkpoint=checkpoint, options=options)
+    with context.Pool(processes) as pool:
+        yield from pool.imap_unordered(run, jobs, chunksize=4)
 
 
-_runner: _Runner | None = None
-
-
-def _prepare(checkpoint: Path, options: ClosedLoopOptions) -> None:
-    global _runner
+@functools.cache
+def _runner_of_process(checkpoint: Path, options: ClosedLoopOptions) -> _Runner:
     torch.set_num_threads(1)
     policy = load_policy(checkpoint)
-    _runner = _Runner(policy, MetaWorldRobot(image_size=2 * policy.spec.image_size), options)
+    return _Runner(policy, MetaWorldRobot(image_size=2 * policy.spec.image_size), options)
 
 
-def _run(job: tuple[str, int, str]) -> EpisodeResult:
-    assert _runner is not None, "the pool prepares every process"
-    return _runner.run(*job)
+def _run(job: tuple[str, int, str], checkpoint: Path, options: ClosedLoopOptions) -> EpisodeResult:
+    return _runner_of_process(checkpoint, options).run(*job)

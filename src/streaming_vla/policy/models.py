@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
@@ -14,10 +15,9 @@ SUFFIX = ".safetensors"
 def model_folders() -> list[Path]:
     """Return the folders that hold shipped models: the installed package's, then the source tree's."""
     folders = [Path(__file__).resolve().parents[3] / "models"]
-    try:
+    # used from the source tree there is no install, or no environment that names it
+    with contextlib.suppress(PackageNotFoundError, OSError):
         folders.insert(0, Path(get_package_share_directory("streaming_vla")) / "models")
-    except (PackageNotFoundError, OSError):
-        pass  # used from the source tree, without an install or its environment
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -7,6 +7,7 @@ pushes the arm off the expert's path, so that the expert's way back is in the da
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -144,17 +145,17 @@ def record(folder: Path, options: DemonstrationOptions, processes: int = 1) -> I
         yield from pool.imap_unordered(_record_shard, missing, chunksize=SEEDS_AT_ONCE)
 
 
-_robot: MetaWorldRobot | None = None
+@functools.cache
+def _robot_of_process(image_size: int) -> MetaWorldRobot:
+    return MetaWorldRobot(image_size)
 
 
 def _record_shard(job: tuple[Path, str, int, DemonstrationOptions]) -> tuple[str, int]:
-    global _robot
     folder, task, seed, options = job
-    if _robot is None:
-        _robot = MetaWorldRobot(image_size=2 * options.image_size)
-    arrays = record_episode(_robot, task, seed, options)
+    robot = _robot_of_process(2 * options.image_size)
+    arrays = record_episode(robot, task, seed, options)
     path = shard_path(folder, task, seed)
     partial = path.with_suffix(f".{os.getpid()}")
-    save_file(arrays, partial, metadata={"task": task, "seed": str(seed), "cameras": ",".join(_robot.cameras)})
+    save_file(arrays, partial, metadata={"task": task, "seed": str(seed), "cameras": ",".join(robot.cameras)})
     partial.rename(path)
     return task, seed

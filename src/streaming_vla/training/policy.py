@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
