@@ -1,0 +1,200 @@
+"""The executor process against a generator that does everything wrong: what must never become a command."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
+
+from streaming_vla.nodes.base import LATCHED
+
+pytestmark = pytest.mark.ros
+PERIOD_S = 0.05
+HELD_EFFORT = 0.75  # the gripper of every good action: a hold keeps it and does not move the hand
+
+
+class Robot:
+    """Monitor, generator and robot in one: publishes episodes, actions and signs of life, hears commands."""
+
+    def __init__(self, probe: Any) -> None:
+        self.probe = probe
+        self.commands = probe.record(Float64MultiArray, "command")
+        self.states = probe.record(ExecutionState, "execution_state")
+        self.episodes = probe.publisher(Episode, "episode", LATCHED)
+        self.actions = probe.publisher(Action, "action", 50)
+        self.joints = probe.publisher(JointState, "joint_states")
+        self.number = 0
+
+    def begin(self) -> None:
+        """Begin a new episode and forget what was heard."""
+        self.number = max(self.number + 1, int(time.monotonic() * 100))
+        self.episodes.publish(Episode(session="/", number=self.number, active=True, instruction="test"))
+        number = self.number
+        self.probe.wait(lambda: self.states and self.states[-1][1].episode == number, "the episode does not begin")
+        self.commands.clear()
+        self.states.clear()
+
+    def send(self, index: int, context: int = 0, episode: int | None = None, **fields: Any) -> None:
+        """Publish an action that is known by its number."""
+        values = fields.pop("values", [0.001 * (index + 1), 0.0, 0.0, HELD_EFFORT])
+        number = self.number if episode is None else episode
+        action = Action(session="/", episode=number, context=context, index=index, values=values, **fields)
+        self.actions.publish(action)
+
+    def live(self, duration_s: float) -> None:
+        """Let time pass; the robot shows that it is alive."""
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            self.joints.publish(JointState(name=["joint"], position=[0.0]))
+            self.probe.spin(PERIOD_S / 2)
+
+    def moves(self) -> list[float]:
+        """What was commanded, holds left out."""
+        return [round(message.data[0], 4) for _, message in self.commands if message.data[0] != 0.0]
+
+    def rejected(self) -> int:
+        return int(self.states[-1][1].rejected)
+
+
+@pytest.fixture(scope="module")
+def robot(suite: Any, probe: Any) -> Iterator[Robot]:
+    suite.start("executor", hold_s=0.4, decelerate_s=0.2, max_action_age_s=2.0, robot_timeout_s=0.3)
+    probe.wait_for_nodes("executor")
+    yield Robot(probe)
+
+
+def test_only_the_next_action_is_ever_commanded(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(1)  # a gap: index 0 has not come
+    robot.send(0)
+    robot.send(0)  # twice
+    robot.send(2)  # out of order
+    robot.send(1)
+    robot.send(0)  # late
+    robot.send(2, values=[math.nan, 0.0, 0.0, 0.0])
+    robot.send(2, values=[0.5, 0.0, 0.0, math.inf])
+    robot.send(2, values=[0.5, 0.0, 0.0])
+    robot.send(2, values=[0.5] * 5)
+    robot.send(2, values=[0.5, 0.0, 0.0, 0.0], episode=robot.number - 1)
+    robot.send(2, values=[0.5, 0.0, 0.0, 0.0], episode=robot.number + 1)
+    robot.send(2)
+    robot.live(0.5)
+    assert robot.moves() == [0.001, 0.002, 0.003]
+    assert robot.rejected() == 10
+
+
+def test_another_session_is_not_heard(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.actions.publish(Action(session="/other", episode=robot.number, values=[0.5, 0.0, 0.0, 0.0]))
+    robot.live(0.2)
+    assert robot.moves() == []
+
+
+def test_values_outside_of_the_limits_are_clamped(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0, values=[7.0, -7.0, 0.0, HELD_EFFORT])
+    robot.live(0.2)
+    assert robot.commands[0][1].data.tolist() == [1.0, -1.0, 0.0, HELD_EFFORT]
+
+
+def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0)
+    robot.live(1.2)
+    modes = [state.mode for _, state in robot.states]
+    assert sorted(set(modes), key=modes.index) == [
+        ExecutionState.MODE_PLAYING,
+        ExecutionState.MODE_HOLD,
+        ExecutionState.MODE_DECELERATE,
+        ExecutionState.MODE_ERROR,
+    ]
+    played, *held = [heard for heard, _ in robot.commands]
+    assert held[0] - played < 2 * PERIOD_S
+    assert np.diff(held).max() < 2 * PERIOD_S
+    assert all(message.data.tolist() == [0.0, 0.0, 0.0, HELD_EFFORT] for _, message in robot.commands[1:])
+    robot.send(1)
+    count = len(robot.commands)
+    robot.live(0.3)
+    assert len(robot.commands) == count, "after an error only a new episode moves the robot"
+
+
+def test_no_motion_before_the_robot_is_heard(robot: Robot) -> None:
+    robot.probe.spin(0.4)  # longer than robot_timeout_s
+    robot.begin()
+    robot.send(0)
+    robot.probe.spin(0.3)
+    assert robot.commands == []
+    robot.live(0.2)
+    assert robot.moves() == [0.001]
+
+
+def test_a_silent_robot_is_not_moved(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    for index in range(20):
+        robot.send(index)
+    robot.probe.spin(0.8)
+    assert 3 <= len(robot.moves()) <= 8  # 0.3 s of silence
+    assert robot.states[-1][1].mode != ExecutionState.MODE_PLAYING
+
+
+def test_the_tick_keeps_time(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    for index in range(50):
+        robot.send(index)
+    robot.live(2.3)
+    stamps = [state.header.stamp for _, state in robot.states if state.mode == ExecutionState.MODE_PLAYING]
+    times = np.array([stamp.sec + 1e-9 * stamp.nanosec for stamp in stamps[:40]])
+    assert len(times) == 40
+    ideal = times[0] + PERIOD_S * np.arange(40)
+    assert np.abs(np.median(times - ideal)) < 0.02, "the rhythm drifts"
+    assert np.median(np.diff(times)) == pytest.approx(PERIOD_S, abs=0.005)
+
+
+def test_deactivation_commands_a_stop(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    for index in range(10):
+        robot.send(index)
+    robot.live(0.2)
+    transition = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    assert robot.probe.call(ChangeState, "/executor/change_state", transition=transition).success
+    robot.live(0.2)
+    assert robot.commands[-1][1].data.tolist() == [0.0, 0.0, 0.0, HELD_EFFORT]
+    count = len(robot.commands)
+    robot.live(0.3)
+    assert len(robot.commands) == count
+    transition = Transition(id=Transition.TRANSITION_ACTIVATE)
+    assert robot.probe.call(ChangeState, "/executor/change_state", transition=transition).success
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_commands_a_stop_first(robot: Robot, suite: Any, number: signal.Signals) -> None:
+    robot.begin()
+    robot.live(0.1)
+    for index in range(40):
+        robot.send(index)
+    robot.live(0.3)
+    assert robot.commands[-1][1].data[0] != 0.0
+    assert suite.end("executor", number) == 0
+    robot.live(0.2)
+    assert robot.commands[-1][1].data.tolist() == [0.0, 0.0, 0.0, HELD_EFFORT]
+    assert "Traceback" not in suite.log("executor")
+    suite.start("executor")
+    robot.probe.wait_for_nodes("executor")
+    robot.probe.wait(lambda: robot.actions.get_subscription_count() > 0, "executor is not back")
