@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +156,12 @@ def test_runtime_needs_numpy_only(module: str) -> None:
 )
 def test_no_way_of_importing_is_overlooked(source: str, expected: list[str]) -> None:
     assert list(imported(source, "streaming_vla.runtime.executor")) == expected
+
+
+@pytest.mark.parametrize("node", ["observer", "generator", "executor", "saliency_monitor"])
+def test_only_the_inference_node_imports_torch(node: str) -> None:
+    """torch costs a process 200 MB and seconds of start, so it must not come in by the back door."""
+    pytest.importorskip("streaming_vla_interfaces", reason="the message types are not built")
+    code = f"import sys, streaming_vla.nodes.{node}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == "False"

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from toy import TOKENS, Answer, ToyPolicy, finish, flow, observation, observe, options, refusal_of, report_of, step
 
-from streaming_vla.inference import Engine, FlowResult, ResetResult, SaliencyRequest, SaliencyResult
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.values import FlowResult, ResetResult, SaliencyRequest, SaliencyResult
 
 torch.set_num_threads(1)
 

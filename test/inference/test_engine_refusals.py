@@ -12,8 +12,10 @@ import pytest
 import torch
 from toy import SIZE, ToyPolicy, finish, flow, jpeg, observation, observe, options, refusal_of, report_of, step
 
-from streaming_vla.inference import EncodedObservation, Engine, EngineOptions
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.pictures import MAX_JPEG_BYTES, jpeg_size
+from streaming_vla.inference.values import EncodedObservation
 
 torch.set_num_threads(1)
 

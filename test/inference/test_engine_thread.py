@@ -9,7 +9,8 @@ import pytest
 import torch
 from toy import WAIT_S, Answer, ToyPolicy, flow, observation, observe, options, refusal_of, report_of, step
 
-from streaming_vla.inference import Engine, ResetResult
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.values import ResetResult
 
 torch.set_num_threads(1)
 SLICE_S = 0.02

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from kv_cache import CacheSpec, CacheView
-from streaming_vla.inference import ContextReport, EncodedObservation, Engine, EngineOptions, FlowResult, Refusal
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.values import ContextReport, EncodedObservation, FlowResult, Refusal
 from streaming_vla.policy.contract import PolicyObservation, PolicySpec
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.events import FlowRequest

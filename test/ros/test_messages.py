@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from streaming_vla_interfaces import msg, srv
 
 from kv_cache.cache import CacheStats
-from streaming_vla.inference import ContextReport, FlowResult
+from streaming_vla.inference.values import ContextReport, FlowResult
 from streaming_vla.nodes import messages
 from streaming_vla.runtime.events import (
     Action,

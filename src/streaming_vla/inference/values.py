@@ -6,12 +6,15 @@ Every refusal has a `code`, the name under which it is counted, and a `reason`, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from kv_cache.cache import CacheStats
 from streaming_vla.policy.layout import Vector
+
+if TYPE_CHECKING:  # these values are used by nodes that must not pay for importing torch
+    from kv_cache.cache import CacheStats
 
 
 @dataclass(frozen=True)

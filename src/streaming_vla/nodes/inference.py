@@ -15,11 +15,11 @@ from rclpy.task import Future
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.inference import (
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.values import (
     ContextReport,
     EncodedObservation,
-    Engine,
-    EngineOptions,
     FlowResult,
     Refusal,
     ResetResult,

@@ -81,7 +81,7 @@ class MetaWorldRobot:
         self.success = False
 
     def command(self, action: npt.ArrayLike) -> None:
-        """Set the newest action, [4], clipped to [-1, 1]: the hand's target moves once, the gripper keeps its effort."""
+        """Set the newest action, [4], clipped to [-1, 1]: the hand moves once, the gripper keeps its effort."""
         values = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         self._move[:] += values[:3]
         self._effort = float(values[3])
