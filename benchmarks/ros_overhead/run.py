@@ -24,11 +24,11 @@ from typing import Any
 import psutil
 
 from streaming_vla.evaluation.overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
-from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.results import halting, write_json
 from streaming_vla.evaluation.statistics import summarise
 from streaming_vla.nodes.demo import DEFAULT_TASKS, FIRST_HELD_OUT_SEED, MODES
-from streaming_vla.nodes.driver import Driver, DriverError, Scene
+from streaming_vla.nodes.driver import Driver, DriverError
 from streaming_vla.nodes.simulation import Simulation, driven_simulation
 
 HERE = Path(__file__).parent

@@ -15,6 +15,14 @@ from streaming_vla.runtime.events import ExecutionState, Reason
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What an episode is about: a task and the seed that places its objects."""
+
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Span:
     """A piece of work of one node; `index` is -1 where no action is meant."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +11,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from streaming_vla.evaluation.filmstrip import draw_filmstrip
-from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.report import comparison_table, summary_sentences
 from streaming_vla.evaluation.results import compare, halting, write_json
 from streaming_vla.evaluation.timeline import draw_timeline
+from streaming_vla.nodes.demo_display import Display
 from streaming_vla.robots.tasks import TASKS, get_task
 
 if TYPE_CHECKING:
-    from streaming_vla.nodes.driver import Driver, Scene
+    from streaming_vla.nodes.driver import Driver
 
 FIRST_HELD_OUT_SEED = 10_000  # smaller seeds are those of the demonstrations
-HARD_TASKS = ("pick-place", "peg-insert-side")  # the policy is weakest here; ask for them with --tasks
+HARD_TASKS = ("pick-place", "peg-insert-side")  # the policy is weakest here; ask for them with --task
 DEFAULT_TASKS = tuple(name for name in TASKS if name not in HARD_TASKS)
 PLAIN_WIDTH = 100  # columns where the output is no terminal
 Settings = dict[str, dict[str, bool | float | int | str]]  # parameters per node
@@ -64,27 +64,10 @@ class DemoOptions:
             raise ValueError(f"--time-limit is {self.time_limit_s:g} s, expected more than 0 and at most 600")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the demo to a parser."""
-    default = DemoOptions()
-    parser.add_argument("--tasks", nargs="+", default=default.tasks, metavar="TASK", help=f"of {', '.join(TASKS)}")
-    parser.add_argument("--episodes", type=int, default=default.episodes, help="of each task and mode (%(default)s)")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the first episode (%(default)s)")
-    parser.add_argument(
-        "--time-limit", type=float, default=default.time_limit_s, metavar="S", help="seconds an episode may take"
-    )
-    parser.add_argument("--out", type=Path, default=default.out, help="folder of the results (%(default)s)")
-
-
-def from_arguments(arguments: argparse.Namespace) -> DemoOptions:
-    """Return the options that `add_arguments` has parsed; ValueError as DemoOptions."""
-    return DemoOptions(tuple(arguments.tasks), arguments.episodes, arguments.seed, arguments.time_limit, arguments.out)
-
-
 def run(options: DemoOptions) -> int:
     """Run the demo and return the exit code: 0 when every episode was run, whatever came out of it."""
     # the middleware is loaded here, so that `--help` and a wrong option answer at once
-    from streaming_vla.nodes.driver import DriverError, Scene
+    from streaming_vla.nodes.driver import DriverError
     from streaming_vla.nodes.simulation import driven_simulation
 
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
@@ -107,8 +90,6 @@ def run(options: DemoOptions) -> int:
 def _run_episodes(
     driver: Driver, console: Console, scenes: Sequence[Scene], options: DemoOptions
 ) -> list[EpisodeRecord]:
-    from streaming_vla.nodes.demo_display import Display
-
     records: list[EpisodeRecord] = []
     with Display(console, scenes, tuple(MODES)) as display:
         for scene in scenes:

@@ -12,9 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.results import halting
-from streaming_vla.nodes.driver import Scene
 from streaming_vla.runtime.halting import Halting
 
 
@@ -37,7 +36,7 @@ class Display:
             TimeElapsedColumn(), console=console,
         )  # fmt: skip
         self._bar = self._progress.add_task("", total=len(scenes) * len(modes))
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
+        self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=5, transient=True)
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -74,7 +73,8 @@ class Display:
                 soft_wrap=True,
             )
 
-    def _render(self) -> RenderableType:
+    def __rich__(self) -> RenderableType:
+        """Return what the terminal shows now."""
         table = Table(header_style="bold", pad_edge=False)
         table.add_column("task")
         for mode in self._modes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import Parameter as WireParameter
@@ -16,7 +15,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces import srv
 
-from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.nodes.base import LATCHED
 from streaming_vla.nodes.recording import Counts, Recorder, counted
 from streaming_vla.runtime.events import Mode
@@ -30,14 +29,6 @@ Update = Callable[[EpisodeRecord], None]
 
 class DriverError(RuntimeError):
     """The suite does not do what it was asked; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What an episode is about: a task and the seed that places its objects."""
-
-    task: str
-    seed: int
 
 
 class Driver:

@@ -15,12 +15,15 @@ from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla import graph
 from streaming_vla.nodes.driver import Driver, DriverError
-from streaming_vla.parameters.tables import CONTROL_PERIOD_S
 from streaming_vla.robots.metaworld import CAMERAS
 from streaming_vla.starter import Suite, SuiteError
 
-# episodes are begun by the driver, not by a new instruction
-CONDUCTED = {"saliency_monitor": {"auto_start": False}}
+CONTROL_PERIOD_S = 0.05
+SETTINGS: graph.Settings = {
+    "executor": {"control_period_s": CONTROL_PERIOD_S},
+    # episodes are begun by the driver, not by a new instruction
+    "saliency_monitor": {"control_period_s": CONTROL_PERIOD_S, "auto_start": False},
+}
 DOMAINS = range(60, 102)  # the highest ones whose ports lie below those that Linux hands out
 PORT_BASE, PORTS_PER_DOMAIN = 7400, 250  # of the RTPS standard
 USED_PORTS = (0, 10, 12, 14)  # discovery, and the first three participants
@@ -67,7 +70,7 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS) -> I
     with (log_folder / "starter.log").open("w", encoding="utf-8") as log:
         suite = Suite(
             graph.nodes(simulated=True),
-            settings=CONDUCTED,
+            settings=SETTINGS,
             log_folder=log_folder,
             say=lambda line: print(line, file=log, flush=True),
         )
@@ -87,7 +90,7 @@ def _driver(suite: Suite, cameras: tuple[str, ...]) -> Iterator[Driver]:
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
-    driver = Driver(node, cameras, float(CONTROL_PERIOD_S.default), check)
+    driver = Driver(node, cameras, CONTROL_PERIOD_S, check)
     try:
         yield driver
     finally:

@@ -1,0 +1,87 @@
+"""What the demo decides and shows without ROS: its options, its pictures' episodes and its plain output."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from episodes import make_episode
+from rich.console import Console
+
+from streaming_vla.evaluation.records import EpisodeRecord, Scene
+from streaming_vla.nodes.demo import (
+    FIRST_HELD_OUT_SEED,
+    MODES,
+    DemoOptions,
+    representative_pair,
+)
+from streaming_vla.nodes.demo_display import Display
+from streaming_vla.parameters.spec import check
+from streaming_vla.parameters.tables import table
+
+
+def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
+    options = DemoOptions()
+    assert len(options.tasks) == 8 and options.seed == FIRST_HELD_OUT_SEED == 10_000
+    assert options.out == Path("out/demo")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"tasks": ("juggle",)}, "unknown task 'juggle': choose one of reach"),
+        ({"episodes": 0}, "--episodes is 0, expected at least 1"),
+        ({"seed": -1}, "--seed is -1, expected 0 to"),
+        ({"time_limit_s": 0.0}, "--time-limit is 0 s, expected more than 0"),
+    ],
+)
+def test_a_wrong_option_is_named(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        DemoOptions(**wrong)
+
+
+def test_the_modes_set_parameters_that_exist_are_live_and_in_range() -> None:
+    for settings in MODES.values():
+        for node, values in settings.items():
+            for name, value in values.items():
+                parameter = table(node)[name]
+                assert parameter.live and check(parameter, value) is None
+
+
+def _pair(task: str, contexts: int, success: bool) -> list[EpisodeRecord]:
+    return [make_episode(mode, contexts, success, task) for mode in MODES]
+
+
+def test_the_timeline_shows_a_scene_that_both_modes_solve() -> None:
+    records = [*_pair("reach", 4, False), *_pair("push", 4, True), *_pair("door-open", 1, True)]
+    pair = representative_pair(records)
+    assert pair is not None
+    assert [record.task for record in pair] == ["push", "push"]
+    assert [record.mode for record in pair] == ["synchronous", "streaming"]
+    assert representative_pair(_pair("door-open", 1, True)) is None
+
+
+def test_without_a_terminal_every_episode_is_one_line() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with Display(console, [Scene("door-open", 10_000)], tuple(MODES)) as display:
+        for record in _pair("door-open", 4, True):
+            display.update(record)
+            display.finish(record)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    assert "synchronous" in lines[0] and "T_halt 52.0 ms" in lines[0] and "1 of 1" in lines[0]
+    assert "streaming" in lines[1] and "T_halt 0.0 ms" in lines[1]
+
+
+def test_on_a_terminal_the_table_shows_both_modes() -> None:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True)
+    display = Display(console, [Scene("door-open", 10_000)], tuple(MODES))
+    records = _pair("door-open", 4, True)
+    display.finish(records[0])
+    display.update(records[1])
+    console.print(display)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "synchronous: 1 of 1 succeeded" in text and "streaming: 0 of 0 succeeded" in text
+    assert "open the door" in text
