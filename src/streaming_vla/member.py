@@ -53,6 +53,7 @@ class Member:
         """Start the process."""
         self.process = NodeProcess(self.node, self._ros_arguments, self._output)
         self._spawned_s = time.monotonic()
+        self._driver = self._client.bring_up(self.node.name)
 
     def step(self, now: float, may_come_up: bool) -> None:
         """Do what is due at `now` (monotonic seconds).
@@ -70,11 +71,11 @@ class Member:
                 self.spawn()
         elif self.process.ended:
             self._lost(self.process, now)
-        elif not self.active:
-            if not may_come_up:
-                self._spawned_s = now  # its time begins when it is its turn
+        elif self._driver is not None:
+            if may_come_up:
+                self._drive(self.process, self._driver, now)
             else:
-                self._drive(self.process, now)
+                self._spawned_s = now  # its time begins when it is its turn
 
     def stop(self) -> None:
         """End the process."""
@@ -82,13 +83,11 @@ class Member:
         if self.process is not None:
             self.process.stop()
 
-    def _drive(self, process: NodeProcess, now: float) -> None:
-        if self._driver is None:
-            self._driver = self._client.bring_up(self.node.name)
-        progress = self._driver.step(now)
+    def _drive(self, process: NodeProcess, driver: BringUp, now: float) -> None:
+        progress = driver.step(now)
         if progress is Progress.ACTIVE:
             self.active = self._been_active = True
-            self._release()
+            self._driver = None
             self._say(f"{self.node.name}: active after {now - self._spawned_s:.1f} s")
         elif progress is Progress.REFUSED or now - self._spawned_s > BRING_UP_TIMEOUT_S:
             self._lost(process, now)
@@ -96,7 +95,7 @@ class Member:
     def _lost(self, process: NodeProcess, now: float) -> None:
         sentence = process.last_sentence()
         self.active = False
-        self._release()
+        self._driver = None
         process.stop()
         self.process = None
         delay_s = self._policy.delay_s(now) if self._been_active else None
@@ -104,8 +103,3 @@ class Member:
             raise GivenUp(sentence if not self._been_active else f"{sentence}; it crashed too often, giving up")
         self._respawn_s = now + delay_s
         self._say(f"{sentence}; respawned in {delay_s:.1f} s")
-
-    def _release(self) -> None:
-        if self._driver is not None:
-            self._client.release(self._driver)
-            self._driver = None

@@ -48,6 +48,7 @@ class LifecycleClient:
         )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._clients: dict[str, tuple[Client, Client]] = {}
 
     def taken(self, names: set[str]) -> set[str]:
         """Return which of the node names exist in the namespace already; takes `DISCOVERY_S`."""
@@ -62,15 +63,13 @@ class LifecycleClient:
 
     def bring_up(self, name: str) -> BringUp:
         """Return the driver of a node whose process has just been started."""
-        return BringUp(
-            self._node.create_client(GetState, f"{name}/get_state"),
-            self._node.create_client(ChangeState, f"{name}/change_state"),
-        )
-
-    def release(self, driver: BringUp) -> None:
-        """Forget a driver; its process has ended."""
-        for client in (driver.get_state, driver.change_state):
-            self._node.destroy_client(client)
+        if name not in self._clients:
+            # Kept for the next process of the node: one that is known before it starts misses no answer.
+            self._clients[name] = (
+                self._node.create_client(GetState, f"{name}/get_state"),
+                self._node.create_client(ChangeState, f"{name}/change_state"),
+            )
+        return BringUp(*self._clients[name])
 
     def spin(self, timeout_s: float) -> None:
         """Take answers for at most `timeout_s`; returns after the first."""
@@ -91,8 +90,8 @@ class BringUp:
     """
 
     def __init__(self, get_state: Client, change_state: Client) -> None:
-        self.get_state = get_state
-        self.change_state = change_state
+        self._get_state = get_state
+        self._change_state = change_state
         self._question: Any = None
         self._asked_s = float("-inf")
         self._change: Any = None
@@ -106,10 +105,10 @@ class BringUp:
             self._question = None
             return self._act(state, now)
         waits_for_s = ASK_PERIOD_S if self._question is None else ANSWER_TIMEOUT_S
-        if now - self._asked_s >= waits_for_s and self.get_state.service_is_ready():
+        if now - self._asked_s >= waits_for_s and self._get_state.service_is_ready():
             if self._question is not None:
-                self.get_state.remove_pending_request(self._question)
-            self._question = self.get_state.call_async(GetState.Request())
+                self._get_state.remove_pending_request(self._question)
+            self._question = self._get_state.call_async(GetState.Request())
             self._asked_s = now
         return Progress.COMING_UP
 
@@ -125,8 +124,8 @@ class BringUp:
                 return Progress.COMING_UP if self._change.result().success else Progress.REFUSED
             if now - self._changed_s < RESEND_S:
                 return Progress.COMING_UP
-            self.change_state.remove_pending_request(self._change)
+            self._change_state.remove_pending_request(self._change)
         transition = Transition(id=NEXT_TRANSITION[state])
-        self._change = self.change_state.call_async(ChangeState.Request(transition=transition))
+        self._change = self._change_state.call_async(ChangeState.Request(transition=transition))
         self._changed_s, self._changed_from = now, state
         return Progress.COMING_UP
