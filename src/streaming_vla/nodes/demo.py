@@ -78,8 +78,13 @@ def run(options: DemoOptions) -> int:
         with driven_simulation(options.out / "logs") as simulation:
             records = _run_episodes(simulation.driver, console, scenes, options)
         _present(records, console, options.out)
-    except (DriverError, OSError) as error:
+    except DriverError as error:
         print(f"streaming-vla demo: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        reason = error.strerror or error
+        sentence = f"cannot write into folder '{options.out}': {reason}; choose another with --out"
+        print(f"streaming-vla demo: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("streaming-vla demo: stopped by the keyboard, nothing was written", file=sys.stderr)
