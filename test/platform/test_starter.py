@@ -14,6 +14,7 @@ import pytest
 
 from streaming_vla import processes
 from streaming_vla.graph import GraphNode
+from streaming_vla.nodes.simulation import free_domain
 from streaming_vla.starter import Suite, SuiteError
 
 pytestmark = pytest.mark.ros
@@ -26,7 +27,7 @@ NODES = tuple(GraphNode(name, "toy_node") for name in ("first", "second", "third
 def toys_on_an_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{TOYS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(60 + os.getpid() % 40))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
 
 
 @pytest.fixture
