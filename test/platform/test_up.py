@@ -1,0 +1,79 @@
+"""`streaming-vla up` with the real nodes and the simulated robot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from streaming_vla import graph
+from streaming_vla.nodes.simulation import free_domain
+
+pytestmark = pytest.mark.ros
+
+START_TIMEOUT_S = 100.0
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command on a free domain; its output is one stream."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "streaming_vla.cli", "up", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that the command has started."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task").glob("*/children") for pid in pid.read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_every_node_becomes_active_and_a_signal_stops_them_all(number: signal.Signals) -> None:
+    with start("--sim", "--namespace", "robot_1") as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("All 6 nodes are active"):
+                break
+        nodes = children(process)
+        assert len(nodes) == len(graph.NODES), "".join(lines)
+        process.send_signal(number)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert rest.endswith("Stopped.\n")
+    assert "Traceback" not in rest
+    assert not [pid for pid in nodes if Path(f"/proc/{pid}").exists()]
+    order = [line.split(":")[0] for line in lines if ": active after" in line]
+    assert order == [node.name for node in graph.NODES]
+
+
+def test_fault_of_a_node_ends_the_command_with_its_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**/inference:\n  ros__parameters:\n    model: no_such_model\n")
+    began_s = time.monotonic()
+    with start("--params-file", str(file)) as process:
+        output, _ = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("streaming-vla: node 'inference': model 'no_such_model' is unknown")
+    assert "Traceback" not in output
+    assert time.monotonic() - began_s < START_TIMEOUT_S
+
+
+def test_unknown_parameter_is_refused_before_any_node_starts(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**/executor:\n  ros__parameters:\n    hold: 1.0\n")
+    with start("--params-file", str(file)) as process:
+        output, _ = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 1
+    assert len(output.splitlines()) == 1
+    assert "did you mean 'hold_s'?" in output
