@@ -35,8 +35,8 @@ EPSILON = 1e-9
 class ExecutorMachine(RuleBasedStateMachine):
     """A sender of good actions, a sender of bad ones, a clock and a robot."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(running=st.booleans())
+    def begin(self, running: bool) -> None:
         self.executor = Executor(LAYOUT, OPTIONS)
         self.now = 100.0
         self.number = 0
@@ -48,6 +48,9 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.began_s = self.now
         self.before = self.executor.state(self.now)
         self.heard_s = -1.0
+        if running:
+            self.next_episode()
+            self.all_is_well(3)
 
     def take(self, effects: list[ExecutorEffect]) -> None:
         """Check everything that the executor says."""
@@ -68,7 +71,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     def check_play(self, values: np.ndarray, state: ExecutorEffect) -> None:
         assert isinstance(state, ExecutionState)
         assert self.active
-        assert self.heard_s >= 0.0, "moved without proof of life"
+        assert self.now < self.heard_s + OPTIONS.robot_timeout_s + PERIOD_S, "moved without proof of life"
         key = (state.context, state.index)
         assert key in self.good
         assert (values[2] - self.good[key].values[2]) <= JUMP + EPSILON
@@ -79,6 +82,8 @@ class ExecutorMachine(RuleBasedStateMachine):
             assert key[1] == 0
         self.played.append(key)
         self.began_s = self.now
+        contexts = [context for context, _ in self.played]
+        assert state.hand_overs == len(set(contexts)) - 1
 
     def send_wrong(self, wrong: Action) -> None:
         """Send what must be refused, whatever the executor does at the moment."""
@@ -103,6 +108,11 @@ class ExecutorMachine(RuleBasedStateMachine):
         else:
             self.index += 1
 
+    @rule(count=st.integers(2, 12))
+    def burst(self, count: int) -> None:
+        for number in range(count):
+            self.good_action(0.9 * (-1) ** number, 0.2, False)
+
     @rule(kind=st.sampled_from(["duplicate", "late", "gap", "gap_in_newer", "old_episode", "next_episode"]))
     def action_out_of_order(self, kind: str) -> None:
         context, index, episode = {
@@ -123,8 +133,8 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @rule()
     def robot_speaks(self) -> None:
-        self.take(self.executor.on_robot_state(self.now))
         self.heard_s = self.now
+        self.take(self.executor.on_robot_state(self.now))
 
     @rule(periods=st.integers(1, 12))
     def time_passes(self, periods: int) -> None:
@@ -135,6 +145,13 @@ class ExecutorMachine(RuleBasedStateMachine):
             self.take(self.executor.poll(self.now))
         self.now = end
         self.take(self.executor.poll(end))
+
+    @rule(periods=st.integers(1, 8))
+    def all_is_well(self, periods: int) -> None:
+        for number in range(periods):
+            self.robot_speaks()
+            self.good_action(0.9 * (-1) ** number, 0.2, False)
+            self.time_passes(1)
 
     @rule(late_s=LATE_S)
     def process_is_late(self, late_s: float) -> None:
@@ -179,7 +196,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         due = self.executor.deadline()
         assert due is None or due > self.now
         if self.executor.state(self.now).mode is Mode.PLAYING:
-            assert self.now - self.began_s < PERIOD_S + EPSILON, "an action outlives its period"
+            assert self.now < self.began_s + PERIOD_S, "an action outlives its period"
 
     @invariant()
     def times_add_up(self) -> None:
