@@ -11,21 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BASICS = [
-    "bash",
-    "cat",
-    "compgen",
-    "dirname",
-    "find",
-    "flock",
-    "grep",
-    "ldconfig",
-    "rm",
-    "sha256sum",
-    "sort",
-    "uname",
-    "xargs",
-]
+BASICS = ("bash", "cat", "dirname", "find", "flock", "grep", "ldconfig", "sha256sum", "sort", "uname", "xargs")
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 

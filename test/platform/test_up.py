@@ -33,7 +33,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def children(process: subprocess.Popen[str]) -> list[int]:
     """Return the processes that the command has started."""
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task").glob("*/children") for pid in pid.read_text().split()]
+    lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for path in lists for pid in path.read_text().split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
