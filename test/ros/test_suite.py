@@ -29,7 +29,7 @@ class Running:
 
     def __init__(self, suite: Any, probe: Any, model: str) -> None:
         self.suite, self.probe = suite, probe
-        suite.start("sim_robot", image_size=96)
+        suite.start("sim_robot")
         suite.start("inference", model=model)
         suite.start("executor", hold_s=60.0)  # so that a node may take its time to come back
         for node in ("observer", "generator", "saliency_monitor"):

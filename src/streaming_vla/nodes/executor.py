@@ -25,6 +25,7 @@ from streaming_vla.runtime.executor import Executor, ExecutorEffect, ExecutorOpt
 from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.limits import Limits
 
+STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 _STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
 
@@ -43,7 +44,8 @@ class ExecutorNode(SuiteNode):
         self._options(values)
         self._writer = WRITERS[self.value("command_type")](self._command_options(values))
         self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
-        self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
+        if self.value("command_type") == "twist":
+            self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
@@ -53,13 +55,17 @@ class ExecutorNode(SuiteNode):
         """Begin in mode idle."""
         self._machine = Executor(action_layout(self.values()), self._options(self.values()))
         self._lateness = LatencyTracker(warm_up=0)
+        self._said_s = time.monotonic()
         self._raise_priority()
 
     def deactivate(self) -> None:
-        """Command a stop and see that it leaves this process."""
+        """Command a stop to a robot that was moved, and see that it leaves this process."""
         if self._machine is None:
             return
-        self._carry_out(self._machine.stop(time.monotonic()))
+        now = time.monotonic()
+        # before the first action of an episode nothing moves, and a stop would only reset the gripper
+        moved = self._machine.state(now).executed > 0
+        self._carry_out([effect for effect in self._machine.stop(now) if moved or isinstance(effect, ExecutionState)])
         self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
         self._machine = None
 
@@ -76,17 +82,23 @@ class ExecutorNode(SuiteNode):
             self._carry_out(self._machine.on_episode(episode, time.monotonic()))
 
     def deadline(self) -> float | None:
-        """When the next action begins or the next rung of the ladder is due."""
-        return self._machine.deadline() if self._machine is not None else None
+        """When the next action begins, the next rung of the ladder is due, or the state has to be said again."""
+        if self._machine is None:
+            return None
+        repeat_s = self._said_s + STATE_REPEATED_S
+        due_s = self._machine.deadline()
+        return repeat_s if due_s is None else min(due_s, repeat_s)
 
     def tick(self) -> None:
-        """Play or hold."""
-        due_s = self.deadline()
-        if self._machine is None or due_s is None:
+        """Play or hold; repeat the state."""
+        if self._machine is None:
             return
-        now = time.monotonic()
-        self._lateness.add(max(0.0, now - due_s))
-        self._carry_out(self._machine.poll(now))
+        now, due_s = time.monotonic(), self._machine.deadline()
+        if due_s is not None and now >= due_s:
+            self._lateness.add(now - due_s)
+            self._carry_out(self._machine.poll(now))
+        elif now >= self._said_s + STATE_REPEATED_S:
+            self._say(self._machine.state(now))
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Mode, queue, and how late the ticks are."""
@@ -160,7 +172,7 @@ class ExecutorNode(SuiteNode):
             if isinstance(effect, Command):
                 self._command(effect)
             else:
-                self._states.publish(messages.execution_state_to(effect, self.session, self.stamp()))
+                self._say(effect)
                 self._show(effect)
 
     def _command(self, command: Command) -> None:
@@ -174,6 +186,10 @@ class ExecutorNode(SuiteNode):
         rest = self._writer.rest(command)
         if rest is not None:
             self._rest.publish(rest)
+
+    def _say(self, state: ExecutionState) -> None:
+        self._said_s = time.monotonic()
+        self._states.publish(messages.execution_state_to(state, self.session, self.stamp()))
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""

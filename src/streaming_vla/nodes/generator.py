@@ -28,7 +28,6 @@ class GeneratorNode(SuiteNode):
         super().__init__("generator")
         self._machine: Generator | None = None
         self._waiting: Future[Any] | None = None
-        self._asked_s = 0.0
         self._sent = 0
 
     def configure(self) -> None:
@@ -99,36 +98,35 @@ class GeneratorNode(SuiteNode):
             self._carry_out(self._machine.on_execution_state(state, time.monotonic()))
 
     def _carry_out(self, effects: list[GeneratorEffect]) -> None:
-        asked_s = self._asked_s
         for effect in effects:
             if isinstance(effect, Action):
                 self._publisher.publish(messages.action_to(effect, self.session, self.stamp()))
+                self._sent += 1
             else:
                 self._ask(effect)
-        for effect in effects:  # last, so that the timeline costs no action its time
-            if isinstance(effect, Action):
-                self._sent += 1
-                self.span("generate", asked_s, time.monotonic(), effect.episode, effect.context, effect.index)
 
     def _ask(self, request: FlowRequest) -> None:
         self._forget_request()
-        self._asked_s = time.monotonic()
+        asked_s = time.monotonic()
         self._waiting = self._client.call_async(messages.flow_request_to(request, self.session))
-        self._waiting.add_done_callback(partial(self._on_reply, request))
+        self._waiting.add_done_callback(partial(self._on_reply, request, asked_s))
 
     def _forget_request(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._client.remove_pending_request(self._waiting)
         self._waiting = None
 
-    def _on_reply(self, request: FlowRequest, answered: Future[Any]) -> None:
+    def _on_reply(self, request: FlowRequest, asked_s: float, answered: Future[Any]) -> None:
+        answered_s = time.monotonic()
         response = answered.result()
         if self._machine is None or response is None:
             return
         reply = messages.flow_reply_from(request, response)
         if not reply.accepted:
             self.refuse("flow_step_refused", f"flow step {request.index} refused: {reply.reason}")
-        self._carry_out(self._machine.on_flow_reply(reply, time.monotonic()))
+        self._carry_out(self._machine.on_flow_reply(reply, answered_s))
+        # last, so that the timeline costs no action its time
+        self.span("generate", asked_s, answered_s, request.episode, request.context, request.index)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ _HEADER = """\
 # "live" can be changed while the node runs (ros2 param set); the others are read once at start.
 # Section "/**" holds what several nodes share; "/**/observer" is node observer in any namespace.
 # Use it with: streaming-vla up --params-file FILE, or ros2 launch ... params_file:=FILE
+# Keep what you change and delete the rest. In ROS a node's section wins over "-p name:=value".
 """
 
 
