@@ -54,7 +54,7 @@ class InferenceNode(SuiteNode):
         self._options = EngineOptions(
             cache_policy=self.value("cache_policy"),
             sinks=self.value("cache_sinks"),
-            recent=self.value("cache_recent"),
+            recent=self.value("cache_recent") or self._policy.spec.tokens_per_observation,
             capacity=self.value("cache_capacity"),
             max_sessions=self.value("max_sessions"),
         )

@@ -61,9 +61,9 @@ class Parameter:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.low is not None and self.high is not None:
-            words += f" from {self.low:g} to {self.high:g}"
+            words += f" from {self.low:.10g} to {self.high:.10g}"
         elif self.low is not None:
-            words += f" of {self.low:g} or more"
+            words += f" of {self.low:.10g} or more"
         return f"{words} ({self.unit})" if self.unit else words
 
 

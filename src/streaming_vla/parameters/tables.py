@@ -74,7 +74,15 @@ INFERENCE = (
     Parameter(
         "cache_sinks", 0, "First tokens of the episode that policy window always keeps.", "tokens", low=0, high=100_000
     ),
-    Parameter("cache_recent", 1024, "Newest tokens that policy window keeps.", "tokens", low=1, high=1_000_000),
+    Parameter(
+        "cache_recent",
+        0,
+        "Newest tokens that policy window keeps; 0 keeps the newest observation only. The shipped model was trained "
+        "with up to 4 observations of 25 tokens: much longer histories make it fail.",
+        "tokens",
+        low=0,
+        high=1_000_000,
+    ),
     Parameter(
         "cache_capacity", 4096, "Tokens that policy full can hold in one episode.", "tokens", low=1, high=1_000_000
     ),
