@@ -129,6 +129,14 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
     np.testing.assert_allclose(near, policy.flow_step(far, np.zeros(4), 0), atol=1e-4)
 
 
+def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
+    model, time = policy._model, torch.tensor([0.25, 0.25])
+    features = model.flow_features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
+    assert torch.equal(features[0], features[1])
+    seen = model.flow_features(torch.zeros(2, 4), time)
+    assert not torch.equal(seen[0], features[0])  # a position of zero is not the same as none
+
+
 def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))

@@ -55,7 +55,8 @@ def test_noise_is_pulled_back() -> None:
     )
     away = targets.position[..., :3]
     assert float(away.abs().mean()) > 0.005
-    torch.testing.assert_close(targets.target[..., :3], -4.0 / 16 * away)
+    torch.testing.assert_close(targets.target[..., :3], torch.where(targets.known.unsqueeze(-1), -4.0 / 16 * away, 0))
+    assert 0.4 < float(targets.known.float().mean()) < 0.6
 
 
 def test_history_mask_is_causal_and_hides_what_was_not_there() -> None:

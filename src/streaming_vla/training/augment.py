@@ -26,7 +26,7 @@ class AugmentOptions:
     colour: float = 0.2
     state_noise: float = 0.02
     blank: tuple[float, ...] = (0.03, 0.08)
-    forget: float = 0.4
+    forget: float = 0.6
 
 
 def augment_pictures(pictures: Tensor, options: AugmentOptions, generator: torch.Generator) -> Tensor:

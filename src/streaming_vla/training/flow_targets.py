@@ -20,6 +20,8 @@ class FlowOptions:
         sigma, k: noise of the state is sigma * exp(-k t).
         draws: (noise, time) draws per observation.
         on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
+        hidden: share of the draws that do not see the flow's state. The sum of a demonstration's actions tells where
+            it is going, so that a network that always sees it learns to go on and not to look.
         absolute_weight: weight of the absolute dimensions in the loss.
     """
 
@@ -27,14 +29,19 @@ class FlowOptions:
     k: float = 4.0
     draws: int = 8
     on_grid: float = 0.5
+    hidden: float = 0.5
     absolute_weight: float = 0.25
 
 
 @dataclass(frozen=True)
 class FlowTargets:
-    """position [N, D, A], time [N, D], target [N, D, A] and weight [N, D] for N observations and D draws."""
+    """For N observations and D draws.
+
+    position [N, D, A], known [N, D] bool (False: the position is hidden), time [N, D], target [N, D, A], weight [N, D].
+    """
 
     position: Tensor
+    known: Tensor
     time: Tensor
     target: Tensor
     weight: Tensor
@@ -53,7 +60,9 @@ def draw_targets(
     """
     count, horizon, size = actions.shape
     shape = (count, options.draws)
-    time = 0.001 + 0.999 * torch.rand(shape, generator=generator) ** (1 / 1.5)  # Beta(1.5, 1)
+    known = torch.rand(shape, generator=generator) >= options.hidden
+    uniform = torch.rand(shape, generator=generator)
+    time = 0.001 + 0.999 * torch.where(known, uniform ** (1 / 1.5), uniform)  # Beta(1.5, 1)
     step = (time * horizon).floor().clamp(max=horizon - 1)
     part = time * horizon - step
     part = torch.where(torch.rand(shape, generator=generator) < options.on_grid, torch.zeros_like(part), part)
@@ -67,5 +76,6 @@ def draw_targets(
         options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
     )
     position = torch.where(absolute, before, sums.gather(1, pick) + part.unsqueeze(-1) * here) + noise
-    target = torch.where(absolute, here, here - options.k / horizon * noise)
-    return FlowTargets(position, time, target, (step < clean.unsqueeze(1)).float())
+    # who does not see the noise cannot undo it
+    target = torch.where(absolute | ~known.unsqueeze(-1), here, here - options.k / horizon * noise)
+    return FlowTargets(position, known, time, target, (step < clean.unsqueeze(1)).float())

@@ -89,13 +89,17 @@ def policy_loss(
         cache,
         places,
         block_mask(seen, draws, block),
+        targets.known.view(count, length * draws),
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
     weight = targets.weight / targets.weight.sum().clamp(min=1.0)
     summed = (error[..., ~model.absolute].mean(-1) * weight).sum()
     absolute = (error[..., model.absolute].mean(-1) * weight).sum()
     loss = summed + options.flow.absolute_weight * absolute
-    return loss, {"flow": float(summed.detach()), "absolute": float(absolute.detach())}
+    hidden = weight * ~targets.known / (weight * ~targets.known).sum().clamp(min=1e-6)
+    blind = (error[..., ~model.absolute].mean(-1) * hidden).sum()
+    parts = {"flow": summed, "absolute": absolute, "hidden": blind}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
@@ -158,7 +162,7 @@ class Trainer:
         left_min = (self.options.steps - self.step) * figures["seconds_per_step"] / 60
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps({"step": self.step, **figures}) + "\n")
-        losses = f"flow {figures['flow']:.4f}  absolute {figures['absolute']:.4f}"
+        losses = "  ".join(f"{name} {figures[name]:.4f}" for name in ("flow", "hidden", "absolute"))
         print(f"step {self.step}/{self.options.steps}  {losses}  {left_min:.0f} min left", flush=True)
 
     def _average_gradients(self) -> None:

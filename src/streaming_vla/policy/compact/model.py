@@ -115,16 +115,29 @@ class CompactModel(nn.Module):
                 tokens = layer.finish(tokens, attend(queries, keys, values, mask))
         return cache
 
-    def flow_features(self, position: Tensor, time: Tensor) -> Tensor:
-        """Return the features of the flow's state, [..., A] and [...] -> [..., F]."""
+    def flow_features(self, position: Tensor, time: Tensor, known: Tensor | None = None) -> Tensor:
+        """Return the features of the flow's state, [..., A] and [...] -> [..., F].
+
+        Where `known` [...] is False the position is hidden: its features are zero, which no position has (sine and
+        cosine are never both zero).
+        """
         summed = position[..., ~self.absolute]
         angles = (summed.unsqueeze(-1) * (2 * math.pi / self.wavelengths)).flatten(-2)
         times = time.unsqueeze(-1) * self.frequencies
         own = position[..., self.absolute]
-        return torch.cat((summed / 16.0, angles.sin(), angles.cos(), own, times.sin(), times.cos()), dim=-1)
+        features = torch.cat((summed / 16.0, angles.sin(), angles.cos(), own), dim=-1)
+        if known is not None:
+            features = features * known.unsqueeze(-1)
+        return torch.cat((features, times.sin(), times.cos()), dim=-1)
 
     def expert(
-        self, position: Tensor, time: Tensor, cache: list[tuple[Tensor, Tensor]], places: Tensor, mask: Tensor | None
+        self,
+        position: Tensor,
+        time: Tensor,
+        cache: list[tuple[Tensor, Tensor]],
+        places: Tensor,
+        mask: Tensor | None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Read the cache with flow tokens that do not see each other.
 
@@ -133,12 +146,13 @@ class CompactModel(nn.Module):
             cache: per layer rotated keys and values, [B, kv_heads, N, d].
             places: [Q], position of each flow token in the sequence.
             mask: [B, 1, Q, N], True where a flow token may look at the cache; None: everywhere.
+            known: [B, Q], False where the position is hidden (training only); None: nowhere.
 
         Returns:
             [B, Q, A]: for summed dimensions the flow's velocity in action units per step, for absolute
             ones the value itself.
         """
-        tokens = self.flow_token(self.flow_features(position, time))
+        tokens = self.flow_token(self.flow_features(position, time, known))
         batch, count, _ = tokens.shape
         if count > 1:  # each flow token sees the cache and itself
             own = torch.eye(count, dtype=torch.bool, device=tokens.device).expand(batch, 1, count, count)
