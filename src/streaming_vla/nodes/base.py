@@ -36,8 +36,8 @@ def reliable(depth: int) -> QoSProfile:
 class SuiteNode(LifecycleNode):  # type: ignore[misc]
     """A lifecycle node around one state machine.
 
-    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick` and
-    `report`. A hook that raises ValueError refuses the transition or the parameter with that sentence.
+    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
+    `settle` and `report`. A hook that raises ValueError refuses the transition or the parameter with that sentence.
 
     Args:
         name: of the node; its parameters are those of the table of that name.
@@ -83,6 +83,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def tick(self) -> None:
         """Do what is due."""
+
+    def settle(self) -> None:
+        """Take up answers that have come; called after every callback.
+
+        A future's own callback would wait for another round of the executor.
+        """
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Return what is wrong, empty when nothing is, and the key figures."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rclpy.task import Future
@@ -27,7 +26,7 @@ class GeneratorNode(SuiteNode):
     def __init__(self) -> None:
         super().__init__("generator")
         self._machine: Generator | None = None
-        self._waiting: Future[Any] | None = None
+        self._waiting: tuple[FlowRequest, float, Future[Any]] | None = None
         self._sent = 0
 
     def configure(self) -> None:
@@ -108,15 +107,19 @@ class GeneratorNode(SuiteNode):
     def _ask(self, request: FlowRequest) -> None:
         self._forget_request()
         asked_s = time.monotonic()
-        self._waiting = self._client.call_async(messages.flow_request_to(request, self.session))
-        self._waiting.add_done_callback(partial(self._on_reply, request, asked_s))
+        answer = self._client.call_async(messages.flow_request_to(request, self.session))
+        self._waiting = (request, asked_s, answer)
 
     def _forget_request(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._client.remove_pending_request(self._waiting)
+        if self._waiting is not None:
+            self._client.remove_pending_request(self._waiting[2])
         self._waiting = None
 
-    def _on_reply(self, request: FlowRequest, asked_s: float, answered: Future[Any]) -> None:
+    def settle(self) -> None:
+        """Send the action that a flow step has brought."""
+        if self._waiting is None or not self._waiting[2].done():
+            return
+        (request, asked_s, answered), self._waiting = self._waiting, None
         answered_s = time.monotonic()
         response = answered.result()
         if self._machine is None or response is None:

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import cv2
 import torch
 from rclpy.publisher import Publisher
-from rclpy.task import Future
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -33,6 +33,7 @@ from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 
 Result = TypeVar("Result")
+LONGEST_ANSWER_S = 10.0
 INACTIVE = "inference is not active: activate it first"
 
 
@@ -112,53 +113,58 @@ class InferenceNode(SuiteNode):
         begin_s = done_s - outcome.prefill_s - outcome.queued_s
         self.span("prefill", begin_s, done_s, outcome.episode, outcome.sequence)
 
-    async def _on_flow_step(self, request: srv.FlowStep.Request, response: srv.FlowStep.Response) -> Any:
-        if self._engine is None:
-            response.reason = INACTIVE
-            return response
+    def _on_flow_step(self, request: srv.FlowStep.Request, response: srv.FlowStep.Response) -> Any:
         step = messages.flow_request_from(request)
-        answer: Future[tuple[FlowResult, float]] = Future()
-        self._engine.flow_step(request.session, step, partial(self._complete, answer))
-        result, done_s = await answer
+        result: FlowResult | None = self._answer(response, lambda it, done: it.flow_step(request.session, step, done))
+        if result is None:
+            return response
         if result.accepted and self.executor is not None:
-            begin_s = done_s - result.compute_s
+            done_s = time.monotonic()
             # as a task of its own, so that the answer goes out first
-            self.executor.create_task(self.span, "flow_step", begin_s, done_s, step.episode, step.context, step.index)
+            self.executor.create_task(
+                self.span, "flow_step", done_s - result.compute_s, done_s, step.episode, step.context, step.index
+            )
         return messages.flow_result_to(result, response)
 
-    async def _on_predict_saliency(
-        self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response
-    ) -> Any:
-        if self._engine is None:
-            response.reason = INACTIVE
-            return response
+    def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = SaliencyRequest(request.episode, request.context, messages.vector(request.pending))
-        answer: Future[tuple[SaliencyResult, float]] = Future()
-        self._engine.predict_saliency(request.session, question, partial(self._complete, answer))
-        result, _ = await answer
-        response.accepted, response.reason, response.saliency = result.accepted, result.reason, result.saliency
+        result: SaliencyResult | None = self._answer(
+            response, lambda it, done: it.predict_saliency(request.session, question, done)
+        )
+        if result is not None:
+            response.accepted, response.reason, response.saliency = result.accepted, result.reason, result.saliency
         return response
 
-    async def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
+    def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
+        result: ResetResult | None = self._answer(
+            response, lambda it, done: it.reset(request.session, request.episode, done)
+        )
+        if result is not None:
+            response.accepted, response.reason = result.accepted, result.reason
+        return response
+
+    def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
+        """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
+
+        It waits for one step and at most one slice of a prefill. A coroutine that awaited a future instead would be
+        polled by rclpy's executor without a pause, and take the interpreter lock from the engine all the time.
+        """
         if self._engine is None:
             response.reason = INACTIVE
-            return response
-        answer: Future[tuple[ResetResult, float]] = Future()
-        self._engine.reset(request.session, request.episode, partial(self._complete, answer))
-        result, _ = await answer
-        response.accepted, response.reason = result.accepted, result.reason
-        return response
+            return None
+        answer: SimpleQueue[Any] = SimpleQueue()
+        ask(self._engine, answer.put)
+        try:
+            return answer.get(timeout=LONGEST_ANSWER_S)
+        except Empty:
+            self.refusals["no_answer"] += 1
+            response.reason = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
+            return None
 
     def _hand_over(self, handle: Callable[[Result, float], None], result: Result) -> None:
         """Let `handle` run on the node's thread; called on the engine's."""
         if self.executor is not None:
             self.executor.create_task(handle, result, time.monotonic())
-
-    def _complete(self, answer: Future[tuple[Result, float]], result: Result) -> None:
-        """Complete what a service callback awaits; called on the engine's thread."""
-        answer.set_result((result, time.monotonic()))
-        if self.executor is not None:
-            self.executor.wake()  # completing a future does not wake an executor that waits
 
 
 def main() -> None:

@@ -77,6 +77,7 @@ def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode) -> None:
     deadline = node.deadline()
     wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
     executor.spin_once(timeout_sec=max(0.0, wait_s))
+    node.settle()
     deadline = node.deadline()
     if deadline is not None and time.monotonic() >= deadline:
         node.tick()
