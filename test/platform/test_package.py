@@ -95,9 +95,9 @@ def test_colcon_output_has_executables_for_ros2_run() -> None:
     folder = Path(get_package_prefix("streaming_vla")) / "lib" / "streaming_vla"
     names = {node.name for node in graph.NODES} | {"streaming-vla"}
     assert names <= {path.name for path in folder.iterdir() if path.stat().st_mode & 0o111}
-    help_text = subprocess.run(
-        [folder / "streaming-vla", "--help"], capture_output=True, text=True, timeout=60, check=False
-    )
+    # by the interpreter: the first line of a script cannot name one whose path has a space
+    command = [sys.executable, folder / "streaming-vla", "--help"]
+    help_text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert help_text.returncode == 0
     assert "doctor" in help_text.stdout
 
