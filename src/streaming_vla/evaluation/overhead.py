@@ -22,7 +22,7 @@ def tick_jitter_ms(record: EpisodeRecord) -> list[float]:
 
 
 def transport_ms(record: EpisodeRecord) -> list[float]:
-    """Return, per observation, the time from about to be published (end of `observe`) to received (begin of `prefill`)."""
+    """Return, per observation, the time from published-to-be (end of `observe`) to received (begin of `prefill`)."""
     encoded = {span.sequence: span.end_s for span in record.spans if span.stage == "observe"}
     return [
         MS * (span.begin_s - encoded[span.sequence])
