@@ -15,6 +15,7 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
 from streaming_vla.nodes.declare import StartError, declare
+from streaming_vla.nodes.priority import raise_priority
 from streaming_vla.parameters.spec import Value
 from streaming_vla.runtime.events import Episode
 
@@ -161,6 +162,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
         span.episode, span.sequence = episode, max(0, sequence)
         self._spans.publish(span)
+
+    def raise_priority(self) -> None:
+        """Ask for the priority of parameter `realtime_priority`; to be called when every thread is there."""
+        advice = raise_priority(self.value("realtime_priority"))
+        if advice:
+            self.get_logger().info(advice)
 
     # life
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -56,7 +55,7 @@ class ExecutorNode(SuiteNode):
         self._machine = Executor(action_layout(self.values()), self._options(self.values()))
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
-        self._raise_priority()
+        self.raise_priority()
 
     def deactivate(self) -> None:
         """Command a stop to a robot that was moved, and see that it leaves this process."""
@@ -120,20 +119,6 @@ class ExecutorNode(SuiteNode):
         }
         problem = "no action came in time: start a new episode" if state.mode is Mode.ERROR else ""
         return problem, {**figures, **self._machine.counters.as_dict()}
-
-    def _raise_priority(self) -> None:
-        """Let the tick go before other work of the machine, as the controllers of a robot do."""
-        priority = self.value("realtime_priority")
-        if not priority:
-            return
-        try:
-            # threads that are made later stay as they are
-            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-        except PermissionError:
-            self.get_logger().info(
-                "no permission for realtime_priority, the tick shares the processor with everything else: "
-                "allow 'rtprio' in /etc/security/limits.conf"
-            )
 
     def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
         limits = Limits(velocity=values["velocity_limit"], jump=values["jump_limit"])

@@ -48,6 +48,7 @@ class GeneratorNode(SuiteNode):
     def activate(self) -> None:
         """Begin without a context."""
         self._machine = Generator(action_layout(self.values()), self._options(self.values()))
+        self.raise_priority()
 
     def deactivate(self) -> None:
         """Send no further action."""

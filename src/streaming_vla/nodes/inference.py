@@ -72,6 +72,7 @@ class InferenceNode(SuiteNode):
         """Begin with empty sessions."""
         self._engine = Engine(self._policy, self._options)
         self._engine.start()
+        self.raise_priority()
 
     def deactivate(self) -> None:
         """Refuse what waits and end the engine's thread."""

@@ -6,6 +6,17 @@ from streaming_vla.parameters.spec import Parameter
 
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
 
+
+def _realtime_priority(default: int) -> Parameter:
+    return Parameter(
+        "realtime_priority",
+        default,
+        "SCHED_FIFO priority of the node's threads where the system permits it; 0 asks for none.",
+        low=0,
+        high=98,
+    )
+
+
 AUTOSTART = Parameter("autostart", False, "Configure and activate without being asked by a lifecycle manager.")
 CONTROL_PERIOD_S = Parameter("control_period_s", 0.05, "Duration of one action.", "s", low=0.005, high=1.0, live=True)
 ACTION_LAYOUT = (
@@ -92,6 +103,7 @@ INFERENCE = (
         (".",),
         "Namespaces of the robots that are served; '.' is the namespace of this node.",
     ),
+    _realtime_priority(30),
 )
 
 GENERATOR = (
@@ -128,6 +140,7 @@ GENERATOR = (
         high=60.0,
         live=True,
     ),
+    _realtime_priority(40),
 )
 
 EXECUTOR = (
@@ -194,13 +207,7 @@ EXECUTOR = (
         high=60.0,
         live=True,
     ),
-    Parameter(
-        "realtime_priority",
-        50,
-        "SCHED_FIFO priority of the control thread where the system permits it; 0 asks for none.",
-        low=0,
-        high=98,
-    ),
+    _realtime_priority(50),
     Parameter(
         "start_actions", 1, "Actions that must be queued before the first motion.", "actions", low=1, high=64, live=True
     ),
