@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from streaming_vla.parameters.load import ROS_PREFIXES, unknown
-from streaming_vla.parameters.spec import Parameter, Value, check, convert
+from streaming_vla.parameters.spec import Parameter, Value, as_written, check, convert
 from streaming_vla.parameters.tables import SHARED, table
 
 
@@ -45,6 +45,14 @@ def declare(node: Node, name: str, update: Callable[[Mapping[str, Value]], None]
             ignore_override=True,
         )
 
+    def before_set(changes: list[RosParameter]) -> list[RosParameter]:
+        return [
+            RosParameter(change.name, value=as_written(known[change.name], change.value))
+            if change.name in known
+            else change
+            for change in changes
+        ]
+
     def on_set(changes: list[RosParameter]) -> SetParametersResult:
         changed = {change.name: _plain(change.value) for change in changes if change.name in known}
         reasons = [
@@ -63,6 +71,7 @@ def declare(node: Node, name: str, update: Callable[[Mapping[str, Value]], None]
         values.update(candidate)
         return SetParametersResult(successful=True)
 
+    node.add_pre_set_parameters_callback(before_set)
     node.add_on_set_parameters_callback(on_set)
     return values
 

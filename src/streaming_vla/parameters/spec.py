@@ -67,8 +67,14 @@ class Parameter:
         return f"{words} ({self.unit})" if self.unit else words
 
 
+def as_written(parameter: Parameter, value: object) -> object:
+    """Return "off" where YAML has made `false` of an `off` that was written for a text; else `value`."""
+    return "off" if value is False and "off" in parameter.choices else value
+
+
 def check(parameter: Parameter, value: object) -> str | None:
     """Return why `value` is refused for `parameter`, one sentence, or None when it is allowed."""
+    value = as_written(parameter, value)
     elements = list(value) if isinstance(value, list | tuple) else [value]
     fits = parameter.is_list == isinstance(value, list | tuple) and len(elements) > 0
     if fits and all(_element_fits(parameter, element) for element in elements):
@@ -85,6 +91,7 @@ def convert(parameter: Parameter, value: object) -> Value:
     reason = check(parameter, value)
     if reason is not None:
         raise ValueError(reason)
+    value = as_written(parameter, value)
     kind = parameter.element_type
     if isinstance(value, list | tuple):
         return tuple(kind(element) for element in value)

@@ -18,7 +18,15 @@ def _realtime_priority(default: int) -> Parameter:
 
 
 AUTOSTART = Parameter("autostart", False, "Configure and activate without being asked by a lifecycle manager.")
-CONTROL_PERIOD_S = Parameter("control_period_s", 0.05, "Duration of one action.", "s", low=0.005, high=1.0, live=True)
+CONTROL_PERIOD_S = Parameter(
+    "control_period_s",
+    0.05,
+    "Duration of one action; set it on executor and saliency_monitor.",
+    "s",
+    low=0.005,
+    high=1.0,
+    live=True,
+)
 ACTION_LAYOUT = (
     Parameter("action_names", ACTION_NAMES, "Name of each dimension of the action."),
     Parameter(
@@ -61,7 +69,7 @@ OBSERVER = (
     Parameter(
         "max_frame_age_s",
         0.15,
-        "A picture received longer ago is not used; the request waits for a newer one.",
+        "A picture or robot state received longer ago is not used; the request waits for a newer one.",
         "s",
         low=0.001,
         high=10.0,
@@ -172,7 +180,7 @@ EXECUTOR = (
         (20.0, 20.0, 20.0, 40.0),
         "Largest speed per dimension; faster commands are clamped and counted.",
         "action units/s",
-        low=0.0,
+        low=1.0e-6,
         high=1.0e6,
         live=True,
     ),
@@ -181,7 +189,7 @@ EXECUTOR = (
         (2.0, 2.0, 2.0, 2.0),
         "Largest difference of two commands in a row per dimension; more is clamped and counted.",
         "action units",
-        low=0.0,
+        low=1.0e-6,
         high=1.0e6,
         live=True,
     ),
@@ -209,7 +217,13 @@ EXECUTOR = (
     ),
     _realtime_priority(50),
     Parameter(
-        "start_actions", 1, "Actions that must be queued before the first motion.", "actions", low=1, high=64, live=True
+        "start_actions",
+        1,
+        "Actions that must be queued before the first motion; at most the generator's lead_actions.",
+        "actions",
+        low=1,
+        high=64,
+        live=True,
     ),
 )
 

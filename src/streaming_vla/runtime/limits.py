@@ -29,7 +29,7 @@ class Limits:
         for name, values in (("velocity_limit", self.velocity), ("jump_limit", self.jump)):
             for value in values:
                 if not value > 0.0:
-                    raise ValueError(f"{name} has {value}: every entry must be above 0; give [] for no limit")
+                    raise ValueError(f"{name} has {value}: every entry must be above 0; give 1.0e6 for no limit")
 
     def check(self, layout: ActionLayout) -> None:
         """Check that the limits fit `layout` and that it can hold.
@@ -41,7 +41,7 @@ class Limits:
             if values and len(values) != layout.size:
                 raise ValueError(
                     f"{name} has {len(values)} entries, expected {layout.size}, one for each of "
-                    f"{', '.join(layout.names)}, or [] for no limit"
+                    f"{', '.join(layout.names)}"
                 )
         for name, absolute, low, high in zip(layout.names, layout.absolute, layout.low, layout.high, strict=True):
             if not absolute and not low <= 0.0 <= high:

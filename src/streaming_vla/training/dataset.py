@@ -58,6 +58,18 @@ class _Episode:
     offset: npt.NDArray[np.int64]
 
 
+def check_demonstrations(folder: Path) -> list[Path]:
+    """Return the episodes of `folder`.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the command that makes them.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no demonstrations in '{folder}': make them with 'streaming-vla train demos'")
+    return files
+
+
 class Demonstrations:
     """All successful episodes of a folder, compressed in memory.
 
@@ -71,9 +83,7 @@ class Demonstrations:
         self._episodes: dict[str, list[_Episode]] = {}
         self.seeds: set[int] = set()
         self.frames = 0
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"no demonstrations in '{folder}': make them with 'streaming-vla train demos'")
+        files = check_demonstrations(folder)
         for number, file in enumerate(files, 1):
             self._load(file)
             if progress is not None:
