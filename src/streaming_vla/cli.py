@@ -80,6 +80,7 @@ def demo(
         options = DemoOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValueError as error:
         _end(str(error))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(run(options))
 
 

@@ -64,13 +64,13 @@ def test_priorities() -> None:
     engine = prepared(policy)
     order: list[str] = []
     request = SaliencyRequest(1, 0, np.zeros(2))
-    engine.predict_saliency("/a", request, lambda _result: order.append("saliency"))
     engine.observe(observation(0, session="/b"), lambda _result: order.append("prefill"))
+    engine.predict_saliency("/a", request, lambda _result: order.append("saliency"))
     engine.flow_step("/a", flow(0), lambda _result: order.append("flow 0"))
     engine.flow_step("/a", flow(0, index=1), lambda _result: order.append("flow 1"))
     engine.reset("/b", 1, lambda _result: order.append("reset"))
     finish(engine)
-    assert order == ["reset", "flow 0", "flow 1", "prefill", "saliency"]
+    assert order == ["reset", "flow 0", "flow 1", "saliency", "prefill"]
 
 
 def test_a_prefill_that_has_begun_ends_before_the_next_begins() -> None:

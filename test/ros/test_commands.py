@@ -111,3 +111,23 @@ def test_a_trajectory_ends_by_itself() -> None:
 def test_lengths_must_fit() -> None:
     with pytest.raises(ValueError, match="scale has 1 values, expected one for each of joint_0, joint_1"):
         CommandOptions(layout((True, True)), (1.0,), ("a", "b"), "", 0.05)
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_a_new_episode_starts_from_the_measured_pose(kind: str) -> None:
+    joints = writer(kind, (False,))
+    joints.measure({"joint_0": 0.0})
+    joints.write(command(PLAY, 1.0), STAMP)
+    joints.write(command(HOLD, 0.0), STAMP)
+    joints.begin()
+    joints.measure({"joint_0": 3.0})  # somebody moved the robot in between
+    assert positions(joints.write(command(PLAY, 0.5), STAMP)) == [3.5]
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_joints_that_are_not_finite_are_no_sign_of_life(kind: str) -> None:
+    joints = writer(kind, (False,))
+    assert "joint_0 is not finite" in joints.measure({"joint_0": float("nan")})
+    assert joints.measure({"joint_0": 1.0, "other": float("nan")}) == ""
+    assert "not finite" in joints.measure({"joint_0": float("inf")})
+    assert positions(joints.write(command(PLAY, 0.5), STAMP)) == [1.5], "from the last good position"

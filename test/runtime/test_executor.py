@@ -273,11 +273,14 @@ def test_a_silent_robot_is_held_and_its_queue_forgotten() -> None:
 
 
 @pytest.mark.parametrize("number", [7, 9])
-def test_the_end_of_an_episode_holds_and_keeps_its_numbers(number: int) -> None:
+def test_the_end_of_an_episode_stops_and_keeps_its_numbers(number: int) -> None:
     executor = playing()
     executor.on_action(action(0, 1), 0.01)
     effects = executor.on_episode(Episode(number, active=False), 0.02)
-    assert [command.kind for command in commands(effects)] == [CommandKind.HOLD]
+    [command] = commands(effects)
+    assert command.kind is CommandKind.STOP
+    moving = ~np.array(LAYOUT.absolute)
+    assert not command.values[moving].any(), "the last command of an episode leaves no motion, whatever jump_limit is"
     [state] = only(effects, ExecutionState)
     assert (state.episode, state.mode, state.held) == (number, Mode.IDLE, False)
     assert state.executed == (1 if number == 7 else 0)

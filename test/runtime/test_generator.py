@@ -204,6 +204,15 @@ def test_a_reply_that_never_comes_is_given_up() -> None:
     assert one_request(generator.on_context(context(1), 1.4)).context == 1
 
 
+def test_a_reply_after_its_time_is_not_played() -> None:
+    """The process was paused: the reply lies there before anybody has looked at the clock."""
+    generator = started()
+    request = one_request(generator.on_context(context(0), 1.0))
+    assert generator.on_flow_reply(reply(request), 3.5) == []
+    assert generator.counters["flow_timeout"] == 1
+    assert generator.counters["flow_reply_unexpected"] == 1
+
+
 def test_unexpected_replies_are_dropped() -> None:
     generator = started()
     assert generator.on_flow_reply(FlowReply(7, 0, 0, True, np.zeros(3)), 0.0) == []

@@ -17,8 +17,8 @@ class Priority(IntEnum):
     NOTICE = 0  # tells somebody that a request was refused, no work
     RESET = 1
     FLOW_STEP = 2
-    PREFILL = 3
-    SALIENCY = 4
+    SALIENCY = 3
+    PREFILL = 4
 
 
 class Job(Protocol):

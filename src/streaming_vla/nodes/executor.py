@@ -77,8 +77,12 @@ class ExecutorNode(SuiteNode):
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""
-        if self._machine is not None:
-            self._carry_out(self._machine.on_episode(episode, time.monotonic()))
+        if self._machine is None:
+            return
+        before = self._machine.state(time.monotonic()).episode
+        self._carry_out(self._machine.on_episode(episode, time.monotonic()))
+        if self._machine.state(time.monotonic()).episode != before:
+            self._writer.begin()
 
     def deadline(self) -> float | None:
         """When the next action begins, the next rung of the ladder is due, or the state has to be said again."""
@@ -148,8 +152,10 @@ class ExecutorNode(SuiteNode):
             self._carry_out(self._machine.on_action(action, time.monotonic()))
 
     def _on_joints(self, positions: dict[str, float]) -> None:
-        self._writer.measure(positions)
-        if self._machine is not None:
+        missing = self._writer.measure(positions)
+        if missing:  # a robot that cannot be commanded does not count as alive
+            self.refuse("joints_missing", missing)
+        elif self._machine is not None:
             self._carry_out(self._machine.on_robot_state(time.monotonic()))
 
     def _carry_out(self, effects: list[ExecutorEffect]) -> None:

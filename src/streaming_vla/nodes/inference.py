@@ -33,7 +33,7 @@ from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 
 Result = TypeVar("Result")
-LONGEST_ANSWER_S = 10.0
+LONGEST_ANSWER_S = 2.0
 INACTIVE = "inference is not active: activate it first"
 
 
@@ -147,8 +147,8 @@ class InferenceNode(SuiteNode):
     def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
         """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
 
-        It waits for one step and at most one slice of a prefill. A coroutine that awaited a future instead would be
-        polled by rclpy's executor without a pause, and take the interpreter lock from the engine all the time.
+        It waits for the work itself and at most one slice of a prefill. A coroutine that awaited a future instead
+        would be polled by rclpy's executor without a pause, and take the interpreter lock from the engine all the time.
         """
         if self._engine is None:
             response.reason = INACTIVE

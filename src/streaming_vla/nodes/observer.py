@@ -22,7 +22,8 @@ from streaming_vla.parameters.spec import Value
 from streaming_vla.runtime.events import Episode, ObserveRequest, Snapshot
 from streaming_vla.runtime.observer import Observer, ObserverOptions
 
-SILENT_CAMERA_S = 3.0
+SILENT_S = 3.0
+ROBOT_STATE = "robot state"  # beside the cameras' names
 
 
 class ObserverNode(SuiteNode):
@@ -44,16 +45,14 @@ class ObserverNode(SuiteNode):
         self._publisher = self.create_publisher(wire.Observation, "observation", reliable(4))
         self.listen_to_episode()
         for camera, topic in zip(cameras, topics, strict=True):
-            self.listen(Image, topic, check_picture, partial(self._on_picture, camera), BEST_EFFORT)
-        self.listen(
-            Float64MultiArray, self.value("robot_state_topic"), lambda state: state.data, self._on_state, BEST_EFFORT
-        )
+            self.listen(Image, topic, partial(self._heard, camera), partial(self._on_picture, camera), BEST_EFFORT)
+        self.listen(Float64MultiArray, self.value("robot_state_topic"), self._state_from, self._on_state, BEST_EFFORT)
         self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
 
     def activate(self) -> None:
         """Begin with no picture."""
         self._machine = Observer(self._options(self.values()))
-        self._heard_s = dict.fromkeys(self.value("cameras"), time.monotonic())
+        self._heard_s = dict.fromkeys((*self.value("cameras"), ROBOT_STATE), time.monotonic())
         self._requested_s = time.monotonic()
         self._early: ObserveRequest | None = None
 
@@ -88,10 +87,10 @@ class ObserverNode(SuiteNode):
     def report(self) -> tuple[str, dict[str, object]]:
         """Name the cameras that do not send, with the picture topics that exist."""
         now = time.monotonic()
-        problem = ""
-        for camera, topic in zip(self.value("cameras"), self.value("camera_topics"), strict=True):
-            if now - self._heard_s[camera] > SILENT_CAMERA_S:
-                problem = f"camera '{camera}' sends nothing on '{self.resolve_topic_name(topic)}'"
+        topics = dict(zip(self.value("cameras"), self.value("camera_topics"), strict=True))
+        topics[ROBOT_STATE] = self.value("robot_state_topic")
+        silent = [name for name, heard_s in self._heard_s.items() if now - heard_s > SILENT_S]
+        problem = "; ".join(f"'{name}' sends nothing on '{self.resolve_topic_name(topics[name])}'" for name in silent)
         if problem:
             types = self.get_topic_names_and_types()
             sending = [name for name, kinds in types if "sensor_msgs/msg/Image" in kinds and self._is_sent(name)]
@@ -111,12 +110,18 @@ class ObserverNode(SuiteNode):
             frame_timeout_s=values["frame_timeout_s"],
         )
 
+    def _heard(self, camera: str, image: Image) -> Image:
+        self._heard_s[camera] = time.monotonic()  # what is refused was sent all the same
+        return check_picture(image)
+
+    def _state_from(self, message: Float64MultiArray) -> Any:
+        self._heard_s[ROBOT_STATE] = time.monotonic()
+        return message.data
+
     def _on_picture(self, camera: str, image: Image) -> None:
-        now = time.monotonic()
-        self._heard_s[camera] = now
         if self._machine is not None:
             stamp_s = Time.from_msg(image.header.stamp).nanoseconds * 1e-9
-            self._publish(self._machine.on_frame(camera, image, stamp_s, now))
+            self._publish(self._machine.on_frame(camera, image, stamp_s, time.monotonic()))
 
     def _on_state(self, values: Any) -> None:
         if self._machine is not None:

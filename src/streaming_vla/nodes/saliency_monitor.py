@@ -99,8 +99,9 @@ class SaliencyMonitorNode(SuiteNode):
     def _on_context(self, context: ContextReady) -> None:
         now = time.monotonic()
         if self._machine is not None:
-            asked_s = self._asked_s.pop(context.sequence, None)
             self._carry_out(self._machine.on_context(context, now))
+            ours = self.episode is not None and context.episode == self.episode.number
+            asked_s = self._asked_s.pop(context.sequence, None) if ours else None
             if asked_s is not None:
                 self.span("request", asked_s, now, context.episode, context.sequence)
 
@@ -118,7 +119,7 @@ class SaliencyMonitorNode(SuiteNode):
             return
         now = time.monotonic()
         self._carry_out(self._machine.on_instruction(instruction, now))
-        if self.value("auto_start") and instruction:
+        if self.value("auto_start") and instruction.strip():
             self._carry_out(self._machine.start_episode(now, instruction))
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:

@@ -70,8 +70,15 @@ class CommandWriter(ABC):
         """Return what `write` could not express, for topic `gripper_command`, or None."""
         return None
 
-    def measure(self, positions: Mapping[str, float]) -> None:  # noqa: B027 (optional, not missing)
-        """Take the measured joint positions by name; types without a target ignore them."""
+    def measure(self, positions: Mapping[str, float]) -> str:
+        """Take measured joint positions by name; return what is missing to command the robot, empty when nothing is.
+
+        Types without a target need none.
+        """
+        return ""
+
+    def begin(self) -> None:  # noqa: B027 (optional, not missing)
+        """Forget the target of the episode before: somebody may have moved the robot since."""
 
     def _header(self, stamp: Time) -> Header:
         return Header(stamp=stamp, frame_id=self.options.frame)
@@ -135,12 +142,27 @@ class _JointWriter(CommandWriter):
         self._measured: Vector | None = None
         self._held: Vector | None = None
         self._sent: Vector | None = None
-        self._known: tuple[str, ...] = ()
+        self._known: dict[str, float] = {}  # joints may come in several messages
 
-    def measure(self, positions: Mapping[str, float]) -> None:
-        self._known = tuple(positions)
-        if all(name in positions for name in self.options.joint_names):
-            self._measured = np.array([positions[name] for name in self.options.joint_names])
+    def measure(self, positions: Mapping[str, float]) -> str:
+        mine = {name: positions[name] for name in self.options.joint_names if name in positions}
+        broken = [name for name, value in mine.items() if not np.isfinite(value)]
+        if broken:  # drivers send NaN before the hardware is up
+            return f"joint {', '.join(broken)} is not finite in joint_states: bring the robot's hardware up"
+        self._known.update(positions)
+        if problem := self._missing():
+            return problem
+        self._measured = np.array([self._known[name] for name in self.options.joint_names])
+        return ""
+
+    def _missing(self) -> str:
+        missing = [name for name in self.options.joint_names if name not in self._known]
+        known = ", ".join(self._known) or "none"
+        sentence = f"joint {', '.join(missing)} is not in joint_states (they have {known}): set joint_names"
+        return sentence if missing else ""
+
+    def begin(self) -> None:
+        self._held = self._sent = None
 
     def target(self, command: Command) -> Vector:
         """Return the joint positions to command, [A], in the joints' units."""
@@ -163,9 +185,7 @@ class _JointWriter(CommandWriter):
             return self._sent
         if self._measured is not None:
             return self._measured
-        missing = [name for name in self.options.joint_names if name not in self._known]
-        known = ", ".join(self._known) or "none"
-        raise ValueError(f"joint {', '.join(missing)} is not in joint_states (they have {known}): set joint_names")
+        raise ValueError(self._missing())
 
 
 class TrajectoryWriter(_JointWriter):

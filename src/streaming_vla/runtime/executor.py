@@ -98,7 +98,7 @@ class Executor:
         self._options = options
 
     def on_episode(self, episode: Episode, now: float) -> list[ExecutorEffect]:
-        """Begin or end an episode; a robot in motion is told to hold."""
+        """Begin or end an episode; a robot in motion is stopped."""
         effects = self.poll(now)
         before = self._episode.number
         change = self._episode.take(episode)
@@ -107,7 +107,7 @@ class Executor:
         if change in (Change.OLD, Change.SAME):
             return effects
         if self._mode in (Mode.PLAYING, *RUNGS):
-            effects.append(self._commander.hold(self._options.limits, self._options.control_period_s))
+            effects.append(self._commander.stop())  # nothing follows it, so no limit may keep a rest of motion in it
         self._rest(now)
         if self._episode.number != before:
             self._forget()

@@ -121,7 +121,11 @@ class Generator:
         return self._proceed(now)
 
     def on_flow_reply(self, reply: FlowReply, now: float) -> list[GeneratorEffect]:
-        """Send the action that a flow step gave; a reply that is no action ends the flow."""
+        """Send the action that a flow step gave; a reply that is late or no action ends the flow."""
+        effects = self.poll(now)
+        if effects:  # it has been given up, and the next context is asked already
+            self.counters.count("flow_reply_unexpected")
+            return effects
         asked = self._asked
         if asked is None or (reply.episode, reply.context, reply.index) != (asked.episode, asked.context, asked.index):
             self.counters.count("flow_reply_unexpected")
