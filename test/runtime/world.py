@@ -98,9 +98,8 @@ class World:
             self._handle(self.observer.on_episode(self._episode, self.now))
 
     def new_monitor(self) -> None:
-        """Put a new monitor in the place of the old one; it hears the instruction again."""
+        """Put a new monitor in the place of the old one; it learns everything from the executor's state."""
         self.monitor = Monitor(self.monitor_options, last_episode=1000)
-        self._handle(self.monitor.on_instruction("go", self.now))
 
     def start(self) -> None:
         """Begin an episode."""

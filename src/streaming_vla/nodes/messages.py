@@ -193,6 +193,7 @@ def execution_state_to(state: ExecutionState, session: str, stamp: Time) -> msg.
         starved_s=state.starved_s,
         hand_overs=state.hand_overs,
         rejected=state.rejected,
+        instruction=state.instruction,
     )
 
 
@@ -212,6 +213,7 @@ def execution_state_from(message: msg.ExecutionState) -> ExecutionState:
         message.starved_s,
         message.hand_overs,
         message.rejected,
+        instruction=message.instruction,
     )
 
 

@@ -118,7 +118,7 @@ class SaliencyMonitorNode(SuiteNode):
         if self._machine is None:
             return
         now = time.monotonic()
-        self._carry_out(self._machine.on_instruction(instruction, now))
+        self._machine.on_instruction(instruction)
         if self.value("auto_start") and instruction.strip():
             self._carry_out(self._machine.start_episode(now, instruction))
 

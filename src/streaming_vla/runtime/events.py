@@ -124,6 +124,7 @@ class ExecutionState:
     starved_s: float
     hand_overs: int
     rejected: int
+    instruction: str = ""
 
 
 class CommandKind(IntEnum):

@@ -176,6 +176,7 @@ class Executor:
             starved_s=self._starved.total_s(now),
             hand_overs=self._hand_overs,
             rejected=self._rejected,
+            instruction=self._episode.instruction,
         )
 
     def _advance(self, due_s: float, now: float) -> list[ExecutorEffect]:

@@ -95,10 +95,9 @@ class Monitor:
         self._decision: EarlyDecision = Always() if options.mode == "always" else Never()
         self.request_latency.warm_up = options.warm_up_contexts
 
-    def on_instruction(self, instruction: str, now: float) -> list[MonitorEffect]:
-        """Remember the newest instruction; episodes that are started or adopted without one take it."""
+    def on_instruction(self, instruction: str) -> None:
+        """Remember the newest instruction; episodes that are started without one take it."""
         self._instruction = instruction.strip()
-        return self._adopt(now)
 
     def start_episode(self, now: float, instruction: str = "") -> list[MonitorEffect]:
         """Begin the next episode (the one before is over) and ask for its first observation.
@@ -126,8 +125,7 @@ class Monitor:
         """Learn what the executor does; decide whether to observe."""
         self._last_episode = max(self._last_episode, state.episode)
         if self._episode is None:
-            self._state = state
-            return self._adopt(now)
+            return self._adopt(state, now)
         if not self._runs(state.episode):
             self.counters.count("state_other_episode")
             return []
@@ -230,13 +228,13 @@ class Monitor:
         self._next_sequence += 1
         return self._asked
 
-    def _adopt(self, now: float) -> list[MonitorEffect]:
+    def _adopt(self, state: ExecutionState, now: float) -> list[MonitorEffect]:
         """Go on with the episode that the executor plays: a monitor before this one began it."""
-        state = self._state
-        if self._episode is not None or state is None or self._over() or not self._instruction:
+        self._state = state
+        if self._over():
             return []
         self.counters.count("episode_adopted")
-        self._episode = Episode(state.episode, active=True, instruction=self._instruction)
+        self._episode = Episode(state.episode, active=True, instruction=state.instruction)
         self._begin(now, state.context + ADOPTION_GAP)
         self._state = state
         return [self._episode, *self._decide(now)]
