@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -152,8 +153,10 @@ class Memory:
         if self.minutes and minutes - self.minutes[-1] < SAMPLE_PERIOD_S / 60:
             return
         self.minutes.append(minutes)
-        for name, pid in self._simulation.pids().items():
-            self.rss_mib[name].append(psutil.Process(pid).memory_info().rss / MIB)
+        pids = self._simulation.pids()
+        for name, values in self.rss_mib.items():
+            # a node that is just being started again has no process
+            values.append(psutil.Process(pids[name]).memory_info().rss / MIB if name in pids else math.nan)
 
     def plot(self, path: Path) -> None:
         """Draw one line per node."""

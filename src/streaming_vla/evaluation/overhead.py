@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -44,9 +45,12 @@ def flow_step_overhead_ms(record: EpisodeRecord) -> list[float]:
 def growth_percent(values: Sequence[float]) -> float:
     """Return by how much the mean of the last fifth of `values` exceeds that of the first fifth, in percent.
 
+    Values that are NaN (a process was just being started again) are left out.
+
     Raises:
         ValueError: fewer than ten values.
     """
+    values = [value for value in values if not math.isnan(value)]
     if len(values) < 10:
         raise ValueError(f"growth needs at least 10 values, there are {len(values)}: let it run for longer")
     fifth = len(values) // 5
