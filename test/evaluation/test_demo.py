@@ -24,7 +24,7 @@ from streaming_vla.parameters.tables import table
 
 def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
     options = DemoOptions()
-    assert len(options.tasks) == 8 and options.seed == FIRST_HELD_OUT_SEED == 10_000
+    assert len(set(options.tasks)) >= 5 and options.seed == FIRST_HELD_OUT_SEED == 10_000
     assert options.out == Path("out/demo")
 
 

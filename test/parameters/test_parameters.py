@@ -106,3 +106,10 @@ def test_ros_own_parameters_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text("/robot_1/executor:\n  ros__parameters:\n    use_sim_time: true\n    hold_s: 3\n", encoding="utf-8")
     assert read(path) == {"executor": {"hold_s": 3.0}}
+
+
+def test_off_that_yaml_reads_as_false_is_off() -> None:
+    mode = Parameter("mode", "always", "When to observe.", choices=("off", "always"))
+    assert convert(mode, False) == "off" and check(mode, False) is None
+    assert check(mode, True) is not None
+    assert check(Parameter("name", "a", "A text."), False) is not None

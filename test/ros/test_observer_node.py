@@ -109,5 +109,5 @@ def test_other_episodes_and_sessions_are_dropped(robot: Robot) -> None:
 
 def test_a_silent_camera_is_named(robot: Robot) -> None:
     robot.probe.node.create_publisher(Image, "wrist/image", 1)
-    robot.probe.wait(lambda: "camera 'front' sends nothing" in robot.probe.problem("observer"), "no warning")
+    robot.probe.wait(lambda: "'front' sends nothing" in robot.probe.problem("observer"), "no warning")
     robot.probe.wait(lambda: "/wrist/image" in robot.probe.problem("observer"), "no topics are named")

@@ -36,10 +36,10 @@ def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None
     ("name", "value", "reason"),
     [
         ("hold_s", -1.0, "out of range"),
-        ("jump_limit", [float("nan")] * 4, "expected a list, each a number from 0"),
+        ("jump_limit", [float("nan")] * 4, "expected a list, each a number from 0.001"),
         ("hold_s", "long", "Wrong parameter type"),
         ("start_actions", 65, "out of range"),
-        ("velocity_limit", [-1.0, 1.0, 1.0, 1.0], "expected a list, each a number from 0 to 1000000"),
+        ("velocity_limit", [-1.0, 1.0, 1.0, 1.0], "expected a list, each a number from 0.001 to 1000000"),
         ("velocity_limit", [1.0], "velocity_limit has 1 entries, expected 4"),
         ("command_type", "twist", "read-only"),
         ("hold", 1.0, "there is no parameter 'hold' (did you mean 'hold_s'?)"),
