@@ -10,10 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its short name and the instructions that mean it (the first is the default)."""
+    """One task and the sentences that mean it.
+
+    Args:
+        name: short, as in `task: reach`.
+        instructions: the policy learns from these; the first is the default.
+        held_out: further wordings that no training sees.
+    """
 
     name: str
     instructions: tuple[str, ...]
+    held_out: tuple[str, ...]
 
     @property
     def environment(self) -> str:
@@ -31,6 +38,14 @@ TASKS: dict[str, Task] = {
                 "reach the red point",
                 "bring the gripper to the red target",
                 "go to the red dot",
+                "move the arm until the hand is at the red spot",
+                "reach for the red target",
+                "take the hand to the red point",
+                "guide the gripper to the red dot",
+            ),
+            (
+                "bring the hand to the red spot",
+                "move the gripper to the red target",
             ),
         ),
         Task(
@@ -40,6 +55,14 @@ TASKS: dict[str, Task] = {
                 "slide the puck onto the green target",
                 "shove the puck across to the green point",
                 "push the puck until it lies on the green dot",
+                "move the puck over the table to the green spot",
+                "push the puck along to the green target",
+                "slide the puck over to the green marker",
+                "use the hand to push the puck onto the green point",
+            ),
+            (
+                "slide the puck to the green dot",
+                "push the puck across the table to the green target",
             ),
         ),
         Task(
@@ -49,6 +72,14 @@ TASKS: dict[str, Task] = {
                 "grasp the puck and hold it at the blue target",
                 "lift the puck to the blue point",
                 "take the puck to the blue dot",
+                "pick the puck up and place it at the blue spot",
+                "grab the puck and lift it to the blue target",
+                "carry the puck to the blue marker",
+                "hold the puck up at the blue point",
+            ),
+            (
+                "grab the puck and carry it to the blue dot",
+                "lift the puck up to the blue marker",
             ),
         ),
         Task(
@@ -58,6 +89,14 @@ TASKS: dict[str, Task] = {
                 "pull the door open by its handle",
                 "swing the safe door open",
                 "grab the handle and open the door",
+                "pull the door handle until the door is open",
+                "open the safe",
+                "get the door open",
+                "use the handle to swing the door open",
+            ),
+            (
+                "pull the safe door open",
+                "grab the door handle and pull it open",
             ),
         ),
         Task(
@@ -67,6 +106,14 @@ TASKS: dict[str, Task] = {
                 "pull the drawer out",
                 "take the drawer handle and pull it open",
                 "slide the drawer open",
+                "get the drawer open",
+                "pull out the drawer by its handle",
+                "grab the handle of the drawer and pull",
+                "open up the drawer",
+            ),
+            (
+                "grab the drawer handle and slide the drawer open",
+                "pull the drawer open",
             ),
         ),
         Task(
@@ -76,6 +123,14 @@ TASKS: dict[str, Task] = {
                 "push the drawer in",
                 "shut the drawer",
                 "slide the drawer closed",
+                "get the drawer closed",
+                "push the drawer shut",
+                "push the drawer back in until it is closed",
+                "move the drawer in",
+            ),
+            (
+                "slide the drawer shut",
+                "push the drawer closed",
             ),
         ),
         Task(
@@ -85,6 +140,14 @@ TASKS: dict[str, Task] = {
                 "push the red button down",
                 "press down on the button",
                 "come from the top and press the button",
+                "hit the button from the top",
+                "push the button down from above",
+                "press the red button",
+                "move down onto the button and press it",
+            ),
+            (
+                "come from above and push the button",
+                "press the red button down from the top",
             ),
         ),
         Task(
@@ -94,6 +157,14 @@ TASKS: dict[str, Task] = {
                 "slide the window open",
                 "push the window handle to open it",
                 "move the window to the open side",
+                "get the window open",
+                "use the handle to slide the window open",
+                "push the window open",
+                "open up the window by its handle",
+            ),
+            (
+                "push the handle and open the window",
+                "move the window open",
             ),
         ),
         Task(
@@ -103,6 +174,14 @@ TASKS: dict[str, Task] = {
                 "slide the window shut",
                 "push the window handle to close it",
                 "move the window to the closed side",
+                "get the window closed",
+                "use the handle to slide the window shut",
+                "push the window closed",
+                "shut the window by its handle",
+            ),
+            (
+                "push the handle and close the window",
+                "slide the window closed",
             ),
         ),
         Task(
@@ -112,6 +191,14 @@ TASKS: dict[str, Task] = {
                 "insert the peg sideways into the box",
                 "pick up the peg and plug it into the hole",
                 "slide the peg into the side hole",
+                "grab the peg and insert it into the box",
+                "place the peg in the hole of the box",
+                "take the peg and push it into the hole",
+                "plug the peg into the side of the box",
+            ),
+            (
+                "grab the peg and slide it into the hole of the box",
+                "insert the peg into the side hole",
             ),
         ),
     )
