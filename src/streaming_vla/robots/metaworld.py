@@ -6,6 +6,7 @@ Facts that this file encodes (seeding, camera pose, render settings) come from t
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from dataclasses import dataclass
@@ -27,11 +28,23 @@ SUBSTEPS = 5  # physics steps of one environment step
 OPEN_EFFORT = -1.0
 JOINT_COUNT = 9
 _CORNER2_POSITION = (0.75, 0.075, 0.7)
+_ENVIRONMENT_STATE = ("_last_stable_obs", "_prev_obs", "curr_path_length")
+_ROBOT_STATE = ("success", "_observation", "_move", "_effort")
 _UNLIMITED_STEPS = 1_000_000_000
 
 
 class RenderError(RuntimeError):
     """The cameras cannot be rendered on this machine."""
+
+
+@dataclass(frozen=True)
+class RobotSnapshot:
+    """Everything of one instant that the episode's future depends on (see MetaWorldRobot.snapshot)."""
+
+    task: str
+    physics: npt.NDArray[np.float64]
+    environment: dict[str, Any]
+    robot: dict[str, Any]
 
 
 @dataclass
@@ -118,6 +131,43 @@ class MetaWorldRobot:
         """Return the scripted expert's action for the present state, [4], clipped to [-1, 1]."""
         action = self._current().expert.get_action(self._observation)
         return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+
+    def snapshot(self) -> RobotSnapshot:
+        """Return a copy of the present instant, to come back to with `restore`."""
+        import mujoco
+
+        environment = self._current().environment
+        physics = np.empty(mujoco.mj_stateSize(environment.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(environment.model, environment.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        assert self.task is not None
+        return RobotSnapshot(
+            self.task.name,
+            physics,
+            {name: copy.copy(getattr(environment, name)) for name in _ENVIRONMENT_STATE},
+            {name: copy.copy(getattr(self, name)) for name in _ROBOT_STATE},
+        )
+
+    def restore(self, snapshot: RobotSnapshot) -> None:
+        """Go back to the instant of `snapshot`, which was taken since the last reset.
+
+        Raises:
+            ValueError: the snapshot is of another task.
+        """
+        import mujoco
+
+        if self.task is None or snapshot.task != self.task.name:
+            raise ValueError(f"the snapshot is of task {snapshot.task}, the robot runs {self.task and self.task.name}")
+        environment = self._current().environment
+        mujoco.mj_setState(environment.model, environment.data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(environment.model, environment.data)
+        for name, value in snapshot.environment.items():
+            setattr(environment, name, copy.copy(value))
+        for name, value in snapshot.robot.items():
+            setattr(self, name, copy.copy(value))
+
+    def scene_positions(self) -> npt.NDArray[np.float32]:
+        """Return where the object and the goal are, [6] in metres: labels for training, never a policy's input."""
+        return np.concatenate((self._observation[4:7], self._observation[36:39])).astype(np.float32)
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
         """Return the picture of `camera`, [H, W, 3] uint8 RGB, upright."""
