@@ -168,5 +168,5 @@ class GeneratorMachine(RuleBasedStateMachine):
             assert self.in_flight is not None
 
 
-GeneratorMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+GeneratorMachine.TestCase.settings = settings(stateful_step_count=50)
 TestGeneratorMachine = GeneratorMachine.TestCase

@@ -124,5 +124,5 @@ class MonitorMachine(RuleBasedStateMachine):
             assert due is None
 
 
-MonitorMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+MonitorMachine.TestCase.settings = settings(stateful_step_count=50)
 TestMonitorMachine = MonitorMachine.TestCase
