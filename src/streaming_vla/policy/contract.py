@@ -72,6 +72,23 @@ class PolicyObservation:
     instruction: str
 
 
+@dataclass(frozen=True)
+class Guide:
+    """Pulls a chunk towards actions that are known already (RTC, arXiv 2506.07339, equation 2).
+
+    Args:
+        target: [H, A], what the chunk should begin like, in action units.
+        weight: [H], how much each action is held to it, 0 .. 1.
+        beta: most that the guidance may weigh.
+        exact: through the true Jacobian of the denoised chunk (costs a backward pass); otherwise the identity.
+    """
+
+    target: Vector
+    weight: Vector
+    beta: float = 5.0
+    exact: bool = True
+
+
 class StreamingPolicy(Protocol):
     """A policy as the engine runs it: one thread, inference mode, work in slices."""
 
@@ -101,4 +118,20 @@ class StreamingPolicy(Protocol):
         """Return how much the pending actions [A] change what the cameras see, in calibrated units.
 
         None when the policy has no predictor.
+        """
+
+
+class ChunkPolicy(StreamingPolicy, Protocol):
+    """A policy that also denoises a whole chunk of actions at once, for the baselines that need one."""
+
+    def chunk_step(
+        self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
+    ) -> Vector:
+        """Return the chunk [H, A] after one Euler step of its denoising; H is the trained horizon.
+
+        Args:
+            view: the history, the context's own observation last.
+            noisy: [H, A], at `time`: standard normal noise at 0, actions (not yet clipped) at 1.
+            time, duration: where the step begins and how far it goes.
+            guide: pulls the chunk towards known actions.
         """
