@@ -96,7 +96,7 @@ def test_a_wrong_profile_is_refused_in_one_sentence(
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ProfileError, match="paper.yaml") as refused:
+    with pytest.raises(ProfileError, match=r"paper\.yaml") as refused:
         load_profile(path)
     assert "\n" not in str(refused.value)
 
