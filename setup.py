@@ -23,6 +23,7 @@ setup(
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", sorted(glob("launch/*.py"))),
         (f"{SHARE}/config", sorted(glob("config/*.yaml"))),
+        (f"{SHARE}/config/profiles", sorted(glob("config/profiles/*.yaml"))),
         (f"{SHARE}/models", sorted(glob("models/*.safetensors"))),
     ],
     entry_points={

@@ -323,7 +323,7 @@ def test_live_options_hold_from_the_next_step_on() -> None:
     assert one_request(generator.on_execution_state(state(Mode.WAITING, queue_depth=1), 0.0)).index == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("release", "both"), ("lead_actions", 0), ("flow_step_timeout_s", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("release", "both"), ("lead_actions", -1), ("flow_step_timeout_s", 0.0)])
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         replace(OPTIONS, **{name: value})

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
+from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
+
+__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,6 @@ class PolicyObservation:
     images: npt.NDArray[np.uint8]
     state: npt.NDArray[np.float32]
     instruction: str
-
-
-@dataclass(frozen=True)
-class Guide:
-    """Pulls a chunk towards actions that are known already (RTC, arXiv 2506.07339, equation 2).
-
-    Args:
-        target: [H, A], what the chunk should begin like, in action units.
-        weight: [H], how much each action is held to it, 0 .. 1.
-        beta: most that the guidance may weigh.
-        exact: through the true Jacobian of the denoised chunk (costs a backward pass); otherwise the identity.
-    """
-
-    target: Vector
-    weight: Vector
-    beta: float = 5.0
-    exact: bool = True
 
 
 class StreamingPolicy(Protocol):

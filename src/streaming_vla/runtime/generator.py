@@ -1,12 +1,13 @@
 """The generator's machine: turns contexts into a stream of actions, one flow step each.
 
-- stream: one step at a time, asked for while fewer than `lead_actions` wait at the executor; a newer context
-  takes over at the next action. Past the execution horizon the old context goes on if `overrun`.
+- stream: one step at a time, asked for while fewer than `lead_actions` wait at the executor (back-pressure); a newer
+  context takes over at the next action. Past the execution horizon the old context goes on if `overrun`.
 - chunk: all steps of the execution horizon back to back, then all actions at once (the synchronous baseline).
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -15,13 +16,26 @@ import numpy as np
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.counters import Counters
 from streaming_vla.runtime.episodes import Change, CurrentEpisode
-from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowReply, FlowRequest, Mode
+from streaming_vla.runtime.events import (
+    Action,
+    ContextReady,
+    Episode,
+    ExecutionState,
+    FlowReply,
+    FlowRequest,
+    Mode,
+    ObserveRequest,
+)
+from streaming_vla.runtime.hand_over import STARTS, HandOver
+from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.options import require_choice, require_count, require_period
 
 GeneratorEffect = FlowRequest | Action
 
 RELEASES = ("stream", "chunk")
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
+MOST_LEAD = 4  # actions; what is sent cannot be changed any more, so a slow network must not push it further
+STEPS_REMEMBERED = 64  # newest flow steps, whose longest says how many actions must be sent ahead
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,13 @@ class GeneratorOptions:
     Args:
         release: "stream" or "chunk".
         overrun: stream only: go on with the old context up to its trained horizon while no newer one is ready.
-        lead_actions: stream only: actions sent and not yet begun by the executor, at most.
+        lead_actions: stream only: actions sent and not yet begun by the executor, at most; 0: as many as the longest
+            of the newest flow steps lasts, and no more.
         flow_step_timeout_s: a flow step without a reply for so long ends its flow.
+        control_period_s: an action lasts so long (T_e), seconds.
+        start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
+        jump: largest change of a summed dimension from one action to the next after a hand-over, action units;
+            0 sets no bound.
 
     Raises:
         ValueError: an option out of range.
@@ -42,11 +61,18 @@ class GeneratorOptions:
     overrun: bool = True
     lead_actions: int = 1
     flow_step_timeout_s: float = 1.0
+    control_period_s: float = 0.05
+    start: str = "rezero"
+    jump: float = 0.0
 
     def __post_init__(self) -> None:
         require_choice("release", self.release, RELEASES)
-        require_count("lead_actions", self.lead_actions, 1)
+        require_count("lead_actions", self.lead_actions, 0)
         require_period("flow_step_timeout_s", self.flow_step_timeout_s)
+        require_period("control_period_s", self.control_period_s)
+        require_choice("hand_over_start", self.start, STARTS)
+        if not 0.0 <= self.jump < math.inf:
+            raise ValueError(f"hand_over_jump is {self.jump}: give action units of at least 0, where 0 sets no bound")
 
 
 @dataclass
@@ -63,6 +89,8 @@ class Generator:
 
     def __init__(self, layout: ActionLayout, options: GeneratorOptions) -> None:
         self.counters = Counters()
+        self.flow_latency = LatencyTracker(warm_up=1)  # asked to answered, transport and waiting included
+        self._newest_steps_s: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._layout = layout
         self._options = options
         self._episode = CurrentEpisode()
@@ -75,9 +103,8 @@ class Generator:
         self._asked: FlowRequest | None = None
         self._asked_s = 0.0
         self._chunk: list[Action] = []
-        self._outstanding: deque[tuple[int, int]] = deque()  # (context, index) sent, not yet begun
+        self.hand_over = HandOver(self._layout)
         self._sent_s = 0.0
-        self._last_sent: Vector | None = None
         self._executor_idle = False  # its newest state: nothing is played and nothing waits
 
     def update(self, options: GeneratorOptions) -> None:
@@ -91,6 +118,22 @@ class Generator:
             self.counters.count("old_episode")
         elif change is not Change.SAME:
             self._forget()
+        return []
+
+    @property
+    def lead_actions(self) -> int:
+        """Actions that may be sent and not begun, at this moment."""
+        if self._options.lead_actions:
+            return self._options.lead_actions
+        longest_s = max(self._newest_steps_s, default=0.0)
+        return min(MOST_LEAD, max(1, math.ceil(longest_s / self._options.control_period_s)))
+
+    def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
+        """Learn that a picture is taken now; counts for start "pending" only."""
+        if self._episode.runs(request.episode):
+            self.hand_over.on_picture(request.sequence)
+        else:
+            self.counters.count("request_other_episode")
         return []
 
     def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]:
@@ -112,12 +155,12 @@ class Generator:
         if not self._episode.runs(state.episode):
             self.counters.count("state_other_episode")
             return []
-        while self._outstanding and self._outstanding[0] <= (state.context, state.index):
-            self._outstanding.popleft()
         self._executor_idle = state.mode is not Mode.PLAYING and state.queue_depth == 0
-        if self._last_sent is None and state.executed > 0:
+        cumulative = self._checked(state.cumulative_action, "state")
+        self.hand_over.on_state(state, cumulative)
+        if self.hand_over.last_sent is None and state.executed > 0 and cumulative is not None:
             # started in the middle of an episode: absolute dimensions go on from what the robot was told
-            self._last_sent = self._checked(state.cumulative_action, "state")
+            self.hand_over.last_sent = self._layout.start(cumulative)
         return self._proceed(now)
 
     def on_flow_reply(self, reply: FlowReply, now: float) -> list[GeneratorEffect]:
@@ -131,6 +174,9 @@ class Generator:
             self.counters.count("flow_reply_unexpected")
             return []
         self._asked = None
+        waited_s = max(0.0, now - self._asked_s)  # ROS time may be set back
+        self.flow_latency.add(waited_s)
+        self._newest_steps_s.append(waited_s)
         if not reply.accepted:
             self.counters.count("flow_refused")
             return self._end_flow(now)
@@ -148,10 +194,11 @@ class Generator:
             self.counters.count("flow_timeout")
             self._asked = None
             return self._end_flow(now)
-        if self._outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
-            for _ in self._outstanding:
+        outstanding = self.hand_over.outstanding
+        if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
+            for _ in outstanding:
                 self.counters.count("action_lost")
-            self._outstanding.clear()
+            outstanding.clear()
             return self._end_flow(now)  # the executor takes no later index of this context any more
         return []
 
@@ -160,7 +207,7 @@ class Generator:
         times = []
         if self._asked is not None:
             times.append(self._asked_s + self._options.flow_step_timeout_s)
-        if self._outstanding and self._executor_idle:
+        if self.hand_over.outstanding and self._executor_idle:
             times.append(self._sent_s + LOST_AFTER_S)
         return min(times, default=None)
 
@@ -169,10 +216,10 @@ class Generator:
         if self._asked is not None:
             return []
         chunk = self._options.release == "chunk"
-        if not chunk and len(self._outstanding) >= self._options.lead_actions:
+        if not chunk and len(self.hand_over.outstanding) >= self.lead_actions:
             return []
         if self._next is not None and not self._chunk:
-            self._flow = _Flow(self._next, self._layout.start(self._last_sent))
+            self._flow = _Flow(self._next, self.hand_over.start(self._options.start, self._next.sequence))
             self._next = None
         flow = self._flow
         if flow is None:
@@ -188,6 +235,14 @@ class Generator:
         """Return the actions to send now: this one, or the whole chunk when it is complete."""
         context = flow.context
         values = self._layout.clip(values)
+        if flow.index == 0:
+            self.hand_over.begin(values)
+        previous = self._chunk[-1].values if self._chunk else self.hand_over.last_sent
+        values, limited = self.hand_over.bounded(values, previous, self._options.jump)
+        if limited:
+            self.counters.count("jump_limited")
+        if flow.index >= context.execution_horizon:
+            self.counters.count("overrun")
         self._chunk.append(
             Action(
                 episode=context.episode,
@@ -203,9 +258,9 @@ class Generator:
         if self._options.release == "chunk" and flow.index < context.execution_horizon:
             return []
         actions, self._chunk = self._chunk, []
-        self._outstanding.extend((action.context, action.index) for action in actions)
+        for action in actions:
+            self.hand_over.on_sent(action)
         self._sent_s = now
-        self._last_sent = values
         return list(actions)
 
     def _end_flow(self, now: float) -> list[GeneratorEffect]:

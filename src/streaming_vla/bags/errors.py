@@ -1,0 +1,43 @@
+"""What can be wrong with a bag: one class per kind, one sentence per message.
+
+`TruncatedBag`, `CorruptBag` and `ClockJump` are met while a bag is read: they are collected, and everything else of
+the bag is read all the same. The others end the work.
+"""
+
+from __future__ import annotations
+
+
+class BagError(ValueError):
+    """A bag cannot be used as asked; the message is one sentence that names the bag and the fix."""
+
+
+class NotABag(BagError):
+    """There is no bag, or its storage format or version is not known."""
+
+
+class EmptyBag(BagError):
+    """The bag holds no message."""
+
+
+class TruncatedBag(BagError):
+    """A file ends in the middle: the recorder was killed, the disk was full or a copy was cut off."""
+
+
+class CorruptBag(BagError):
+    """Bytes in the middle of a file are not what was written."""
+
+
+class ClockJump(BagError):
+    """The time of the messages jumps, as that of a simulation that was reset or of a system clock that was set."""
+
+
+class MissingTopic(BagError):
+    """A topic that is needed is not in the bag."""
+
+
+class WrongType(BagError):
+    """A topic has another message type than what it is used for, or its definition cannot be read."""
+
+
+class NoCamera(BagError):
+    """The bag holds no picture topic."""

@@ -1,0 +1,118 @@
+"""The records of an MCAP file or chunk in order; after a damaged place the next whole record is searched.
+
+A record is an opcode (1 byte), the length of its content (8 bytes, little endian) and the content; the format is
+described at mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from streaming_vla.bags.source import Source
+
+MAGIC = b"\x89MCAP0\r\n"
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = range(1, 7)
+STATISTICS, DATA_END = 0x0B, 0x0F
+PRIVATE = 0x80  # opcodes from here on are free to use by applications
+# Smallest content of each opcode: a shorter one is damage.
+SMALLEST = {1: 8, 2: 20, 3: 14, 4: 16, 5: 22, 6: 40, 7: 6, 8: 64, 9: 36, 10: 36, 11: 46, 12: 8, 13: 20, 14: 17, 15: 4}
+
+_HEAD = struct.Struct("<BQ")
+_CANDIDATE = re.compile(rb"[\x01-\x0f](?=.{5}\x00{3})", re.DOTALL)  # no record is 2^40 bytes long
+_WINDOW_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record's place; `length` is what is there of its content, less than was written when it is `cut`."""
+
+    opcode: int
+    begin: int  # of the content
+    length: int
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Bytes that are no record; `end` is where the next record begins, or the end of the source."""
+
+    begin: int
+    end: int
+    at_end: bool
+
+
+def records(source: Source, begin: int) -> Iterator[Record | Damage]:
+    """Yield everything from `begin` to the footer or the end; a damage follows the rest of a record that it cut."""
+    position = begin
+    while position < source.size:
+        record = record_at(source, position)
+        if record is not None and _goes_on(source, record):
+            yield record
+            position = record.begin + record.length
+            if record.opcode == FOOTER:
+                return
+            continue
+        following = _search(source, position + 1)
+        limit = source.size if following is None else following
+        if record is not None and record.begin + record.length <= limit:  # it is whole, what comes after it is not
+            yield record
+            position = record.begin + record.length
+        elif source.read(position, 1)[0] == CHUNK and limit > position + _HEAD.size:
+            yield Record(CHUNK, position + _HEAD.size, limit - position - _HEAD.size, cut=True)
+        if position < limit:
+            yield Damage(position, limit, following is None)
+        position = limit
+
+
+def record_at(source: Source, position: int) -> Record | None:
+    """Return the record at `position`, or None when there is none that fits into the source."""
+    head = source.read(position, _HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    opcode, length = _HEAD.unpack(head)
+    if opcode not in SMALLEST and opcode < PRIVATE:
+        return None
+    if length < SMALLEST.get(opcode, 0) or position + _HEAD.size + length > source.size:
+        return None
+    return Record(opcode, position + _HEAD.size, length)
+
+
+def _goes_on(source: Source, record: Record) -> bool:
+    """True when another record, the end or the closing magic follows; a wrong length is found out so."""
+    end = record.begin + record.length
+    if end == source.size or record_at(source, end) is not None:
+        return True
+    rest = source.size - end
+    if record.opcode == FOOTER:
+        return rest <= len(MAGIC)
+    if record.opcode == CHUNK:  # its own fields say the same as its length: what is broken comes after it
+        return _chunk_agrees(source, record)
+    return False
+
+
+def _chunk_agrees(source: Source, record: Record) -> bool:
+    head = source.read(record.begin, 40 + 16)
+    name = int.from_bytes(head[28:32], "little")
+    if name > 8:
+        return False
+    return record.length == 40 + name + int.from_bytes(head[32 + name : 40 + name], "little")
+
+
+def _search(source: Source, begin: int) -> int | None:
+    """Return where the next two records in a row begin at or after `begin`."""
+    position = begin
+    while position < source.size:
+        window = source.read(position, _WINDOW_BYTES + 8).tobytes()
+        for match in _CANDIDATE.finditer(window):
+            found = position + match.start()
+            record = record_at(source, found)
+            if record is None or record.opcode >= PRIVATE:
+                continue
+            end = record.begin + record.length
+            if end == source.size or record_at(source, end) is not None:
+                return found
+        position += _WINDOW_BYTES
+    return None

@@ -1,0 +1,114 @@
+"""Hand-over from one context to the next: what the new flow starts from, and a bound on the jump of the actions.
+
+With E the sum of what was executed, P of what is sent and not begun, and O of what had been executed when the
+picture of the new context was taken, the flow's state at hand-over is
+
+- rezero: 0, the flow knows only its own actions;
+- episode: E + P, sums count from the start of the episode (StreamingVLA, arXiv 2603.28565, with the pending
+  actions that its released code leaves out);
+- pending: E + P - O, sums count from the picture.
+
+Absolute dimensions always go on from the newest value.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+import numpy as np
+
+from streaming_vla.policy.layout import ActionLayout, Vector
+from streaming_vla.runtime.events import Action, ExecutionState, Mode
+
+STARTS = ("rezero", "episode", "pending")
+PICTURES_KEPT = 8  # newest requests whose sums are remembered; contexts older than that never take over
+
+
+class HandOver:
+    """Follows the sums of one episode and joins the actions of two contexts.
+
+    `count`, `largest_jump` and `mean_jump` (largest change over the summed dimensions, action units, before it is
+    bounded) say how the hand-overs went.
+    """
+
+    def __init__(self, layout: ActionLayout) -> None:
+        self._layout = layout
+        self._summed = ~np.asarray(layout.absolute)
+        self._executed = layout.start()  # E, the action being played included
+        self._before = layout.start()  # E without the action being played: what a picture taken now shows
+        self._at_picture: OrderedDict[int, Vector] = OrderedDict()  # O by sequence
+        self.outstanding: deque[Action] = deque()  # sent, not begun
+        self.last_sent: Vector | None = None
+        self._bridging = False
+        self.count = 0
+        self.largest_jump = 0.0
+        self._jumps = 0.0
+
+    @property
+    def mean_jump(self) -> float:
+        """Mean jump at a hand-over, action units; 0 before the first."""
+        return self._jumps / self.count if self.count else 0.0
+
+    def on_sent(self, action: Action) -> None:
+        """An action leaves for the executor."""
+        self.outstanding.append(action)
+        self.last_sent = action.values
+
+    def on_state(self, state: ExecutionState, cumulative: Vector | None) -> None:
+        """Learn which action is played; `cumulative` [A] is the state's sum, None when it is no such thing."""
+        played: Action | None = None
+        while self.outstanding and (self.outstanding[0].context, self.outstanding[0].index) <= (
+            state.context,
+            state.index,
+        ):
+            played = self.outstanding.popleft()
+        if cumulative is None:
+            return
+        self._executed = cumulative
+        if played is not None and state.mode is Mode.PLAYING:
+            self._before = np.where(self._summed, cumulative - played.values, cumulative)
+        elif state.mode is not Mode.PLAYING:
+            self._before = cumulative
+
+    def on_picture(self, sequence: int) -> None:
+        """The picture of observation `sequence` is taken now."""
+        self._at_picture[sequence] = self._before
+        while len(self._at_picture) > PICTURES_KEPT:
+            self._at_picture.popitem(last=False)
+
+    def start(self, kind: str, sequence: int) -> Vector:
+        """Return the flow's state, [A], from which the context of observation `sequence` goes on."""
+        fresh = self._layout.start(self.last_sent)
+        if kind == "rezero":
+            return fresh
+        total = self._executed
+        for action in self.outstanding:
+            total = self._layout.advance(total, action.values)
+        if kind == "pending":
+            # an observation that nobody told of counts from now: its pending actions are unknown
+            total = total - self._at_picture.get(sequence, total)
+        return np.where(self._summed, total, fresh)
+
+    def begin(self, first: Vector) -> None:
+        """A new context takes over with the action `first`, [A]."""
+        if self.last_sent is None:
+            return
+        jump = float(np.max(np.abs(first - self.last_sent)[self._summed], initial=0.0))
+        self.count += 1
+        self._jumps += jump
+        self.largest_jump = max(self.largest_jump, jump)
+        self._bridging = True
+
+    def bounded(self, values: Vector, previous: Vector | None, bound: float) -> tuple[Vector, bool]:
+        """Return `values` [A] within `bound` of `previous` in the summed dimensions, and whether that changed it.
+
+        The bound holds from a hand-over until the flow's own action lies within it, so that the jump is spread
+        instead of being put off by one action. A bound of 0 sets none.
+        """
+        if not self._bridging or bound == 0.0 or previous is None:
+            self._bridging = False
+            return values, False
+        near = np.clip(values, previous - bound, previous + bound)
+        limited = np.where(self._summed, near, values)
+        self._bridging = bool(np.any(limited != values))
+        return limited, self._bridging
