@@ -215,3 +215,13 @@ def get_task(name: str) -> Task:
     if task is None:
         raise ValueError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
     return task
+
+
+def select_tasks(names: str) -> list[str]:
+    """Return the tasks of "mt10", "memory", "all" or of names with commas between.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    groups = {"mt10": list(TASKS), "memory": list(MEMORY_TASKS), "all": [*TASKS, *MEMORY_TASKS]}
+    return groups.get(names) or [get_task(name.strip()).name for name in names.split(",")]

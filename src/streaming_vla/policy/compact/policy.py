@@ -13,7 +13,8 @@ from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.policy.compact.layers import Layer, attend, rotated
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.contract import Guide, PolicyObservation, PolicySpec
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import Vector
 
 
@@ -97,14 +98,11 @@ def _batch(view: CacheView) -> LayerCache:
 
 
 def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:
-    """Return what real-time chunking adds to the velocity [1, 1, H, A] (arXiv 2506.07339, equations 2 to 4)."""
-    left = 1.0 - time
-    actions = noisy + left * velocity
+    """Return what real-time chunking adds to the velocity [1, 1, H, A] (see Guide)."""
+    actions = noisy + (1.0 - time) * velocity
     target = torch.from_numpy(np.asarray(guide.target, dtype=np.float32))
     weight = torch.from_numpy(np.asarray(guide.weight, dtype=np.float32)).unsqueeze(-1)
     pull = ((target - actions) * weight).detach()
     if guide.exact:
         (pull,) = torch.autograd.grad(actions, noisy, pull)
-    spread = left**2 / (time**2 + left**2)
-    gain = guide.beta if time <= 0.0 else min(guide.beta, left / (time * spread))
-    return (gain * pull).detach()
+    return (guide.gain(time) * pull).detach()
