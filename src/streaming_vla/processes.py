@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from streaming_vla.graph import GraphNode
 
 STOP_TIMEOUT_S = 5.0
-OUTPUT_END_S = 0.5
+OUTPUT_END_S = 2.0  # of a process that has ended; a busy machine may be late with the last line
+ANSWER_S = 0.5  # for a process that lives on to say why it refuses
 TAIL_LINES = 50
 _LOG_PREFIX = re.compile(r"^\[(?P<level>[A-Z]+)\] \[[\d.]+\] \[[^\]]*\]: ")
 
@@ -53,7 +54,7 @@ class NodeProcess:
 
     def last_sentence(self) -> str:
         """Return what the process has said about its trouble: its last error, else how it ended."""
-        self._reader.join(OUTPUT_END_S)  # returns at once when the process has ended
+        self._reader.join(OUTPUT_END_S if self.ended else ANSWER_S)
         lines = [line for line in self._tail if line.strip()]
         errors = [line for line in lines if (match := _LOG_PREFIX.match(line)) and match["level"] in ("ERROR", "FATAL")]
         code = self.popen.poll()

@@ -103,7 +103,8 @@ def test_colcon_output_has_executables_for_ros2_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "pattern"), [("launch", "*.launch.py"), ("config", "*.yaml"), ("models", "*.safetensors")]
+    ("folder", "pattern"),
+    [("launch", "*.launch.py"), ("config", "*.yaml"), ("config", "*.xml"), ("models", "*.safetensors")],
 )
 def test_colcon_output_has_the_files_of_the_share_folder(folder: str, pattern: str) -> None:
     installed = {path.name for path in (Path(get_package_share_directory("streaming_vla")) / folder).glob(pattern)}

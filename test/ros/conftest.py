@@ -146,6 +146,10 @@ class Suite:
         """Return what the node has written so far."""
         return (self._folder / f"{node}.log").read_text(encoding="utf-8")
 
+    def pid(self, node: str) -> int:
+        """Return the process of a node."""
+        return self._processes[node].pid
+
     def end(self, node: str, number: signal.Signals) -> int:
         """Send a signal, wait for the end and return the exit code."""
         process = self._processes.pop(node)
@@ -167,6 +171,9 @@ class Suite:
         command = [sys.executable, "-m", f"streaming_vla.nodes.{node}", "--ros-args", *arguments]
         with (self._folder / f"{node}.log").open("ab") as log:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=ROOT)
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests of this folder import `stalls`
 
 
 @pytest.fixture(scope="session")

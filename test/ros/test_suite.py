@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
+from rclpy.time import Time
+from stalls import StallWitness
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces.msg import ExecutionState
@@ -22,6 +25,10 @@ SHIPPED = Path(__file__).parents[2] / "models" / "compact_mt10.safetensors"
 NODES = ("sim_robot", "inference", "observer", "generator", "executor", "saliency_monitor")
 PERIOD_S = 0.05
 BUSY_S = 0.05  # a machine that also runs the rest may be this late
+# After full speed the simulated arm creeps: 4 mm to go after 20 steps, 0.6 mm after 40. A simulation that the machine
+# has slowed down also has up to 20 commands before it that came faster than its steps.
+SETTLING_STEPS = 60
+RESTING_STEPS = 30
 
 
 class Running:
@@ -83,32 +90,44 @@ def test_an_episode_succeeds(running: Running) -> None:
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_may_die_and_come_back(running: Running, node: str) -> None:
     running.begin("reach", 10_000)
+    witness = StallWitness()
     running.suite.end(node, signal.SIGKILL)
-    killed_s = time.monotonic()
-    running.probe.spin(2.0)  # longer than what was queued, or than a context lasts
-    running.suite.start(node)
-    if node == "executor":
-        assert_the_arm_rests(running, killed_s)
-    else:
-        assert_the_executor_holds(running, killed_s)
+    killed_s = time.time()
+    try:
+        if node == "executor":
+            assert_the_arm_comes_to_rest(running)
+        else:
+            running.probe.spin(2.0)  # longer than what was queued, or than a context lasts
+            assert_the_executor_holds(running, killed_s, witness)
+    finally:
+        witness.close()
+        running.suite.start(node)
     running.probe.wait_for_nodes(node)
     running.wait_for_actions(20)
 
 
-def assert_the_executor_holds(running: Running, killed_s: float) -> None:
-    commands = [(heard, message.data) for heard, message in running.commands if heard > killed_s]
-    gaps = np.diff([killed_s, *(heard for heard, _ in commands)])
-    assert gaps.max() < 2 * PERIOD_S + BUSY_S, "the robot was left without a command"
-    state = [state for heard, state in running.states if heard > killed_s][-1]
-    assert state.mode == ExecutionState.MODE_HOLD and state.held
-    assert list(commands[-1][1][:3]) == [0.0, 0.0, 0.0], "a hold must not move the hand"
+def assert_the_executor_holds(running: Running, killed_s: float, witness: StallWitness) -> None:
+    """The executor commands all the time, and in the end a hold."""
+    # its own stamps, so that this process may be late; it says its state right after every command
+    said_s = [Time.from_msg(state.header.stamp).nanoseconds * 1e-9 for _, state in running.states]
+    times_s = [killed_s, *(stamp_s for stamp_s in said_s if stamp_s > killed_s)]
+    for before_s, after_s in itertools.pairwise(times_s):
+        gap_s = after_s - before_s - witness.stalled_s(before_s, after_s)
+        assert gap_s < 2 * PERIOD_S + BUSY_S, "the robot was left without a command"
+    held = [state for stamp_s, (_, state) in zip(said_s, running.states, strict=True) if stamp_s > killed_s]
+    assert held[-1].mode == ExecutionState.MODE_HOLD and held[-1].held
+    assert len(held) > 20
+    assert list(running.commands[-1][1].data[:3]) == [0.0, 0.0, 0.0], "a hold must not move the hand"
 
 
-def assert_the_arm_rests(running: Running, killed_s: float) -> None:
+def assert_the_arm_comes_to_rest(running: Running) -> None:
     """Without an executor nobody commands: the arm goes where it was told last, and stays."""
-    late_s = killed_s + 2 * PERIOD_S + BUSY_S
-    assert all(heard < late_s for heard, _ in running.commands), "commands without an executor"
-    for after_s, most_m in ((late_s, 0.03), (killed_s + 1.0, 0.003)):
-        hands = [pose.pose.position for heard, pose in running.hands if heard > after_s]
-        path = np.array([(hand.x, hand.y, hand.z) for hand in hands])
-        assert len(path) > 10 and np.ptp(path, axis=0).max() < most_m
+    running.probe.spin(0.5)  # what was on the way
+    commands, begin = len(running.commands), len(running.hands)
+    steps = SETTLING_STEPS + RESTING_STEPS
+    # counted in steps of the simulation, which may be slower than the wall clock
+    running.probe.wait(lambda: len(running.hands) >= begin + steps, "the simulated robot stands still", 30.0)
+    assert len(running.commands) == commands, "commands without an executor"
+    hands = [pose.pose.position for _, pose in running.hands[begin:]]
+    path = np.array([(hand.x, hand.y, hand.z) for hand in hands])
+    assert np.ptp(path[SETTLING_STEPS:], axis=0).max() < 0.002, "it does not rest"

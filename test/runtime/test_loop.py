@@ -47,7 +47,7 @@ def world(
         replace(EXECUTOR, control_period_s=timing.execute_s),
         **faults,  # type: ignore[arg-type]
     )
-    made.start()
+    made.start("go")
     return made
 
 
@@ -209,7 +209,7 @@ def test_a_dead_engine_ends_in_an_error_and_the_next_episode_runs() -> None:
     made.run(5.0)
     assert len(made.requests) == asked, "nobody asks for an executor in error"
     made.engine_alive = True
-    made.start()
+    made.start("go")
     made.run(1.0)
     assert made.states[-1][1].mode is Mode.PLAYING
     assert made.states[-1][1].episode == 2

@@ -301,7 +301,7 @@ def test_live_mode_takes_effect_with_the_next_action() -> None:
     [
         ("mode", "sometimes"),
         ("early_actions", -1),
-        ("lead_actions", 0),
+        ("lead_actions", -1),
         ("control_period_s", 0.0),
         ("max_silence_s", -1.0),
         ("request_timeout_s", float("nan")),

@@ -1,15 +1,19 @@
-"""The four machines wired together on a clock of their own, with latencies and faults that a test chooses."""
+"""A virtual world for the tests of the machines: a model and a robot of straw, and faults that a test chooses."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from runtime_cases import LAYOUT
 
+from streaming_vla.evaluation import virtual
+from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
+from streaming_vla.inference.latency_profile import LatencyProfile, Spread
+from streaming_vla.policy.layout import Vector
+from streaming_vla.runtime.baselines.events import ChunkReply, ChunkRequest
 from streaming_vla.runtime.events import (
     Action,
     Command,
@@ -20,6 +24,8 @@ from streaming_vla.runtime.events import (
     FlowRequest,
     ObserveRequest,
     Reason,
+    SaliencyQuestion,
+    SaliencyReply,
     Snapshot,
 )
 from streaming_vla.runtime.executor import Executor, ExecutorOptions
@@ -28,8 +34,7 @@ from streaming_vla.runtime.halting import Halting, measure
 from streaming_vla.runtime.monitor import Monitor, MonitorOptions
 from streaming_vla.runtime.observer import Observer, ObserverOptions
 
-SENSOR_PERIOD_S = 0.02
-NUMBER = 1
+OBSERVER = ObserverOptions(("camera",))
 
 
 @dataclass
@@ -42,84 +47,141 @@ class Timing:
     horizon: int = 10
     trained: int = 10
 
+    def profile(self) -> LatencyProfile:
+        """Return the same as a profile: constant latencies, no network."""
+        constant = [Spread(1000 * each_s, 1000 * each_s) for each_s in (self.observe_s, self.step_s, 0.0)]
+        return LatencyProfile("test", "a test", 1000 * self.execute_s, *constant)
 
-@dataclass
-class World:
-    """Observer, monitor, generator and executor with an engine that takes `timing`; no transport time.
+
+class Straw:
+    """A model that says the same of every picture, and a robot that does not move."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
+        self.alive = True
+        self.saliency: Callable[[SaliencyQuestion], float] = lambda question: 0.0
+        self.requests: list[ChunkRequest] = []
+        self.shifts: list[Vector | None] = []
+
+    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+        """Give a context."""
+        if not self.alive:
+            return None
+        self.shifts.append(shift)
+        timing, request = self.timing, snapshot.request
+        return ContextReady(request.episode, request.sequence, timing.horizon, timing.trained, timing.step_s)
+
+    def flow_step(self, request: FlowRequest) -> FlowReply | None:
+        """Give an action that tells its index."""
+        if not self.alive:
+            return None
+        values = np.array([0.1, -0.1, request.index / 10])
+        return FlowReply(request.episode, request.context, request.index, True, values)
+
+    def chunk(self, request: ChunkRequest) -> ChunkReply | None:
+        """Give a chunk whose actions tell context and index."""
+        if not self.alive:
+            return None
+        self.requests.append(request)
+        rows = [[0.01 * request.context, 0.0, row / 100] for row in range(self.timing.trained)]
+        return ChunkReply(request.episode, request.context, True, np.array(rows))
+
+    def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply | None:
+        """Say what the test wants to hear."""
+        return SaliencyReply(question.episode, question.context, question.index, True, self.saliency(question))
+
+    def look(self) -> dict[str, object]:
+        """Show nothing."""
+        return {"camera": None}
+
+    def state(self) -> Vector:
+        """Stand still."""
+        return np.zeros(1)
+
+    def command(self, command: Command) -> None:
+        """Do nothing."""
+
+    def advance(self, now: float) -> bool:
+        """Never be done."""
+        return False
+
+
+class World(virtual.World):
+    """A virtual world without network, with a generator of one action after the other or another source of actions.
 
     Args:
         timing: what takes how long.
         monitor: options of the monitor.
-        generator: options of the generator.
+        generator: options of the generator, or what makes another source of actions.
         executor: options of the executor.
         deliver: for each action, after which delays it arrives: () loses it, (0.0, 0.0) doubles it.
+        profile: latencies; default: those of `timing`.
     """
 
-    timing: Timing
-    monitor_options: MonitorOptions
-    generator_options: GeneratorOptions
-    executor_options: ExecutorOptions
-    deliver: Callable[[Action], tuple[float, ...]] = lambda action: (0.0,)
-    now: float = 0.0
-    robot_alive: bool = True
-    engine_alive: bool = True
-    states: list[tuple[float, ExecutionState]] = field(default_factory=list)
-    commands: list[tuple[float, Command]] = field(default_factory=list)
-    requests: list[tuple[float, ObserveRequest]] = field(default_factory=list)
-    actions: list[Action] = field(default_factory=list)
-    flow_requests: list[tuple[float, FlowRequest]] = field(default_factory=list)
+    def __init__(
+        self,
+        timing: Timing,
+        monitor: MonitorOptions,
+        generator: GeneratorOptions | Callable[[], virtual.ActionSource],
+        executor: ExecutorOptions,
+        deliver: Callable[[Action], tuple[float, ...]] = lambda action: (0.0,),
+        profile: LatencyProfile | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.timing, self.deliver = timing, deliver
+        self.monitor_options, self.executor_options = monitor, executor
+        self._make_generator: Callable[[], virtual.ActionSource] = (
+            (lambda: Generator(LAYOUT, generator)) if isinstance(generator, GeneratorOptions) else generator
+        )
+        self.straw = Straw(timing)
+        clock = Clock()
+        record = EpisodeRecord("test", "none", 0, "go", 1, timing.execute_s, 0.0)
+        machines = (Observer(OBSERVER), Monitor(monitor), self._make_generator(), Executor(LAYOUT, executor))
+        hardware = Hardware(profile or timing.profile(), clock, seed)
+        super().__init__(machines, self.straw, self.straw, hardware, clock, record)
 
-    def __post_init__(self) -> None:
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._episode: Episode | None = None
-        self.observer = Observer(ObserverOptions(("camera",)))
-        self.monitor = Monitor(self.monitor_options)
-        self.new_generator()
-        self.new_executor()
-        self._sense()
+    @property
+    def states(self) -> list[tuple[float, ExecutionState]]:
+        """What the executor said, with the time."""
+        return [(at.time_s, at.state) for at in self.record.states]
+
+    @property
+    def requests(self) -> list[ObserveRequest]:
+        """Observations that were asked for."""
+        return [ObserveRequest(1, at.sequence, at.reason) for at in self.record.requests]
+
+    @property
+    def engine_alive(self) -> bool:
+        """Whether the model answers."""
+        return self.straw.alive
+
+    @engine_alive.setter
+    def engine_alive(self, alive: bool) -> None:
+        self.straw.alive = alive
 
     def new_generator(self) -> None:
         """Put a new generator in the place of the old one, as a respawn does."""
-        self.generator = Generator(LAYOUT, self.generator_options)
-        if self._episode is not None:
-            self._handle(self.generator.on_episode(self._episode, self.now))
+        self.generator = self._make_generator()
+        self._tell_episode("generator")
 
     def new_executor(self) -> None:
         """Put a new executor in the place of the old one."""
         self.executor = Executor(LAYOUT, self.executor_options)
-        if self._episode is not None:
-            self._handle(self.executor.on_episode(self._episode, self.now))
+        self._tell_episode("executor")
 
     def new_observer(self) -> None:
         """Put a new observer in the place of the old one."""
-        self.observer = Observer(ObserverOptions(("camera",)))
-        if self._episode is not None:
-            self._handle(self.observer.on_episode(self._episode, self.now))
+        self.observer = Observer(OBSERVER)
+        self._tell_episode("observer")
 
     def new_monitor(self) -> None:
         """Put a new monitor in the place of the old one; it learns everything from the executor's state."""
         self.monitor = Monitor(self.monitor_options, last_episode=1000)
 
-    def start(self) -> None:
-        """Begin an episode."""
-        self._handle(self.monitor.start_episode(self.now, "go"))
-
-    def run(self, seconds: float) -> None:
-        """Let time pass: everything happens exactly when it is due."""
-        end = self.now + seconds
-        while True:
-            machines = (self.observer, self.monitor, self.generator, self.executor)
-            deadlines = [due for machine in machines if (due := machine.deadline()) is not None]
-            due = min([*deadlines, self._events[0][0]])
-            if due > end:
-                self.now = end
-                return
-            self.now = max(self.now, due)
-            if self._events[0][0] <= self.now:
-                heapq.heappop(self._events)[2]()
-            for machine in machines:
-                self._handle(machine.poll(self.now))
+    def send_action(self, action: Action) -> None:
+        """Let the test's network carry the action."""
+        for delay_s in self.deliver(action):
+            self.clock.after(delay_s, lambda: self.tell("executor", "on_action", action))
 
     def halting(self) -> Halting:
         """Return the halting of what was played."""
@@ -137,65 +199,9 @@ class World:
 
     def reasons(self) -> list[Reason]:
         """Return why each observation was asked for."""
-        return [request.reason for _, request in self.requests]
+        return [at.reason for at in self.record.requests]
 
-    def _at(self, delay_s: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (self.now + delay_s, next(self._order), event))
-
-    def _sense(self) -> None:
-        if self.robot_alive:
-            self._handle(self.observer.on_frame("camera", None, self.now, self.now))
-            self._handle(self.observer.on_state(np.zeros(1), self.now))
-            self._handle(self.executor.on_robot_state(self.now))
-        self._at(SENSOR_PERIOD_S, self._sense)
-
-    def _handle(self, effects: object) -> None:
-        for effect in effects:  # type: ignore[attr-defined]
-            self._handle_one(effect)
-
-    def _handle_one(self, effect: object) -> None:
-        match effect:
-            case Episode():
-                self._episode = effect
-                for machine in (self.observer, self.generator, self.executor):
-                    self._handle(machine.on_episode(effect, self.now))
-                self._sense_now()
-            case ObserveRequest():
-                self.requests.append((self.now, effect))
-                self._handle(self.observer.on_request(effect, self.now))
-            case Snapshot():
-                self._at(self.timing.observe_s, lambda: self._prefilled(effect.request))
-            case FlowRequest():
-                self.flow_requests.append((self.now, effect))
-                self._at(self.timing.step_s, lambda: self._stepped(effect))
-            case Action():
-                self.actions.append(effect)
-                for delay_s in self.deliver(effect):
-                    self._at(delay_s, lambda: self._handle(self.executor.on_action(effect, self.now)))
-            case ExecutionState():
-                self.states.append((self.now, effect))
-                self._handle(self.generator.on_execution_state(effect, self.now))
-                self._handle(self.monitor.on_execution_state(effect, self.now))
-            case Command():
-                self.commands.append((self.now, effect))
-
-    def _sense_now(self) -> None:
-        """Show the episode's first frame: what was seen before it does not count."""
-        self._handle(self.observer.on_frame("camera", None, self.now, self.now))
-        self._handle(self.observer.on_state(np.zeros(1), self.now))
-
-    def _prefilled(self, request: ObserveRequest) -> None:
-        if not self.engine_alive:
-            return
-        context = ContextReady(
-            request.episode, request.sequence, self.timing.horizon, self.timing.trained, self.timing.step_s
-        )
-        self._handle(self.generator.on_context(context, self.now))
-        self._handle(self.monitor.on_context(context, self.now))
-
-    def _stepped(self, request: FlowRequest) -> None:
-        if not self.engine_alive:
-            return
-        values = np.array([0.1, -0.1, request.index / 10])
-        reply = FlowReply(request.episode, request.context, request.index, True, values)
-        self._handle(self.generator.on_flow_reply(reply, self.now))
+    def _tell_episode(self, machine: str) -> None:
+        episode: Episode | None = self.episode
+        if episode is not None:
+            self.tell(machine, "on_episode", episode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
 from streaming_vla.nodes.layout import action_layout
 from streaming_vla.nodes.spin import run
+from streaming_vla.nodes.transport import avoid_shared_memory
 from streaming_vla.parameters.spec import Value
 from streaming_vla.robots.commands import WRITERS, CommandOptions
 from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
@@ -200,6 +202,7 @@ def _positions(message: JointState) -> dict[str, float]:
 
 def main() -> None:
     """Entry point of the process."""
+    avoid_shared_memory(os.environ)  # no other process may stop the robot's commands
     sys.exit(run(ExecutorNode))
 
 

@@ -16,7 +16,7 @@ from streaming_vla.nodes.base import SuiteNode, reliable
 from streaming_vla.nodes.layout import action_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.parameters.spec import Value
-from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowRequest
+from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, FlowRequest, ObserveRequest
 from streaming_vla.runtime.generator import Generator, GeneratorEffect, GeneratorOptions
 
 
@@ -36,6 +36,7 @@ class GeneratorNode(SuiteNode):
         self._publisher = self.create_publisher(wire.Action, "action", reliable(50))
         self._client = self.create_client(srv.FlowStep, "flow_step")
         self.listen_to_episode()
+        self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
         self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
         self.listen(
             wire.ExecutionState,
@@ -78,8 +79,21 @@ class GeneratorNode(SuiteNode):
     def report(self) -> tuple[str, dict[str, object]]:
         """Say when the inference service is missing."""
         problem = "" if self._client.service_is_ready() else f"no node offers '{self._client.srv_name}'"
-        counters = self._machine.counters.as_dict() if self._machine is not None else {}
-        return problem, {"actions": self._sent, **counters}
+        return problem, {"actions": self._sent, **self._figures()}
+
+    def _figures(self) -> dict[str, object]:
+        if self._machine is None:
+            return {}
+        machine, latency = self._machine, self._machine.flow_latency.summary()
+        return {
+            "lead_actions": machine.lead_actions,
+            "flow_step_p50_ms": 1e3 * latency.p50_s,
+            "flow_step_p95_ms": 1e3 * latency.p95_s,
+            "hand_overs": machine.hand_over.count,
+            "hand_over_jump_mean": machine.hand_over.mean_jump,
+            "hand_over_jump_max": machine.hand_over.largest_jump,
+            **machine.counters.as_dict(),
+        }
 
     def _options(self, values: Mapping[str, Any]) -> GeneratorOptions:
         return GeneratorOptions(
@@ -87,7 +101,14 @@ class GeneratorNode(SuiteNode):
             overrun=values["overrun"],
             lead_actions=values["lead_actions"],
             flow_step_timeout_s=values["flow_step_timeout_s"],
+            control_period_s=values["control_period_s"],
+            start=values["hand_over_start"],
+            jump=values["hand_over_jump"],
         )
+
+    def _on_request(self, request: ObserveRequest) -> None:
+        if self._machine is not None:
+            self._carry_out(self._machine.on_request(request, time.monotonic()))
 
     def _on_context(self, context: ContextReady) -> None:
         if self._machine is not None:

@@ -25,6 +25,8 @@ from streaming_vla.runtime.events import (
     Mode,
     ObserveRequest,
     Reason,
+    SaliencyQuestion,
+    SaliencyReply,
     Vector,
 )
 
@@ -242,6 +244,20 @@ def flow_reply_from(request: FlowRequest, message: srv.FlowStep.Response) -> Flo
         message.accepted,
         vector(message.values),
         message.reason,
+    )
+
+
+def saliency_question_to(question: SaliencyQuestion, session: str) -> srv.PredictSaliency.Request:
+    """Return the request of PredictSaliency.srv."""
+    return srv.PredictSaliency.Request(
+        session=session, episode=question.episode, context=question.context, pending=floats(question.pending)
+    )
+
+
+def saliency_reply_from(question: SaliencyQuestion, message: srv.PredictSaliency.Response) -> SaliencyReply:
+    """Return the answer to `question`."""
+    return SaliencyReply(
+        question.episode, question.context, question.index, message.accepted, message.saliency, message.reason
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces import msg as wire
@@ -16,10 +17,12 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import LATCHED, SuiteNode, reliable
 from streaming_vla.nodes.spin import run
 from streaming_vla.parameters.spec import Value
-from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState
+from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
 from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
 
 NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
+
+NO_SERVICE = "no node offers 'predict_saliency'"
 
 
 class SaliencyMonitorNode(SuiteNode):
@@ -29,6 +32,7 @@ class SaliencyMonitorNode(SuiteNode):
         super().__init__("saliency_monitor")
         self._machine: Monitor | None = None
         self._asked_s: dict[int, float] = {}
+        self._waiting: tuple[SaliencyQuestion, Future[Any]] | None = None
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
@@ -43,6 +47,7 @@ class SaliencyMonitorNode(SuiteNode):
             self._on_execution_state,
             reliable(50),
         )
+        self._predictor = self.create_client(srv.PredictSaliency, "predict_saliency")
         self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
         self.create_service(srv.StartEpisode, "start_episode", self._on_start)
         self.create_service(Trigger, "stop_episode", self._on_stop)
@@ -61,6 +66,7 @@ class SaliencyMonitorNode(SuiteNode):
         if self._machine is not None:
             self._carry_out(self._machine.stop_episode(time.monotonic()))
         self._machine = None
+        self._forget_question()
 
     def update(self, values: Mapping[str, Value]) -> None:
         """Take new options at once."""
@@ -94,6 +100,12 @@ class SaliencyMonitorNode(SuiteNode):
             max_silence_s=values["max_silence_s"],
             request_timeout_s=values["request_timeout_s"],
             warm_up_contexts=values["warm_up_contexts"],
+            random_rate=values["random_rate"],
+            random_seed=values["random_seed"],
+            saliency_threshold=values["saliency_threshold"],
+            saliency_release=values["saliency_release"],
+            observe_when=values["observe_when"],
+            absolute=values["action_absolute"],
         )
 
     def _on_context(self, context: ContextReady) -> None:
@@ -150,9 +162,38 @@ class SaliencyMonitorNode(SuiteNode):
                     self._asked_s.clear()
                 self.episode = effect
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
+            elif isinstance(effect, SaliencyQuestion):
+                self._ask(effect)
             else:
                 self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
                 self._asked_s[effect.sequence] = time.monotonic()
+
+    def _ask(self, question: SaliencyQuestion) -> None:
+        self._forget_question()
+        if not self._predictor.service_is_ready():
+            self._answer(SaliencyReply(question.episode, question.context, question.index, False, float("nan")))
+            return
+        self._waiting = question, self._predictor.call_async(messages.saliency_question_to(question, self.session))
+
+    def _answer(self, reply: SaliencyReply) -> None:
+        if not reply.accepted:
+            self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
+        if self._machine is not None:
+            self._carry_out(self._machine.on_saliency(reply, time.monotonic()))
+
+    def _forget_question(self) -> None:
+        if self._waiting is not None:
+            self._predictor.remove_pending_request(self._waiting[1])
+        self._waiting = None
+
+    def settle(self) -> None:
+        """Take up what the predictor has answered."""
+        if self._waiting is None or not self._waiting[1].done():
+            return
+        (question, answered), self._waiting = self._waiting, None
+        response = answered.result()
+        if response is not None:
+            self._answer(messages.saliency_reply_from(question, response))
 
 
 def main() -> None:

@@ -116,6 +116,7 @@ INFERENCE = (
 
 GENERATOR = (
     AUTOSTART,
+    CONTROL_PERIOD_S,
     *ACTION_LAYOUT,
     Parameter(
         "release",
@@ -133,9 +134,9 @@ GENERATOR = (
     Parameter(
         "lead_actions",
         1,
-        "Actions that are kept ready behind the one being played.",
+        "Actions that are kept ready behind the one being played; 0 takes as many as the measured flow steps need.",
         "actions",
-        low=1,
+        low=0,
         high=64,
         live=True,
     ),
@@ -146,6 +147,23 @@ GENERATOR = (
         "s",
         low=0.01,
         high=60.0,
+        live=True,
+    ),
+    Parameter(
+        "hand_over_start",
+        "rezero",
+        "What a new flow starts from: rezero = nothing, episode = sum of all actions of the episode, pending = sum of "
+        "those since its picture was taken.",
+        choices=("rezero", "episode", "pending"),
+        live=True,
+    ),
+    Parameter(
+        "hand_over_jump",
+        0.0,
+        "Largest change between actions in a row after a hand-over, in dimensions that are changes; 0 sets no bound.",
+        "action units",
+        low=0.0,
+        high=1.0e6,
         live=True,
     ),
     _realtime_priority(40),
@@ -230,11 +248,40 @@ EXECUTOR = (
 SALIENCY_MONITOR = (
     AUTOSTART,
     CONTROL_PERIOD_S,
+    *ACTION_LAYOUT,
     Parameter(
         "mode",
         "always",
-        "off observes only when the queue is dry (sequential), always observes early.",
-        choices=("off", "always"),
+        "off observes only when the queue is dry (sequential), always observes early; random, action_norm (how far the "
+        "arm has moved) and adaptive (what the predictor says) choose when, as long as the context lasts.",
+        choices=("off", "always", "random", "action_norm", "adaptive"),
+        live=True,
+    ),
+    Parameter(
+        "random_rate", 0.5, "Mode random: share of the contexts that are observed early.", low=0.0, high=1.0, live=True
+    ),
+    Parameter("random_seed", 0, "Mode random: of the draws.", low=0, high=2**31 - 1, live=True),
+    Parameter(
+        "saliency_threshold",
+        1.0,
+        "Modes action_norm (action units) and adaptive (units of the predictor): from here on a change is high.",
+        low=0.0,
+        high=1.0e6,
+        live=True,
+    ),
+    Parameter(
+        "saliency_release",
+        0.8,
+        "Share of the threshold at which a change that was high stays high.",
+        low=0.01,
+        high=1.0,
+        live=True,
+    ),
+    Parameter(
+        "observe_when",
+        "salient",
+        "salient observes early where the change is high, calm where it is not.",
+        choices=("salient", "calm"),
         live=True,
     ),
     Parameter(
@@ -249,9 +296,9 @@ SALIENCY_MONITOR = (
     Parameter(
         "lead_actions",
         1,
-        "The generator's lead_actions: actions that are already sent and cannot be changed any more.",
+        "The generator's lead_actions: actions that are already sent and cannot be changed any more; 0 counts them.",
         "actions",
-        low=1,
+        low=0,
         high=64,
         live=True,
     ),

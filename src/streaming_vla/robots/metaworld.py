@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.robots.tasks import Task, get_task
+from streaming_vla.robots.memory_episode import NO_LABEL, OPEN_EFFORT, WAIT_STEPS, MemoryEpisode
+from streaming_vla.robots.memory_rules import begin_memory
+from streaming_vla.robots.memory_scene import draw, hide_reach
+from streaming_vla.robots.task import Task
+from streaming_vla.robots.tasks import get_task
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -25,11 +29,10 @@ STATE_SIZE = 4  # hand x, y, z in metres and gripper opening in [0, 1]
 METRES_PER_UNIT = 0.01
 ENVIRONMENT_STEP_S = 0.0125  # simulated seconds of one environment step
 SUBSTEPS = 5  # physics steps of one environment step
-OPEN_EFFORT = -1.0
 JOINT_COUNT = 9
 _CORNER2_POSITION = (0.75, 0.075, 0.7)
 _ENVIRONMENT_STATE = ("_last_stable_obs", "_prev_obs", "curr_path_length")
-_ROBOT_STATE = ("success", "_observation", "_move", "_effort")
+_ROBOT_STATE = ("success", "failed", "memory", "_observation", "_move", "_effort", "_substeps")
 _UNLIMITED_STEPS = 1_000_000_000
 
 
@@ -62,6 +65,11 @@ class MetaWorldRobot:
     Args:
         image_size: width and height of a rendered picture in pixels; 0 renders nothing.
         cameras: names of the cameras that `render` can be asked for.
+
+    Attributes:
+        success: the task is done.
+        failed: a memory task went wrong: another goal was chosen, or none in time. It stays so until the next reset.
+        memory: the running episode of a memory task, None in every other task.
     """
 
     def __init__(self, image_size: int = 192, cameras: tuple[str, ...] = CAMERAS) -> None:
@@ -69,20 +77,30 @@ class MetaWorldRobot:
         self.cameras = cameras
         self.task: Task | None = None
         self.success = False
+        self.failed = False
+        self.memory: MemoryEpisode | None = None
+        self._substeps = 0
         self._scenes: dict[str, _Scene] = {}
         self._observation: npt.NDArray[np.float64] = np.zeros(39)
         self._move = np.zeros(3)  # commanded displacement that the arm has not been told yet
         self._effort = OPEN_EFFORT
 
-    def reset(self, task: str, seed: int) -> None:
+    def reset(self, task: str, seed: int, wait_steps: tuple[int, int] = WAIT_STEPS) -> None:
         """Start `task` with its objects placed by `seed`; the same pair gives the same episode.
 
+        Args:
+            wait_steps: shortest and longest wait of a memory task, in environment steps.
+
         Raises:
-            ValueError: unknown task.
+            ValueError: unknown task, or a range of waits that is none.
             RenderError: no OpenGL for the cameras.
         """
         chosen = get_task(task)
+        memory = begin_memory(chosen.name, seed, wait_steps)
         environment = self._scene(chosen).environment
+        if memory is not None:
+            environment.hand_init_pos = np.array(memory.start)
+            hide_reach(environment.model)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         environment.seed(seed)
@@ -91,7 +109,9 @@ class MetaWorldRobot:
         self._move = np.zeros(3)
         self._effort = OPEN_EFFORT
         self.task = chosen
-        self.success = False
+        self.memory = memory
+        self.success = self.failed = False
+        self._substeps = 0
 
     def command(self, action: npt.ArrayLike) -> None:
         """Set the newest action, [4], clipped to [-1, 1]: the hand moves once, the gripper keeps its effort."""
@@ -106,7 +126,12 @@ class MetaWorldRobot:
         move = np.clip(self._move, -1.0, 1.0)
         self._move -= move  # what one step may not move (two commands at once) is left for the next
         self._observation, _, _, _, info = environment.step(np.append(move, self._effort))
-        self.success = self.success or bool(info["success"])
+        self._substeps += substeps
+        if self.memory is None:
+            self.success = self.success or bool(info["success"])
+        else:
+            self.memory.update(self._substeps // SUBSTEPS, self._observation[:3])
+            self.success, self.failed = self.memory.success, self.memory.failed
         return self.success
 
     def step(self, action: npt.ArrayLike) -> bool:
@@ -129,8 +154,14 @@ class MetaWorldRobot:
 
     def expert_action(self) -> npt.NDArray[np.float32]:
         """Return the scripted expert's action for the present state, [4], clipped to [-1, 1]."""
+        if self.memory is not None:
+            return self.memory.expert_action(self._observation[:3])
         action = self._current().expert.get_action(self._observation)
         return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+
+    def memory_label(self) -> int:
+        """Return what a perfect memory would name now, a class from 0; -1 when there is nothing to remember."""
+        return NO_LABEL if self.memory is None else self.memory.label
 
     def snapshot(self) -> RobotSnapshot:
         """Return a copy of the present instant, to come back to with `restore`."""
@@ -166,13 +197,20 @@ class MetaWorldRobot:
             setattr(self, name, copy.copy(value))
 
     def scene_positions(self) -> npt.NDArray[np.float32]:
-        """Return where the object and the goal are, [6] in metres: labels for training, never a policy's input."""
+        """Return where the object and the goal are, [6] in metres: labels for training, never a policy's input.
+
+        In a memory task both are what the hand should be above now.
+        """
+        if self.memory is not None:
+            return np.tile(np.array(self.memory.target(), dtype=np.float32), 2)
         return np.concatenate((self._observation[4:7], self._observation[36:39])).astype(np.float32)
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
         """Return the picture of `camera`, [H, W, 3] uint8 RGB, upright."""
         scene = self._current()
         scene.renderer.update_scene(scene.environment.data, camera)
+        if self.memory is not None:
+            draw(scene.renderer.scene, self.memory.balls())
         picture = scene.renderer.render()
         if camera == "corner2":  # this camera hangs upside down in the scene
             picture = picture[::-1, ::-1]

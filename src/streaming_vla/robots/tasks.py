@@ -5,28 +5,8 @@ Meta-World (arXiv 1910.10897, package `metaworld`) defines the tasks; the wordin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task and the sentences that mean it.
-
-    Args:
-        name: short, as in `task: reach`.
-        instructions: the policy learns from these; the first is the default.
-        held_out: further wordings that no training sees.
-    """
-
-    name: str
-    instructions: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-    @property
-    def environment(self) -> str:
-        """Name of the Meta-World environment."""
-        return f"{self.name}-v3"
-
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
+from streaming_vla.robots.task import Task
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -206,14 +186,15 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """Return the task called `name` (with or without the `-v3` of Meta-World).
+    """Return the task called `name` (with or without the `-v3` of Meta-World), of MT10 or one that needs memory.
 
     Raises:
         ValueError: the name is unknown; the message lists the names that exist.
     """
-    task = TASKS.get(name.removesuffix("-v3"))
+    known = TASKS | MEMORY_TASKS
+    task = known.get(name.removesuffix("-v3"))
     if task is None:
-        raise ValueError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
+        raise ValueError(f"unknown task '{name}': choose one of {', '.join(known)}")
     return task
 
 

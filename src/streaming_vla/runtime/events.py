@@ -96,6 +96,34 @@ class FlowReply:
 
 
 @dataclass(frozen=True)
+class SaliencyQuestion:
+    """Asks the model how much the pictures have changed.
+
+    Args:
+        context: the context whose picture is compared with.
+        index: action at whose begin it is asked; names the question together with the context.
+        pending: [A], actions executed since that picture, summed where they are changes, else the newest value.
+    """
+
+    episode: int
+    context: int
+    index: int
+    pending: Vector
+
+
+@dataclass(frozen=True)
+class SaliencyReply:
+    """Answer to a SaliencyQuestion; `saliency` counts only when accepted, in units of the calibrated scale."""
+
+    episode: int
+    context: int
+    index: int
+    accepted: bool
+    saliency: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Action:
     """One action of one step of the flow; `values` is [A], `flow_time` in [0, 1]."""
 

@@ -2,60 +2,40 @@
 
 - asked --context--> ready --its first action begins--> played --dry, early or silent for too long--> asked
 - asked --request_timeout_s--> asked again;   ready, dry and not played for request_timeout_s --> asked
+
+Early begins with m actions left of the execution horizon. From there on the mode decides at every action, until
+with m actions left of the trained horizon an observation is sent whatever the mode says.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
 
+from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, Mode, ObserveRequest, Reason
+from streaming_vla.runtime.events import (
+    ContextReady,
+    Episode,
+    ExecutionState,
+    Mode,
+    ObserveRequest,
+    Reason,
+    SaliencyQuestion,
+    SaliencyReply,
+)
 from streaming_vla.runtime.latency import LatencyTracker
-from streaming_vla.runtime.options import require_choice, require_count, require_period
-from streaming_vla.saliency.decision import Always, EarlyDecision, Never
+from streaming_vla.runtime.monitor_options import MODES, MonitorOptions
+from streaming_vla.runtime.since_picture import SincePicture
+from streaming_vla.saliency.decision import NO_SALIENCY, Moment, Verdict
 
-MonitorEffect = Episode | ObserveRequest
+__all__ = ["MODES", "Monitor", "MonitorEffect", "MonitorOptions"]
 
-MODES = ("off", "always")
+MonitorEffect = Episode | ObserveRequest | SaliencyQuestion
+
 ADOPTION_GAP = 1000  # sequences left out on adoption: far more than a lost monitor asked for without being answered
+JUDGED_KEPT = 4096
 ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
-
-
-@dataclass(frozen=True)
-class MonitorOptions:
-    """When to observe.
-
-    Args:
-        mode: "off" (only when the queue is dry) or "always" (early, before it is).
-        early_actions: observe early with so many actions left, the one that begins included; 0: as many as
-            the measured latencies need for a hand-over at the execution horizon.
-        lead_actions: actions that the generator sends ahead.
-        control_period_s: an action lasts so long (T_e), seconds.
-        max_silence_s: observe at the latest so long after the last request, seconds.
-        request_timeout_s: ask again when nothing came of a request for so long, seconds.
-        warm_up_contexts: first contexts whose latency is left out.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    mode: str = "always"
-    early_actions: int = 0
-    lead_actions: int = 1
-    control_period_s: float = 0.05
-    max_silence_s: float = 2.0
-    request_timeout_s: float = 2.0
-    warm_up_contexts: int = 2
-
-    def __post_init__(self) -> None:
-        require_choice("mode", self.mode, MODES)
-        require_count("early_actions", self.early_actions, 0)
-        require_count("lead_actions", self.lead_actions, 1)
-        require_period("control_period_s", self.control_period_s)
-        require_period("max_silence_s", self.max_silence_s)
-        require_period("request_timeout_s", self.request_timeout_s)
-        require_count("warm_up_contexts", self.warm_up_contexts, 0)
 
 
 class Monitor:
@@ -69,6 +49,7 @@ class Monitor:
     def __init__(self, options: MonitorOptions, last_episode: int = 0) -> None:
         self.counters = Counters()
         self.request_latency = LatencyTracker()  # request to context, T_o with transport and waiting
+        self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)  # context and saliency, for calibration
         self._last_episode = last_episode
         self._instruction = ""
         self._episode: Episode | None = None
@@ -83,6 +64,10 @@ class Monitor:
         self._context_s = now
         self._context_played = False  # an action of the newest context has begun
         self._state: ExecutionState | None = None
+        self._since = SincePicture()
+        self._asked_about = (-1, -1)  # context and index of the newest question to the predictor
+        self._answer: tuple[int, float] | None = None  # context and saliency of an answer that is not used yet
+        self._judged_at = (-1, -1)  # context and index of the newest action at which the mode has decided
 
     @property
     def episode(self) -> Episode | None:
@@ -92,7 +77,7 @@ class Monitor:
     def update(self, options: MonitorOptions) -> None:
         """Take new options at once."""
         self._options = options
-        self._decision: EarlyDecision = Always() if options.mode == "always" else Never()
+        self._decision = options.decision()
         self.request_latency.warm_up = options.warm_up_contexts
 
     def on_instruction(self, instruction: str) -> None:
@@ -130,6 +115,7 @@ class Monitor:
             self.counters.count("state_other_episode")
             return []
         self._state = state
+        self._since.on_state(state)
         if self._context is not None and state.context == self._context.sequence:
             self._context_played = True
         return self._decide(now)
@@ -153,6 +139,16 @@ class Monitor:
         self._context_played = False
         return self._decide(now)
 
+    def on_saliency(self, reply: SaliencyReply, now: float) -> list[MonitorEffect]:
+        """Learn what the predictor says; one that cannot say lets the observation be sent."""
+        if not self._runs(reply.episode) or (reply.context, reply.index) != self._asked_about:
+            self.counters.count("saliency_late")
+            return []
+        if not reply.accepted:
+            self.counters.count("saliency_refused")
+        self._answer = (reply.context, reply.saliency if reply.accepted else NO_SALIENCY)
+        return self._decide(now)
+
     def poll(self, now: float) -> list[MonitorEffect]:
         """Ask again, or after the maximum silence."""
         return self._decide(now)
@@ -172,20 +168,21 @@ class Monitor:
         episode = self._episode
         if episode is None or not episode.active or self._over():
             return []
-        reason = self._reason(now) if self._asked is None else self._reason_again(self._asked, now)
-        return [] if reason is None else [self._ask(episode, reason, now)]
+        if self._asked is not None:
+            reason = self._reason_again(self._asked, now)
+            return [] if reason is None else [self._ask(episode, reason, now)]
+        reason = self._reason(now)
+        return self._early(episode, now) if reason is None else [self._ask(episode, reason, now)]
 
     def _reason(self, now: float) -> Reason | None:
-        """Return why to observe now, or None; no request is outstanding."""
+        """Return why an observation must be sent now, or None; no request is outstanding."""
         if self._dry():
             if self._context is None or self._context_played:
                 return Reason.QUEUE_EMPTY
             if now >= self._context_s + self._options.request_timeout_s:
                 self.counters.count("context_not_played")
                 return Reason.QUEUE_EMPTY
-        if now >= self._asked_s + self._options.max_silence_s:
-            return Reason.MAX_SILENCE
-        return Reason.EARLY if self._early(now) else None
+        return Reason.MAX_SILENCE if now >= self._asked_s + self._options.max_silence_s else None
 
     def _reason_again(self, asked: ObserveRequest, now: float) -> Reason | None:
         """Return why to ask again for what `asked` did not bring, or None while there is time."""
@@ -194,20 +191,51 @@ class Monitor:
         self.counters.count("request_timeout")
         return Reason.QUEUE_EMPTY if asked.reason is Reason.EARLY and self._dry() else asked.reason
 
-    def _early(self, now: float) -> bool:
-        """True when few actions of the newest context are left and it does no harm to observe."""
+    def _early(self, episode: Episode, now: float) -> list[MonitorEffect]:
+        """Let the mode decide when few actions of the newest context are left."""
         state, context = self._state, self._context
         if state is None or context is None or state.mode is not Mode.PLAYING or state.context != context.sequence:
-            return False
-        left = context.execution_horizon - state.index
-        return left <= self._early_actions(context) and bool(self._decision.decide(left, now))
+            return []
+        early = self._early_actions(context, state)
+        if context.execution_horizon - state.index > early:
+            return []
+        if self._options.mode != "off" and context.trained_horizon - state.index <= early < context.trained_horizon:
+            self.counters.count("sent_last_chance")
+            return [self._ask(episode, Reason.EARLY, now)]
+        return self._judge(episode, state, now)
 
-    def _early_actions(self, context: ContextReady) -> int:
+    def _judge(self, episode: Episode, state: ExecutionState, now: float) -> list[MonitorEffect]:
+        """Send, suppress or ask the predictor, counted by the reason."""
+        known = self._answer[1] if self._answer is not None and self._answer[0] == state.context else None
+        if known is None and self._judged_at == (state.context, state.index):
+            return []
+        self._judged_at, self._answer = (state.context, state.index), None
+        moment = Moment(state.context, *self._since.change(state.context, self._options.absolute), known)
+        decision = self._decision.decide(moment)
+        if decision.verdict is Verdict.ASK:
+            return self._question(episode, state, moment.change)
+        if not math.isnan(decision.saliency):
+            self.judged.append((state.context, decision.saliency))
+        if decision.verdict is Verdict.SUPPRESS:
+            self.counters.count(f"suppressed_{decision.reason}")
+            return []
+        self.counters.count(f"sent_{decision.reason}")
+        return [self._ask(episode, Reason.EARLY, now, decision.saliency)]
+
+    def _question(self, episode: Episode, state: ExecutionState, change: Vector | None) -> list[MonitorEffect]:
+        """Ask the predictor."""
+        if change is None:
+            return []
+        self._asked_about = (state.context, state.index)
+        return [SaliencyQuestion(episode.number, state.context, state.index, change)]
+
+    def _early_actions(self, context: ContextReady, state: ExecutionState) -> int:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
         if self._options.early_actions:
             return self._options.early_actions
+        lead = self._options.lead_actions or 1 + state.queue_depth
         needed_s = (self.request_latency.smoothed_s or 0.0) + context.flow_step_s
-        return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + self._options.lead_actions
+        return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + lead
 
     def _dry(self) -> bool:
         """True when the executor has nothing to execute, before the first action too."""
@@ -221,9 +249,10 @@ class Monitor:
     def _runs(self, number: int) -> bool:
         return self._episode is not None and self._episode.active and number == self._episode.number
 
-    def _ask(self, episode: Episode, reason: Reason, now: float) -> ObserveRequest:
+    def _ask(self, episode: Episode, reason: Reason, now: float, saliency: float = NO_SALIENCY) -> ObserveRequest:
         self.counters.count(f"request_{reason.name.lower()}")
-        self._asked = ObserveRequest(episode.number, self._next_sequence, reason)
+        self._asked = ObserveRequest(episode.number, self._next_sequence, reason, saliency)
+        self._since.on_picture(self._next_sequence)
         self._asked_s = now
         self._next_sequence += 1
         return self._asked

@@ -44,11 +44,11 @@ class Toy(LifecycleNode):
 
 def main() -> None:
     """Spin until SIGTERM."""
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))  # whoever notes "made" notes "stopped"
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Toy()
-    stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: None if node.deaf else stopping.append(number))
-    while not stopping:
+    while node.deaf or not stopping:
         rclpy.spin_once(node, timeout_sec=0.05)
     node.note("stopped")
     node.destroy_node()
