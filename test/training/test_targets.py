@@ -100,6 +100,8 @@ def folder(tmp_path: Path) -> Path:
                 "previous": random.uniform(-1, 1, (30, 4)).astype(np.float32),
                 "window": random.uniform(-1, 1, (30, 16, 4)).astype(np.float32),
                 "scene": random.normal(size=(30, 6)).astype(np.float32),
+                "recall": np.full(30, -1 if task == "reach" else seed),
+                "waiting": np.arange(30) // 10 == 1,
                 "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
                 "offset": np.array(offsets),
                 "success": np.array([seed != 2]),
@@ -115,7 +117,17 @@ def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path
     assert batch.pictures.shape == (64, 8, 2, 32, 32, 3)
     assert batch.actions.shape == (64, 8, 16, 4)
     assert batch.present[:, 0].all() and not batch.present.all()
-    assert (batch.recall == -1).all()
+
+
+def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None:
+    data = Demonstrations(folder, CONFIG)
+    source = Source(tasks={"window-open": 1.0}, length=40, stride=(4, 4), memory=True, wrong_instruction=0.0)
+    batch = data.sample(64, source, np.random.default_rng(0))
+    assert (batch.recall == batch.recall[:, :1]).all() and set(batch.recall[:, 0]) == {0, 1}
+    lengths = batch.present.sum(axis=1)
+    assert lengths.min() < 20 and lengths.max() > 35  # an episode alone has 15 observations
+    first = {row.tobytes() for row in batch.state[:, 0]}
+    assert len(first) == 2, "a sequence begins where its episode does"
 
 
 def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:

@@ -15,13 +15,10 @@ from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.records import EpisodeRecord, Frame
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
-from streaming_vla.robots.tasks import TASKS, get_task
+from streaming_vla.robots.tasks import SAME_SCENE, TASKS, get_task
 
 INSTRUCTIONS = ("default", "held_out", "wrong")
 FRAME_EVERY = 10  # steps between the pictures of a film strip
-
-# instructions that could be followed in each other's scenes are no test of whether words count
-_SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def wording(trial: Trial) -> str:
         return task.held_out[trial.seed % len(task.held_out)]
     if trial.instruction != "wrong":
         raise ValueError(f"instruction '{trial.instruction}' is unknown, choose one of {', '.join(INSTRUCTIONS)}")
-    others = [name for name in TASKS if name != task.name and {name, task.name} not in _SAME_SCENE]
+    others = [name for name in TASKS if name != task.name and {name, task.name} not in SAME_SCENE]
     return TASKS[others[trial.seed % len(others)]].instructions[0]
 
 
@@ -94,7 +91,7 @@ def _run(trial: Trial, checkpoint: Path, options: PilotOptions, pictures: bool) 
     pilot.begin(instruction, trial.seed)
     record = EpisodeRecord(options.head, trial.task, trial.seed, instruction, 0, ENVIRONMENT_STEP_S, begin_s=0.0)
     step = 0
-    while not record.success and step < trial.maximum_steps:
+    while not (record.success or robot.failed) and step < trial.maximum_steps:
         if pictures and step % FRAME_EVERY == 0:
             _photograph(record, robot, step)
         step += 1

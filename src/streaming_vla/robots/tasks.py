@@ -185,6 +185,10 @@ TASKS: dict[str, Task] = {
 }
 
 
+# tasks whose instructions could be followed in each other's scenes
+SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
+
+
 def get_task(name: str) -> Task:
     """Return the task called `name` (with or without the `-v3` of Meta-World), of MT10 or one that needs memory.
 

@@ -14,11 +14,9 @@ from safetensors import safe_open
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
-from streaming_vla.robots.tasks import get_task
+from streaming_vla.robots.tasks import SAME_SCENE, get_task
+from streaming_vla.training.episode import FIELDS
 from streaming_vla.training.plan import Source
-
-# instructions that could be followed in each other's scenes: never swapped, for there "stay" would be the wrong answer
-_SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class _Episode:
     window: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
+    waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
 
@@ -118,35 +117,31 @@ class Demonstrations:
     ) -> tuple[npt.NDArray[np.generic], ...]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
-        frames = len(episode.step)
-        every = int(episode.step[1] - episode.step[0]) if frames > 1 else 1
-        low, high = source.stride
-        strides = random.integers(max(1, low // every), high // every + 1, source.length - 1)
-        ahead = np.concatenate(([0], strides.cumsum()))
-        total = int(ahead[-1])
-        # both ends of an episode are met more often than a uniform start would meet them
-        start = int(np.clip(random.uniform(-0.3 * total - 1, frames - 0.7 * total), 0, max(0, frames - 1 - total)))
-        places = start + ahead
-        present = places < frames
-        places = places.clip(max=frames - 1)
-        actions, previous = episode.window[places], episode.previous[places]
+        frames = _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
+        present = np.arange(source.length) < len(frames)
+        frames = frames + frames[-1:] * (source.length - len(frames))
+        actions = np.stack([each.window[frame] for each, frame in frames])
+        previous = np.stack([each.previous[frame] for each, frame in frames])
         instructions = get_task(task).instructions
         if random.random() < source.wrong_instruction:
-            others = [other for other in tasks if other != task and {other, task} not in _SAME_SCENE]
+            others = [other for other in tasks if other != task and {other, task} not in SAME_SCENE]
             if others:
                 instructions = get_task(others[random.integers(len(others))]).instructions
                 actions = self._stay(previous)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
         words[forgotten & (words > 0)] = 0
+        # what is put into the wait does not change what is to be remembered
+        own = max(int(each.recall[frame]) for each, frame in frames if each is episode)
+        recall = [int(each.recall[frame]) if each is episode else own for each, frame in frames]
         return (
-            np.stack([self._pictures(episode, place) for place in places]),
-            episode.state[places],
+            np.stack([_pictures(each, frame) for each, frame in frames]),
+            np.stack([each.state[frame] for each, frame in frames]),
             words,
             actions,
             previous,
-            episode.scene[places],
-            episode.recall[places],
+            np.stack([each.scene[frame] for each, frame in frames]),
+            np.array(recall, dtype=np.int64),
             present,
         )
 
@@ -155,27 +150,51 @@ class Demonstrations:
         still = previous * np.array(self._config.action_absolute, dtype=np.float32)
         return np.repeat(still[:, None], self._config.trained_horizon, axis=1)
 
-    def _pictures(self, episode: _Episode, frame: int) -> npt.NDArray[np.uint8]:
-        return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])
-
     def _load(self, file: Path) -> None:
         with safe_open(file, framework="numpy") as shard:
             metadata = shard.metadata()
             if not bool(shard.get_tensor("success")[0]):
                 return
-            names = set(shard.keys())
-            step = shard.get_tensor("step")
-            recall = shard.get_tensor("recall").astype(np.int64) if "recall" in names else np.full(len(step), -1)
-            episode = _Episode(
-                step,
-                shard.get_tensor("state"),
-                shard.get_tensor("previous"),
-                shard.get_tensor("window"),
-                shard.get_tensor("scene"),
-                recall,
-                shard.get_tensor("jpeg"),
-                shard.get_tensor("offset"),
-            )
+            episode = _Episode(*(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
-        self.frames += len(step)
+        self.frames += len(episode.step)
+
+
+def _strides(episode: _Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return the frames from one observation to the next, [T - 1]."""
+    every = int(episode.step[1] - episode.step[0]) if len(episode.step) > 1 else 1
+    low, high = source.stride
+    return random.integers(max(1, low // every), max(1, high // every) + 1, source.length - 1)
+
+
+def _cut(episode: _Episode, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
+    """Return up to T observations of an episode; both ends are met more often than a uniform start would meet them."""
+    ahead = np.concatenate(([0], _strides(episode, source, random).cumsum()))
+    frames, total = len(episode.step), int(ahead[-1])
+    start = int(np.clip(random.uniform(-0.3 * total - 1, frames - 0.7 * total), 0, max(0, frames - 1 - total)))
+    return [(episode, int(place)) for place in start + ahead if place < frames]
+
+
+def _remembering(
+    episode: _Episode, episodes: Sequence[_Episode], source: Source, random: np.random.Generator
+) -> list[tuple[_Episode, int]]:
+    """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes."""
+    places = np.concatenate(([0], _strides(episode, source, random).cumsum()))
+    own = [(episode, int(place)) for place in places if place < len(episode.step)]
+    spare = int(random.integers(source.length - len(own) + 1))
+    waits = [number for number, (_, place) in enumerate(own) if episode.waiting[place]]
+    added: list[tuple[_Episode, int]] = []
+    while len(added) < spare and waits:
+        other = episodes[int(random.integers(len(episodes)))]
+        waiting = np.flatnonzero(other.waiting)
+        step = int(_strides(other, source, random)[0])
+        added += [(other, int(place)) for place in waiting[random.integers(step) :: step]]
+    if not added:
+        return own
+    cut = waits[random.integers(len(waits))] + 1
+    return own[:cut] + added[:spare] + own[cut:]
+
+
+def _pictures(episode: _Episode, frame: int) -> npt.NDArray[np.uint8]:
+    return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])

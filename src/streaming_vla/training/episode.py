@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.robots.frames import encode_frame
+from streaming_vla.robots.memory_episode import Phase
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.training.plan import Recording
 
@@ -22,6 +23,7 @@ Pilot = Callable[[MetaWorldRobot], Action]  # the action to execute now, [4]
 WINDOW = 16  # actions of a window, the trained horizon of the shipped policy
 GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped object is rarely recovered
 STEPS_AFTER_SUCCESS = 12
+FIELDS = ("step", "state", "previous", "window", "scene", "recall", "waiting")
 
 
 class Perturbation:
@@ -67,17 +69,18 @@ def record_episode(
         pilot: at the wheel at first, before the expert; None: the expert all along.
 
     Returns:
-        step [F] int32 (environment step of the frame), state [F, 4], previous [F, 4] (the action executed before),
-        window [F, WINDOW, 4] (the expert's own from here on), scene [F, 6] (see MetaWorldRobot.scene_positions), all
-        float32; jpeg [bytes] uint8 and offset [F, cameras, 2] int64 into it; success [1] bool.
+        Of F frames, the names in FIELDS: step [F] int32 (environment step of the frame), state [F, 4], previous [F, 4]
+        (the action executed before), window [F, WINDOW, 4] (the expert's own from here on), scene [F, 6] (see
+        MetaWorldRobot.scene_positions), all float32, recall [F] int64 (see MetaWorldRobot.memory_label) and waiting [F]
+        bool (the wait of a memory task); jpeg [bytes] uint8 and offset [F, cameras, 2] int64 into it; success [1] bool.
     """
     random = np.random.default_rng((seed, pilot is not None, *task.encode()))
     burst = options.burst_probability if random.random() < options.perturbed else 0.0
     perturbation = Perturbation(burst, random)
     piloted = int(random.integers(*options.piloted_steps)) if pilot is not None else 0
     first = int(random.integers(options.frame_every))
-    robot.reset(task, seed)
-    frames: dict[str, list[np.ndarray]] = {name: [] for name in ("step", "state", "previous", "window", "scene")}
+    robot.reset(task, seed, options.wait_steps)
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     blob, offsets = bytearray(), []
     previous = np.array([0.0, 0.0, 0.0, -1.0], dtype=np.float32)
     left = STEPS_AFTER_SUCCESS
@@ -89,8 +92,9 @@ def record_episode(
                 spans.append((len(blob), len(blob) + len(data)))
                 blob += data
             offsets.append(spans)
+            waiting = robot.memory is not None and robot.memory.phase is Phase.WAIT
             seen = (np.int32(step), robot.state(), previous, expert_window(robot), robot.scene_positions())
-            for column, value in zip(frames.values(), seen, strict=True):
+            for column, value in zip(frames.values(), (*seen, robot.memory_label(), waiting), strict=True):
                 column.append(np.asarray(value))
         wanted = pilot(robot) if pilot is not None and step < piloted else robot.expert_action()
         previous = perturbation.apply(wanted)
@@ -98,6 +102,8 @@ def record_episode(
             left -= 1
             if left == 0:
                 break
+        if robot.failed:
+            break
     return {name: np.stack(column) for name, column in frames.items()} | {
         "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
         "offset": np.array(offsets, dtype=np.int64),

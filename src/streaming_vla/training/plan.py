@@ -26,6 +26,7 @@ class Recording(_Section):
         burst_probability: chance of a burst to begin at a step.
         piloted_steps: the pilot is at the wheel for a number of steps in this range.
         maximum_steps: an episode ends without success after so many; it is not learned from.
+        wait_steps: shortest and longest wait of a memory task.
     """
 
     episodes: dict[str, int]
@@ -36,6 +37,7 @@ class Recording(_Section):
     burst_probability: Annotated[float, Field(ge=0, le=1)] = 0.03
     piloted_steps: tuple[int, int] = (20, 140)
     maximum_steps: Annotated[int, Field(ge=1)] = 250
+    wait_steps: tuple[int, int] = (40, 120)
 
 
 class Source(_Section):
@@ -50,6 +52,8 @@ class Source(_Section):
         forget: probability that a sequence has no history at all; otherwise each observation sees a random number
             of those before it (`whole_history`: all of them).
         whole_history: each observation that has a history sees all of it.
+        memory: sequences begin at the episode's start, and pieces of the wait of other episodes of the task are put
+            into the wait, a random number of them, so that the cue lies up to `length` observations back.
         wrong_instruction: share of the sequences with another task's instruction; what they teach is to stay.
         unknown_word: share of the words that are replaced by the unknown one.
     """
@@ -61,6 +65,7 @@ class Source(_Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     forget: Annotated[float, Field(ge=0, le=1)] = 0.6
     whole_history: bool = False
+    memory: bool = False
     wrong_instruction: Annotated[float, Field(ge=0, le=1)] = 0.1
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
