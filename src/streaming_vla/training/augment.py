@@ -17,17 +17,18 @@ def augment_pictures(pictures: Tensor, options: Augment, generator: torch.Genera
     padded = functional.pad(out.flatten(0, 2), (shift,) * 4, mode="replicate").view(
         batch, length, cameras, 3, size + 2 * shift, size + 2 * shift
     )
-    moves = torch.randint(0, 2 * shift + 1, (batch, cameras, 2), generator=generator)
+    moves = torch.randint(0, 2 * shift + 1, (batch, cameras, 2), generator=generator, device=generator.device)
     for row in range(batch):
         for camera in range(cameras):
             down, right = moves[row, camera].tolist()
             out[row, :, camera] = padded[row, :, camera, :, down : down + size, right : right + size]
-    uniform = torch.rand((batch, 1, cameras, 5, 1, 1), generator=generator) * 2 - 1
+    uniform = torch.rand((batch, 1, cameras, 5, 1, 1), generator=generator, device=generator.device) * 2 - 1
     contrast = 1 + options.colour * uniform[:, :, :, 0:1]
     gain = 1 + 0.3 * options.colour * uniform[:, :, :, 1:4]
     brightness = options.colour * uniform[:, :, :, 4:5]
     out.mul_(contrast * gain).add_(brightness).clamp_(-1.0, 1.0)
-    blank = torch.rand((batch, 1, cameras), generator=generator) < torch.tensor(options.blank)
+    chance = torch.rand((batch, 1, cameras), generator=generator, device=generator.device)
+    blank = chance < torch.tensor(options.blank, device=chance.device)
     return out.masked_fill_(blank.view(batch, 1, cameras, 1, 1, 1), -1.0)
 
 
@@ -38,11 +39,11 @@ def history_mask(present: Tensor, source: Source, generator: torch.Generator) ->
         present: [B, T], False for observations that do not exist: nobody but they see them.
     """
     batch, length = present.shape
-    index = torch.arange(length)
+    index = torch.arange(length, device=present.device)
     age = index.unsqueeze(1) - index.unsqueeze(0)  # of the column as the row sees it
-    depth = torch.randint(0, length, (batch, length, 1), generator=generator)
+    depth = torch.randint(0, length, (batch, length, 1), generator=generator, device=generator.device)
     if source.whole_history:
         depth = torch.full_like(depth, length)
-    depth = depth * (torch.rand((batch, 1, 1), generator=generator) >= source.forget)
+    depth = depth * (torch.rand((batch, 1, 1), generator=generator, device=generator.device) >= source.forget)
     seen = (age >= 0) & (age <= depth) & present.unsqueeze(1)
-    return seen | torch.eye(length, dtype=torch.bool)
+    return seen | torch.eye(length, dtype=torch.bool, device=present.device)

@@ -39,12 +39,14 @@ def draw_targets(
     """
     count, horizon, size = actions.shape
     shape = (count, options.draws)
-    known = torch.rand(shape, generator=generator) >= options.hidden
-    uniform = torch.rand(shape, generator=generator)
+    known = torch.rand(shape, generator=generator, device=generator.device) >= options.hidden
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
     time = 0.001 + 0.999 * torch.where(known, uniform ** (1 / 1.5), uniform)  # Beta(1.5, 1)
     step = (time * horizon).floor().clamp(max=horizon - 1)
     part = time * horizon - step
-    part = torch.where(torch.rand(shape, generator=generator) < options.on_grid, torch.zeros_like(part), part)
+    part = torch.where(
+        torch.rand(shape, generator=generator, device=generator.device) < options.on_grid, torch.zeros_like(part), part
+    )
     time = (step + part) / horizon
     step = step.long()
     pick = step.unsqueeze(-1).expand(*shape, size)
@@ -52,7 +54,9 @@ def draw_targets(
     here = actions.gather(1, pick)
     before = torch.cat((previous.unsqueeze(1), actions), dim=1).gather(1, pick)
     noise = (
-        options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
+        options.sigma
+        * torch.exp(-options.k * time).unsqueeze(-1)
+        * torch.randn((*shape, size), generator=generator, device=generator.device)
     )
     position = torch.where(absolute, before, sums.gather(1, pick) + part.unsqueeze(-1) * here) + noise
     # who does not see the noise cannot undo it

@@ -50,29 +50,30 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of one batch and its parts for the log."""
     config, weights = model.config, plan.weights
-    pictures = augment_pictures(torch.from_numpy(batch.pictures), plan.augment, generator)
+    given = {name: torch.from_numpy(array).to(generator.device) for name, array in vars(batch).items()}
+    pictures = augment_pictures(given["pictures"], plan.augment, generator)
     count, length = pictures.shape[:2]
-    state = torch.from_numpy(batch.state).flatten(0, 1)
-    state = state + plan.augment.state_noise * model.state_scale * torch.randn(state.shape, generator=generator)
-    words = torch.from_numpy(batch.words).repeat_interleave(length, dim=0)
+    state = given["state"].flatten(0, 1)
+    state = state + plan.augment.state_noise * model.state_scale * torch.randn(
+        state.shape, generator=generator, device=generator.device
+    )
+    words = given["words"].repeat_interleave(length, dim=0)
     tokens = model.encode(pictures.flatten(0, 1), state, words)
     block = config.tokens_per_observation
-    present = torch.from_numpy(batch.present)
+    present = given["present"]
     seen = history_mask(present, source, generator)
     cache, last = model.trunk(tokens.view(count, length * block, -1), block_mask(seen, block, block))
     share = present.float() / present.sum().clamp(min=1)  # [B, T]
 
-    actions = torch.from_numpy(batch.actions)
-    flow, absolute, hidden = _flow_loss(
-        model, actions, torch.from_numpy(batch.previous), cache, seen, share, plan, generator
-    )
+    actions = given["actions"]
+    flow, absolute, hidden = _flow_loss(model, actions, given["previous"], cache, seen, share, plan, generator)
     chunk = _chunk_loss(model, actions, cache, seen, share, generator)
-    scene = (torch.from_numpy(batch.scene) - auxiliary.scene_mean) / auxiliary.scene_scale
+    scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
     where = (told - scene).square().mean(-1) + (auxiliary.known(ends) - scene).square().mean(-1)
     recall = functional.cross_entropy(
-        auxiliary.recall(ends).flatten(0, 1), torch.from_numpy(batch.recall).flatten(), ignore_index=-1, reduction="sum"
+        auxiliary.recall(ends).flatten(0, 1), given["recall"].flatten(), ignore_index=-1, reduction="sum"
     ) / max(1, int((batch.recall >= 0).sum()))
     parts = {
         "flow": flow,
@@ -107,7 +108,7 @@ def _flow_loss(
     draws, block, absolute = plan.flow.draws, model.config.tokens_per_observation, model.flow.absolute
     targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, plan.flow, generator)
     # a flow token stands right behind its own observation
-    places = (torch.arange(1, length + 1) * block).repeat_interleave(draws)
+    places = (torch.arange(1, length + 1, device=share.device) * block).repeat_interleave(draws)
     answer = model.flow(
         targets.position.view(count, length * draws, -1),
         targets.time.view(count, length * draws),
@@ -134,11 +135,13 @@ def _chunk_loss(
 ) -> Tensor:
     """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747)."""
     count, length, horizon, _ = actions.shape
-    noise = torch.randn(actions.shape, generator=generator)
-    time = 1.0 - torch.rand((count, length), generator=generator) ** (1 / 1.5)  # more at the noisy end
+    noise = torch.randn(actions.shape, generator=generator, device=generator.device)
+    time = 1.0 - torch.rand((count, length), generator=generator, device=generator.device) ** (
+        1 / 1.5
+    )  # more at the noisy end
     mixed = noise + time[..., None, None] * (actions - noise)
     block = model.config.tokens_per_observation
-    first = torch.arange(1, length + 1) * block
+    first = torch.arange(1, length + 1, device=share.device) * block
     velocity = model.chunk(mixed, time, cache, first, block_mask(seen, horizon, block))
     error = (velocity - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * share).sum()

@@ -1,4 +1,7 @@
-"""Trains the compact policy: CPU processes with one thread each and averaged gradients, resumable at any time."""
+"""Trains the compact policy: CPU processes with one thread each and averaged gradients, or one process on a GPU.
+
+A run can be stopped at any time and goes on from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,8 @@ class Trainer:
             getattr(owner, f"{prefix}_scale").copy_(torch.from_numpy(scale))
         if initial is not None:
             self.model.load_state_dict({name: value.float() for name, value in load_file(initial).items()})
-        self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary})
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary}).to(self.device)
         self.parameters = list(self.modules.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -86,7 +90,7 @@ class Trainer:
         """Train to the last step; the first process writes figures to log.jsonl and to the terminal."""
         plan = self.plan
         random = np.random.default_rng((self.seed, self.rank, self.step))
-        generator = torch.Generator().manual_seed(self.seed + 7919 * self.rank + 104_729 * self.step)
+        generator = torch.Generator(self.device).manual_seed(self.seed + 7919 * self.rank + 104_729 * self.step)
         sums: dict[str, float] = {}
         began = time.monotonic()
         while self.step < plan.optimiser.steps:
@@ -95,7 +99,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             for number, source in enumerate(plan.sources):
                 batch = self.data.sample(max(1, source.sequences // self.processes), source, random)
-                loss, parts = batch_loss(self.model, self.auxiliary, batch, source, plan, generator)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    loss, parts = batch_loss(self.model, self.auxiliary, batch, source, plan, generator)
                 (source.weight * loss).backward()
                 for name, value in parts.items():
                     key = f"{name}{number or ''}"
@@ -121,6 +126,8 @@ class Trainer:
         print(f"step {self.step}/{self.plan.optimiser.steps}  {losses}  {left_min:.0f} min left", flush=True)
 
     def _average_gradients(self) -> None:
+        if self.processes == 1:
+            return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         packed = torch.cat([gradient.flatten() for gradient in gradients])  # one all-reduce a step
         distributed.all_reduce(packed)
@@ -154,12 +161,13 @@ class Trainer:
             return
         tensors = load_file(file)
         self.modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
-        self.average = {n[8:]: v for n, v in tensors.items() if n.startswith("average.")}
+        self.average = {n[8:]: v.to(self.device) for n, v in tensors.items() if n.startswith("average.")}
         for index, parameter in enumerate(self.parameters):
             prefix = f"moment.{index}."
             state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if state:
-                self.optimizer.state[parameter] = state
+                moments = {name: state[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = moments | {"step": state["step"]}
                 self.step = int(state["step"])
 
 
