@@ -88,6 +88,7 @@ class SqliteFile:
         database = sqlite3.connect(f"file:{quote(str(self._path.absolute()))}?{mode}", uri=True)
         database.text_factory = lambda data: data.decode(errors="replace")
         database.execute("PRAGMA trusted_schema=OFF")
+        database.execute("PRAGMA writable_schema=ON")  # else sqlite refuses a file that is shorter than it says
         return database
 
     def _read_topics(self) -> dict[int, Topic]:
