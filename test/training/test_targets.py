@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.robots.tasks import HELD_OUT_SEED
 from streaming_vla.training.augment import AugmentOptions, augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, SequenceOptions
 from streaming_vla.training.demonstrations import (
-    HELD_OUT_SEED,
     DemonstrationOptions,
     Perturbation,
     encode_frame,

@@ -94,8 +94,7 @@ def evaluate(
     from streaming_vla.evaluation.statistics import wilson_interval
     from streaming_vla.policy.loading import load_policy
     from streaming_vla.policy.models import find_model
-    from streaming_vla.robots.tasks import TASKS
-    from streaming_vla.training.demonstrations import HELD_OUT_SEED
+    from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS
 
     warnings.filterwarnings("ignore")
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)

@@ -20,9 +20,8 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from streaming_vla.robots.metaworld import MetaWorldRobot
-from streaming_vla.robots.tasks import TASKS
+from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS
 
-HELD_OUT_SEED = 10_000  # seeds from here on are for evaluation only
 MAXIMUM_STEPS = 250
 GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped object is rarely recovered
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
