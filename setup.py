@@ -4,7 +4,7 @@ from glob import glob
 
 from setuptools import find_packages, setup
 
-NODES = ("executor", "generator", "inference", "observer", "saliency_monitor", "sim_robot")
+NODES = ("executor", "generator", "inference", "observer", "recorder", "saliency_monitor", "sim_robot")
 SHARE = "share/streaming_vla"
 
 setup(

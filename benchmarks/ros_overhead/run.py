@@ -28,9 +28,10 @@ from streaming_vla.evaluation.overhead import flow_step_overhead_ms, growth_perc
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.results import halting, write_json
 from streaming_vla.evaluation.statistics import summarise
-from streaming_vla.nodes.demo import DEFAULT_TASKS, FIRST_HELD_OUT_SEED, MODES
+from streaming_vla.nodes.demo import DEFAULT_TASKS, MODES
 from streaming_vla.nodes.driver import Driver, DriverError
 from streaming_vla.nodes.simulation import Simulation, driven_simulation
+from streaming_vla.robots.tasks import HELD_OUT_SEED
 
 HERE = Path(__file__).parent
 PARTS = ("latency", "soak")
@@ -97,7 +98,7 @@ def latency(driver: Driver, duration_s: float) -> dict[str, Any]:
 def soak(simulation: Simulation, duration_s: float, plot: Path) -> dict[str, Any]:
     """Stream for `duration_s` and return memory, errors and lost episodes."""
     memory = Memory(simulation)
-    for scene in (Scene(task, FIRST_HELD_OUT_SEED) for task in DEFAULT_TASKS):
+    for scene in (Scene(task, HELD_OUT_SEED) for task in DEFAULT_TASKS):
         # the first visit of a task builds its scene and its renderer, which is no leak
         simulation.driver.run("streaming", scene, TIME_LIMIT_S)
     memory.begin()
@@ -187,7 +188,7 @@ def _episodes(
         if time.monotonic() >= end_s:
             return
         round_, place = divmod(number, len(DEFAULT_TASKS))
-        scene = Scene(DEFAULT_TASKS[place], FIRST_HELD_OUT_SEED + round_)
+        scene = Scene(DEFAULT_TASKS[place], HELD_OUT_SEED + round_)
         yield driver.run("streaming", scene, TIME_LIMIT_S, update, ends_with_success=False)
 
 

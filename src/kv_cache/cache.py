@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from kv_cache.policies.base import CachePolicy, Span
-from kv_cache.rotary import rotate
+from kv_cache.checks import check_tokens
+from kv_cache.chunks import Queries, State
+from kv_cache.compress import evict, judge
+from kv_cache.policies.base import CachePolicy
+from kv_cache.rotary import rotate, turn
+from kv_cache.slots import pick, rotary_table
 from kv_cache.spec import CacheSpec
+from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
 
+__all__ = ["MAX_BYTES", "CacheSnapshot", "CacheStats", "CacheView", "SessionCache", "required_bytes"]
 MAX_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class CacheView:
-    """What attention reads; with the default `views` of SessionCache it outlives one append, but no reset or restore.
-
-    Args:
-        keys: [L, Hkv, N, d], rotated at their positions.
-        values: [L, Hkv, N, d].
-        next_position: position of the first token after the view.
-    """
-
-    keys: Tensor
-    values: Tensor
-    next_position: int
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens N."""
-        return self.keys.shape[2]
-
-
-@dataclass(frozen=True)
-class CacheStats:
-    """What a cache holds, next to what an uncompressed one would; the fields are those of KvCacheStats.msg."""
-
-    policy: str
-    tokens: int
-    bytes: int
-    allocated_bytes: int
-    full_tokens: int
-    full_bytes: int
-    chunks_kept: int = 0
-    chunks_dropped: int = 0
-    chunks_evicted: int = 0
-    scores: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class CacheSnapshot:
-    """A copy of a cache's contents; `keys` are unrotated where the policy moves tokens, else rotated."""
-
-    policy: CachePolicy
-    keys: Tensor
-    values: Tensor
-    full_tokens: int
+CPU = torch.device("cpu")
 
 
 def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 2) -> int:
@@ -70,8 +31,10 @@ def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 2) -> int:
 class SessionCache:
     """Keys and values of one session under a policy. Not thread safe.
 
-    A policy that moves tokens rewrites rotated keys, so these live in `views` banks that take turns. A policy that
-    only adds needs one bank: what an older view reads is never written again.
+    Every slot is [sinks | summaries | recent tokens], without holes. A policy that moves tokens rewrites rotated keys,
+    so these live in `views` banks that take turns; the keys before rotation are kept once, so that a token is turned
+    from them and moving it any number of times adds no error. A policy that only adds needs one bank: what an older
+    view reads is never written again.
 
     Args:
         spec: shape of a token.
@@ -79,92 +42,133 @@ class SessionCache:
         views: how many of the newest views are readable at the same time; 2 lets a flow step of the old
             context run after the next observation has been appended.
         max_bytes: most bytes that may be reserved.
+        device: where the tokens live.
 
     Raises:
-        ValueError: views is not positive.
+        ValueError: views is not positive, or the policy was made for another shape.
         MemoryError: the policy needs more than max_bytes; nothing has been reserved.
     """
 
-    def __init__(self, spec: CacheSpec, policy: CachePolicy, views: int = 2, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        spec: CacheSpec,
+        policy: CachePolicy,
+        views: int = 2,
+        max_bytes: int = MAX_BYTES,
+        device: torch.device = CPU,
+    ) -> None:
         if views < 1:
             raise ValueError(f"session cache: views is {views}, it must be at least 1")
+        policy.fit(spec)
         self.allocated_bytes = required_bytes(spec, policy, views)
         if self.allocated_bytes > max_bytes:
             raise MemoryError(
                 f"session cache: policy {policy.name} with {policy.max_tokens} tokens needs {self.allocated_bytes} "
                 f"bytes, {max_bytes} are allowed; keep fewer tokens"
             )
-        self.spec = spec
-        self.policy = policy
-        banks = views if policy.moves_tokens else 1
+        self.spec, self.policy, self.device = spec, policy, device
+        self._views, self._max_bytes = views, max_bytes
         shape = (spec.layers, spec.kv_heads, policy.max_tokens, spec.head_dim)
-        self._rotated = [torch.zeros(shape, dtype=spec.dtype) for _ in range(banks)]
-        self._values = [torch.zeros(shape, dtype=spec.dtype) for _ in range(banks)]
-        self._unrotated = torch.zeros(shape, dtype=spec.dtype) if policy.moves_tokens else None
-        self._bank = 0
-        self._tokens = 0
-        self._full_tokens = 0
+        banks = views if policy.moves_tokens else 1
+        self._rotated = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
+        self._values = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
+        self._unrotated = torch.zeros(shape, dtype=spec.dtype, device=device) if policy.moves_tokens else None
+        self._bank = self._version = 0
+        self._ledger = Ledger()
+        self._state: State = policy.start(spec, 1, device)
+        self._mass = torch.zeros(0, device=device)
 
+    @torch.no_grad()
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add T tokens at the end; the policy may drop older ones.
+        """Add T tokens at the end; the policy may turn older ones into summaries or drop them.
 
         Args:
             keys: [L, Hkv, T, d], BEFORE rotation.
             values: [L, Hkv, T, d].
 
         Raises:
-            ValueError: another shape, no token, or numbers that are not finite. The cache is unchanged.
+            ValueError: another shape or device, no token, or numbers that are not finite. The cache is unchanged.
             CacheFullError: see the policy. The cache is unchanged.
         """
-        # a narrow format is entered before the check, so that a number too large for it is found
-        keys, values = keys.to(self.spec.dtype), values.to(self.spec.dtype)
-        self._check("keys", keys)
-        self._check("values", values)
+        keys = check_tokens("session cache", "keys", keys, self.spec, self.device)
+        values = check_tokens("session cache", "values", values, self.spec, self.device)
         added = keys.shape[2]
         if values.shape[2] != added:
             raise ValueError(f"append: {added} keys and {values.shape[2]} values, their number must be equal")
-        spans = self.policy.retain(self._tokens, added)
-        if spans == ((0, self._tokens + added),):
-            self._write(self._tokens, keys, values)
-        elif self._unrotated is not None:
-            kept_keys = torch.cat(list(self._gather(spans, self._unrotated, keys)), dim=2)
-            kept_values = torch.cat(list(self._gather(spans, self._values[self._bank], values)), dim=2)
-            self._bank = (self._bank + 1) % len(self._rotated)
-            self._write(0, kept_keys, kept_values)
+        ledger, sizes = self._ledger, self.policy.sizes
+        self.policy.admit(ledger.tokens, added)
+        to_sinks = min(sizes.sinks - ledger.sinks, added)
+        grown = replace(
+            ledger,
+            sinks=ledger.sinks + to_sinks,
+            recents=ledger.recents + added - to_sinks,
+            full_tokens=ledger.full_tokens + added,
+        )
+        mass = torch.cat((self._mass, self._mass.new_zeros(added))) if self.policy.reads_queries else self._mass
+        leaving = max(0, grown.recents - sizes.recent) // sizes.chunk
+        if leaving:
+            self._compress(grown, keys, values, mass, leaving)
         else:
-            raise TypeError(f"cache policy {self.policy.name} drops tokens but says that it does not move any")
-        self._full_tokens += added
+            self._extend(grown, keys, values)
+            self._mass = mass
+        self._version += 1
 
     def view(self) -> CacheView:
         """Return what attention reads now; costs nothing, the work was done by the append."""
-        filled = slice(0, self._tokens)
-        return CacheView(self._rotated[self._bank][:, :, filled], self._values[self._bank][:, :, filled], self._tokens)
+        ledger, sizes = self._ledger, self.policy.sizes
+        filled = slice(0, ledger.tokens)
+        bias = None
+        if sizes.log_count:
+            bias = torch.zeros(ledger.tokens, device=self.device)
+            bias[ledger.sinks : ledger.sinks + len(ledger.numbers)] = math.log(sizes.chunk)
+        version = self._version
+        return CacheView(
+            self._rotated[self._bank][:, :, filled],
+            self._values[self._bank][:, :, filled],
+            ledger.tokens + len(ledger.numbers) * (sizes.chunk - 1),
+            bias,
+            (lambda layer, queries: self._observe(version, layer, queries)) if self.policy.reads_queries else None,
+        )
 
     def reset(self) -> None:
         """Forget everything; memory stays reserved, older views are void."""
-        self._tokens = self._full_tokens = 0
+        self._ledger = Ledger()
+        self._state = self.policy.start(self.spec, 1, self.device)
+        self._mass = torch.zeros(0, device=self.device)
+        self._version += 1
 
     def stats(self) -> CacheStats:
         """Return sizes in tokens and bytes."""
-        each = self.spec.bytes_per_token
+        each, ledger = self.spec.bytes_per_token, self._ledger
         return CacheStats(
             policy=self.policy.name,
-            tokens=self._tokens,
-            bytes=self._tokens * each,
+            tokens=ledger.tokens,
+            bytes=ledger.tokens * each,
             allocated_bytes=self.allocated_bytes,
-            full_tokens=self._full_tokens,
-            full_bytes=self._full_tokens * each,
+            full_tokens=ledger.full_tokens,
+            full_bytes=ledger.full_tokens * each,
+            chunks_kept=ledger.kept,
+            chunks_dropped=ledger.dropped,
+            chunks_evicted=ledger.evicted,
+            scores=ledger.newest_scores,
+            flops_saved=(ledger.full_tokens - ledger.tokens) * self.spec.flops_per_pair,
         )
+
+    def kept_chunks(self) -> tuple[tuple[int, float], ...]:
+        """Return number and score of every chunk whose summary is held, the oldest first."""
+        return tuple(zip(self._ledger.numbers, self._ledger.scores, strict=True))
 
     def snapshot(self) -> CacheSnapshot:
         """Return a copy that later appends do not touch."""
-        filled = slice(0, self._tokens)
+        filled = slice(0, self._ledger.tokens)
         keys = self._rotated[self._bank] if self._unrotated is None else self._unrotated
         return CacheSnapshot(
             self.policy,
             keys[:, :, filled].clone(),
             self._values[self._bank][:, :, filled].clone(),
-            self._full_tokens,
+            self._ledger,
+            self._mass.clone(),
+            tuple(part.clone() for part in self._state),
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
@@ -176,42 +180,120 @@ class SessionCache:
         if snapshot.policy != self.policy:
             raise ValueError(f"restore: the snapshot is of {snapshot.policy}, this cache has {self.policy}")
         if snapshot.keys.shape[2]:
-            self._check("keys", snapshot.keys)
-            self._check("values", snapshot.values)
-        if self._unrotated is None:
-            self._tokens = snapshot.keys.shape[2]
-            self._rotated[self._bank][:, :, : self._tokens] = snapshot.keys
-            self._values[self._bank][:, :, : self._tokens] = snapshot.values
-        else:
-            self._write(0, snapshot.keys, snapshot.values)
-        self._full_tokens = snapshot.full_tokens
+            check_tokens("session cache", "keys", snapshot.keys, self.spec, self.device)
+            check_tokens("session cache", "values", snapshot.values, self.spec, self.device)
+        self._put(snapshot.ledger, snapshot.keys, snapshot.values, unchanged=0)
+        self._mass, self._state = snapshot.mass.clone(), tuple(part.clone() for part in snapshot.state)
+        self._version += 1
 
-    def _check(self, name: str, tensor: Tensor) -> None:
-        spec = self.spec
-        sizes = (spec.layers, spec.kv_heads, spec.head_dim)
-        shape = tuple(tensor.shape)
-        if shape[:2] + shape[3:] != sizes or not shape[2]:
-            raise ValueError(
-                f"session cache: {name} have shape {shape}, expected "
-                f"({spec.layers}, {spec.kv_heads}, tokens, {spec.head_dim}) with at least one token"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"session cache: {name} are not finite, they would spoil every later step of the session")
+    def retuned(self, policy: CachePolicy) -> SessionCache:
+        """Return a cache with the same contents under a policy of another budget or threshold.
 
-    def _write(self, start: int, keys: Tensor, values: Tensor) -> None:
-        """Put tokens at start, start + 1, ... of the current bank; they become the newest ones."""
-        stop = start + keys.shape[2]
-        rotated = rotate(keys, torch.arange(start, stop, device=keys.device), self.spec.rope_base)
-        self._rotated[self._bank][:, :, start:stop] = rotated
-        self._values[self._bank][:, :, start:stop] = values
+        Summaries beyond the new budget are evicted at once. This cache and its views stay as they are.
+
+        Raises:
+            ValueError: the policy is of another kind, or differs in sinks, recent or chunk.
+            MemoryError: see SessionCache.
+        """
+        old, new = self.policy.sizes, policy.sizes
+        same = (old.sinks, old.recent, old.chunk) == (new.sinks, new.recent, new.chunk)
+        if type(policy) is not type(self.policy) or not same:
+            raise ValueError(f"retuned: {policy} differs from {self.policy} in more than budget and threshold")
+        cache = SessionCache(self.spec, policy, self._views, self._max_bytes, self.device)
+        saved = self.snapshot()
+        policy.admit(0, saved.ledger.tokens)
+        ledger, places = evict(policy, saved.ledger, saved.mass)
+        cache._put(ledger, pick((saved.keys,), places), pick((saved.values,), places), unchanged=0)
+        cache._mass = saved.mass[places] if policy.reads_queries else saved.mass
+        cache._state = saved.state
+        return cache
+
+    def _extend(self, grown: Ledger, keys: Tensor, values: Tensor) -> None:
+        """Put tokens behind those that are held; no slot that an older view reads changes."""
+        start, stop = self._ledger.tokens, grown.tokens
         if self._unrotated is not None:
             self._unrotated[:, :, start:stop] = keys
-        self._tokens = stop
+        self._rotated[self._bank][:, :, start:stop] = self._turned(keys, grown, start)
+        self._values[self._bank][:, :, start:stop] = values
+        self._ledger = grown
 
-    def _gather(self, spans: tuple[Span, ...], held: Tensor, added: Tensor) -> Iterator[Tensor]:
-        """Yield the pieces of `spans` of the held tokens [L, Hkv, C, d] followed by the added ones [L, Hkv, T, d]."""
-        for start, stop in spans:
-            if start < self._tokens:
-                yield held[:, :, start : min(stop, self._tokens)]
-            if stop > self._tokens:
-                yield added[:, :, max(start - self._tokens, 0) : stop - self._tokens]
+    def _compress(self, grown: Ledger, keys: Tensor, values: Tensor, mass: Tensor, leaving: int) -> None:
+        """Take new tokens and let the `leaving` oldest chunks of the recent ones go."""
+        assert self._unrotated is not None, f"policy {self.policy.name} drops tokens but says that it moves none"
+        held = slice(0, self._ledger.tokens)
+        old_keys, old_values = self._unrotated[:, :, held], self._values[self._bank][:, :, held]
+        judged = judge(self.policy, grown, (old_keys, keys), (old_values, values), mass, self._state, leaving)
+        places = judged.places
+        fixed = grown.sinks + len(grown.numbers)
+        unchanged = sum(1 for slot, place in enumerate(places[: min(fixed, held.stop)]) if slot == place)
+        self._put(
+            judged.ledger,
+            pick((old_keys, keys, judged.keys), places),
+            pick((old_values, values, judged.values), places),
+            unchanged,
+        )
+        self._state = judged.state
+        if self.policy.reads_queries:
+            self._mass = torch.cat((mass, judged.mass))[places]
+
+    def _put(self, ledger: Ledger, keys: Tensor, values: Tensor, unchanged: int) -> None:
+        """Hold nothing but these tokens; the rotated keys of the first `unchanged` slots are those of the last bank."""
+        filled = slice(0, ledger.tokens)
+        before, self._bank = self._bank, (self._bank + 1) % len(self._rotated)
+        rotated = self._rotated[self._bank]
+        if self._unrotated is None:  # keys come rotated
+            rotated[:, :, filled] = keys
+        else:
+            self._unrotated[:, :, filled] = keys
+            if before != self._bank:
+                rotated[:, :, :unchanged] = self._rotated[before][:, :, :unchanged]
+            rotated[:, :, unchanged : filled.stop] = self._turned(keys[:, :, unchanged:], ledger, unchanged)
+        self._values[self._bank][:, :, filled] = values
+        self._ledger = ledger
+
+    def _turned(self, keys: Tensor, ledger: Ledger, start: int) -> Tensor:
+        """Rotate keys that fill the slots from `start` to the last one."""
+        stop = ledger.tokens
+        if not self.policy.moves_tokens:  # a table for its capacity would be as large as the cache
+            positions = torch.arange(start, stop, device=self.device)
+            return rotate(keys, positions, frequencies=self.spec.frequencies)
+        cos, sin = rotary_table(self.spec, self.policy.sizes, self.device)
+        sizes, fixed = self.policy.sizes, ledger.sinks + len(ledger.numbers)
+        line = sizes.sinks + sizes.summaries  # row of position 0
+        shift = line + len(ledger.numbers) * (sizes.chunk - 1)  # from the slot of a recent token to its row
+        rows = slice(max(start, fixed) + shift, stop + shift)
+        if start >= fixed:
+            return turn(keys, cos[rows], sin[rows])
+        return turn(keys, torch.cat((cos[start:fixed], cos[rows])), torch.cat((sin[start:fixed], sin[rows])))
+
+    @torch.no_grad()
+    def _observe(self, version: int, layer: int, queries: Tensor) -> None:
+        """Let the policy see the queries of a layer, [Hq, Q, d]; see CacheView.observe_queries."""
+        spec = self.spec
+        if version != self._version:
+            raise ValueError("observe_queries: the view is outdated, report queries before the next append")
+        if (
+            not 0 <= layer < spec.layers
+            or queries.dim() != 3
+            or queries.shape[::2]
+            != (
+                spec.query_heads or spec.kv_heads,
+                spec.head_dim,
+            )
+        ):
+            raise ValueError(
+                f"observe_queries: layer {layer} with shape {tuple(queries.shape)}, expected a layer below "
+                f"{spec.layers} and shape ({spec.query_heads or spec.kv_heads}, queries, {spec.head_dim})"
+            )
+        view = self.view()
+        positions = view.next_position + torch.arange(queries.shape[1], device=self.device)
+        seen = Queries(
+            layer,
+            spec.layers,
+            queries.unsqueeze(0),
+            rotate(queries, positions, frequencies=spec.frequencies).unsqueeze(0),
+            view.keys[layer].unsqueeze(0),
+            torch.ones(1, view.tokens, dtype=torch.bool, device=self.device),
+        )
+        mass, self._state = self.policy.observe(seen, self._mass.unsqueeze(0), self._state)
+        self._mass = mass[0]

@@ -1,4 +1,4 @@
-"""The command `streaming-vla`: up, demo, doctor and train."""
+"""The command `streaming-vla`: up, demo, record, doctor and train."""
 
 from __future__ import annotations
 
@@ -84,6 +84,36 @@ def demo(
         _end(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(run(options))
+
+
+@app.command()
+def record(
+    out: Annotated[Path | None, typer.Option(help="the bag, a folder that does not exist yet")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="regular expression of topics; more than once")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="regular expression of topics left out")] = None,
+    compression: Annotated[str | None, typer.Option(help="none, zstd or lz4")] = None,
+    params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
+    namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
+) -> None:
+    """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
+    import yaml
+
+    from streaming_vla.nodes.recorder import main as run_recorder
+
+    settings = {
+        "autostart": True,
+        "bag_folder": str(out.parent) if out else None,
+        "bag_name": out.name if out else None,
+        "include": include,
+        "exclude": exclude,
+        "compression": compression,
+    }
+    arguments = ["recorder", "--ros-args", "-r", f"__ns:=/{namespace.strip('/')}"]
+    arguments += ["--params-file", str(params_file)] if params_file else []
+    for name, value in settings.items():
+        if value:
+            arguments += ["-p", f"{name}:={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]
+    run_recorder(arguments)
 
 
 @app.command()

@@ -43,7 +43,7 @@ def header(time_ns: int, frame: str = "") -> Any:
 def picture(step: int) -> np.ndarray:
     """Return [SIZE, SIZE, 3] uint8 RGB that tells its step."""
     pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
-    pixels[..., 0] = 5 * step
+    pixels[..., 0] = 5 * step % 256
     pixels[: step % SIZE, :, 1] = 200
     return pixels
 

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.nodes.demo import (
-    FIRST_HELD_OUT_SEED,
     MODES,
     DemoOptions,
     representative_pair,
@@ -20,11 +19,12 @@ from streaming_vla.nodes.demo import (
 from streaming_vla.nodes.demo_display import Display
 from streaming_vla.parameters.spec import check
 from streaming_vla.parameters.tables import table
+from streaming_vla.robots.tasks import HELD_OUT_SEED
 
 
 def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
     options = DemoOptions()
-    assert len(set(options.tasks)) >= 5 and options.seed == FIRST_HELD_OUT_SEED == 10_000
+    assert len(set(options.tasks)) >= 5 and options.seed == HELD_OUT_SEED
     assert options.out == Path("out/demo")
 
 

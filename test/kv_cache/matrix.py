@@ -9,10 +9,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kv_cache import CachePolicy, CacheSpec, Full, Window, rotate
+from kv_cache import (
+    Attention,
+    CachePolicy,
+    CacheSpec,
+    Expected,
+    Full,
+    Gate,
+    GateConfig,
+    Gated,
+    Mean,
+    Random,
+    Window,
+    rotate,
+)
 
-SPEC = CacheSpec(layers=3, kv_heads=2, head_dim=8)
+SPEC = CacheSpec(layers=3, kv_heads=2, head_dim=8, query_heads=4)
 T = 40  # tokens of a sequence that a bounded policy has to shorten
+
+
+def wild_gate(cell: str = "gru", summary: str = "mean", spec: CacheSpec = SPEC, seed: int = 0) -> Gate:
+    """Return an untrained gate whose scores spread around one half."""
+    torch.manual_seed(seed)
+    gate = Gate(GateConfig.of(spec, cell=cell, summary=summary, width=8, hidden=6))
+    with torch.no_grad():
+        gate.head.weight.mul_(30.0)
+        gate.head.bias.zero_()
+        for parameter in gate.summary.parameters():
+            parameter.normal_()
+    return gate.eval()
+
+
+GATE = wild_gate()
+LSTM_GATE = wild_gate("lstm", "attention", seed=1)
+MLP_GATE = wild_gate("gru", "mlp", seed=2)
 
 
 @dataclass(frozen=True)
@@ -22,13 +52,13 @@ class Case:
     Args:
         roomy: builds it so large that n tokens are left as they are.
         small: one that drops tokens of a sequence of T, None when the policy never drops.
-        kept: places that `small` keeps of n tokens.
+        kept: places that `small` keeps of n tokens; None when it makes summaries.
     """
 
     name: str
     roomy: Callable[[int], CachePolicy]
     small: CachePolicy | None = None
-    kept: Callable[[int], list[int]] = lambda n: list(range(n))
+    kept: Callable[[int], list[int]] | None = lambda n: list(range(n))
 
 
 def sinks_and_recent(sinks: int, recent: int) -> Callable[[int], list[int]]:
@@ -41,8 +71,24 @@ CASES = (
     Case("window", lambda n: Window(0, n), Window(0, 17), sinks_and_recent(0, 17)),
     Case("window with sinks", lambda n: Window(4, n - 4), Window(4, 11), sinks_and_recent(4, 11)),
     Case("window of one", lambda n: Window(1, n - 1), Window(1, 1), sinks_and_recent(1, 1)),
+    Case("gated", lambda n: Gated(2, n, 3, n + 4, gate=GATE), Gated(2, 7, 3, 14, gate=GATE), None),
+    Case(
+        "gated by lstm",
+        lambda n: Gated(0, n, 4, n + 3, gate=LSTM_GATE),
+        Gated(0, 7, 4, 14, gate=LSTM_GATE, threshold=0.3),
+        None,
+    ),
+    Case("gated, mlp", lambda n: Gated(1, n, 2, n + 2, gate=MLP_GATE), Gated(1, 5, 2, 9, gate=MLP_GATE), None),
+    Case("mean", lambda n: Mean(2, n, 3, n + 4), Mean(2, 7, 3, 15), None),
+    Case("mean, log count", lambda n: Mean(2, n, 3, n + 4, log_count=True), Mean(1, 6, 4, 15, log_count=True), None),
+    Case("random", lambda n: Random(2, n, 3, n + 4), Random(2, 7, 3, 14, keep_rate=0.6), None),
+    Case("attention", lambda n: Attention(2, n, 3, n + 4), Attention(2, 7, 3, 14), None),
+    Case("attention per token", lambda n: Attention(2, n, 1, n + 2), Attention(2, 7, 1, 14), None),
+    Case("expected", lambda n: Expected(2, n, 3, n + 4), Expected(2, 7, 3, 14), None),
 )
 DROPPING = tuple(case for case in CASES if case.small is not None)
+PLACES = tuple(case for case in DROPPING if case.kept is not None)
+SUMMARISING = tuple(case for case in CASES if case.kept is None)
 
 
 def tokens(count: int, seed: int = 0, spec: CacheSpec = SPEC) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
-from matrix import CASES, DROPPING, SPEC, Case, T, attend, plain, tokens
+from matrix import CASES, DROPPING, PLACES, SPEC, Case, T, attend, plain, tokens
 
 from kv_cache import CachePolicy, SessionCache, rotate
 
@@ -20,6 +21,18 @@ def filled(policy: CachePolicy, sizes: list[int], views: int = 2) -> SessionCach
     for piece in zip(keys.split(sizes, dim=2), values.split(sizes, dim=2), strict=True):
         cache.append(*piece)
     return cache
+
+
+def assert_same(one: SessionCache, other: SessionCache) -> None:
+    """Two caches hold the same; scores and learned summaries may differ by rounding, as they are computed in batches."""
+    (ours, theirs), (mine, yours) = (one.view(), other.view()), (one.stats(), other.stats())
+    torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.values, theirs.values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+    assert ours.next_position == theirs.next_position
+    assert mine.scores == pytest.approx(yours.scores, abs=1e-5)
+    assert replace(mine, scores=()) == replace(yours, scores=())
+    assert [number for number, _ in one.kept_chunks()] == [number for number, _ in other.kept_chunks()]
 
 
 def pieces(seed: int) -> list[int]:
@@ -39,10 +52,10 @@ def test_with_room_for_all_it_is_plain_attention(case: Case, sizes: list[int]) -
     torch.testing.assert_close(seen, plain(query, keys, values), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PLACES, ids=lambda case: case.name)
 @pytest.mark.parametrize("seed", range(4))
 def test_kept_tokens_are_those_and_their_positions_close_the_gaps(case: Case, seed: int) -> None:
-    assert case.small is not None
+    assert case.small is not None and case.kept is not None
     view = filled(case.small, pieces(seed)).view()
     keys, values = tokens(T)
     kept = case.kept(T)
@@ -53,9 +66,9 @@ def test_kept_tokens_are_those_and_their_positions_close_the_gaps(case: Case, se
     torch.testing.assert_close(view.values, values[:, :, kept], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PLACES, ids=lambda case: case.name)
 def test_only_relative_positions_matter(case: Case) -> None:
-    assert case.small is not None
+    assert case.small is not None and case.kept is not None
     view = filled(case.small, [T]).view()
     query = torch.randn(3, 2, 1, 8)
     keys, values = (part[:, :, case.kept(T)] for part in tokens(T))
@@ -69,9 +82,7 @@ def test_only_relative_positions_matter(case: Case) -> None:
 def test_at_once_is_the_same_as_in_pieces(case: Case, seed: int) -> None:
     policy = case.small or case.roomy(T)
     at_once, in_pieces = filled(policy, [T]), filled(policy, pieces(seed))
-    torch.testing.assert_close(in_pieces.view().keys, at_once.view().keys, rtol=0, atol=0)
-    torch.testing.assert_close(in_pieces.view().values, at_once.view().values, rtol=0, atol=0)
-    assert in_pieces.stats() == at_once.stats()
+    assert_same(in_pieces, at_once)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -93,14 +104,15 @@ def test_memory_stays_flat_over_100_000_tokens(case: Case) -> None:
     assert case.small is not None
     cache = SessionCache(SPEC, case.small)
     part = tokens(100)
-    places, sizes = set(), set()
+    places, reserved = set(), set()
     for _ in range(1000):
         cache.append(*part)
         stats = cache.stats()
         places.add(cache.view().keys.data_ptr())
-        sizes.add((stats.tokens, stats.bytes, stats.allocated_bytes))
+        reserved.add(stats.allocated_bytes)
+        assert stats.tokens <= case.small.max_tokens
     assert len(places) <= 2
-    assert len(sizes) == 1
+    assert len(reserved) == 1
     stats = cache.stats()
     assert stats.full_tokens == 100_000
     assert stats.full_bytes == 100_000 * SPEC.bytes_per_token
@@ -154,7 +166,10 @@ def test_sessions_do_not_touch_each_other(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_newest_tokens_that_a_policy_promises_live_on(case: Case) -> None:
     policy = case.small or case.roomy(T)
-    spans = policy.retain(0, T)
-    assert spans[-1] == (spans[-1][0], T)
-    assert spans[-1][1] - spans[-1][0] >= min(policy.newest_tokens, T)
-    assert sum(stop - start for start, stop in spans) <= policy.max_tokens
+    newest = min(policy.newest_tokens, T)
+    view = filled(policy, pieces(3)).view()
+    assert view.tokens <= policy.max_tokens
+    keys, values = (part[:, :, T - newest :] for part in tokens(T))
+    positions = view.next_position + torch.arange(-newest, 0)
+    torch.testing.assert_close(view.keys[:, :, -newest:], rotate(keys, positions, SPEC.rope_base), rtol=0, atol=0)
+    torch.testing.assert_close(view.values[:, :, -newest:], values, rtol=0, atol=0)

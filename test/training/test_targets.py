@@ -13,9 +13,10 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.robots.frames import encode_frame
+from streaming_vla.robots.tasks import HELD_OUT_SEED
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, fingerprint
-from streaming_vla.training.demonstrations import HELD_OUT_SEED, Shard, wanted_shards
+from streaming_vla.training.demonstrations import Shard, wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
 from streaming_vla.training.losses import Auxiliary, batch_loss

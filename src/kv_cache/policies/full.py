@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kv_cache.policies.base import Span
+from kv_cache.policies.base import CachePolicy, Sizes
 
 
 class CacheFullError(RuntimeError):
@@ -12,7 +12,7 @@ class CacheFullError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(CachePolicy):
     """The reference that other policies are measured against: nothing is lost, and memory has an end.
 
     Args:
@@ -24,6 +24,7 @@ class Full:
 
     capacity: int
     name = "full"
+    scored = False
     moves_tokens = False
 
     def __post_init__(self) -> None:
@@ -31,20 +32,14 @@ class Full:
             raise ValueError(f"cache policy full: capacity is {self.capacity}, it must be at least 1 token")
 
     @property
-    def max_tokens(self) -> int:
-        """The capacity."""
-        return self.capacity
+    def sizes(self) -> Sizes:
+        """Nothing but recent tokens."""
+        return Sizes(sinks=0, recent=self.capacity)
 
-    @property
-    def newest_tokens(self) -> int:
-        """The capacity."""
-        return self.capacity
-
-    def retain(self, held: int, added: int) -> tuple[Span, ...]:
-        """Return one span with all tokens, or raise CacheFullError."""
+    def admit(self, held: int, added: int) -> None:
+        """Raise CacheFullError when the tokens do not fit."""
         if held + added > self.capacity:
             raise CacheFullError(
                 f"cache policy full: {held} tokens are held and {added} more do not fit into the capacity of "
                 f"{self.capacity}; raise the capacity or use cache policy window, which drops the oldest"
             )
-        return ((0, held + added),)

@@ -1,14 +1,14 @@
-"""Keeps the first tokens and the newest ones (attention sinks, arXiv 2309.17453)."""
+"""Keeps the first tokens and the newest ones (StreamingLLM's attention sinks, arXiv 2309.17453)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kv_cache.policies.base import Span
+from kv_cache.policies.base import CachePolicy, Sizes
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(CachePolicy):
     """Bounded for ever: what lies between the sinks and the recent tokens is dropped, positions close the gap.
 
     Args:
@@ -22,28 +22,20 @@ class Window:
     sinks: int
     recent: int
     name = "window"
-    moves_tokens = True
+    scored = False
 
     def __post_init__(self) -> None:
-        if self.sinks < 0:
-            raise ValueError(f"cache policy window: sinks is {self.sinks}, it must be 0 or more tokens")
-        if self.recent < 1:
-            raise ValueError(f"cache policy window: recent is {self.recent}, it must be at least 1 token")
+        check_window(self.name, self.sinks, self.recent)
 
     @property
-    def max_tokens(self) -> int:
+    def sizes(self) -> Sizes:
         """Sinks and recent tokens."""
-        return self.sinks + self.recent
+        return Sizes(self.sinks, self.recent)
 
-    @property
-    def newest_tokens(self) -> int:
-        """The recent tokens."""
-        return self.recent
 
-    def retain(self, held: int, added: int) -> tuple[Span, ...]:
-        """Return one span while everything fits, then the sinks and the newest tokens."""
-        total = held + added
-        if total <= self.max_tokens:
-            return ((0, total),)
-        newest = (total - self.recent, total)
-        return ((0, self.sinks), newest) if self.sinks else (newest,)
+def check_window(name: str, sinks: int, recent: int) -> None:
+    """Raise ValueError when sinks is negative or recent is not positive."""
+    if sinks < 0:
+        raise ValueError(f"cache policy {name}: sinks is {sinks}, it must be 0 or more tokens")
+    if recent < 1:
+        raise ValueError(f"cache policy {name}: recent is {recent}, it must be at least 1 token")

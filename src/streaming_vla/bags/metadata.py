@@ -20,6 +20,8 @@ NEWEST_VERSION = 9
 LARGEST_BYTES = 1 << 24
 ENDINGS = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML has it
+
 
 @dataclass(frozen=True)
 class BagFiles:
@@ -127,7 +129,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise CorruptBag(f"{path} has more than {LARGEST_BYTES} bytes; the files beside it are read without it")
-        information = yaml.safe_load(path.read_text(encoding="utf-8"))[ROOT]
+        information = yaml.load(path.read_text(encoding="utf-8"), LOADER)[ROOT]
         if not isinstance(information, dict) or not isinstance(information.get("relative_file_paths") or [], list):
             raise TypeError("not a mapping")
         return information

@@ -14,7 +14,7 @@ import zstandard
 
 from streaming_vla.bags import metadata
 from streaming_vla.bags.definitions import Decoder
-from streaming_vla.bags.errors import BagError, CorruptBag, EmptyBag, MissingTopic, NotABag, WrongType
+from streaming_vla.bags.errors import BagError, CorruptBag, EmptyBag, MissingTopic, NotABag, TruncatedBag, WrongType
 from streaming_vla.bags.inflate import inflate_message
 from streaming_vla.bags.mcap_file import McapFile
 from streaming_vla.bags.order import ordered
@@ -41,6 +41,7 @@ class Bag:
     Raises:
         NotABag: there is no bag at `path`.
         EmptyBag: it holds no message.
+        TruncatedBag, CorruptBag: it is damaged, and no message of it is readable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,6 +136,9 @@ class Bag:
         for each in refusals:
             self._report(each)
         if not sum(topic.count for topic in self.topics.values()) and not self._any_message():
+            damage = [each for each in self.problems if isinstance(each, TruncatedBag | CorruptBag)]
+            if damage:
+                raise type(damage[0])(f"{damage[0]}; no message of it is readable")
             raise EmptyBag(f"{self.path} holds no message: was anything published while it was recorded?")
 
     def _file(self, path: Path) -> McapFile | SqliteFile:

@@ -16,7 +16,8 @@ from streaming_vla.bags.errors import BagError, CorruptBag, EmptyBag, NotABag
 from streaming_vla.bags.topics import RawMessage, Topic
 
 MAGIC = b"SQLite format 3\0"
-STALL_S = 20.0  # a query that gives no row for so long is stopped: a damaged index can send it in circles
+MOST_DAMAGES = 1000  # places of one file that are searched around
+STALL_S = 5.0  # a query that gives no row for so long is stopped: a damaged index can send it in circles
 _CHECK_EVERY = 100_000  # steps of sqlite's virtual machine
 
 _Row = tuple[int, int, int, bytes]
@@ -66,18 +67,22 @@ class SqliteFile:
 
     def messages(self) -> Iterator[RawMessage]:
         """Yield every readable message in the order of the file."""
-        newest = -(1 << 62)
-        while True:
+        newest = -1  # numbers count from 1 and grow; a damaged tree may lead back to where one has been
+        damages = 0
+        while damages < MOST_DAMAGES:
             try:
                 for number, topic_id, time_ns, data in self._rows(newest):
+                    if number <= newest:
+                        raise ValueError("the numbers of the messages go back")
                     newest = number
                     if topic_id in self._topics and isinstance(time_ns, int) and isinstance(data, bytes):
                         yield RawMessage(self._topics[topic_id].name, time_ns, data)
                 return
             except (sqlite3.Error, ValueError, OverflowError) as error:
-                following = self._after_damage(max(newest, 0) + 1)
+                damages += 1
+                following = None if _stalled(error) else self._after_damage(newest + 1)
                 rest = "nothing after it is readable" if following is None else f"goes on at {following}"
-                self._report(CorruptBag(f"{self._path}: damaged after message {max(newest, 0)} ({error}); {rest}"))
+                self._report(CorruptBag(f"{self._path}: damaged after message {newest} ({error}); {rest}"))
                 if following is None:
                     return
                 newest = following - 1
@@ -88,6 +93,7 @@ class SqliteFile:
         database = sqlite3.connect(f"file:{quote(str(self._path.absolute()))}?{mode}", uri=True)
         database.text_factory = lambda data: data.decode(errors="replace")
         database.execute("PRAGMA trusted_schema=OFF")
+        database.execute("PRAGMA writable_schema=ON")  # else sqlite refuses a file that is shorter than it says
         return database
 
     def _read_topics(self) -> dict[int, Topic]:
@@ -98,22 +104,24 @@ class SqliteFile:
             rows = self._query("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
             definitions = {str(name): (str(encoding), str(text)) for name, encoding, text in rows}
         topics = {}
+        counts = self._counts()
         for number, name, kind, encoding, profiles in self._query(
             f"SELECT id, name, type, serialization_format, {qos} FROM topics"
         ):
             form, text = definitions.get(str(kind), ("", ""))
             topics[int(number)] = Topic(
-                str(name), str(kind), self._count(int(number)), str(encoding), text, form, str(profiles)
+                str(name), str(kind), counts.get(int(number), 0), str(encoding), text, form, str(profiles)
             )
         if not columns:
             raise ValueError("no table is called topics")
         return topics
 
-    def _count(self, topic_id: int) -> int:
+    def _counts(self) -> dict[int, int]:
         try:
-            return int(next(self._query("SELECT COUNT(*) FROM messages WHERE topic_id = ?", topic_id))[0])
+            rows = list(self._query("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
         except (sqlite3.Error, ValueError):
-            return 0
+            return {}  # damaged: the messages are counted by whoever reads them
+        return {topic_id: count for topic_id, count in rows if isinstance(topic_id, int)}
 
     def _rows(self, after: int, limit: int = -1) -> Iterator[_Row]:
         query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id LIMIT ?"
@@ -122,26 +130,26 @@ class SqliteFile:
     def _after_damage(self, first: int) -> int | None:
         """Return the number of the first readable message from `first` on: search in growing steps, then halve."""
         step = 1
-        while step < 1 << 40:
-            number = self._readable(first + step)
-            if number is not None:
-                low, high = first, first + step  # at `high` it reads, before `low` it does not
-                while low < high:
-                    middle = (low + high) // 2
-                    if self._readable(middle) is None:
-                        low = middle + 1
-                    else:
-                        high = middle
-                return self._readable(high)
-            step *= 2
-        return None
+        try:
+            while step < 1 << 40 and self._readable(first + step) is None:
+                step *= 2
+            low, high = first, first + step  # at `high` it reads, before `low` it does not
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (middle + 1, high) if self._readable(middle) is None else (low, middle)
+            return self._readable(high)
+        except sqlite3.OperationalError:  # stalled
+            return None
 
     def _readable(self, number: int) -> int | None:
+        """Return the number of the first message from `number` on; None when it cannot be read or there is none."""
         try:
             rows = list(self._rows(number - 1, 1))
-        except (sqlite3.Error, ValueError, OverflowError):
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if _stalled(error):
+                raise
             return None
-        return rows[0][0] if rows else None
+        return rows[0][0] if rows and rows[0][0] >= number else None
 
     def _query(self, query: str, *arguments: int) -> Iterator[Any]:
         """Yield the rows of a query; one that stalls is interrupted."""
@@ -154,3 +162,7 @@ class SqliteFile:
         for row in self._database.execute(query, arguments):
             limit_s = monotonic() + STALL_S
             yield row
+
+
+def _stalled(error: Exception) -> bool:
+    return "interrupted" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streaming_vla.parameters.recorder import RECORDER
 from streaming_vla.parameters.spec import Parameter
 
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
@@ -347,6 +348,7 @@ NODES: dict[str, tuple[Parameter, ...]] = {
     "executor": EXECUTOR,
     "saliency_monitor": SALIENCY_MONITOR,
     "sim_robot": SIM_ROBOT,
+    "recorder": (AUTOSTART, *RECORDER),
 }
 
 

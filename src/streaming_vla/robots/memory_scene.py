@@ -2,7 +2,7 @@
 
 Nothing is added to the simulated model, so nothing can be touched. The places are chosen for camera `corner2`, where
 the arm comes from the left and from behind: the lamp hangs at the top right, the decoy lies at the bottom right, and
-the goals lie between the arm and the camera. At 96 x 96 px a lamp is 11 px wide, a goal 7 px or more, the marker 4 to 5.
+the goals lie between the arm and the camera. At 96 x 96 px a lamp is 11 px wide, a goal 7 or more, the marker 4 to 5.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.task import Task
 
+HELD_OUT_SEED = 10_000  # seeds from here on are for evaluation only: no demonstration has one
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (

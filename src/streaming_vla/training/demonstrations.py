@@ -16,11 +16,10 @@ from safetensors.numpy import save_file
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.metaworld import MetaWorldRobot
-from streaming_vla.robots.tasks import get_task
+from streaming_vla.robots.tasks import HELD_OUT_SEED, get_task
 from streaming_vla.training.episode import record_episode
 from streaming_vla.training.plan import Recording
 
-HELD_OUT_SEED = 10_000  # seeds from here on are for evaluation only
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import build_vocabulary
-from streaming_vla.robots.tasks import TASKS
+from streaming_vla.robots.tasks import MEMORY_TASKS, TASKS
 from streaming_vla.training.plan import TrainingPlan
 
 DEMONSTRATIONS = Path("data/demonstrations")
@@ -21,7 +21,8 @@ def compact_config(plan: TrainingPlan) -> CompactConfig:
     Raises:
         ValueError: the plan's model section does not fit CompactConfig.
     """
-    words = build_vocabulary(text for task in TASKS.values() for text in task.instructions)
+    tasks = TASKS | MEMORY_TASKS
+    words = build_vocabulary(text for task in tasks.values() for text in task.instructions)
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plan.model.items()
     }

@@ -1,0 +1,80 @@
+"""Keeps what future queries are expected to look at (Expected Attention, arXiv 2510.00636), chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kv_cache.chunks import Chunks, Queries, State
+from kv_cache.policies.chunked import Chunked
+from kv_cache.rotary import angles, turn
+from kv_cache.spec import CacheSpec
+
+FUTURE_POSITIONS = 512  # the next positions over which the rotation is averaged
+DECAY = 0.99  # of the running moments, per report of a layer's queries
+
+
+@dataclass(frozen=True)
+class Expected(Chunked):
+    """A Gaussian is fitted to the queries before rotation; a token's score is log E[exp(q.k / sqrt(d))] |v|.
+
+    For q ~ N(mu, Sigma) and R the mean rotation from the token to the next FUTURE_POSITIONS positions:
+    k.R mu / sqrt(d) + k^T R Sigma R^T k / 2d + log |v|. The paper divides by the sum over all tokens; that is the same
+    for all chunks of a head, so it is left out, and a score does not depend on how the tokens arrived. A chunk has the
+    mean over layers and heads of the log of the mean over its tokens. Before queries have been reported mu is 0 and
+    Sigma is 1.
+    """
+
+    name = "expected"
+    reads_queries = True
+
+    def start(self, spec: CacheSpec, batch: int, device: torch.device) -> State:
+        """Return reports [B, L], mean [B, L, Hq, d], second moment [B, L, Hq, d, d] and the mean rotation."""
+        heads, size = spec.query_heads or spec.kv_heads, spec.head_dim
+        second = torch.eye(size, device=device).expand(batch, spec.layers, heads, size, size)
+        # the distance from the token at place c of a chunk that has just left to the queries to come
+        behind = self.recent + self.chunk - torch.arange(self.chunk, device=device)
+        ahead = torch.arange(FUTURE_POSITIONS, device=device)
+        used = torch.tensor(spec.frequencies, dtype=torch.float64, device=device)
+        cos, sin = (part.mean(dim=1) for part in angles(behind.unsqueeze(1) + ahead, used))
+        return (
+            torch.zeros(batch, spec.layers, device=device),
+            torch.zeros(batch, spec.layers, heads, size, device=device),
+            second.clone(),
+            cos.float().expand(batch, self.chunk, len(used)),
+            sin.float().expand(batch, self.chunk, len(used)),
+        )
+
+    def observe(self, queries: Queries, mass: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take the queries of a layer into its moments: a plain mean at first, a decaying one later."""
+        reports, mean, second, cos, sin = state
+        heads = queries.heads.float()
+        here = torch.arange(queries.layers, device=mass.device) == queries.layer
+        reports = reports + here
+        weight = torch.where(here, (1.0 / reports.clamp(min=1.0)).clamp(min=1.0 - DECAY), 0.0)
+        newest = heads.mean(dim=2).unsqueeze(1)
+        newest_second = (heads.transpose(-1, -2) @ heads / heads.shape[2]).unsqueeze(1)
+        mean = mean + weight[..., None, None] * (newest - mean)
+        second = second + weight[..., None, None, None] * (newest_second - second)
+        return mass, (reports, mean, second, cos, sin)
+
+    def score(self, chunks: Chunks, state: State) -> tuple[Tensor, State]:
+        """Return the formula's value for every chunk."""
+        _, mean, second, cos, sin = state
+        keys, size = chunks.keys.float(), chunks.keys.shape[-1]
+        batch, layers, kv_heads, count, length, _ = keys.shape
+        group = mean.shape[2] // kv_heads
+        covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        # k.R q = (R^T k).q: the mean rotation is taken to the keys, where it is once per token
+        back = turn(keys, cos[:, None, None, None], -sin[:, None, None, None])
+        back = back.reshape(batch, layers, kv_heads, 1, count * length, size)
+        mean = mean.view(batch, layers, kv_heads, group, size, 1)
+        covariance = covariance.view(batch, layers, kv_heads, group, size, size)
+        linear = (back @ mean).squeeze(-1) / size**0.5
+        square = ((back @ covariance) * back).sum(dim=-1) / (2 * size)
+        norm = chunks.values.float().norm(dim=-1).clamp(min=1e-6).log()
+        logs = linear + square + norm.reshape(batch, layers, kv_heads, 1, count * length)
+        per_chunk = logs.view(batch, layers, kv_heads, group, count, length).logsumexp(dim=-1)
+        return per_chunk.mean(dim=(1, 2, 3)).to(chunks.mass.dtype), state

@@ -1,0 +1,157 @@
+"""Training a gate with the task's loss: one pass over [tokens ; summaries] in place of a pass per observation.
+
+Every query of a whole episode sees what the cache would hold when it is asked: a mask hides tokens that have become
+summaries and summaries that do not exist yet. Which chunks are kept is drawn hard, so that training sees what
+inference does, and the gradient passes straight through the draw.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kv_cache.policies.base import Sizes
+
+TEMPERATURE = 0.5  # of the relaxed draw
+FLOOR = 1e-4  # keeps the logarithm of a closed gate finite
+
+
+def chunk_count(tokens: int, sizes: Sizes) -> int:
+    """Return how many chunks have left the window of a cache that was given `tokens` tokens."""
+    return max(0, tokens - sizes.sinks - sizes.recent) // sizes.chunk
+
+
+def chunks_of(tokens: Tensor, sizes: Sizes) -> Tensor:
+    """Cut the tokens [..., T, d] of an episode into the n chunks that leave the window, [..., n, C, d]."""
+    count = chunk_count(tokens.shape[-2], sizes)
+    old = tokens.narrow(-2, sizes.sinks, count * sizes.chunk) if count else tokens[..., :0, :]
+    return old.unflatten(-2, (count, sizes.chunk))
+
+
+def memory_mask(allowed: Tensor, held: Tensor, sizes: Sizes) -> Tensor:
+    """Return who sees what over [tokens ; summaries], before any chunk is dropped.
+
+    Args:
+        allowed: [..., Q, T] bool, who may see which token without compression (block-causal).
+        held: [Q], tokens that have been appended when a query is asked; its own block comes on top of them.
+        sizes: of the cache.
+
+    Returns:
+        [..., Q, T + n] bool.
+    """
+    total = allowed.shape[-1]
+    gone = ((held - sizes.sinks - sizes.recent).clamp(min=0) // sizes.chunk).unsqueeze(-1)  # chunks, [Q, 1]
+    token = torch.arange(total, device=allowed.device)
+    compressed = (token >= sizes.sinks) & ((token - sizes.sinks) // sizes.chunk < gone)
+    made = torch.arange(chunk_count(total, sizes), device=allowed.device) < gone
+    made = made.expand(*allowed.shape[:-1], made.shape[-1])
+    return torch.cat((allowed & ~compressed, made), dim=-1)
+
+
+def summary_positions(count: int, sizes: Sizes, device: torch.device | None = None) -> Tensor:
+    """Return the positions of `count` summaries while nothing is dropped: the middle of each chunk, [n]."""
+    first = sizes.sinks + sizes.chunk * torch.arange(count, device=device, dtype=torch.float64)
+    return first + (sizes.chunk - 1) / 2
+
+
+def closed_positions(keep: Tensor, held: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Return positions as they are after dropped chunks have closed up, which is what a cache has at run time.
+
+    A query is at two places: at its own one for tokens of the window, and nearer to the front for sinks and summaries.
+
+    Args:
+        keep: [B, n] bool.
+        held: [Q], see memory_mask.
+
+    Returns:
+        How far a query moves to the front as seen by sinks and summaries, [B, Q], and positions of summaries, [B, n].
+    """
+    lost = sizes.chunk * torch.nn.functional.pad((~keep).long().cumsum(dim=1), (1, 0))  # before chunk 0 .. n
+    gone = (held - sizes.sinks - sizes.recent).clamp(min=0) // sizes.chunk
+    return lost[:, gone], summary_positions(keep.shape[1], sizes, keep.device) - lost[:, :-1]
+
+
+def hard_sample(logits: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw which chunks are kept.
+
+    A Bernoulli draw by logistic noise. Forward a dropped summary is masked exactly, because a finite penalty is
+    out-grown by attention's logits; backward a kept one has the gradient of log(g + FLOOR) of the relaxed draw g.
+
+    Args:
+        logits: [B, n], of the gate.
+        noise: [B, n], logistic; None draws it.
+
+    Returns:
+        keep [B, n] bool, and the additive bias of the summaries [B, n]: 0 or minus infinity.
+    """
+    if noise is None:
+        uniform = torch.rand_like(logits).clamp(1e-6, 1.0 - 1e-6)
+        noise = uniform.log() - (-uniform).log1p()
+    relaxed = ((logits + noise) / TEMPERATURE).sigmoid()
+    keep = logits + noise > 0
+    soft = (relaxed + FLOOR).log()
+    return keep, (soft - soft.detach()).masked_fill(~keep, -math.inf)
+
+
+def hard_bias(keep: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the additive bias [B, n] of summaries that are kept or not, for evaluation."""
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, -math.inf)
+
+
+def additive_mask(mask: Tensor, bias: Tensor) -> Tensor:
+    """Join what may be seen, [Q, T + n] or [B, Q, T + n], with the bias of summaries [B, n] -> [B, 1, Q, T + n].
+
+    The float mask of scaled_dot_product_attention. It needs a gradient, which takes attention's slower path; a pass
+    that trains a gate is short enough for that.
+    """
+    batch, count = bias.shape
+    logits = torch.zeros(mask.shape, dtype=bias.dtype, device=mask.device).masked_fill(~mask, -math.inf)
+    logits = logits.expand(batch, *mask.shape[-2:])
+    tokens = mask.shape[-1] - count
+    return torch.cat((logits[..., :tokens], logits[..., tokens:] + bias.unsqueeze(1)), dim=-1).unsqueeze(1)
+
+
+def keep_penalty(logits: Tensor, count: float) -> Tensor:
+    """Return how much more than `count` chunks an episode keeps, as a share of its n chunks, squared, mean over B.
+
+    A count, not a rate: what is worth keeping does not grow with the length of an episode. Keeping fewer is free.
+    """
+    surplus = (logits.sigmoid().sum(dim=1) - count).clamp(min=0.0) / max(logits.shape[1], 1)
+    return surplus.square().mean()
+
+
+def ramp(step: int, steps: int) -> float:
+    """Return the weight of the penalty: 0 at the start, 1 from the middle on. A constant one closes the gate for ever."""
+    return min(1.0, 2.0 * step / max(steps, 1))
+
+
+def threshold_for_count(scores: Tensor, count: float) -> float:
+    """Return the threshold at which validation episodes, scores [E, n], keep `count` chunks on average.
+
+    It lies in the middle between the last score that is kept and the first that is not.
+
+    Raises:
+        ValueError: count is not positive.
+    """
+    if count <= 0:
+        raise ValueError(f"threshold for count: count is {count}, it must be above 0")
+    ordered = scores.flatten().sort(descending=True).values
+    kept = min(max(1, round(count * scores.shape[0])), len(ordered))
+    after = float(ordered[kept]) if kept < len(ordered) else 0.0
+    return (float(ordered[kept - 1]) + after) / 2
+
+
+def threshold_for_recall(scores: Tensor, needed: Tensor, recall: float) -> float:
+    """Return the highest threshold that keeps the share `recall` of the chunks [E, n] that are `needed`.
+
+    Raises:
+        ValueError: recall is not in (0, 1], or no chunk is needed.
+    """
+    if not 0.0 < recall <= 1.0 or not bool(needed.any()):
+        raise ValueError(
+            f"threshold for recall: recall is {recall} of {int(needed.sum())} chunks, expected 0 to 1 of some"
+        )
+    ordered = scores[needed].sort(descending=True).values
+    return float(ordered[min(len(ordered), math.ceil(recall * len(ordered))) - 1])

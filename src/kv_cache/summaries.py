@@ -1,0 +1,66 @@
+"""Ways to make one token out of a chunk; the learned ones start as the mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SUMMARIES = ("mean", "attention", "mlp")
+
+
+class MeanSummary(nn.Module):
+    """The mean of keys (before rotation) and of values."""
+
+    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
+        return keys.mean(dim=4), values.mean(dim=4)
+
+
+class AttentionSummary(nn.Module):
+    """A learned query per layer and head weighs the tokens, keys and values alike."""
+
+    def __init__(self, layers: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(layers, kv_heads, head_dim))
+
+    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
+        logits = torch.einsum("blhncd,lhd->blhnc", keys.to(self.query.dtype), self.query) / keys.shape[-1] ** 0.5
+        weights = logits.softmax(dim=-1).unsqueeze(-1)
+        return (keys * weights).sum(dim=4).to(keys.dtype), (values * weights).sum(dim=4).to(values.dtype)
+
+
+class MlpSummary(nn.Module):
+    """Mean plus what an MLP per layer makes of [mean ; largest] of a head; one for keys, one for values."""
+
+    def __init__(self, layers: int, head_dim: int) -> None:
+        super().__init__()
+        wide = 2 * head_dim
+        self.enter = nn.Parameter(torch.randn(2, layers, wide, wide) * wide**-0.5)
+        self.leave = nn.Parameter(torch.zeros(2, layers, wide, head_dim))
+
+    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
+        return self._one(keys, 0), self._one(values, 1)
+
+    def _one(self, tokens: Tensor, which: int) -> Tensor:
+        mean = tokens.mean(dim=4)
+        pooled = torch.cat((mean, tokens.amax(dim=4)), dim=-1).to(self.enter.dtype)
+        hidden = nn.functional.gelu(torch.einsum("blhnd,lde->blhne", pooled, self.enter[which]))
+        change = torch.einsum("blhne,led->blhnd", hidden, self.leave[which])
+        return mean + change.to(mean.dtype)
+
+
+def make_summary(name: str, layers: int, kv_heads: int, head_dim: int) -> nn.Module:
+    """Return the summary called `name`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "mean":
+        return MeanSummary()
+    if name == "attention":
+        return AttentionSummary(layers, kv_heads, head_dim)
+    if name == "mlp":
+        return MlpSummary(layers, head_dim)
+    raise ValueError(f"summary '{name}' is unknown, choose one of {', '.join(SUMMARIES)}")

@@ -1,0 +1,95 @@
+"""What a cache shows and tells: views for attention, statistics and snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kv_cache.chunks import State
+from kv_cache.policies.base import CachePolicy
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """What attention reads; with the default `views` of SessionCache it outlives one append, but no reset or restore.
+
+    Args:
+        keys: [L, Hkv, N, d], rotated at their positions.
+        values: [L, Hkv, N, d].
+        next_position: position of the first token after the view.
+        bias: [N], to be added to attention logits; None unless the policy has log_count.
+        observe_queries: None, or to be called by whoever extends the session, before the append, once for every
+            layer that attends to the view: with the layer's number and its queries [Hq, Q, d] before rotation, the
+            first of them at next_position.
+    """
+
+    keys: Tensor
+    values: Tensor
+    next_position: int
+    bias: Tensor | None = None
+    observe_queries: Callable[[int, Tensor], None] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens N."""
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache holds, next to what an uncompressed one would; the fields are those of KvCacheStats.msg."""
+
+    policy: str
+    tokens: int
+    bytes: int
+    allocated_bytes: int
+    full_tokens: int
+    full_bytes: int
+    chunks_kept: int = 0
+    chunks_dropped: int = 0
+    chunks_evicted: int = 0
+    scores: tuple[float, ...] = ()
+    flops_saved: int = 0  # of attention, per query token
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a session has come to, in numbers.
+
+    Args:
+        sinks, recents: tokens held of each kind.
+        full_tokens: tokens since the session began.
+        numbers: of the chunks whose summaries are held, ascending.
+        scores: of these chunks.
+        kept, dropped, evicted: chunks since the session began; evicted ones were kept before.
+        newest_scores: of the newest chunks, newest last; empty where scores say nothing.
+    """
+
+    sinks: int = 0
+    recents: int = 0
+    full_tokens: int = 0
+    numbers: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    kept: int = 0
+    dropped: int = 0
+    evicted: int = 0
+    newest_scores: tuple[float, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return self.sinks + len(self.numbers) + self.recents
+
+
+@dataclass(frozen=True)
+class CacheSnapshot:
+    """A copy of a cache's contents; `keys` are unrotated where the policy moves tokens, else rotated."""
+
+    policy: CachePolicy
+    keys: Tensor
+    values: Tensor
+    ledger: Ledger
+    mass: Tensor
+    state: State

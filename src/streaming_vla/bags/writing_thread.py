@@ -1,0 +1,115 @@
+"""A thread that writes a bag: messages are handed over and never wait for the disk."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streaming_vla.bags.topics import Topic
+from streaming_vla.bags.writer import BagWriter
+
+TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class _Item:
+    topic: str
+    data: bytes
+    log_ns: int
+    publish_ns: int
+
+
+class WritingThread:
+    """Writes in the order of `take`.
+
+    Args:
+        writer: used by this thread only, until `close`.
+        limit_bytes: messages that would make more than this wait are dropped.
+
+    Attributes:
+        taken: messages handed over.
+        dropped: messages that were not written, by reason.
+        failure: why nothing can be written any more; empty while it can.
+    """
+
+    def __init__(self, writer: BagWriter, limit_bytes: int) -> None:
+        self.writer = writer
+        self.taken = 0
+        self.dropped: Counter[str] = Counter()
+        self.failure = ""
+        self._limit_bytes = limit_bytes
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Item | tuple[Topic, str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="bag writer")
+        self._thread.start()
+
+    def add_topic(self, topic: Topic, type_hash: str) -> None:
+        """Declare a topic before its first message."""
+        self._queue.put((topic, type_hash))
+
+    def take(self, topic: str, data: bytes, log_ns: int, publish_ns: int) -> None:
+        """Hand a message over; it is dropped and counted when too much waits or the disk has failed."""
+        if self.failure:
+            self.dropped["disk"] += 1
+            return
+        with self._lock:
+            full = self._waiting_bytes + len(data) > self._limit_bytes
+            if not full:
+                self._waiting_bytes += len(data)
+        if full:
+            self.dropped["queue_full"] += 1
+            return
+        self.taken += 1
+        self._queue.put(_Item(topic, data, log_ns, publish_ns))
+
+    def close(self) -> None:
+        """Write what waits and end the bag."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        ticked_s = time.monotonic()
+        while True:
+            try:
+                item = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                pass
+            else:
+                if item is None:
+                    break
+                self._handle(item)
+            now_s = time.monotonic()
+            if now_s - ticked_s >= TICK_S:
+                ticked_s = now_s
+                self._guard(self.writer.tick)
+        self._guard(self.writer.close)
+
+    def _handle(self, item: _Item | tuple[Topic, str]) -> None:
+        if isinstance(item, tuple):
+            self.writer.add_topic(*item)
+            return
+        with self._lock:
+            self._waiting_bytes -= len(item.data)
+        if self.failure:
+            self.dropped["disk"] += 1
+            return
+        try:
+            self.writer.write(item.topic, item.data, item.log_ns, item.publish_ns, time.monotonic())
+        except OSError as error:
+            self._fail(error)
+
+    def _guard(self, work: Callable[[float], None]) -> None:
+        try:
+            if not self.failure:
+                work(time.monotonic())
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        reason = error.strerror or error
+        self.failure = f"bag '{self.writer.folder}' cannot be written: {reason}; nothing more is kept"

@@ -1,0 +1,232 @@
+"""Damaged bags: one sentence for what is broken, and everything that is readable is read."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from making import BEGIN_NS, STATE, STEP_NS, STEPS, Content, content, write_own, write_rosbags
+from rosbags.rosbag2 import StoragePlugin
+
+from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
+from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.writer import BagWriter, WriterOptions
+
+SAID = content()
+WAYS = {"none": WriterOptions("none", 6000), "zstd": WriterOptions("zstd", 6000), "lz4": WriterOptions("lz4", 6000)}
+
+
+def read(path: Path) -> tuple[Content, list[BagError]]:
+    with Bag(path) as bag:
+        found = [(message.topic, message.time_ns, bytes(message.data)) for message in bag.messages()]
+        for problem in bag.problems:
+            assert str(problem).count("\n") == 0
+            assert str(path) in str(problem)
+        return found, list(bag.problems)
+
+
+def kinds(problems: list[BagError]) -> set[type[BagError]]:
+    return {type(problem) for problem in problems}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_breaks_off_is_read_to_its_end(tmp_path: Path, way: str) -> None:
+    folder = write_own(tmp_path / "bag", SAID, WAYS[way])
+    file = folder / "bag_0.mcap"
+    whole = file.read_bytes()
+    counts = []
+    for part in (0.3, 0.5, 0.7, 0.9):
+        file.write_bytes(whole[: int(part * len(whole))])
+        found, problems = read(folder)
+        assert found == SAID[: len(found)]
+        assert kinds(problems) == {TruncatedBag} or kinds(problems) == {TruncatedBag, CorruptBag}
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert counts[0] > 0.15 * len(SAID)
+    assert counts[-1] > 0.7 * len(SAID)
+
+
+def test_messages_of_a_cut_chunk_are_read(tmp_path: Path) -> None:
+    """One chunk holds everything: what stands before the cut comes out, to the message."""
+    folder = write_own(tmp_path / "bag", SAID, WriterOptions(chunk_bytes=1 << 20, flush_s=1000.0))
+    file = folder / "bag_0.mcap"
+    whole = file.read_bytes()
+    place = whole.find(SAID[100][2])  # the image of step 20
+    file.write_bytes(whole[: place + 100])
+    found, _ = read(folder)
+    assert found == SAID[:100]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path: Path, way: str) -> None:
+    folder = write_own(tmp_path / "bag", SAID, WAYS[way])
+    file = folder / "bag_0.mcap"
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = b"\xaa" * 40
+    file.write_bytes(data)
+    found, problems = read(folder)
+    same = [message for message in found if message in SAID]
+    assert len(same) > 0.8 * len(SAID)
+    assert found[-1] == SAID[-1]
+    assert CorruptBag in kinds(problems)
+
+
+def test_the_first_chunk_does_not_take_the_definitions_with_it(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "bag", SAID, WAYS["zstd"])
+    file = folder / "bag_0.mcap"
+    data = bytearray(file.read_bytes())
+    place = data.find(b"\x28\xb5\x2f\xfd")  # the first compressed frame
+    data[place : place + 60] = bytes(60)
+    file.write_bytes(data[:-20])  # and no footer
+    found, _ = read(folder)
+    assert len([message for message in found if message in SAID]) > 0.8 * len(SAID)
+
+
+def test_a_wrong_length_is_passed_over(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "bag", SAID, WAYS["none"])
+    file = folder / "bag_0.mcap"
+    data = bytearray(file.read_bytes())
+    with Bag(folder) as bag:
+        assert bag.problems == []
+    place = data.find(b"\x06", len(data) // 3)
+    while int.from_bytes(data[place + 1 : place + 9], "little") > 20_000 or data[place + 2 : place + 9].count(0) < 5:
+        place = data.find(b"\x06", place + 1)
+    data[place + 1 : place + 9] = (1 << 36).to_bytes(8, "little")
+    file.write_bytes(data)
+    found, problems = read(folder)
+    assert found[-1] == SAID[-1]
+    assert len(found) > 0.8 * len(SAID)
+    assert CorruptBag in kinds(problems)
+
+
+@pytest.mark.parametrize("part", [0.4, 0.8])
+def test_a_cut_database_is_read_as_far_as_it_goes(tmp_path: Path, part: float) -> None:
+    folder = write_rosbags(tmp_path / "bag", SAID, StoragePlugin.SQLITE3)
+    file = next(folder.glob("*.db3"))
+    data = file.read_bytes()
+    file.write_bytes(data[: int(part * len(data)) // 4096 * 4096])
+    found, problems = read(folder)
+    assert found
+    assert all(message in SAID for message in found)
+    assert CorruptBag in kinds(problems)
+
+
+def test_a_damaged_page_of_a_database_is_passed_over(tmp_path: Path) -> None:
+    folder = write_rosbags(tmp_path / "bag", content(200), StoragePlugin.SQLITE3)
+    file = next(folder.glob("*.db3"))
+    data = bytearray(file.read_bytes())
+    pages = len(data) // 4096
+    place = (pages // 2) * 4096
+    data[place : place + 4096] = b"\xff" * 4096
+    file.write_bytes(data)
+    found, problems = read(folder)
+    assert len(found) > 900
+    assert kinds(problems) <= {CorruptBag}
+
+
+def test_the_clock_jumps(tmp_path: Path) -> None:
+    times = [BEGIN_NS + (step % 15) * STEP_NS * 2 for step in range(STEPS)]  # a simulation that was reset twice
+    said = content(STEPS, times)
+    found, problems = read(write_rosbags(tmp_path / "bag", said))
+    assert sorted(found) == sorted(said)
+    assert found == said
+    assert kinds(problems) == {ClockJump}
+    assert "jumps back by 1.4 s" in str(problems[0])
+
+
+def test_a_long_pause_is_told(tmp_path: Path) -> None:
+    said = content(STEPS, [BEGIN_NS + step * STEP_NS + (step >= 20) * 60 * 10**9 for step in range(STEPS)])
+    found, problems = read(write_own(tmp_path / "bag", said))
+    assert found == said
+    assert "jumps ahead by 60.0 s" in str(problems[0])
+
+
+@pytest.mark.parametrize("name", ["bag.mcap", "bag.db3"])
+def test_empty_and_foreign_files(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"")
+    with pytest.raises(EmptyBag, match="is empty"):
+        Bag(file)
+    file.write_bytes(b"GIF89a and more" * 10)
+    with pytest.raises(NotABag, match="does not begin as"):
+        Bag(file)
+
+
+def test_no_bag_at_all(tmp_path: Path) -> None:
+    with pytest.raises(NotABag, match="does not exist"):
+        Bag(tmp_path / "nothing")
+    with pytest.raises(NotABag, match="holds no bag"):
+        Bag(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(NotABag, match="is no bag"):
+        Bag(tmp_path / "notes.txt")
+
+
+def test_a_bag_without_a_message(tmp_path: Path) -> None:
+    BagWriter(tmp_path / "bag").close(0.0)
+    with pytest.raises(EmptyBag, match="holds no message"):
+        Bag(tmp_path / "bag")
+    with pytest.raises(EmptyBag, match="holds no message"):
+        Bag(write_rosbags(tmp_path / "other", [], StoragePlugin.SQLITE3))
+
+
+def test_metadata_that_is_broken_or_lies(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "bag", SAID)
+    text = (folder / "metadata.yaml").read_text()
+    (folder / "metadata.yaml").write_text(text.replace("bag_0.mcap", "gone.mcap"))
+    found, problems = read(folder)
+    assert found == SAID
+    assert "gone.mcap is named in metadata.yaml, but it is not there" in str(problems[0])
+    (folder / "metadata.yaml").write_text("]: not yaml")
+    found, problems = read(folder)
+    assert found == SAID
+    assert "is not readable as metadata" in str(problems[0])
+
+
+def test_a_message_that_is_not_of_its_type(tmp_path: Path) -> None:
+    said = [(topic, time, data[:9] if topic == STATE else data) for topic, time, data in SAID]
+    folder = write_own(tmp_path / "bag", said)
+    with Bag(folder) as bag, pytest.raises(WrongType, match="/robot_state: a message cannot be read as"):
+        bag.decode(next(bag.messages([STATE])))
+
+
+RECORDER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from making import content, topic
+from pathlib import Path
+from streaming_vla.bags.writer import BagWriter, WriterOptions
+writer = BagWriter(Path(sys.argv[1]), WriterOptions(flush_s=0.2))
+said = content()
+begin_s = time.monotonic()
+while True:
+    for name, time_ns, data in said:
+        now_s = time.monotonic()
+        writer.add_topic(topic(name))
+        writer.write(name, data, time_ns, round(now_s * 1e9), now_s)
+        writer.tick(now_s)
+    print(time.monotonic() - begin_s, flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_a_killed_recorder_leaves_a_readable_bag(tmp_path: Path) -> None:
+    folder = tmp_path / "bag"
+    command = [sys.executable, "-c", RECORDER, str(folder), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        rounds = 0
+        for line in process.stdout or ():
+            rounds += 1
+            if float(line) > 1.0:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    with Bag(folder) as bag:
+        count = sum(1 for _ in bag.messages([STATE]))
+        assert bag.decode(next(bag.messages([STATE]))).data.shape == (4,)
+        assert kinds(bag.problems) - {ClockJump} == {TruncatedBag}
+    assert count >= 0.5 * rounds * STEPS  # at least what was written before the last flush

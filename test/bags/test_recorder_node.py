@@ -1,0 +1,165 @@
+"""The recorder process: what is published comes out of the bag, byte for byte, also when the process is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader
+
+from streaming_vla.bags.errors import TruncatedBag
+from streaming_vla.bags.reader import Bag
+
+rclpy = pytest.importorskip("rclpy", reason="the ROS interfaces are not built or not sourced")
+wire = pytest.importorskip("streaming_vla_interfaces.msg", reason="the message types are not built")
+
+from rclpy.context import Context  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Float64MultiArray, String  # noqa: E402
+
+from streaming_vla.nodes.pictures import picture_message  # noqa: E402
+from streaming_vla.nodes.type_texts import full_text  # noqa: E402
+
+pytestmark = pytest.mark.ros
+DOMAIN = 65
+START_TIMEOUT_S = 60.0
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Robot:
+    """Publishes what is to be recorded."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        rclpy.init(args=[], context=self.context, domain_id=DOMAIN)
+        self.node = rclpy.create_node("robot", namespace="/arm", context=self.context)
+        self.state = self.node.create_publisher(Float64MultiArray, "robot_state", BEST_EFFORT)
+        self.camera = self.node.create_publisher(Image, "camera/image", 2)
+        self.action = self.node.create_publisher(wire.Action, "action", 50)
+        self.instruction = self.node.create_publisher(String, "instruction", LATCHED)
+        self.other = self.node.create_publisher(String, "/elsewhere/chatter", 10)
+        self.secret = self.node.create_publisher(String, "secret", 10)
+        self.instruction.publish(String(data="open the drawer"))
+        self.steps = 0
+
+    def step(self) -> None:
+        self.state.publish(Float64MultiArray(data=[float(self.steps), 1.0]))
+        self.camera.publish(picture_message(np.full((20, 30, 3), self.steps % 256, np.uint8), "front"))
+        self.action.publish(wire.Action(session="/arm", index=self.steps % 1000, values=[0.5]))
+        self.other.publish(String(data="x"))
+        self.secret.publish(String(data="x"))
+        self.steps += 1
+        time.sleep(0.02)
+
+    def wait_for_listener(self) -> None:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        publishers = (self.state, self.camera, self.action, self.instruction)
+        while not all(each.get_subscription_count() for each in publishers):
+            assert time.monotonic() < end_s, "the recorder does not listen"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    settings = {"autostart": "true", "bag_folder": str(folder), "bag_name": "bag", "exclude": "['.*/secret']",
+                "flush_s": "0.2"}  # fmt: skip
+    command = [sys.executable, "-m", "streaming_vla.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
+    for name, value in settings.items():
+        command += ["-p", f"{name}:={value}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def stop(process: subprocess.Popen[str], number: int) -> str:
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    return said
+
+
+def read(path: Path) -> tuple[dict[str, list[Any]], Bag]:
+    found: dict[str, list[Any]] = {}
+    with Bag(path) as bag:
+        for message in bag.messages():
+            found.setdefault(message.topic, []).append(bag.decode(message))
+    return found, bag
+
+
+def test_what_is_published_is_recorded(robot: Robot, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    try:
+        robot.wait_for_listener()
+        first = robot.steps
+        for _ in range(40):
+            robot.step()
+        time.sleep(0.3)
+        said = stop(process, signal.SIGINT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    found, bag = read(tmp_path / "bag")
+    assert bag.problems == []
+    assert {"/arm/robot_state", "/arm/camera/image", "/arm/action", "/arm/instruction"} <= set(found)
+    assert not {"/elsewhere/chatter", "/arm/secret"} & set(found)
+    assert [message.index for message in found["/arm/action"]] == list(range(first, first + 40))
+    assert [message.data for message in found["/arm/instruction"]] == ["open the drawer"]
+    assert found["/arm/camera/image"][-1].data[0] == robot.steps - 1
+    assert found["/arm/robot_state"][-1].data[0] == robot.steps - 1
+    with Reader(tmp_path / "bag") as reader:
+        profile = next(c.ext.offered_qos_profiles[0] for c in reader.connections if c.topic == "/arm/instruction")
+        assert profile.durability.name == "TRANSIENT_LOCAL"
+        assert all(c.digest.startswith("RIHS01_") for c in reader.connections)
+
+
+def test_a_killed_recorder_loses_a_second_at_most(robot: Robot, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    try:
+        robot.wait_for_listener()
+        for _ in range(60):
+            robot.step()
+        time.sleep(1.0)
+        last = robot.steps
+        for _ in range(10):
+            robot.step()
+    finally:
+        stop(process, signal.SIGKILL)
+    found, bag = read(tmp_path / "bag")
+    assert {type(problem) for problem in bag.problems} == {TruncatedBag}
+    assert found["/arm/action"][-1].index >= last - 1
+
+
+def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    process = start(tmp_path)
+    _, said = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 1
+    assert said.strip().endswith(f"bag '{tmp_path}/bag' exists already: choose another bag_name, or remove it")
+
+
+def test_definitions_bring_what_they_refer_to() -> None:
+    text = full_text("streaming_vla_interfaces/msg/Observation")
+    for name in ("std_msgs/Header", "builtin_interfaces/Time", "sensor_msgs/CompressedImage"):
+        assert f"{'=' * 80}\nMSG: {name}\n" in text
+    assert "MSG: streaming_vla_interfaces/" not in text
+    assert "MSG:" not in full_text("std_msgs/msg/String")
+    with pytest.raises(LookupError, match=r"nowhere/msg/Thing is not installed"):
+        full_text("nowhere/msg/Thing")
