@@ -77,7 +77,7 @@ def test_the_place_says_nothing_of_the_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_plan_and_the_range_changes_the_wait_only(name: str) -> None:
-    one, same, short = EPISODES[name](7), EPISODES[name](7), EPISODES[name](7, (20, 30))
+    one, same, short = EPISODES[name](7), EPISODES[name](7), EPISODES[name](7, (30, 31))
     assert one.decoy == same.decoy and one.wait_steps == same.wait_steps and one.lamp == same.lamp
     assert (one.answer, one.goals, one.lamp) == (short.answer, short.goals, short.lamp)
     assert one.goals != EPISODES[name](8).goals
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_plan_and_the_range_changes_the_wait_only(n
 
 @pytest.mark.parametrize("wait", [(10, 40), (60, 50)])
 def test_a_range_that_is_none_is_refused(wait: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="expected the shortest and the longest wait, 20 or more"):
+    with pytest.raises(ValueError, match="expected the shortest and the longest wait, 30 or more"):
         CuedReach(0, wait)
 
 
