@@ -15,7 +15,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # what the modules of a folder may import of the other folders; a module of its own folder always
 ALLOWED = {
     "kv_cache": set(),
-    "streaming_vla.bags": set(),
+    "streaming_vla.pictures": set(),
+    "streaming_vla.bags": {"streaming_vla.pictures"},
     "streaming_vla.policy": {"kv_cache"},
     "streaming_vla.saliency": {"kv_cache", "streaming_vla.policy"},
     "streaming_vla.runtime": {"streaming_vla.policy", "streaming_vla.saliency"},
@@ -25,7 +26,7 @@ BELOW_NODES = {
     "kv_cache",
     *(
         f"streaming_vla.{name}"
-        for name in ("policy", "saliency", "runtime", "inference", "robots", "parameters", "bags")
+        for name in ("policy", "saliency", "runtime", "inference", "robots", "parameters", "bags", "pictures")
     ),
 }
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}

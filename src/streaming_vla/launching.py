@@ -15,6 +15,7 @@ from streaming_vla import graph
 from streaming_vla.parameters import load
 
 RESPAWN_DELAY_S = 1.0
+RESPAWN_LIMIT = 5  # as in the built-in starter: a node that crashes again and again stays down, the executor holds
 DEFAULT_PARAMS_FILE = Path("config") / "streaming_vla.yaml"
 
 
@@ -71,5 +72,6 @@ def _node(node: graph.GraphNode, simulated: bool) -> Node:
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         respawn=True,
         respawn_delay=RESPAWN_DELAY_S,
+        respawn_max_retries=RESPAWN_LIMIT,
         output="screen",
     )

@@ -16,6 +16,8 @@ launch_ros = pytest.importorskip("launch_ros", reason=REASON)
 if not hasattr(launch, "LaunchDescription"):
     pytest.skip(f"the installed `launch` is another project; {REASON}", allow_module_level=True)
 
+from streaming_vla.launching import RESPAWN_LIMIT  # noqa: E402 (needs launch)
+
 FOLDER = Path(__file__).parents[2] / "launch"
 FILES = {"streaming_vla.launch.py": False, "demo.launch.py": True}
 
@@ -55,6 +57,13 @@ def test_processes_are_those_of_the_graph(name: str, simulated: bool) -> None:
     nodes = [entity for entity in load(name).entities if isinstance(entity, launch_ros.actions.Node)]
     assert [node.node_executable for node in nodes] == [node.name for node in graph.nodes(simulated)]
     assert {node.node_package for node in nodes} == {"streaming_vla"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_node_that_crashes_again_and_again_is_given_up(name: str) -> None:
+    for node in load(name).entities:
+        if isinstance(node, launch_ros.actions.Node):
+            assert node._ExecuteLocal__respawn and node._ExecuteLocal__respawn_max_retries == RESPAWN_LIMIT
 
 
 @pytest.mark.parametrize(("name", "simulated"), FILES.items())

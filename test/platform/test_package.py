@@ -21,15 +21,19 @@ KEYS = {
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "gymnasium": None,
+    "lz4": None,
     "matplotlib": "python3-matplotlib",
+    "mcap": None,
     "metaworld": None,
     "mujoco": None,
     "numpy": "python3-numpy",
     "rich": "python3-rich",
+    "rosbags": None,
     "safetensors": None,
     "torch": "python3-torch",
     "typer": "python3-typer",
     "yaml": "python3-yaml",
+    "zstandard": None,
 }
 OWN = {"kv_cache", "streaming_vla"}
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,16 +21,23 @@ pytestmark = pytest.mark.ros
 START_TIMEOUT_S = 100.0
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command on a free domain; its output is one stream."""
+@contextmanager
+def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the command on a free domain, and end it whatever the test does; its output is one stream."""
+    # a shell lets what it runs in the background ignore SIGINT, and a process hands that on to its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "streaming_vla.cli", "up", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -50,6 +59,7 @@ def test_every_node_becomes_active_and_a_signal_stops_them_all(number: signal.Si
         assert len(nodes) == len(graph.NODES), "".join(lines)
         process.send_signal(number)
         rest = process.stdout.read()
+        process.wait(START_TIMEOUT_S)
     assert process.returncode == 0
     assert rest.endswith("Stopped.\n")
     assert "Traceback" not in rest

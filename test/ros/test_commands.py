@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,16 @@ def layout(absolute: tuple[bool, ...]) -> ActionLayout:
     return ActionLayout(names, absolute, (-1.0,) * size, (1.0,) * size, (0.0,) * size)
 
 
+def options(
+    absolute: tuple[bool, ...], scale: float = 1.0, lead: float = 100.0, kept: tuple[bool, ...] = ()
+) -> CommandOptions:
+    size, names = len(absolute), layout(absolute).names
+    kept = kept or (False,) * size
+    return CommandOptions(layout(absolute), (scale,) * size, names, "base", 0.05, (lead,) * size, kept)
+
+
 def writer(kind: str, absolute: tuple[bool, ...], scale: float = 1.0) -> CommandWriter:
-    names = layout(absolute).names
-    return WRITERS[kind](CommandOptions(layout(absolute), (scale,) * len(absolute), names, "base", 0.05))
+    return WRITERS[kind](options(absolute, scale))
 
 
 def positions(message: Any) -> list[float]:
@@ -56,7 +64,7 @@ def test_twist_is_zero_unless_playing() -> None:
 @pytest.mark.parametrize("absolute", [(True, True), (False,) * 7])
 def test_twist_needs_one_to_six_changes(absolute: tuple[bool, ...]) -> None:
     with pytest.raises(ValueError, match="twist takes 1 to 6"):
-        TwistWriter(CommandOptions(layout(absolute), (1.0,) * len(absolute), layout(absolute).names, "", 0.05))
+        TwistWriter(options(absolute))
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "joints"])
@@ -110,7 +118,46 @@ def test_a_trajectory_ends_by_itself() -> None:
 
 def test_lengths_must_fit() -> None:
     with pytest.raises(ValueError, match="scale has 1 values, expected one for each of joint_0, joint_1"):
-        CommandOptions(layout((True, True)), (1.0,), ("a", "b"), "", 0.05)
+        replace(options((True, True)), scale=(1.0,))
+
+
+def test_joint_types_refuse_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="scale of 'joint_0' is 0"):
+        WRITERS["joints"](options((True,), scale=0.0))
+    with pytest.raises(ValueError, match="keep_when_stopped of 'joint_0' is true, but 'joint_0' is a change"):
+        WRITERS["joints"](options((False,), kept=(True,)))
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_the_target_of_a_blocked_joint_does_not_run_away(kind: str) -> None:
+    joints = WRITERS[kind](options((False, True), lead=0.25))
+    joints.measure({"joint_0": 1.0, "joint_1": 0.0})
+    sent = [positions(joints.write(command(PLAY, 0.1, 1.0), STAMP)) for _ in range(6)]
+    assert [target for target, _ in sent] == pytest.approx([1.1, 1.2, 1.25, 1.25, 1.25, 1.25])
+    assert {other for _, other in sent} == {1.0}, "absolute values cannot add up"
+    assert joints.clamped == {"limit_lead.joint_0": 4}
+    assert positions(joints.write(command(PLAY, -0.1, 1.0), STAMP))[0] == pytest.approx(1.15), "it turns at once"
+    joints.measure({"joint_0": 0.5, "joint_1": 0.0})  # pushed away
+    assert positions(joints.write(command(HOLD, 0.0, 1.0), STAMP))[0] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_a_gripper_keeps_its_grip_when_the_arm_stops(kind: str) -> None:
+    joints = WRITERS[kind](options((False, True), kept=(False, True)))
+    joints.measure({"joint_0": 0.0, "joint_1": 0.4})  # it is held open by what it grips
+    joints.write(command(PLAY, 0.5, 0.1), STAMP)
+    for progress in (0.0, 0.5, 1.0):
+        assert positions(joints.write(command(DECELERATE, 0.0, 0.1, progress=progress), STAMP))[1] == 0.1
+    for _ in range(2):  # an error, then the end of the process
+        assert positions(joints.write(command(STOP, 0.0, 0.1), STAMP)) == [0.0, 0.1]
+
+
+def test_the_measured_pose_is_told_in_action_units() -> None:
+    joints = writer("joints", (True, False), scale=0.5)
+    assert joints.measured() is None
+    joints.measure({"joint_0": 0.4, "joint_1": -1.0})
+    assert joints.measured() == pytest.approx([0.8, -2.0])
+    assert writer("array", (True,)).measured() is None
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "joints"])

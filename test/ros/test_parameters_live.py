@@ -24,7 +24,7 @@ def put(probe: Any, name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("hold_s", 3.5), ("start_actions", 2), ("jump_limit", [1.0, 1.0, 1.0, 2.0])]
+    ("name", "value"), [("hold_s", 3.5), ("lead_actions", 2), ("jump_limit", [1.0, 1.0, 1.0, 2.0])]
 )
 def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None:
     assert put(executor, name, value).successful
@@ -39,6 +39,7 @@ def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None
         ("jump_limit", [float("nan")] * 4, "expected a list, each a number from 0.001"),
         ("hold_s", "long", "Wrong parameter type"),
         ("start_actions", 65, "out of range"),
+        ("start_actions", 3, "start_actions is 3, but the generator sends only"),
         ("velocity_limit", [-1.0, 1.0, 1.0, 1.0], "expected a list, each a number from 0.001 to 1000000"),
         ("velocity_limit", [1.0], "velocity_limit has 1 entries, expected 4"),
         ("command_type", "twist", "read-only"),

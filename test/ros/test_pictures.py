@@ -54,7 +54,7 @@ def test_a_message_holds_the_picture() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"encoding": "16UC1"}, "encoding '16UC1' is not supported, expected one of rgb8, bgr8, mono8"),
+        ({"encoding": "rgb16"}, "encoding 'rgb16' is not supported, expected one of rgb8, bgr8, mono8"),
         ({"width": 0}, "the picture is 0x4 px"),
         ({"step": 10}, "step is 10 bytes, expected at least 18 for 6 px of rgb8"),
         ({"height": 5}, "the data has 72 bytes, expected 90"),

@@ -22,6 +22,21 @@ pytestmark = pytest.mark.ros
             "scale has 1 values, expected one for each of dx",
         ),
         ("executor", "{executor: {ros__parameters: {velocity_limit: [1.0]}}}", "velocity_limit has 1 entries"),
+        (
+            "executor",
+            "{executor: {ros__parameters: {maximum_lead: [1.0]}}}",
+            "maximum_lead has 1 values, expected one",
+        ),
+        (
+            "executor",
+            "{executor: {ros__parameters: {command_type: joints, keep_when_stopped: [true, false, false, true]}}}",
+            "keep_when_stopped of 'dx' is true, but 'dx' is a change",
+        ),
+        (
+            "executor",
+            "{executor: {ros__parameters: {start_actions: 3}}}",
+            "start_actions is 3, but the generator sends only 1 before the first motion",
+        ),
         ("observer", "{observer: {ros__parameters: {cameras: [a]}}}", "camera_topics has 2 topics, expected one for"),
         ("generator", "{generator: {ros__parameters: {action_low: [2.0, 0.0, 0.0, 0.0]}}}", "must be below high 1.0"),
         ("inference", "{inference: {ros__parameters: {model: gpt}}}", "model 'gpt' is unknown: choose one of"),

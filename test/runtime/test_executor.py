@@ -51,6 +51,18 @@ def test_first_action_plays_at_once_and_is_reported() -> None:
     assert (state.held, state.starved, state.starved_s) == (False, False, 0.0)
 
 
+def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
+    executor = Executor(LAYOUT, replace(OPTIONS, limits=Limits(jump=(1.0, 1.0, 0.2))))
+    executor.on_episode(EPISODE, 0.0)
+    executor.on_robot_state(0.0, np.array([7.0, 8.0, 0.5]))
+    [first] = commands(executor.on_action(action(0, 0, (0.1, 0.2, -1.0)), 0.0))
+    assert first.values == pytest.approx([0.1, 0.2, 0.3]), "changes start from rest, wherever the robot is"
+    executor.on_robot_state(0.01, np.array([7.0, 8.0, 0.9]))
+    executor.on_action(action(0, 1, (0.1, 0.2, -1.0)), 0.02)
+    [second] = commands(executor.poll(PERIOD_S))
+    assert second.values[2] == pytest.approx(0.1), "later ones from the command before"
+
+
 def test_no_motion_before_proof_of_life() -> None:
     executor = Executor(LAYOUT, OPTIONS)
     executor.on_episode(EPISODE, 0.0)

@@ -19,7 +19,14 @@ from streaming_vla.runtime.events import (
     Reason,
 )
 from streaming_vla.runtime.executor import Executor, ExecutorOptions
-from streaming_vla.runtime.generator import MOST_LEAD, Generator, GeneratorEffect, GeneratorOptions
+from streaming_vla.runtime.generator import (
+    MOST_LEAD,
+    STEPS_REMEMBERED,
+    STEPS_TO_LEARN,
+    Generator,
+    GeneratorEffect,
+    GeneratorOptions,
+)
 
 OPTIONS = GeneratorOptions(lead_actions=2)
 EXECUTOR = ExecutorOptions(control_period_s=PERIOD_S, robot_timeout_s=100.0)
@@ -179,24 +186,31 @@ def test_overrun_is_counted() -> None:
     assert pair.generator.counters["overrun"] == 2
 
 
-@pytest.mark.parametrize(("slowest_s", "lead"), [(0.2 * PERIOD_S, 1), (1.2 * PERIOD_S, 2), (100 * PERIOD_S, MOST_LEAD)])
-def test_the_lead_follows_the_slowest_of_the_newest_flow_steps(slowest_s: float, lead: int) -> None:
+def serve(pair: Pair, steps: int, each_s: float, most: int) -> None:
+    """Answer `steps` flow steps after `each_s`, and let actions begin where there is no room."""
+    while steps:
+        if pair.asked:
+            pair.answer(0.0, 0.0, 0.0, after_s=each_s)
+            steps -= 1
+        else:
+            pair.period()
+        assert len(pair.generator.hand_over.outstanding) <= most
+
+
+@pytest.mark.parametrize(
+    ("usual", "slowest", "lead"),
+    [(0.2, 0.2, 1), (0.2, 0.5, 1), (0.2, 0.7, 2), (0.2, 1.2, 3), (0.9, 0.9, 1), (0.2, 4.0, MOST_LEAD)],
+)
+def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slowest: float, lead: int) -> None:
+    """In control periods: twice the longest less the shortest, rounded up."""
     pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
-    pair.context(0, horizon=200, trained=200)
-    assert pair.generator.lead_actions == 1
-    pair.answer(0.0, 0.0, 0.0, after_s=slowest_s)
+    pair.context(0, horizon=2000, trained=2000)
+    assert pair.generator.lead_actions == 2, "nothing is known yet"
+    most = max(2, lead)
+    serve(pair, STEPS_TO_LEARN, usual * PERIOD_S, most)
+    serve(pair, 1, slowest * PERIOD_S, most)
     assert pair.generator.lead_actions == lead
-    for _ in range(70):
-        if pair.asked:
-            pair.answer(0.0, 0.0, 0.0, after_s=0.1 * PERIOD_S)
-        else:
-            pair.period()
-        assert len(pair.generator.hand_over.outstanding) <= lead
-    for _ in range(200):
-        if pair.asked:
-            pair.answer(0.0, 0.0, 0.0)
-        else:
-            pair.period()
+    serve(pair, STEPS_REMEMBERED, usual * PERIOD_S, most)
     assert pair.generator.lead_actions == 1, "a slow step is forgotten"
 
 

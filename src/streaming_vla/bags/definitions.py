@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Decoder:
         if topic.encoding not in ("cdr", ""):
             raise WrongType(f"topic {topic.name} is encoded as '{topic.encoding}', expected cdr")
         if topic.type not in self._stores:
-            self._stores[topic.type] = _from_definition(topic) or _known(topic)
+            own = _from_definition(topic.type, topic.definition, topic.definition_format)
+            self._stores[topic.type] = own or _known(topic)
         return self._stores[topic.type]
 
 
@@ -104,14 +105,15 @@ def standard() -> Any:
     return store
 
 
-def _from_definition(topic: Topic) -> Any | None:
-    if not topic.definition:
+@lru_cache(maxsize=256)  # the bags of a robot share their definitions
+def _from_definition(kind: str, text: str, form: str) -> Any | None:
+    if not text:
         return None
     try:
         store = get_typestore(Stores.EMPTY)
         store.max_sequence_length = LONGEST_SEQUENCE
-        store.register(parse(topic.definition, topic.type, topic.definition_format))
-        store.get_msgdef(topic.type)
+        store.register(parse(text, kind, form))
+        store.get_msgdef(kind)
     except Exception:  # a type that is known otherwise can still be read
         return None
     return store

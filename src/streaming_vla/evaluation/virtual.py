@@ -22,6 +22,7 @@ from streaming_vla.evaluation.records import (
 from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
 from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.baselines.events import ChunkReply, ChunkRequest
+from streaming_vla.runtime.counters import Counters
 from streaming_vla.runtime.events import (
     Action,
     Command,
@@ -76,7 +77,9 @@ class Plant(Protocol):
 
 
 class ActionSource(Protocol):
-    """A generator of one action after the other, or of chunks; its machines' methods return effects."""
+    """A generator of one action after the other, or of chunks; its methods return effects."""
+
+    counters: Counters
 
     def on_episode(self, episode: Episode, now: float) -> Iterable[object]: ...
     def on_request(self, request: ObserveRequest, now: float) -> Iterable[object]: ...

@@ -19,7 +19,6 @@ from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
 from streaming_vla.nodes.layout import action_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.nodes.transport import avoid_shared_memory
-from streaming_vla.parameters.spec import Value
 from streaming_vla.robots.commands import WRITERS, CommandOptions
 from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
 from streaming_vla.runtime.executor import Executor, ExecutorEffect, ExecutorOptions
@@ -70,12 +69,14 @@ class ExecutorNode(SuiteNode):
         self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
         self._machine = None
 
-    def update(self, values: Mapping[str, Value]) -> None:
+    def update(self, values: Mapping[str, Any]) -> None:
         """Take new limits and times at once."""
         options = self._options(values)
         if self._machine is not None:
             self._machine.update(options)
-            self._writer.options = replace(self._writer.options, period_s=options.control_period_s)
+            self._writer.options = replace(
+                self._writer.options, period_s=options.control_period_s, maximum_lead=values["maximum_lead"]
+            )
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""
@@ -124,11 +125,17 @@ class ExecutorNode(SuiteNode):
             "tick_late_max_ms": 1e3 * lateness.max_s,
         }
         problem = "no action came in time: start a new episode" if state.mode is Mode.ERROR else ""
-        return problem, {**figures, **self._machine.counters.as_dict()}
+        return problem, {**figures, **self._machine.counters.as_dict(), **self._writer.clamped}
 
     def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
         limits = Limits(velocity=values["velocity_limit"], jump=values["jump_limit"])
         limits.check(action_layout(values))
+        start, lead = values["start_actions"], max(1, values["lead_actions"])
+        if start > lead:
+            raise ValueError(
+                f"start_actions is {start}, but the generator sends only {lead} before the first motion, which then "
+                "never begins: set lead_actions of generator, executor and saliency_monitor to at least as many"
+            )
         return ExecutorOptions(
             control_period_s=values["control_period_s"],
             limits=limits,
@@ -147,6 +154,8 @@ class ExecutorNode(SuiteNode):
             joint_names=values["action_names"] if joints == ("",) else joints,
             frame=values["command_frame"],
             period_s=values["control_period_s"],
+            maximum_lead=values["maximum_lead"],
+            keep_when_stopped=values["keep_when_stopped"],
         )
 
     def _on_action(self, action: Action) -> None:
@@ -158,7 +167,7 @@ class ExecutorNode(SuiteNode):
         if missing:  # a robot that cannot be commanded does not count as alive
             self.refuse("joints_missing", missing)
         elif self._machine is not None:
-            self._carry_out(self._machine.on_robot_state(time.monotonic()))
+            self._carry_out(self._machine.on_robot_state(time.monotonic(), self._writer.measured()))
 
     def _carry_out(self, effects: list[ExecutorEffect]) -> None:
         for effect in effects:

@@ -190,6 +190,22 @@ EXECUTOR = (
         high=1000.0,
     ),
     Parameter(
+        "maximum_lead",
+        (0.3, 0.3, 0.3, 0.3),
+        "For trajectory and joints: so far may the target of a change run ahead of the measured joint; "
+        "more is clamped and counted.",
+        "command units",
+        low=0.001,
+        high=1.0e6,
+        live=True,
+    ),
+    Parameter(
+        "keep_when_stopped",
+        (False, False, False, True),
+        "For trajectory and joints: true where a deceleration or stop keeps the last commanded value (a gripper), "
+        "false where it takes the measured joint; only absolute dimensions can be kept.",
+    ),
+    Parameter(
         "joint_names",
         ("",),
         "Joint of each dimension for trajectory and joints; one empty name takes action_names.",
@@ -238,9 +254,18 @@ EXECUTOR = (
     Parameter(
         "start_actions",
         1,
-        "Actions that must be queued before the first motion; at most the generator's lead_actions.",
+        "Actions that must be queued before the first motion; at most lead_actions.",
         "actions",
         low=1,
+        high=64,
+        live=True,
+    ),
+    Parameter(
+        "lead_actions",
+        1,
+        "The generator's lead_actions: more are never queued before the first motion; 0 counts as 1.",
+        "actions",
+        low=0,
         high=64,
         live=True,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ class CommandOptions:
         joint_names: joint of each dimension, [A]; used by the joint types.
         frame: frame_id of stamped messages.
         period_s: duration of one action.
+        maximum_lead: command units, [A]: so far may the target of a dimension that is a change run ahead of the
+            measured joint; used by the joint types.
+        keep_when_stopped: [A], True where a stop keeps the last commanded value, as a gripper must that holds
+            something; elsewhere it takes the measured joint. Used by the joint types, for absolute dimensions only.
 
     Raises:
         ValueError: a length that is not A.
@@ -41,9 +46,11 @@ class CommandOptions:
     joint_names: tuple[str, ...]
     frame: str
     period_s: float
+    maximum_lead: tuple[float, ...]
+    keep_when_stopped: tuple[bool, ...]
 
     def __post_init__(self) -> None:
-        for name in ("scale", "joint_names"):
+        for name in ("scale", "joint_names", "maximum_lead", "keep_when_stopped"):
             count = len(getattr(self, name))
             if count != self.layout.size:
                 raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.layout.names)}")
@@ -56,6 +63,7 @@ class CommandWriter(ABC):
 
     def __init__(self, options: CommandOptions) -> None:
         self.options = options
+        self.clamped: Counter[str] = Counter()  # commands that were clamped on their way, by limit and dimension
         self._scale = np.asarray(options.scale)
 
     @abstractmethod
@@ -76,6 +84,10 @@ class CommandWriter(ABC):
         Types without a target need none.
         """
         return ""
+
+    def measured(self) -> Vector | None:
+        """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
+        return None
 
     def begin(self) -> None:  # noqa: B027 (optional, not missing)
         """Forget the target of the episode before: somebody may have moved the robot since."""
@@ -132,13 +144,24 @@ class TwistWriter(CommandWriter):
 class _JointWriter(CommandWriter):
     """Keeps the joint target: changes are added to it, absolute values replace it.
 
-    The first changes start from the measured pose. A deceleration blends the held target into the measured
-    pose, a stop commands the measured pose and forgets the target.
+    The first changes start from the measured pose, and their sum never runs ahead of it by more than `maximum_lead`:
+    a joint that is blocked would else collect a target that it jumps to when it comes free. A deceleration blends the
+    held target into the measured pose, a stop commands the measured pose and forgets the target; both leave the
+    dimensions of `keep_when_stopped` at their last commanded value.
+
+    Raises:
+        ValueError: a scale of 0, or a change that is to be kept.
     """
 
     def __init__(self, options: CommandOptions) -> None:
         super().__init__(options)
         self._absolute = np.asarray(options.layout.absolute)
+        self._kept = np.asarray(options.keep_when_stopped)
+        for index, name in enumerate(options.layout.names):
+            if options.scale[index] == 0.0:
+                raise ValueError(f"scale of '{name}' is 0, expected what one action unit is worth in command units")
+            if self._kept[index] and not self._absolute[index]:
+                raise ValueError(f"keep_when_stopped of '{name}' is true, but '{name}' is a change: a stop must end it")
         self._measured: Vector | None = None
         self._held: Vector | None = None
         self._sent: Vector | None = None
@@ -161,24 +184,37 @@ class _JointWriter(CommandWriter):
         sentence = f"joint {', '.join(missing)} is not in joint_states (they have {known}): set joint_names"
         return sentence if missing else ""
 
+    def measured(self) -> Vector | None:
+        return None if self._measured is None else self._measured / self._scale
+
     def begin(self) -> None:
         self._held = self._sent = None
 
     def target(self, command: Command) -> Vector:
         """Return the joint positions to command, [A], in the joints' units."""
+        values = command.values * self._scale
         if command.kind is CommandKind.STOP:
             sent = self._measured if self._measured is not None else self._start()
             self._held = self._sent = None
-            return sent
+            return np.where(self._kept, values, sent)
         if command.kind is CommandKind.DECELERATE:
             held = self._held if self._held is not None else self._start()
             goal = held if self._measured is None else self._measured
-            self._sent = held + (goal - held) * command.progress
+            self._sent = np.where(self._kept, values, held + (goal - held) * command.progress)
             return self._sent
-        values = command.values * self._scale
         base = values if self._absolute.all() else self._start()
-        self._held = self._sent = np.where(self._absolute, values, base + values)
+        self._held = self._sent = np.where(self._absolute, values, self._led(base + values))
         return self._sent
+
+    def _led(self, target: Vector) -> Vector:
+        """Return `target` [A] where it runs ahead of the measured joints by no more than it may."""
+        if self._measured is None:
+            return target
+        lead = np.asarray(self.options.maximum_lead)
+        clamped = np.clip(target, self._measured - lead, self._measured + lead)
+        for index in np.flatnonzero((clamped != target) & ~self._absolute):
+            self.clamped[f"limit_lead.{self.options.layout.names[index]}"] += 1
+        return clamped
 
     def _start(self) -> Vector:
         if self._sent is not None:

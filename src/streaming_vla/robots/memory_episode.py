@@ -18,7 +18,7 @@ from streaming_vla.robots import memory_scene as look
 from streaming_vla.robots.memory_scene import Ball, Colour, Point
 
 WAIT_STEPS = (40, 400)  # 2 to 20 s of control steps of 50 ms
-SHORTEST_WAIT_STEPS = 20  # the hand needs them to leave its start
+SHORTEST_WAIT_STEPS = 30  # the hand needs them to leave its start
 CUE_STEPS = 10  # half a second
 CHOICE_LIMIT_STEPS = 150  # who has not chosen by then has failed
 TOLERANCE_M = 0.04  # of the hand above a goal, in the plane of the table

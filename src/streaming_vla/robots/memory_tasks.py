@@ -60,7 +60,7 @@ MEMORY_TASKS: dict[str, Task] = {
             ),
             (
                 "follow the marker and later bring the hand back to the start",
-                "remember the first place where the hand was and go back there when the marker is gone",
+                "remember where the hand was first and go back there when the marker is gone",
             ),
             scene="reach",
         ),

@@ -20,6 +20,11 @@ class Commander:
         self._last = layout.start()
         self.cumulative = layout.start()
 
+    def begin(self, measured: Vector) -> None:
+        """Limit the first command from where the robot is, action units, [A]."""
+        self._last = self._layout.start(measured)
+        self.cumulative = self._last.copy()
+
     def play(self, values: Vector, limits: Limits, period_s: float) -> Command:
         """Return the command of an action, [A]."""
         return self._limited(CommandKind.PLAY, values, limits, period_s, 0.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.action_queue import ActionQueue
 from streaming_vla.runtime.commander import Commander
 from streaming_vla.runtime.counters import Counters
@@ -75,6 +75,7 @@ class Executor:
         self._options = options
         self._episode = CurrentEpisode()
         self._robot_heard_s = -math.inf
+        self._measured: Vector | None = None
         self._mode = Mode.IDLE
         self._forget()
 
@@ -126,10 +127,17 @@ class Executor:
             return effects + (self._start(now) or [self.state(now)])
         return effects + self._begin(now) if self._mode in RUNGS else effects
 
-    def on_robot_state(self, now: float) -> list[ExecutorEffect]:
-        """Hear that the robot is alive."""
+    def on_robot_state(self, now: float, measured: Vector | None = None) -> list[ExecutorEffect]:
+        """Hear that the robot is alive, and where it is.
+
+        Args:
+            now: seconds.
+            measured: where the robot is, action units, [A]; absolute dimensions of the first command are limited from
+                there. None: not known, they are limited from the layout's `initial`.
+        """
         effects = self.poll(now)
         self._robot_heard_s = now
+        self._measured = measured
         if self._mode is Mode.WAITING:
             return effects + self._start(now)
         if self._mode in RUNGS and not self._starved.running:
@@ -206,6 +214,8 @@ class Executor:
 
     def _begin(self, start_s: float) -> list[ExecutorEffect]:
         action = self._queue.pop()
+        if not self._executed and self._measured is not None:
+            self._commander.begin(self._measured)
         self._held.stop(start_s)
         self._starved.stop(start_s)
         self._mode = Mode.PLAYING

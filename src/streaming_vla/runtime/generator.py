@@ -33,9 +33,11 @@ from streaming_vla.runtime.options import require_choice, require_count, require
 GeneratorEffect = FlowRequest | Action
 
 RELEASES = ("stream", "chunk")
+ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
-MOST_LEAD = 4  # actions; what is sent cannot be changed any more, so a slow network must not push it further
-STEPS_REMEMBERED = 64  # newest flow steps, whose longest says how many actions must be sent ahead
+MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
+STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions must be sent ahead
+STEPS_TO_LEARN = 8  # before so many are known, one action more is sent ahead
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class GeneratorOptions:
         release: "stream" or "chunk".
         overrun: stream only: go on with the old context up to its trained horizon while no newer one is ready.
         lead_actions: stream only: actions sent and not yet begun by the executor, at most; 0: as many as the longest
-            of the newest flow steps lasts, and no more.
+            of the newest flow steps lasts, with its distance to the shortest as margin, and no more.
         flow_step_timeout_s: a flow step without a reply for so long ends its flow.
         control_period_s: an action lasts so long (T_e), seconds.
         start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
@@ -125,8 +127,11 @@ class Generator:
         """Actions that may be sent and not begun, at this moment."""
         if self._options.lead_actions:
             return self._options.lead_actions
-        longest_s = max(self._newest_steps_s, default=0.0)
-        return min(MOST_LEAD, max(1, math.ceil(longest_s / self._options.control_period_s)))
+        steps_s = self._newest_steps_s
+        if len(steps_s) < STEPS_TO_LEARN:
+            return 2
+        needed_s = 2.0 * max(steps_s) - min(steps_s)
+        return min(MOST_LEAD, max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)))
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
         """Learn that a picture is taken now; counts for start "pending" only."""

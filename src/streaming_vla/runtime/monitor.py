@@ -27,7 +27,7 @@ from streaming_vla.runtime.events import (
 from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.monitor_options import MODES, MonitorOptions
 from streaming_vla.runtime.since_picture import SincePicture
-from streaming_vla.saliency.decision import NO_SALIENCY, Moment, Verdict
+from streaming_vla.saliency.decision import NO_SALIENCY, EarlyDecision, Moment, Verdict
 
 __all__ = ["MODES", "Monitor", "MonitorEffect", "MonitorOptions"]
 
@@ -44,15 +44,17 @@ class Monitor:
     Args:
         options: when to observe.
         last_episode: new episodes have numbers above it (a monitor that was restarted must not use one again).
+        decision: decides in the place of the mode's rule; the mode must not be off.
     """
 
-    def __init__(self, options: MonitorOptions, last_episode: int = 0) -> None:
+    def __init__(self, options: MonitorOptions, last_episode: int = 0, decision: EarlyDecision | None = None) -> None:
         self.counters = Counters()
         self.request_latency = LatencyTracker()  # request to context, T_o with transport and waiting
         self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)  # context and saliency, for calibration
         self._last_episode = last_episode
         self._instruction = ""
         self._episode: Episode | None = None
+        self._given_decision = decision
         self.update(options)
         self._begin(0.0, 0)
 
@@ -77,7 +79,7 @@ class Monitor:
     def update(self, options: MonitorOptions) -> None:
         """Take new options at once."""
         self._options = options
-        self._decision = options.decision()
+        self._decision = self._given_decision or options.decision()
         self.request_latency.warm_up = options.warm_up_contexts
 
     def on_instruction(self, instruction: str) -> None:
@@ -199,7 +201,12 @@ class Monitor:
         early = self._early_actions(context, state)
         if context.execution_horizon - state.index > early:
             return []
-        if self._options.mode != "off" and context.trained_horizon - state.index <= early < context.trained_horizon:
+        if self._options.mode == "off":
+            return []
+        if self.request_latency.smoothed_s is None and not self._options.early_actions and self._given_decision is None:
+            self.counters.count("sent_latency_unknown")  # nobody knows yet when it would be too late
+            return [self._ask(episode, Reason.EARLY, now)]
+        if self._options.last_chance and context.trained_horizon - state.index <= early < context.trained_horizon:
             self.counters.count("sent_last_chance")
             return [self._ask(episode, Reason.EARLY, now)]
         return self._judge(episode, state, now)

@@ -39,6 +39,7 @@ class MonitorOptions:
         saliency_threshold: modes action_norm (action units) and adaptive (units of the calibrated scale).
         saliency_release: share of the threshold at which what was high stays high.
         observe_when: "salient": observe where something changes; "calm": where nothing does (see decision.py).
+        last_chance: send with m actions left of the trained horizon whatever the mode says; mode off never does.
         absolute: of each action dimension, True where it is no change; empty: all are changes.
 
     Raises:
@@ -57,6 +58,7 @@ class MonitorOptions:
     saliency_threshold: float = 1.0
     saliency_release: float = 0.8
     observe_when: str = "salient"
+    last_chance: bool = True
     absolute: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:

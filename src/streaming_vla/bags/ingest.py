@@ -1,0 +1,162 @@
+"""From a bag to what the observer is told: pictures, robot states, and what the suite itself said, in order of time.
+
+Topics are found by the names of the live suite's parameter file. Pictures stay messages until somebody needs their
+pixels: most of them are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
+from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.topics import RawMessage, Topic
+from streaming_vla.pictures.decode import TYPES as PICTURE_TYPES
+from streaming_vla.pictures.decode import check_message
+
+ARRAY, JOINTS = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
+STATE_TYPES = (ARRAY, JOINTS)
+OWN_PACKAGE = "streaming_vla_interfaces"
+NS = 1e-9
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """Which topics are used, by the names of the parameter file.
+
+    Args:
+        camera_topics: picture topic of each camera, in the policy's order of cameras.
+        state_topic: topic of the robot's state.
+        others: more topics that are handed over where the bag has them.
+        joints: names of the joints whose positions are the state, in order; for JointState, () takes all.
+        namespace: of the robot in the bag.
+    """
+
+    camera_topics: Mapping[str, str]
+    state_topic: str
+    others: tuple[str, ...] = ()
+    joints: tuple[str, ...] = ()
+    namespace: str = "/"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture message; `time_s` is when it was received, `stamp_s` when it was taken, on the camera's clock."""
+
+    time_s: float
+    camera: str
+    message: Any
+    kind: str
+    stamp_s: float
+
+
+@dataclass(frozen=True)
+class State:
+    """The robot's state [state_size]."""
+
+    time_s: float
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message of another topic, decoded; `topic` is the name in the options."""
+
+    time_s: float
+    topic: str
+    message: Any
+
+
+@dataclass
+class Ingest:
+    """Reads one bag.
+
+    Attributes:
+        refused: messages that could not be used, by reason; the rest is handed over.
+        said: one sentence for each reason.
+
+    Raises:
+        NoCamera: the bag has no picture topic.
+        MissingTopic: a topic of the options is not in the bag; the message names those that are.
+        WrongType: a topic is of another type.
+    """
+
+    bag: Bag
+    options: IngestOptions
+    refused: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        pictures = [topic for topic in self.bag.topics.values() if topic.type in PICTURE_TYPES]
+        if not pictures:
+            there = ", ".join(f"{topic.name} ({topic.type})" for topic in self.bag.topics.values())
+            raise NoCamera(f"{self.bag.path} has no picture topic; its topics are {there}: record the cameras as well")
+        self._cameras: dict[str, tuple[str, str]] = {}
+        for camera, name in self.options.camera_topics.items():
+            topic = self._find(name)
+            if topic is None:
+                names = ", ".join(f"{each.name} ({each.count})" for each in pictures)
+                raise MissingTopic(
+                    f"{self.bag.path} has no topic {name} for camera {camera}; its picture topics are {names}: set the "
+                    "observer's camera_topics"
+                )
+            self._cameras[self._checked(topic, PICTURE_TYPES).name] = (camera, topic.type)
+        state = self._find(self.options.state_topic)
+        if state is None:
+            names = ", ".join(topic.name for topic in self.bag.topics.values() if topic.type in STATE_TYPES)
+            raise MissingTopic(
+                f"{self.bag.path} has no topic {self.options.state_topic}; topics that may hold the robot's state are "
+                f"{names or 'none'}: set the observer's robot_state_topic"
+            )
+        self._state = self._checked(state, STATE_TYPES)
+        self._others = {topic.name: name for name in self.options.others if (topic := self._find(name)) is not None}
+
+    def events(self) -> Iterator[Frame | State | Said]:
+        """Yield everything in the order of time; what cannot be used is counted and left out."""
+        for message in self.bag.messages([*self._cameras, self._state.name, *self._others]):
+            try:
+                yield self._event(message)
+            except (BagError, ValueError) as error:
+                reason = "undecodable" if isinstance(error, WrongType) else "malformed"
+                key = f"{reason}.{message.topic}"
+                self.refused[key] += 1
+                self.said.setdefault(key, f"messages of {message.topic} are left out: {error}")
+
+    def has(self, name: str) -> bool:
+        """True when the bag has the topic that the options call `name`."""
+        return self._find(name) is not None
+
+    def _event(self, raw: RawMessage) -> Frame | State | Said:
+        time_s = raw.time_ns * NS
+        message = self.bag.decode(raw)
+        if raw.topic in self._cameras:
+            camera, kind = self._cameras[raw.topic]
+            stamp = message.header.stamp
+            return Frame(time_s, camera, check_message(message, kind), kind, stamp.sec + stamp.nanosec * NS)
+        if raw.topic == self._state.name:
+            return State(time_s, self._values(message))
+        return Said(time_s, self._others[raw.topic], message)
+
+    def _values(self, message: Any) -> npt.NDArray[np.float64]:
+        if self._state.type == ARRAY:
+            return np.array(message.data, dtype=np.float64)
+        places = {name: place for place, name in enumerate(message.name)}
+        names = self.options.joints or tuple(message.name)
+        missing = [name for name in names if name not in places]
+        if missing:
+            raise ValueError(f"joint {', '.join(missing)} is not among {', '.join(message.name)}")
+        return np.array([message.position[places[name]] for name in names], dtype=np.float64)
+
+    def _find(self, name: str) -> Topic | None:
+        space = "/" + self.options.namespace.strip("/")
+        full = name if name.startswith("/") else f"{space.rstrip('/')}/{name}"
+        return self.bag.topics.get(full)
+
+    def _checked(self, topic: Topic, types: tuple[str, ...]) -> Topic:
+        return self.bag.require(topic.name, types)

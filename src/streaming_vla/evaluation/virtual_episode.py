@@ -1,0 +1,130 @@
+"""One episode on the virtual clock: a strategy, a latency profile, the policy and the simulated robot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.virtual import ActionSource, World
+from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
+from streaming_vla.evaluation.virtual_policy import PolicyService
+from streaming_vla.evaluation.virtual_robot import MetaWorldPlant
+from streaming_vla.evaluation.virtual_strategies import Setup
+from streaming_vla.inference.latency_profile import LatencyProfile
+from streaming_vla.policy.contract import StreamingPolicy
+from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.runtime.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
+from streaming_vla.runtime.baselines.similarity import Similarity
+from streaming_vla.runtime.events import Action, Command, Mode
+from streaming_vla.runtime.executor import Executor, ExecutorOptions
+from streaming_vla.runtime.generator import Generator
+from streaming_vla.runtime.monitor import Monitor
+from streaming_vla.runtime.observer import Observer, ObserverOptions
+
+LONGEST_STEPS = 500  # control periods that an episode may take: Meta-World's own limit, halts included
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something that happens to the world `at_step` control periods after the start."""
+
+    at_step: int
+    happen: Callable[[], None]
+
+
+@dataclass
+class VirtualEpisode:
+    """What an episode on the virtual clock leaves behind.
+
+    Args:
+        record: as of an episode in ROS.
+        commands: what the robot was told, with the time in seconds.
+        actions: what was sent to the executor.
+        hand: [N, 3], position of the hand at the end of every control period, metres.
+        judged: saliencies with the context that they are of.
+        disturbed_s: when the world was disturbed, NaN without a disturbance.
+    """
+
+    record: EpisodeRecord
+    commands: list[tuple[float, Command]]
+    actions: list[Action]
+    hand: npt.NDArray[np.float64]
+    judged: list[tuple[int, float]] = field(default_factory=list)
+    disturbed_s: float = math.nan
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """What is run.
+
+    Args:
+        strategy: name of the strategy, kept as the record's mode.
+        task, seed: the scene.
+        instruction: what the policy is told.
+        recent: tokens of history that the policy sees; 0: the newest observation only.
+        steps: control periods that it may take.
+    """
+
+    strategy: str
+    task: str
+    seed: int
+    instruction: str
+    recent: int = 0
+    steps: int = LONGEST_STEPS
+
+
+def run_episode(
+    setup: Setup,
+    profile: LatencyProfile,
+    policy: StreamingPolicy,
+    robot: MetaWorldRobot,
+    options: EpisodeOptions,
+    disturbance: Disturbance | None = None,
+) -> VirtualEpisode:
+    """Run one episode to success, the executor's error or the last step; the same arguments give the same episode."""
+    robot.reset(options.task, options.seed)
+    spec, period_s = policy.spec, profile.control_period_s
+    clock = Clock()
+    service = PolicyService(policy, options.recent, options.seed)
+    plant = MetaWorldPlant(robot, spec.cameras, spec.image_size, period_s)
+    source: ActionSource
+    if setup.chunks is not None:
+        source = ChunkGenerator(spec.layout, setup.chunks(spec.layout), ChunkGeneratorOptions(spec.trained_horizon))
+    else:
+        source = Generator(spec.layout, setup.generator_options(period_s))
+
+    def moved() -> float:
+        last = service.last_state
+        return math.inf if last is None else float(np.linalg.norm(plant.state() - last))
+
+    decision = Similarity(moved, setup.similarity) if setup.similarity else None
+    monitor = Monitor(setup.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision)
+    executor = Executor(spec.layout, ExecutorOptions(control_period_s=period_s, robot_timeout_s=10 * period_s))
+    observer = Observer(ObserverOptions(spec.cameras))
+    record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
+    hardware = Hardware(profile, clock, options.seed)
+    world = World((observer, monitor, source, executor), service, plant, hardware, clock, record)
+    disturbed_s = math.nan
+    if disturbance is not None:
+        disturbed_s = disturbance.at_step * period_s
+        clock.after(disturbed_s, disturbance.happen)
+    world.start(options.instruction)
+
+    def over() -> bool:
+        return world.succeeded_s is not None or record.states[-1].state.mode is Mode.ERROR
+
+    world.run(options.steps * period_s, until=over)
+    record.success = world.succeeded_s is not None
+    record.end_s = world.now
+    if record.states[-1].state.mode is Mode.ERROR:
+        record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
+    machines = {"monitor": monitor, "generator": source, "executor": executor, "observer": observer}
+    record.counters = {name: machine.counters.as_dict() for name, machine in machines.items()}
+    return VirtualEpisode(
+        record, world.commands, world.actions, np.array(plant.hand), list(monitor.judged), disturbed_s
+    )

@@ -1,0 +1,109 @@
+"""A policy as the service of a virtual run: the engine's own sessions and picture decoding, without its thread."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.pictures import decode_all
+from streaming_vla.inference.refused import Refused
+from streaming_vla.inference.sessions import Sessions
+from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy
+from streaming_vla.policy.layout import Vector
+from streaming_vla.runtime.baselines.events import ChunkReply, ChunkRequest
+from streaming_vla.runtime.events import (
+    ContextReady,
+    FlowReply,
+    FlowRequest,
+    SaliencyQuestion,
+    SaliencyReply,
+    Snapshot,
+)
+
+SESSION = "/"
+METRES_PER_UNIT = 0.01  # of Meta-World's action and state, whose first three numbers are the hand
+
+
+def hand_after(state: Vector, actions: Vector) -> Vector:
+    """Return Meta-World's state, [4], after the summed `actions`, [4]: the hand moves, the gripper stays."""
+    moved = state.copy()
+    moved[:3] += METRES_PER_UNIT * actions[:3]
+    return moved
+
+
+class PolicyService:
+    """Does at once what the inference node does; the virtual clock says how long it took.
+
+    Args:
+        policy: the model; strategies for chunks need a ChunkPolicy.
+        recent: tokens of history that stay in the cache; 0 keeps the newest observation only.
+        seed: of the noise that chunks begin with.
+    """
+
+    def __init__(self, policy: StreamingPolicy, recent: int, seed: int) -> None:
+        self._policy = policy
+        tokens = recent or policy.spec.tokens_per_observation
+        # contexts_kept 3: the old one, the one that takes over, and one that was asked for again
+        options = EngineOptions("window", sinks=0, recent=tokens, capacity=1, max_sessions=1, contexts_kept=3)
+        self._sessions = Sessions(policy.spec, options)
+        self._random = np.random.default_rng(seed)
+        self.last_state: Vector | None = None  # of the newest observation
+
+    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+        """Prefill an observation; None when it is outdated."""
+        spec, request = self._policy.spec, snapshot.request
+        state = snapshot.state if shift is None else hand_after(snapshot.state, shift)
+        images = decode_all([snapshot.frames[camera] for camera in spec.cameras], spec.cameras, spec.image_size)
+        session = self._sessions.open(SESSION)
+        try:
+            session.admit(request.episode, request.sequence)
+        except Refused:
+            return None
+        seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction)
+        with torch.inference_mode():
+            work = self._policy.prefill(seen, session.cache.view())
+            while True:
+                try:
+                    next(work)
+                except StopIteration as end:
+                    session.extend(request.sequence, *end.value)
+                    break
+        self.last_state = snapshot.state
+        return ContextReady(request.episode, request.sequence, spec.execution_horizon, spec.trained_horizon)
+
+    def flow_step(self, request: FlowRequest) -> FlowReply:
+        """Do one flow step against a kept context."""
+        try:
+            view = self._sessions.find(SESSION).context(request.episode, request.context)
+        except Refused as refused:
+            return FlowReply(request.episode, request.context, request.index, False, np.zeros(0), refused.reason)
+        with torch.inference_mode():
+            values = self._policy.flow_step(view, request.position, request.index)
+        return FlowReply(request.episode, request.context, request.index, True, values)
+
+    def chunk(self, request: ChunkRequest) -> ChunkReply:
+        """Denoise a chunk from noise with equal Euler steps."""
+        policy: ChunkPolicy = self._policy  # type: ignore[assignment]
+        spec = policy.spec
+        try:
+            view = self._sessions.find(SESSION).context(request.episode, request.context)
+        except Refused as refused:
+            return ChunkReply(request.episode, request.context, False, np.zeros((0, 0)), refused.reason)
+        noisy = self._random.standard_normal((spec.trained_horizon, spec.layout.size))
+        for step in range(request.steps):
+            noisy = policy.chunk_step(view, noisy, step / request.steps, 1.0 / request.steps, request.guide)
+        return ChunkReply(request.episode, request.context, True, spec.layout.clip(noisy))
+
+    def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply:
+        """Ask the policy's predictor."""
+        numbers = (question.episode, question.context, question.index)
+        try:
+            view = self._sessions.find(SESSION).context(question.episode, question.context)
+        except Refused as refused:
+            return SaliencyReply(*numbers, False, float("nan"), refused.reason)
+        with torch.inference_mode():
+            saliency = self._policy.look_ahead(view, question.pending)
+        if saliency is None:
+            return SaliencyReply(*numbers, False, float("nan"), f"policy {self._policy.spec.name} has no predictor")
+        return SaliencyReply(*numbers, True, saliency)

@@ -1,0 +1,168 @@
+"""From bags to the observer's inputs, to episodes, and to a data set and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from making import (
+    BEGIN_NS,
+    CAMERAS,
+    SIZE,
+    STATE,
+    STEP_NS,
+    STEPS,
+    STORE,
+    TYPES,
+    content,
+    floats,
+    header,
+    make,
+    picture,
+    write_own,
+)  # fmt: skip
+
+from streaming_vla.bags.errors import MissingTopic, NoCamera, WrongType
+from streaming_vla.bags.export import DatasetError, DatasetFacts, read_dataset, write_dataset
+from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
+from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.steps import StepOptions, episodes
+from streaming_vla.pictures.decode import pixels_of
+
+LEFT, RIGHT = CAMERAS
+OPTIONS = IngestOptions({"left": LEFT, "right": RIGHT[1:]}, "robot_state", ("episode", "command"))
+EPISODE_TYPE = "streaming_vla_interfaces/msg/Episode"
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def more_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/command", "std_msgs/msg/Float64MultiArray")
+    monkeypatch.setitem(TYPES, "/episode", EPISODE_TYPE)
+
+
+def with_commands(steps: int = STEPS, change: int | None = None) -> list[tuple[str, int, bytes]]:
+    """Return the robot's content with a command at every step; a new episode begins at step `change`."""
+    said = content(steps)
+    for step in range(steps):
+        time_ns = BEGIN_NS + step * STEP_NS + 10
+        command = STORE.serialize_cdr(floats([0.1 * step, 0.0, 0.0, -1.0]), TYPES["/command"])
+        said.append(("/command", time_ns, bytes(command)))
+        if change is not None and step in (0, change):
+            number, text = (1, "open the drawer") if step == 0 else (2, "close the drawer")
+            episode = make(
+                EPISODE_TYPE, header=header(time_ns), session="/", number=number, active=True, instruction=text
+            )
+            said.append(("/episode", time_ns - 10, bytes(STORE.serialize_cdr(episode, EPISODE_TYPE))))
+    return sorted(said, key=lambda each: each[1])
+
+
+def test_events_come_in_order(tmp_path: Path) -> None:
+    with Bag(write_own(tmp_path / "bag", content())) as bag:
+        ingest = Ingest(bag, OPTIONS)
+        events = list(ingest.events())
+    assert [event.time_s for event in events] == sorted(event.time_s for event in events)
+    frames = [event for event in events if isinstance(event, Frame)]
+    assert {frame.camera for frame in frames} == {"left", "right"}
+    assert len(frames) == 2 * STEPS
+    for step, frame in enumerate(frame for frame in frames if frame.camera == "right"):
+        assert np.array_equal(pixels_of(frame.message, frame.kind)[..., ::-1], picture(step))
+        assert frame.stamp_s == pytest.approx(frame.time_s, abs=1e-5)
+    states = [event.values for event in events if isinstance(event, State)]
+    assert np.allclose(np.stack(states)[:, 0], 0.01 * np.arange(STEPS))
+    assert not [event for event in events if isinstance(event, Said)]
+    assert not ingest.refused
+
+
+def test_joints_by_name(tmp_path: Path) -> None:
+    with Bag(write_own(tmp_path / "bag", content())) as bag:
+        ingest = Ingest(bag, IngestOptions({"left": LEFT}, "joint_states", joints=("b", "a")))
+        states = [event.values for event in ingest.events() if isinstance(event, State)]
+        assert np.allclose(states[3], [1.0, 0.3])
+        ingest = Ingest(bag, IngestOptions({"left": LEFT}, "joint_states", joints=("wrist",)))
+        assert not [event for event in ingest.events() if isinstance(event, State)]
+        assert ingest.refused == {"malformed./joint_states": STEPS}
+        assert "joint wrist is not among a, b" in ingest.said["malformed./joint_states"]
+
+
+def test_what_is_missing_is_told_with_what_is_there(tmp_path: Path) -> None:
+    with Bag(write_own(tmp_path / "bag", content())) as bag:
+        with pytest.raises(MissingTopic, match=r"no topic top for camera up; its picture topics are /camera/left"):
+            Ingest(bag, IngestOptions({"up": "top"}, STATE))
+        with pytest.raises(MissingTopic, match=r"no topic arm; topics that may hold .* /robot_state, /joint_states"):
+            Ingest(bag, IngestOptions({"left": LEFT}, "arm"))
+        with pytest.raises(WrongType, match="/robot_state is of type"):
+            Ingest(bag, IngestOptions({"left": STATE}, STATE))
+
+
+def test_a_bag_without_a_camera(tmp_path: Path) -> None:
+    said = [message for message in content() if message[0] not in CAMERAS]
+    with (
+        Bag(write_own(tmp_path / "bag", said)) as bag,
+        pytest.raises(NoCamera, match="has no picture topic; its topics"),
+    ):
+        Ingest(bag, OPTIONS)
+
+
+@pytest.mark.usefixtures("more_types")
+def test_episodes_are_cut_as_they_were_told(tmp_path: Path) -> None:
+    with Bag(write_own(tmp_path / "bag", with_commands(change=20))) as bag:
+        found = list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, 16)))
+    assert [episode.instruction for episode in found] == ["open the drawer", "close the drawer"]
+    assert [len(episode) for episode in found] == pytest.approx([19, 19], abs=1)
+    first = found[0]
+    assert first.pictures["left"][0].shape == (16, 16, 3)
+    steps = np.stack(first.action)[:, 0] / 0.1
+    assert np.allclose(np.diff(steps), 1.0, atol=1e-3)  # every step has its own command
+    assert np.allclose(np.stack(first.state)[:, 0], 0.01 * steps, atol=0.011)
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_silence_ends_an_episode(tmp_path: Path) -> None:
+    said = [
+        (topic, time + (time >= BEGIN_NS + 20 * STEP_NS) * 2 * 10**9, data) for topic, time, data in with_commands()
+    ]
+    with Bag(write_own(tmp_path / "bag", said)) as bag:
+        found = list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, 16, instruction="go")))
+    assert len(found) == 2
+    assert {episode.instruction for episode in found} == {"go"}
+
+
+def test_actions_are_needed(tmp_path: Path) -> None:
+    with (
+        Bag(write_own(tmp_path / "bag", content())) as bag,
+        pytest.raises(MissingTopic, match="no topic command for the"),
+    ):
+        list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, 16)))
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_data_set_gives_back_what_the_robot_did(tmp_path: Path) -> None:
+    facts = DatasetFacts(20.0, ("left", "right"), SIZE, NAMES, NAMES)
+    with Bag(write_own(tmp_path / "bag", with_commands(change=20))) as bag:
+        found = list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, SIZE)))
+    folder = tmp_path / "data"
+    assert write_dataset(folder, iter(found), facts) == 2
+    information = json.loads((folder / "meta/info.json").read_text())
+    assert information["total_frames"] == sum(map(len, found))
+    assert information["features"]["observation.images.left"]["shape"] == [SIZE, SIZE, 3]
+    for episode, read in zip(found, read_dataset(folder), strict=True):
+        assert read["instruction"] == episode.instruction
+        assert np.array_equal(read["state"], np.stack(episode.state))
+        assert np.array_equal(read["action"], np.stack(episode.action))
+        assert read["offset"].shape == (len(episode), 2, 2)
+        begin, end = read["offset"][-1, 1]
+        pixels = cv2.imdecode(read["jpeg"][begin:end], cv2.IMREAD_COLOR)
+        assert np.abs(pixels.astype(int) - episode.pictures["right"][-1]).mean() < 8  # the film is not lossless
+    with pytest.raises(DatasetError, match="exists already"):
+        write_dataset(folder, iter(found), facts)
+
+
+def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is no LeRobot data set"):
+        next(read_dataset(tmp_path))
+    with pytest.raises(DatasetError, match="hold no episode"):
+        write_dataset(tmp_path / "data", iter([]), DatasetFacts(20.0, ("left",), SIZE, NAMES, NAMES))
