@@ -123,7 +123,7 @@ class InferenceNode(SuiteNode):
             self.get_logger().warning(f"observation refused: {outcome.reason}", throttle_duration_sec=1.0)
             return
         stamp = self.stamp(done_s)
-        self._contexts[outcome.session].publish(messages.context_to(outcome, stamp))
+        self._contexts[outcome.session].publish(messages.context_to(outcome, self._policy.spec.layout, stamp))
         self._statistics[outcome.session].publish(messages.cache_stats_to(outcome, stamp))
         begin_s = done_s - outcome.prefill_s - outcome.queued_s
         self.span("prefill", begin_s, done_s, outcome.episode, outcome.sequence)
