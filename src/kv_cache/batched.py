@@ -126,12 +126,17 @@ class BatchedCache:
         if rows is None:
             self.state = self._empty
             return
-        merged = [
-            torch.where(rows.view(-1, *(1,) * (new.dim() - 1)), new, old)
-            for new, old in zip(_flat(self._empty), _flat(self.state), strict=True)
-        ]
-        count = len(BatchState._fields) - 1
-        self.state = BatchState(*merged[:count], policy=tuple(merged[count:]))
+
+        def chosen(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, *(1,) * (new.dim() - 1)), new, old)
+
+        plain = {
+            name: chosen(getattr(self._empty, name), getattr(self.state, name))
+            for name in BatchState._fields
+            if name != "policy"
+        }
+        policy = tuple(map(chosen, self._empty.policy, self.state.policy))
+        self.state = BatchState(**plain, policy=policy)  # type: ignore[arg-type]
 
     def observe_queries(self, layer: int, queries: Tensor) -> None:
         """Report the queries [B, Hq, Q, d], before rotation, with which a layer is about to read the view."""
@@ -266,7 +271,3 @@ def _take(pool: Tensor, places: Tensor) -> Tensor:
     """Return the tokens at places [B, n] of a pool [B, L, Hkv, P, d] -> [B, L, Hkv, n, d]."""
     _, layers, heads, _, size = pool.shape
     return pool.gather(3, places[:, None, None, :, None].expand(-1, layers, heads, -1, size))
-
-
-def _flat(state: BatchState) -> list[Tensor]:
-    return [*state[:-1], *state.policy]

@@ -27,7 +27,8 @@ def chunks_of(tokens: Tensor, sizes: Sizes) -> Tensor:
     """Cut the tokens [..., T, d] of an episode into the n chunks that leave the window, [..., n, C, d]."""
     count = chunk_count(tokens.shape[-2], sizes)
     old = tokens.narrow(-2, sizes.sinks, count * sizes.chunk) if count else tokens[..., :0, :]
-    return old.unflatten(-2, (count, sizes.chunk))
+    chunks: Tensor = old.unflatten(-2, (count, sizes.chunk))
+    return chunks
 
 
 def memory_mask(allowed: Tensor, held: Tensor, sizes: Sizes) -> Tensor:
@@ -123,7 +124,10 @@ def keep_penalty(logits: Tensor, count: float) -> Tensor:
 
 
 def ramp(step: int, steps: int) -> float:
-    """Return the weight of the penalty: 0 at the start, 1 from the middle on. A constant one closes the gate for ever."""
+    """Return the weight of the penalty: 0 at the start, 1 from the middle on.
+
+    A constant one closes the gate before it has learned what to keep, and hard draws cannot open it again.
+    """
     return min(1.0, 2.0 * step / max(steps, 1))
 
 

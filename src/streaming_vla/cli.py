@@ -67,6 +67,10 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="places the objects of the first episode")] = None,
     time_limit: Annotated[float | None, typer.Option(help="seconds that an episode may take")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="latency profile that the inference node behaves like: paper, jetson, remote_wifi"),
+    ] = None,
 ) -> None:
     """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
     from streaming_vla.nodes.demo import DemoOptions, run
@@ -77,6 +81,7 @@ def demo(
         "seed": seed,
         "time_limit_s": time_limit,
         "out": out,
+        "profile": profile,
     }
     try:
         options = DemoOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

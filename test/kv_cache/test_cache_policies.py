@@ -24,7 +24,7 @@ def filled(policy: CachePolicy, sizes: list[int], views: int = 2) -> SessionCach
 
 
 def assert_same(one: SessionCache, other: SessionCache) -> None:
-    """Two caches hold the same; scores and learned summaries may differ by rounding, as they are computed in batches."""
+    """Two caches hold the same; scores and learned summaries may differ by rounding."""
     (ours, theirs), (mine, yours) = (one.view(), other.view()), (one.stats(), other.stats())
     torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.values, theirs.values, rtol=1e-5, atol=1e-5)

@@ -152,9 +152,17 @@ class Suite:
 
     def end(self, node: str, number: signal.Signals) -> int:
         """Send a signal, wait for the end and return the exit code."""
-        process = self._processes.pop(node)
+        process = self._processes[node]
         process.send_signal(number)
-        return process.wait(20.0)
+        return process.wait(START_TIMEOUT_S)
+
+    def has_ended(self, node: str) -> bool:
+        """Whether the process of a node is gone."""
+        return self._processes[node].poll() is not None
+
+    def kill(self, node: str) -> None:
+        """Kill a node; it is gone when every one of its threads has run once more."""
+        self._processes[node].kill()
 
     def close(self) -> None:
         """End every process."""

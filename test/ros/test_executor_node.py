@@ -14,7 +14,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
-from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
+from streaming_vla_interfaces.msg import Action, Context, Episode, ExecutionState
 
 from streaming_vla.nodes.base import LATCHED
 
@@ -71,6 +71,21 @@ def robot(suite: Any, probe: Any) -> Iterator[Robot]:
     suite.start("executor", hold_s=0.4, decelerate_s=0.2, max_action_age_s=2.0, robot_timeout_s=0.3)
     probe.wait_for_nodes("executor")
     yield Robot(probe)
+
+
+def test_actions_of_a_policy_with_another_layout_are_refused(robot: Robot) -> None:
+    contexts = robot.probe.publisher(Context, "context")
+    names = ["dx", "dy", "dz", "gripper"]
+    layouts = {"foreign": [True, True, True, True], "own": [False, False, False, True]}
+    for kind, absolute in layouts.items():
+        robot.begin()
+        contexts.publish(Context(session="/", episode=robot.number, action_names=names, action_absolute=absolute))
+        robot.live(0.3)
+        robot.send(0)
+        robot.live(0.3)
+        assert bool(robot.moves()) == (kind == "own")
+    refused = "action_of_another_layout"
+    robot.probe.wait(lambda: robot.probe.figure("executor", refused) == "1", "the refusal is not counted")
 
 
 def test_only_the_next_action_is_ever_commanded(robot: Robot) -> None:

@@ -17,6 +17,8 @@ from streaming_vla_interfaces import msg, srv
 from kv_cache.cache import CacheStats
 from streaming_vla.inference.values import ContextReport, FlowResult
 from streaming_vla.nodes import messages
+from streaming_vla.nodes.layout import foreign_layout
+from streaming_vla.policy.layout import ActionLayout
 from streaming_vla.runtime.events import (
     Action,
     Episode,
@@ -111,7 +113,15 @@ def test_flow_reply(values: Any, accepted: bool, reason: str) -> None:
 def test_context_and_cache_statistics() -> None:
     stats = CacheStats("window", 10, 20, 30, 40, 50, 1, 2, 3, (0.5, 0.25))
     report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats)
-    context = over_the_wire(messages.context_to(report, STAMP))
+    layout = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
+    context = over_the_wire(messages.context_to(report, layout, STAMP))
+    assert foreign_layout(layout, context) == ""
+    other = dataclasses.replace(layout, absolute=(True, True))
+    assert foreign_layout(other, context) == (
+        "the policy acts in dx, grip (absolute), the parameters say dx (absolute), grip (absolute): "
+        "set action_names and action_absolute to the policy's"
+    )
+    assert "the policy acts in no dimension" in foreign_layout(layout, msg.Context())
     assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125)
     assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
     wire = over_the_wire(messages.cache_stats_to(report, STAMP))

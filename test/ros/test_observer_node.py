@@ -77,7 +77,7 @@ def test_a_request_may_overtake_the_message_of_its_episode(robot: Robot) -> None
     assert robot.show_until_observed().episode == 3
 
 
-@pytest.mark.parametrize("changes", [{"encoding": "16UC1"}, {"step": 7}, {"height": 61}, {"width": 0}], ids=str)
+@pytest.mark.parametrize("changes", [{"encoding": "32FC4"}, {"step": 7}, {"height": 61}, {"width": 0}], ids=str)
 def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes: dict[str, Any]) -> None:
     number = 10 + int(time.monotonic() * 1000) % 10**6
     robot.begin(number)

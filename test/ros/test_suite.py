@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -91,9 +90,10 @@ def test_an_episode_succeeds(running: Running) -> None:
 def test_a_node_may_die_and_come_back(running: Running, node: str) -> None:
     running.begin("reach", 10_000)
     witness = StallWitness()
-    running.suite.end(node, signal.SIGKILL)
     killed_s = time.time()
     try:
+        running.suite.kill(node)
+        running.probe.wait(lambda: running.suite.has_ended(node), f"{node} does not die", 60.0)
         if node == "executor":
             assert_the_arm_comes_to_rest(running)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kv_cache.policies.base import CachePolicy, Sizes
@@ -31,6 +32,11 @@ class Window(CachePolicy):
     def sizes(self) -> Sizes:
         """Sinks and recent tokens."""
         return Sizes(self.sinks, self.recent)
+
+    @property
+    def least_score(self) -> float:
+        """No score is enough."""
+        return math.inf
 
 
 def check_window(name: str, sinks: int, recent: int) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from streaming_vla.inference.delay import Delay, held
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.prefill import Prefill, refuse_observation
 from streaming_vla.inference.refused import Refused
@@ -42,6 +43,7 @@ class Engine:
         policy: the model.
         options: cache and sessions.
         clock: seconds, monotonic.
+        delay: holds answers back until they are as late as its profile says; the engine starts and closes it.
 
     Raises:
         ValueError: an observation of the policy does not fit into what its cache keeps.
@@ -49,19 +51,28 @@ class Engine:
     """
 
     def __init__(
-        self, policy: StreamingPolicy, options: EngineOptions, clock: Callable[[], float] = time.perf_counter
+        self,
+        policy: StreamingPolicy,
+        options: EngineOptions,
+        clock: Callable[[], float] = time.perf_counter,
+        delay: Delay | None = None,
     ) -> None:
         sessions = Sessions(policy.spec, options)
         self._shared = Shared(policy, sessions, Waiting(), Replies(), LatencyTracker(warm_up=1), clock)
         self._worker = Worker("inference engine")
+        self._delay = delay
 
     def start(self) -> None:
         """Start the worker's thread; what came before waits for it. An engine starts once."""
         self._worker.start()
+        if self._delay is not None:
+            self._delay.start()
 
     def close(self) -> None:
         """Refuse what waits and join the thread. May be called again, but not from a `done`."""
         self._worker.close()
+        if self._delay is not None:
+            self._delay.close()
 
     def work(self) -> bool:
         """Do the next slice on the caller's thread, instead of `start`; False when there is nothing to do."""
@@ -74,6 +85,7 @@ class Engine:
     def observe(self, observation: EncodedObservation, done: ObservationDone) -> None:
         """Prefill an observation into its session. One waits per session; a newer one takes its place."""
         shared = self._shared
+        done = done if self._delay is None else held(self._delay, "observe", shared.clock(), done)
         new = WaitingObservation(observation, done, shared.clock())
         try:
             old = shared.waiting.offer(new)
@@ -107,7 +119,9 @@ class Engine:
         def refuse(refused: Refused, queued_s: float) -> FlowResult:
             return FlowResult(False, refused.code, refused.reason, np.zeros(0), 0.0, queued_s)
 
-        self._submit(Request(self._shared, Priority.FLOW_STEP, session, serve, refuse, done, self._shared.clock()))
+        now = self._shared.clock()
+        done = done if self._delay is None else held(self._delay, "flow_step", now, done)
+        self._submit(Request(self._shared, Priority.FLOW_STEP, session, serve, refuse, done, now))
 
     def predict_saliency(self, session: str, request: SaliencyRequest, done: Callable[[SaliencyResult], None]) -> None:
         """Ask the policy's predictor how much the pending actions change what the cameras see."""
@@ -126,7 +140,9 @@ class Engine:
         def refuse(refused: Refused, _queued_s: float) -> SaliencyResult:
             return SaliencyResult(False, refused.code, refused.reason, float("nan"))
 
-        self._submit(Request(self._shared, Priority.SALIENCY, session, serve, refuse, done, self._shared.clock()))
+        now = self._shared.clock()
+        done = done if self._delay is None else held(self._delay, "saliency", now, done)
+        self._submit(Request(self._shared, Priority.SALIENCY, session, serve, refuse, done, now))
 
     def reset(self, session: str, episode: int, done: Callable[[ResetResult], None]) -> None:
         """Forget the session's history and begin `episode`; any number is taken, so that a wrong one can be undone."""

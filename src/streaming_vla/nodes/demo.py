@@ -15,6 +15,7 @@ from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.report import comparison_table, summary_sentences
 from streaming_vla.evaluation.results import compare, halting, write_json
 from streaming_vla.evaluation.timeline import draw_timeline
+from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.nodes.demo_display import Display
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, get_task
 
@@ -41,9 +42,10 @@ class DemoOptions:
         seed: places the objects of the first episode.
         time_limit_s: an episode without success ends after this.
         out: folder of the results; made when it does not exist.
+        profile: name of a latency profile that the inference node behaves like; empty: none.
 
     Raises:
-        ValueError: an unknown task or a number out of range.
+        ValueError: an unknown task or profile, or a number out of range.
     """
 
     tasks: tuple[str, ...] = DEFAULT_TASKS
@@ -51,10 +53,13 @@ class DemoOptions:
     seed: int = HELD_OUT_SEED
     time_limit_s: float = 12.0  # three times what the scripted experts need
     out: Path = Path("out/demo")
+    profile: str = ""
 
     def __post_init__(self) -> None:
         for task in self.tasks:
             get_task(task)
+        if self.profile:
+            find_profile(self.profile)
         if self.episodes < 1:
             raise ValueError(f"--episodes is {self.episodes}, expected at least 1")
         if not 0 <= self.seed < 2**31:
@@ -74,7 +79,9 @@ def run(options: DemoOptions) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         console.print(f"Starting the nodes and the simulated robot; their logs go to {options.out / 'logs'}")
-        with driven_simulation(options.out / "logs") as simulation:
+        if options.profile:
+            console.print(f"Latency profile: {find_profile(options.profile).description}")
+        with driven_simulation(options.out / "logs", profile=options.profile) as simulation:
             records = _run_episodes(simulation.driver, console, scenes, options)
         _present(records, console, options.out)
     except DriverError as error:

@@ -16,7 +16,7 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
-from streaming_vla.nodes.layout import action_layout
+from streaming_vla.nodes.layout import action_layout, foreign_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.nodes.transport import avoid_shared_memory
 from streaming_vla.robots.commands import WRITERS, CommandOptions
@@ -42,18 +42,21 @@ class ExecutorNode(SuiteNode):
         """Make the command type and connect to the generator and the robot."""
         values = self.values()
         self._options(values)
+        self._layout = action_layout(values)
         self._writer = WRITERS[self.value("command_type")](self._command_options(values))
         self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
         if self.value("command_type") == "twist":
             self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
+        self.listen(wire.Context, "context", self._layout_from, self._on_layout, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
         self.listen(JointState, "joint_states", _positions, self._on_joints, BEST_EFFORT)
 
     def activate(self) -> None:
         """Begin in mode idle."""
-        self._machine = Executor(action_layout(self.values()), self._options(self.values()))
+        self._foreign = ""
+        self._machine = Executor(self._layout, self._options(self.values()))
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
         self.raise_priority()
@@ -124,7 +127,7 @@ class ExecutorNode(SuiteNode):
             "tick_late_p99_ms": 1e3 * lateness.p99_s,
             "tick_late_max_ms": 1e3 * lateness.max_s,
         }
-        problem = "no action came in time: start a new episode" if state.mode is Mode.ERROR else ""
+        problem = self._foreign or ("no action came in time: start a new episode" if state.mode is Mode.ERROR else "")
         return problem, {**figures, **self._machine.counters.as_dict(), **self._writer.clamped}
 
     def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
@@ -158,8 +161,16 @@ class ExecutorNode(SuiteNode):
             keep_when_stopped=values["keep_when_stopped"],
         )
 
+    def _layout_from(self, context: wire.Context) -> str:
+        return foreign_layout(self._layout, context)
+
+    def _on_layout(self, foreign: str) -> None:
+        self._foreign = foreign
+
     def _on_action(self, action: Action) -> None:
-        if self._machine is not None:
+        if self._foreign:
+            self.refuse("action_of_another_layout", self._foreign)
+        elif self._machine is not None:
             self._carry_out(self._machine.on_action(action, time.monotonic()))
 
     def _on_joints(self, positions: dict[str, float]) -> None:

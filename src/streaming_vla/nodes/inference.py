@@ -15,7 +15,9 @@ from rclpy.publisher import Publisher
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
+from streaming_vla.inference.delay import Delay
 from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.values import (
     ContextReport,
@@ -43,6 +45,7 @@ class InferenceNode(SuiteNode):
     def __init__(self) -> None:
         super().__init__("inference")
         self._engine: Engine | None = None
+        self._delay: Delay | None = None
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
 
@@ -59,6 +62,8 @@ class InferenceNode(SuiteNode):
             capacity=self.value("cache_capacity"),
             max_sessions=self.value("max_sessions"),
         )
+        name = self.value("latency_profile")
+        self._profile = find_profile(name) if name else None
         names = [self._resolve(name) for name in self.value("sessions")]
         if len(set(names)) != len(names) or len(names) > self._options.max_sessions:
             raise ValueError(
@@ -70,7 +75,13 @@ class InferenceNode(SuiteNode):
 
     def activate(self) -> None:
         """Begin with empty sessions."""
-        self._engine = Engine(self._policy, self._options)
+        self._delay = None
+        if self._profile is not None:
+            self._delay = Delay(self._profile, time.perf_counter)
+            self.get_logger().warning(
+                f"latency profile '{self._profile.name}' is on, answers are held back: {self._profile.description}"
+            )
+        self._engine = Engine(self._policy, self._options, delay=self._delay)
         self._engine.start()
         self.raise_priority()
 
@@ -83,7 +94,10 @@ class InferenceNode(SuiteNode):
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
         counts = self._engine.counts() if self._engine is not None else {}
-        return "", {"model": self._policy.spec.name, **counts}
+        figures: dict[str, object] = {"model": self._policy.spec.name, **counts}
+        if self._delay is not None:
+            figures |= {"latency_profile": self._delay.profile.name, "later_than_profile": self._delay.late()}
+        return "", figures
 
     def _resolve(self, name: str) -> str:
         if name == ".":
@@ -109,7 +123,7 @@ class InferenceNode(SuiteNode):
             self.get_logger().warning(f"observation refused: {outcome.reason}", throttle_duration_sec=1.0)
             return
         stamp = self.stamp(done_s)
-        self._contexts[outcome.session].publish(messages.context_to(outcome, stamp))
+        self._contexts[outcome.session].publish(messages.context_to(outcome, self._policy.spec.layout, stamp))
         self._statistics[outcome.session].publish(messages.cache_stats_to(outcome, stamp))
         begin_s = done_s - outcome.prefill_s - outcome.queued_s
         self.span("prefill", begin_s, done_s, outcome.episode, outcome.sequence)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from streaming_vla_interfaces.msg import Context
+
 from streaming_vla.policy.layout import ActionLayout
 
 
@@ -21,3 +23,22 @@ def action_layout(values: Mapping[str, Any]) -> ActionLayout:
         high=values["action_high"],
         initial=values["action_initial"],
     )
+
+
+def foreign_layout(layout: ActionLayout, context: Context) -> str:
+    """Return what differs between `layout` and that of the policy which made `context`; empty when nothing does.
+
+    A dimension that is summed here and absolute there moves the robot far from where the policy sends it.
+    """
+    names, absolute = tuple(context.action_names), tuple(context.action_absolute)
+    if (names, absolute) == (layout.names, layout.absolute):
+        return ""
+    return (
+        f"the policy acts in {_described(names, absolute)}, the parameters say "
+        f"{_described(layout.names, layout.absolute)}: set action_names and action_absolute to the policy's"
+    )
+
+
+def _described(names: tuple[str, ...], absolute: tuple[bool, ...]) -> str:
+    marked = [f"{name} (absolute)" if is_absolute else name for name, is_absolute in zip(names, absolute, strict=False)]
+    return ", ".join(marked) or "no dimension"

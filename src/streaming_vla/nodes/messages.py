@@ -15,6 +15,7 @@ from std_msgs.msg import Header
 from streaming_vla_interfaces import msg, srv
 
 from streaming_vla.inference.values import ContextReport, EncodedObservation, FlowResult
+from streaming_vla.policy.layout import ActionLayout
 from streaming_vla.runtime.events import (
     Action,
     ContextReady,
@@ -119,8 +120,8 @@ def context_from(message: msg.Context) -> ContextReady:
     )
 
 
-def context_to(report: ContextReport, stamp: Time) -> msg.Context:
-    """Return Context.msg."""
+def context_to(report: ContextReport, layout: ActionLayout, stamp: Time) -> msg.Context:
+    """Return Context.msg; `layout` is the policy's."""
     return msg.Context(
         header=Header(stamp=stamp),
         session=report.session,
@@ -129,6 +130,8 @@ def context_to(report: ContextReport, stamp: Time) -> msg.Context:
         tokens=report.tokens,
         execution_horizon=report.execution_horizon,
         trained_horizon=report.trained_horizon,
+        action_names=list(layout.names),
+        action_absolute=list(layout.absolute),
         prefill_s=report.prefill_s,
         queued_s=report.queued_s,
         flow_step_s=report.flow_step_s,
@@ -152,6 +155,7 @@ def cache_stats_to(report: ContextReport, stamp: Time) -> msg.KvCacheStats:
         chunks_kept=stats.chunks_kept,
         chunks_dropped=stats.chunks_dropped,
         chunks_evicted=stats.chunks_evicted,
+        flops_saved=stats.flops_saved,
         scores=array.array("f", stats.scores),
     )
 

@@ -14,29 +14,29 @@ from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
 from streaming_vla.nodes import messages
-from streaming_vla.nodes.base import LATCHED, SuiteNode, reliable
+from streaming_vla.nodes.base import LATCHED, reliable
+from streaming_vla.nodes.machine import MachineNode
 from streaming_vla.nodes.spin import run
-from streaming_vla.parameters.spec import Value
-from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
+from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, Mode, SaliencyQuestion, SaliencyReply
 from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
 
 NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
 
+ADOPTION_S = 2.0  # an executor at work says its state every 0.5 s, once it has been found
 NO_SERVICE = "no node offers 'predict_saliency'"
 
 
-class SaliencyMonitorNode(SuiteNode):
+class SaliencyMonitorNode(MachineNode[Monitor]):
     """Never starves the pipeline: start, empty queue and longest silence always observe."""
 
     def __init__(self) -> None:
         super().__init__("saliency_monitor")
-        self._machine: Monitor | None = None
         self._asked_s: dict[int, float] = {}
         self._waiting: tuple[SaliencyQuestion, Future[Any]] | None = None
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
-        self._options(self.values())
+        self.options(self.values())
         self._episodes = self.create_publisher(wire.Episode, "episode", LATCHED)
         self._requests = self.create_publisher(wire.ObserveRequest, "observe_request", reliable(10))
         self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
@@ -53,45 +53,48 @@ class SaliencyMonitorNode(SuiteNode):
         self.create_service(Trigger, "stop_episode", self._on_stop)
         self._instruction = ""
 
-    def activate(self) -> None:
+    def make(self) -> Monitor:
         """Begin without an episode."""
-        last_episode = max(0, int(time.time()) - NUMBERS_SINCE_S)
-        self._machine = Monitor(self._options(self.values()), last_episode)
+        return Monitor(self.options(self.values()), last_episode=max(0, int(time.time()) - NUMBERS_SINCE_S))
+
+    def activate(self) -> None:
+        """Listen whether an episode runs already: a monitor before this one may have begun it."""
+        super().activate()
         self._asked_s.clear()
+        self._listens_until_s = time.monotonic() + ADOPTION_S
+        self._postponed = self._adopted = ""
         if self._instruction:
             self._instruct(self._instruction)
 
     def deactivate(self) -> None:
         """End the episode: the executor holds."""
-        if self._machine is not None:
-            self._carry_out(self._machine.stop_episode(time.monotonic()))
-        self._machine = None
+        self.feed(Monitor.stop_episode)
+        super().deactivate()
         self._forget_question()
 
-    def update(self, values: Mapping[str, Value]) -> None:
-        """Take new options at once."""
-        options = self._options(values)
-        if self._machine is not None:
-            self._machine.update(options)
-
     def deadline(self) -> float | None:
-        """When the next rule may fire."""
-        return self._machine.deadline() if self._machine is not None else None
+        """When the next rule may fire, or the wait for a running episode is over."""
+        due_s = super().deadline()
+        if not self.active or not self._postponed:
+            return due_s
+        return self._listens_until_s if due_s is None else min(due_s, self._listens_until_s)
 
     def tick(self) -> None:
         """Let the rules of time fire."""
-        if self._machine is not None:
-            self._carry_out(self._machine.poll(time.monotonic()))
+        super().tick()
+        if self._postponed and time.monotonic() >= self._listens_until_s:
+            self._begin_postponed()
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Requests by reason, and how long a context takes."""
-        if self._machine is None:
+        if self.machine is None:
             return "", {}
-        latency = self._machine.request_latency.summary()
+        latency = self.machine.request_latency.summary()
         figures = {"request_p50_ms": 1e3 * latency.p50_s, "request_p95_ms": 1e3 * latency.p95_s}
-        return "", {**figures, **self._machine.counters.as_dict()}
+        return "", {**figures, **self.machine.counters.as_dict()}
 
-    def _options(self, values: Mapping[str, Any]) -> MonitorOptions:
+    def options(self, values: Mapping[str, Any]) -> MonitorOptions:
+        """Return the options of the monitor."""
         return MonitorOptions(
             mode=values["mode"],
             early_actions=values["early_actions"],
@@ -110,16 +113,21 @@ class SaliencyMonitorNode(SuiteNode):
 
     def _on_context(self, context: ContextReady) -> None:
         now = time.monotonic()
-        if self._machine is not None:
-            self._carry_out(self._machine.on_context(context, now))
-            ours = self.episode is not None and context.episode == self.episode.number
-            asked_s = self._asked_s.pop(context.sequence, None) if ours else None
-            if asked_s is not None:
-                self.span("request", asked_s, now, context.episode, context.sequence)
+        self.feed(Monitor.on_context, context)
+        ours = self.episode is not None and context.episode == self.episode.number
+        asked_s = self._asked_s.pop(context.sequence, None) if ours else None
+        if asked_s is not None:
+            self.span("request", asked_s, now, context.episode, context.sequence)
 
     def _on_execution_state(self, state: ExecutionState) -> None:
-        if self._machine is not None:
-            self._carry_out(self._machine.on_execution_state(state, time.monotonic()))
+        conducted = self._conducted()
+        self.feed(Monitor.on_execution_state, state)
+        episode = self._conducted()
+        if conducted is None and episode is not None:
+            self.get_logger().info(f"goes on with episode {episode.number}")
+            self._adopted, self._postponed = episode.instruction, ""
+        elif self._postponed and state.mode in (Mode.IDLE, Mode.ERROR):
+            self._begin_postponed()
 
     def _on_instruction(self, message: String) -> None:
         self._instruction = message.data
@@ -127,35 +135,51 @@ class SaliencyMonitorNode(SuiteNode):
             self._instruct(message.data)
 
     def _instruct(self, instruction: str) -> None:
-        if self._machine is None:
+        if self.machine is None:
             return
-        now = time.monotonic()
-        self._machine.on_instruction(instruction)
-        if self.value("auto_start") and instruction.strip():
-            self._carry_out(self._machine.start_episode(now, instruction))
+        self.machine.on_instruction(instruction)
+        if not self.value("auto_start") or not instruction.strip():
+            return
+        if instruction.strip() == self._adopted:  # the latched one of the episode that goes on
+            self._adopted = ""
+            return
+        self._postponed = instruction
+        if self.machine.episode is not None or time.monotonic() >= self._listens_until_s:
+            self._begin_postponed()
+
+    def _conducted(self) -> Episode | None:
+        return self.machine.episode if self.machine is not None else None
+
+    def _begin_postponed(self) -> None:
+        instruction, self._postponed = self._postponed, ""
+        if self.machine is not None:
+            self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:
-        if self._machine is None:
+        if self.machine is None:
             response.reason = "saliency_monitor is not active: activate it first"
             return response
         try:
-            effects = self._machine.start_episode(time.monotonic(), request.instruction)
+            effects = self.machine.start_episode(time.monotonic(), request.instruction)
         except ValueError as error:
             response.reason = str(error)
             return response
-        self._carry_out(effects)
+        self._postponed = ""
+        self.carry_out(effects)
         response.accepted = True
         response.episode = self.episode.number if self.episode else 0
         return response
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        effects = self._machine.stop_episode(time.monotonic()) if self._machine is not None else []
+        effects = self.machine.stop_episode(time.monotonic()) if self.machine is not None else []
+        self._postponed = ""
         response.success = bool(effects)
         response.message = "the episode has ended" if effects else "no episode is active"
-        self._carry_out(effects)
+        self.carry_out(effects)
         return response
 
-    def _carry_out(self, effects: list[MonitorEffect]) -> None:
+    def carry_out(self, effects: list[MonitorEffect]) -> None:
+        """Publish episodes and requests, ask the predictor."""
         for effect in effects:
             if isinstance(effect, Episode):
                 if self.episode is None or effect.number != self.episode.number:
@@ -178,8 +202,7 @@ class SaliencyMonitorNode(SuiteNode):
     def _answer(self, reply: SaliencyReply) -> None:
         if not reply.accepted:
             self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
-        if self._machine is not None:
-            self._carry_out(self._machine.on_saliency(reply, time.monotonic()))
+        self.feed(Monitor.on_saliency, reply)
 
     def _forget_question(self) -> None:
         if self._waiting is not None:

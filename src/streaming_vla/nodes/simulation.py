@@ -14,8 +14,9 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla import graph
+from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.nodes.driver import Driver, DriverError
-from streaming_vla.robots.metaworld import CAMERAS
+from streaming_vla.robots.metaworld import CAMERAS, ENVIRONMENT_STEP_S
 from streaming_vla.starter import Suite, SuiteError
 
 CONTROL_PERIOD_S = 0.05
@@ -51,8 +52,24 @@ class Simulation:
         return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
 
 
+def settings_for(profile: str) -> tuple[graph.Settings, float]:
+    """Return the parameters per node, and the control period in seconds, for a latency profile; empty: none.
+
+    One environment step of the simulated robot lasts one control period, whatever that is.
+    """
+    if not profile:
+        return SETTINGS, CONTROL_PERIOD_S
+    period_s = find_profile(profile).control_period_s
+    changed: dict[str, dict[str, graph.Setting]] = {node: dict(values) for node, values in SETTINGS.items()}
+    for node in ("executor", "generator", "saliency_monitor"):
+        changed.setdefault(node, {})["control_period_s"] = period_s
+    changed["inference"] = {"latency_profile": profile}
+    changed["sim_robot"] = {"real_time_factor": ENVIRONMENT_STEP_S / period_s}
+    return changed, period_s
+
+
 @contextmanager
-def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS) -> Iterator[Simulation]:
+def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS, profile: str = "") -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.
 
     This process's own ROS traffic goes to the same domain, and to this machine only.
@@ -60,6 +77,7 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS) -> I
     Args:
         log_folder: gets one file per node.
         cameras: whose pictures the driver records.
+        profile: latency profile that the inference node behaves like, name or path; empty: none.
 
     Raises:
         DriverError: a node cannot start; the message is its sentence.
@@ -67,22 +85,23 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS) -> I
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     log_folder.mkdir(parents=True, exist_ok=True)
+    settings, period_s = settings_for(profile)
     with (log_folder / "starter.log").open("w", encoding="utf-8") as log:
         suite = Suite(
             graph.nodes(simulated=True),
-            settings=SETTINGS,
+            settings=settings,
             log_folder=log_folder,
             say=lambda line: print(line, file=log, flush=True),
         )
         try:
-            with suite, _driver(suite, cameras) as driver:
+            with suite, _driver(suite, cameras, period_s) as driver:
                 yield Simulation(driver, suite)
         except SuiteError as error:
             raise DriverError(f"{error} (logs in {log_folder})") from error
 
 
 @contextmanager
-def _driver(suite: Suite, cameras: tuple[str, ...]) -> Iterator[Driver]:
+def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float) -> Iterator[Driver]:
     def check() -> None:
         if suite.failure:
             raise SuiteError(suite.failure)
@@ -90,7 +109,7 @@ def _driver(suite: Suite, cameras: tuple[str, ...]) -> Iterator[Driver]:
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
-    driver = Driver(node, cameras, CONTROL_PERIOD_S, check)
+    driver = Driver(node, cameras, period_s, check)
     try:
         yield driver
     finally:

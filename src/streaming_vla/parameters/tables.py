@@ -112,6 +112,12 @@ INFERENCE = (
         (".",),
         "Namespaces of the robots that are served; '.' is the namespace of this node.",
     ),
+    Parameter(
+        "latency_profile",
+        "",
+        "Holds answers back as a slower machine or a network would: name of a shipped profile (config/profiles), or "
+        "path of a YAML file; empty: none.",
+    ),
     _realtime_priority(30),
 )
 

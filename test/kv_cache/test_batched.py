@@ -1,0 +1,147 @@
+"""Many sessions in one tensor: as one by one, whatever is in unused slots, compiled, on any device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matrix import CASES, DROPPING, GATE, SPEC, Case, tokens
+
+from kv_cache import Full, Gated, Mean, SessionCache
+from kv_cache.batched import BatchedCache, BatchState
+
+torch.set_num_threads(1)
+B = 3
+COMPILED = [case for case in CASES if case.name in ("gated", "random")]  # with and without a recurrent state
+
+
+def batch_of(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values of B sessions, each [B, L, Hkv, count, d]."""
+    pairs = [tokens(count, seed * B + row) for row in range(B)]
+    return torch.stack([keys for keys, _ in pairs]), torch.stack([values for _, values in pairs])
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@settings(max_examples=6)
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=7), late=st.integers(0, 4), seed=st.integers(0, 3))
+@torch.no_grad()
+def test_a_row_is_what_a_session_of_its_own_would_be(case: Case, sizes: list[int], late: int, seed: int) -> None:
+    assert case.small is not None
+    batched = BatchedCache(SPEC, case.small, B)
+    alone = [SessionCache(SPEC, case.small) for _ in range(B)]
+    for step, size in enumerate(sizes):
+        if step == late:  # row 1 begins anew, the others go on
+            batched.reset(torch.tensor([False, True, False]))
+            alone[1].reset()
+        keys, values = batch_of(size, seed + step)
+        for layer in range(SPEC.layers):
+            queries = torch.randn(B, 4, 2, 8, generator=torch.Generator().manual_seed(step))
+            batched.observe_queries(layer, queries)
+            for row, cache in enumerate(alone):
+                observe = cache.view().observe_queries
+                if observe is not None:
+                    observe(layer, queries[row])
+        batched.append(keys, values)
+        for row, cache in enumerate(alone):
+            cache.append(keys[row], values[row])
+    view, state = batched.view(), batched.state
+    for row, cache in enumerate(alone):
+        own, stats = cache.view(), cache.stats()
+        count = own.tokens
+        assert int(view.held[row].sum()) == count
+        assert bool(view.held[row, :count].all())
+        torch.testing.assert_close(view.keys[row, :, :, :count], own.keys, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(view.values[row, :, :, :count], own.values, rtol=1e-5, atol=1e-5)
+        assert int(view.next_position[row]) == own.next_position
+        counted = (state.kept[row], state.dropped[row], state.evicted[row], state.full_tokens[row])
+        wanted = (stats.chunks_kept, stats.chunks_dropped, stats.chunks_evicted, stats.full_tokens)
+        assert tuple(map(int, counted)) == wanted
+        if view.bias is not None:
+            assert own.bias is not None
+            torch.testing.assert_close(view.bias[row, :count], own.bias)
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@torch.no_grad()
+def test_unused_slots_get_no_attention(case: Case) -> None:
+    assert case.small is not None
+    cache = BatchedCache(SPEC, case.small, B)
+    cache.append(*batch_of(3, 0))
+    held = cache.view().held[:, None, None, None]
+
+    def read() -> torch.Tensor:
+        view = cache.view()
+        query = torch.ones(B, SPEC.layers, SPEC.kv_heads, 1, SPEC.head_dim)
+        logits = (query @ view.keys.transpose(-1, -2)).masked_fill(~held, -math.inf)
+        weights = logits.softmax(dim=-1)
+        assert bool((weights.masked_select(~held.expand_as(weights)) == 0).all())
+        return weights @ view.values
+
+    before = read()
+    unused = ~cache.view().held[:, None, None, :, None]
+    state = cache.state
+    cache.state = state._replace(keys=state.keys.masked_fill(unused, 1e4), values=state.values.masked_fill(unused, 1e4))
+    torch.testing.assert_close(read(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+def test_an_update_never_looks_at_the_data(case: Case) -> None:
+    """On the meta device tensors have shapes only: whatever asks for a value, or mixes devices, fails."""
+    assert case.small is not None
+    policy = case.small
+    if isinstance(policy, Gated):
+        import copy
+
+        policy = replace(policy, gate=copy.deepcopy(policy.gate).to("meta"))
+    cache = BatchedCache(SPEC, policy, B, device="meta")
+    keys = torch.empty(B, 3, 2, 7, 8, device="meta")
+    state = cache.update(cache.state, keys, keys)
+    assert state.keys.shape == cache.state.keys.shape
+    assert cache.view_of(state).keys.device.type == "meta"
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)
+@torch.no_grad()
+def test_it_compiles_as_one_graph(case: Case) -> None:
+    assert case.small is not None
+    cache = BatchedCache(SPEC, case.small, B)
+    step = torch.compile(cache.update, fullgraph=True, backend="aot_eager", dynamic=False)
+    compiled = plain = cache.state
+    for number in range(4):
+        keys, values = batch_of(6, number)
+        compiled, plain = step(compiled, keys, values), cache.update(plain, keys, values)
+    for name, one, other in zip(BatchState._fields, compiled, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_gradient_passes_through_an_update() -> None:
+    cache = BatchedCache(SPEC, Mean(1, 4, 3, 12), B)
+    keys, values = batch_of(20, 0)
+    keys.requires_grad_()
+    cache.view_of(cache.update(cache.state, keys, values)).keys.sum().backward()
+    assert keys.grad is not None and bool(torch.isfinite(keys.grad).all())
+
+
+def test_bad_input_is_refused_and_changes_nothing() -> None:
+    cache = BatchedCache(SPEC, Gated(2, 7, 3, 14, gate=GATE), B)
+    cache.append(*batch_of(8, 0))
+    before = cache.state
+    good, values = batch_of(4, 1)
+    for bad, sentence in (
+        (good[:2], r"keys have shape .*, expected \(3, 3, 2, tokens, 8\)"),
+        (good.long(), "keys have dtype torch.int64, expected a floating point format"),
+        (good.to("meta"), "keys are on meta, expected cpu; move them there first"),
+        (good / 0.0, "keys are not finite"),
+        (good[:, :, :, :3], "3 keys and 4 values"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            cache.append(bad, values)
+    assert cache.state is before
+    with pytest.raises(ValueError, match="policy full has no bound"):
+        BatchedCache(SPEC, Full(9), B)
+    with pytest.raises(ValueError, match="batch is 0"):
+        BatchedCache(SPEC, Mean(0, 4, 2, 9), 0)

@@ -1,0 +1,40 @@
+"""The monitor process: with auto_start, a running episode goes on when the monitor dies and comes back."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from streaming_vla_interfaces.msg import Episode, ExecutionState
+
+from streaming_vla.nodes.base import LATCHED
+
+pytestmark = pytest.mark.ros
+
+
+def test_a_latched_instruction_begins_an_episode_once(suite: Any, probe: Any) -> None:
+    suite.start("executor")
+    suite.start("saliency_monitor", auto_start=True)
+    probe.wait_for_nodes("executor", "saliency_monitor")
+    states = probe.record(ExecutionState, "execution_state")
+    episodes = probe.record(Episode, "episode", LATCHED)
+    probe.publisher(String, "instruction", LATCHED).publish(String(data="open the drawer"))
+    probe.wait(lambda: states and states[-1][1].mode == ExecutionState.MODE_WAITING, "no episode begins")
+    number = states[-1][1].episode
+
+    suite.end("saliency_monitor", signal.SIGKILL)
+    episodes.clear()
+    suite.start("saliency_monitor")
+    probe.wait(lambda: episodes, "the episode is not adopted", 60.0)
+    probe.spin(3.0)  # longer than the monitor listens for a running episode
+    assert [(episode.number, episode.active) for _, episode in episodes] == [(number, True)]
+    assert states[-1][1].episode == number
+
+    assert probe.call(Trigger, "stop_episode").success
+    suite.end("saliency_monitor", signal.SIGKILL)
+    suite.start("saliency_monitor")  # nothing runs: the latched instruction counts
+    probe.wait(lambda: states[-1][1].episode > number, "no new episode begins", 60.0)
+    assert states[-1][1].instruction == "open the drawer"

@@ -1,0 +1,136 @@
+"""Parity: one trace of events through the virtual clock, and through the nodes, gives the same decisions.
+
+The nodes host the same machines, but everything that they hear and say is a message. Each event of a virtual run
+with jitter and loss is turned into its message and back and told to fresh machines at the same times; what these
+ask for, turned into messages and back as well, must be what the virtual run did.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from streaming_vla_interfaces import srv
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+
+from runtime_cases import LAYOUT
+from world import OBSERVER, Timing, World
+
+from streaming_vla.evaluation.virtual import Told
+from streaming_vla.evaluation.virtual_strategies import STRATEGIES
+from streaming_vla.inference.latency_profile import find_profile
+from streaming_vla.inference.values import FlowResult
+from streaming_vla.nodes import messages
+from streaming_vla.runtime.events import (
+    Action,
+    Command,
+    Episode,
+    ExecutionState,
+    FlowReply,
+    FlowRequest,
+    ObserveRequest,
+    SaliencyQuestion,
+    SaliencyReply,
+    Snapshot,
+)
+from streaming_vla.runtime.executor import Executor, ExecutorOptions
+from streaming_vla.runtime.generator import Generator
+from streaming_vla.runtime.monitor import Monitor
+from streaming_vla.runtime.observer import Observer
+
+ROBOT = "/robot"
+NOW = Time(sec=1)
+
+
+def flow_reply_over_the_wire(reply: FlowReply) -> FlowReply:
+    """Return what the generator hears of the model's answer."""
+    request = FlowRequest(reply.episode, reply.context, reply.index, np.zeros(LAYOUT.size))
+    result = FlowResult(reply.accepted, "", reply.reason, reply.values, 0.0, 0.0)
+    return messages.flow_reply_from(request, messages.flow_result_to(result, srv.FlowStep.Response()))
+
+
+def saliency_over_the_wire(reply: SaliencyReply) -> SaliencyReply:
+    """Return what the monitor hears of the predictor's answer."""
+    question = SaliencyQuestion(reply.episode, reply.context, reply.index, np.zeros(LAYOUT.size))
+    wire = srv.PredictSaliency.Response(accepted=reply.accepted, reason=reply.reason, saliency=reply.saliency)
+    return messages.saliency_reply_from(question, wire)
+
+
+WIRE: dict[type, Callable[[Any], Any]] = {
+    Episode: lambda it: messages.episode_from(messages.episode_to(it, ROBOT, NOW)),
+    ObserveRequest: lambda it: messages.request_from(messages.request_to(it, ROBOT, NOW)),
+    Action: lambda it: messages.action_from(messages.action_to(it, ROBOT, NOW)),
+    ExecutionState: lambda it: messages.execution_state_from(messages.execution_state_to(it, ROBOT, NOW)),
+    FlowRequest: lambda it: messages.flow_request_from(messages.flow_request_to(it, ROBOT)),
+    FlowReply: flow_reply_over_the_wire,
+    SaliencyReply: saliency_over_the_wire,
+}
+
+
+def over_the_wire(value: Any) -> Any:
+    """Return `value` as the next node reads it; what has no message of its own (a picture, a state) as it is."""
+    return WIRE[type(value)](value) if type(value) in WIRE else value
+
+
+def said(effect: object) -> tuple[object, ...]:
+    """Return what counts of an effect: its kind, its numbers, and its values to the precision of the wire."""
+    match effect:
+        case ObserveRequest():
+            return "request", effect.episode, effect.sequence, effect.reason
+        case Snapshot():
+            return "snapshot", effect.request.sequence, effect.instruction
+        case FlowRequest():
+            return "step", effect.context, effect.index, *np.round(effect.position, 4)
+        case Action():
+            return "action", effect.context, effect.index, effect.more, *np.round(effect.values, 4)
+        case Command():
+            return "command", effect.kind, *np.round(effect.values, 4)
+        case ExecutionState():
+            return "state", effect.mode, effect.context, effect.index, effect.executed, effect.queue_depth
+        case SaliencyQuestion():
+            return "question", effect.context, effect.index, *np.round(effect.pending, 4)
+        case Episode():
+            return "episode", effect.number, effect.active
+    raise AssertionError(f"unknown effect {effect}")
+
+
+def recorded(strategy: str, seed: int) -> tuple[list[Told], dict[str, Any]]:
+    """Return the trace of a virtual run, and fresh machines with the options of that run."""
+    setup, profile = STRATEGIES[strategy], find_profile("remote_wifi")
+    period_s = profile.control_period_s
+    monitor = setup.monitor_options(period_s, LAYOUT, 16)
+    executor = ExecutorOptions(control_period_s=period_s)
+    generator = setup.generator_options(period_s)
+    made = World(Timing(period_s, trained=16), monitor, generator, executor, profile=profile, seed=seed)
+    made.straw.saliency = lambda question: 0.75 + 0.25 * (question.context % 3)
+    made.trace = []
+    made.start("open the drawer")
+    made.run(6.0)
+    assert made.halting().hand_overs > 10
+    fresh = {
+        "observer": Observer(OBSERVER),
+        "monitor": Monitor(monitor),
+        "generator": Generator(LAYOUT, generator),
+        "executor": Executor(LAYOUT, executor),
+    }
+    fresh["executor"].on_robot_state(0.0)  # as the world senses once when it is made
+    fresh["monitor"].start_episode(0.0, "open the drawer")
+    return made.trace, fresh
+
+
+@pytest.mark.parametrize("strategy", ["ours", "ours_action_norm", "ours_adaptive", "ours_from_picture", "afm"])
+def test_the_wire_changes_no_decision(strategy: str) -> None:
+    trace, machines = recorded(strategy, seed=3)
+    decisions = 0
+    for told in trace:
+        arguments = tuple(over_the_wire(argument) for argument in told.arguments)
+        effects = getattr(machines[told.machine], told.handler)(*arguments, told.now)
+        assert [said(over_the_wire(effect)) for effect in effects] == [said(effect) for effect in told.effects], told
+        decisions += len(effects)
+    assert decisions > 300

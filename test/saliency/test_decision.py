@@ -1,0 +1,153 @@
+"""The rules for early observations, and the monitor that follows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streaming_vla.runtime.events import (
+    ContextReady,
+    ExecutionState,
+    Mode,
+    ObserveRequest,
+    Reason,
+    SaliencyQuestion,
+    SaliencyReply,
+)
+from streaming_vla.runtime.monitor import Monitor, MonitorOptions
+from streaming_vla.saliency.decision import Gate, Moment, RandomRate, Verdict, judged
+
+HORIZON, TRAINED, EARLY = 6, 12, 2
+SUMMED = np.array([True, True, False])
+
+
+def test_a_gate_keeps_high_what_stays_above_its_release() -> None:
+    gate = Gate(1.0, 0.6)
+    assert [gate.rises(value) for value in (0.9, 1.0, 0.7, 0.6, 0.59, 0.9, 1.0)] == [
+        False, True, True, True, False, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("when", "sent"), [("salient", [False, True]), ("calm", [True, False])])
+def test_salient_and_calm_are_opposites(when: str, sent: list[bool]) -> None:
+    assert [judged(value, Gate(1.0, 1.0), when).verdict is Verdict.SEND for value in (0.5, 1.5)] == sent
+
+
+def test_random_draws_once_per_context_and_keeps_its_rate() -> None:
+    rule = RandomRate(0.3, seed=4)
+    verdicts = {}
+    for context in range(2000):
+        found = {rule.decide(Moment(context, None, SUMMED)).verdict for _ in range(3)}
+        assert len(found) == 1
+        verdicts[context] = found.pop()
+    assert np.mean([verdict is Verdict.SEND for verdict in verdicts.values()]) == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("random_rate", 1.5), ("saliency_threshold", -1.0), ("saliency_release", 0.0), ("observe_when", "never")],
+)
+def test_options_out_of_range_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        MonitorOptions(**{field: value})  # type: ignore[arg-type]
+
+
+class Played:
+    """A monitor whose executor plays context 0, an action of 0.5 at a time."""
+
+    def __init__(self, mode: str, **options: object) -> None:
+        given = {"absolute": (False, False, True), "early_actions": EARLY, "max_silence_s": 60.0, **options}
+        self.monitor = Monitor(MonitorOptions(mode=mode, **given))  # type: ignore[arg-type]
+        self.monitor.start_episode(0.0, "go")
+        self.monitor.on_context(ContextReady(1, 0, HORIZON, TRAINED), 0.1)
+        self.index = -1
+
+    def play(self) -> list[object]:
+        """The next action begins."""
+        self.index += 1
+        total = np.array([0.5 * (self.index + 1), 0.0, 0.25])
+        executed = self.index + 1
+        said = ExecutionState(1, Mode.PLAYING, 0, self.index, 0, executed, total, False, False, 0.0, 0.0, 0, 0)
+        return list(self.monitor.on_execution_state(said, 0.1 + 0.05 * self.index))
+
+    def until_asked(self) -> tuple[int, object]:
+        """Play until something is asked for; return the action and what."""
+        while self.index < TRAINED:
+            effects = self.play()
+            if effects:
+                return self.index, effects[0]
+        raise AssertionError("nothing was ever asked for")
+
+
+def test_always_observes_at_the_execution_horizon_and_none_of_the_rules_before() -> None:
+    index, effect = Played("always").until_asked()
+    assert index == HORIZON - EARLY
+    assert isinstance(effect, ObserveRequest) and effect.reason is Reason.EARLY and np.isnan(effect.saliency)
+
+
+def test_an_action_norm_below_the_threshold_is_suppressed_until_it_rises() -> None:
+    played = Played("action_norm", saliency_threshold=2.9)
+    index, effect = played.until_asked()
+    assert isinstance(effect, ObserveRequest)
+    # the picture of context 0 shows the arm before its first action; before action 6 it has moved by 3.0
+    assert (index, effect.saliency) == (6, pytest.approx(3.0))
+    assert played.monitor.counters["suppressed_calm"] == 2 and played.monitor.counters["sent_salient"] == 1
+    assert list(played.monitor.judged) == [(0, pytest.approx(2.0)), (0, pytest.approx(2.5)), (0, pytest.approx(3.0))]
+
+
+@pytest.mark.parametrize("mode", ["action_norm", "random"])
+def test_the_last_chance_of_a_context_is_taken_whatever_the_mode_says(mode: str) -> None:
+    played = Played(mode, saliency_threshold=1e6, random_rate=0.0)
+    index, effect = played.until_asked()
+    assert index == TRAINED - EARLY and isinstance(effect, ObserveRequest)
+    assert played.monitor.counters["sent_last_chance"] == 1
+
+
+def test_before_any_latency_is_known_every_context_is_observed_early() -> None:
+    played = Played("random", random_rate=0.0, early_actions=0)
+    assert isinstance(played.until_asked()[1], ObserveRequest)
+    assert played.monitor.counters["sent_latency_unknown"] == 1
+
+
+def question(played: Played) -> SaliencyQuestion:
+    """Play until the predictor is asked."""
+    index, asked = played.until_asked()
+    assert isinstance(asked, SaliencyQuestion) and asked.index == index
+    return asked
+
+
+def answer(asked: SaliencyQuestion, saliency: float, accepted: bool = True) -> SaliencyReply:
+    """Return what the predictor says."""
+    return SaliencyReply(asked.episode, asked.context, asked.index, accepted, saliency)
+
+
+def test_adaptive_asks_with_what_was_executed_since_the_picture_and_follows_the_answer() -> None:
+    played = Played("adaptive", saliency_threshold=1.0)
+    asked = question(played)
+    assert asked.index == HORIZON - EARLY
+    assert asked.pending == pytest.approx([2.0, 0.0, 0.25]), "sums, and the newest value where it is absolute"
+    assert played.monitor.on_saliency(answer(asked, 0.4), 0.4) == []
+    again = question(played)
+    assert again.index == asked.index + 1
+    [request] = played.monitor.on_saliency(answer(again, 1.2), 0.45)
+    assert isinstance(request, ObserveRequest) and request.saliency == pytest.approx(1.2)
+    assert played.monitor.counters["suppressed_calm"] == 1 and played.monitor.counters["sent_salient"] == 1
+
+
+def test_a_predictor_that_cannot_answer_lets_the_observation_be_sent() -> None:
+    played = Played("adaptive")
+    [request] = played.monitor.on_saliency(answer(question(played), 0.0, accepted=False), 0.4)
+    assert isinstance(request, ObserveRequest)
+    assert played.monitor.counters["saliency_refused"] == 1 and played.monitor.counters["sent_unknown"] == 1
+
+
+def test_a_late_answer_is_dropped_and_silence_does_not_starve() -> None:
+    played = Played("adaptive")
+    first = question(played)
+    second = question(played)
+    assert played.monitor.on_saliency(answer(first, 9.0), 0.4) == []
+    assert played.monitor.counters["saliency_late"] == 1
+    effects: list[object] = []
+    while not any(isinstance(effect, ObserveRequest) for effect in effects):
+        effects = played.play()
+    assert played.index == TRAINED - EARLY > second.index
