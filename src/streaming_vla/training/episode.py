@@ -72,7 +72,8 @@ def record_episode(
         Of F frames, the names in FIELDS: step [F] int32 (environment step of the frame), state [F, 4], previous [F, 4]
         (the action executed before), window [F, WINDOW, 4] (the expert's own from here on), scene [F, 6] (see
         MetaWorldRobot.scene_positions), all float32, recall [F] int64 (see MetaWorldRobot.memory_label) and waiting [F]
-        bool (the wait of a memory task); jpeg [bytes] uint8 and offset [F, cameras, 2] int64 into it; success [1] bool.
+        bool (the wait of a memory task); jpeg [bytes] uint8 and offset [F, cameras, 2] int64 into it; executed [steps, 4]
+        float32; success [1] bool.
     """
     random = np.random.default_rng((seed, pilot is not None, *task.encode()))
     burst = options.burst_probability if random.random() < options.perturbed else 0.0
@@ -81,7 +82,7 @@ def record_episode(
     first = int(random.integers(options.frame_every))
     robot.reset(task, seed, options.wait_steps)
     frames: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
-    blob, offsets = bytearray(), []
+    blob, offsets, executed = bytearray(), [], []
     previous = np.array([0.0, 0.0, 0.0, -1.0], dtype=np.float32)
     left = STEPS_AFTER_SUCCESS
     for step in range(options.maximum_steps):
@@ -98,6 +99,7 @@ def record_episode(
                 column.append(np.asarray(value))
         wanted = pilot(robot) if pilot is not None and step < piloted else robot.expert_action()
         previous = perturbation.apply(wanted)
+        executed.append(previous)
         if robot.step(previous):
             left -= 1
             if left == 0:
@@ -107,5 +109,6 @@ def record_episode(
     return {name: np.stack(column) for name, column in frames.items()} | {
         "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
         "offset": np.array(offsets, dtype=np.int64),
+        "executed": np.stack(executed),
         "success": np.array([robot.success]),
     }
