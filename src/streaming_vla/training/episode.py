@@ -72,7 +72,7 @@ def record_episode(
         Of F frames, the names in FIELDS: step [F] int32 (environment step of the frame), state [F, 4], previous [F, 4]
         (the action executed before), window [F, WINDOW, 4] (the expert's own from here on), scene [F, 6] (see
         MetaWorldRobot.scene_positions), all float32, recall [F] int64 (see MetaWorldRobot.memory_label) and waiting [F]
-        bool (the wait of a memory task); jpeg [bytes] uint8 and offset [F, cameras, 2] int64 into it; executed [steps, 4]
+        bool (the wait of a memory task); jpeg [bytes] uint8, offset [F, cameras, 2] int64 into it; executed [steps, 4]
         float32; success [1] bool.
     """
     random = np.random.default_rng((seed, pilot is not None, *task.encode()))
