@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from streaming_vla import graph
+from streaming_vla.evaluation import cli as bag_commands
 from streaming_vla.training.cli import app as train_app
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Run a vision-language-action policy on a robot as a stream.",
 )
 app.add_typer(train_app, name="train")
+bag_commands.register(app)
 
 PARAMS_FILE_HELP = "ROS parameter file; without it every parameter has its default (config/streaming_vla.yaml)"
 

@@ -1,0 +1,148 @@
+"""Commands on bags: replay, compare, export, repair."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
+Namespace = Annotated[str, typer.Option(help="namespace of the robot in the bag")]
+Instruction = Annotated[str, typer.Option(help="of bags that hold no episode topic")]
+ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the suite did not drive")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (replay, compare, export, repair):
+        app.command()(command)
+
+
+def replay(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the latencies")] = 0,
+) -> None:
+    """Run recordings through the suite's machines with injected latency: what they would have done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streaming_vla.evaluation.replay_run import ReplayJob, replay_all, report_run
+    from streaming_vla.evaluation.report_html import write_report
+    from streaming_vla.evaluation.results import write_json
+
+    console = Console(stderr=True)
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("bags", total=len(bags))
+
+            def done(path: Path, refusal: str) -> None:
+                progress.advance(task)
+                if refusal:
+                    console.print(refusal, style="red", highlight=False)
+
+            replays = replay_all(bags, job, workers, done)
+        run = report_run(profile, replays, job)
+    except (ValueError, OSError) as error:
+        _end(error)
+    seconds = sum(each.duration_s for each in replays)
+    episodes = sum(len(each.episodes) for each in replays)
+    about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
+    path = write_report(out, "Replay of " + ", ".join(bag.name for bag in bags), about, [run])
+    write_json(run["numbers"], out / "results.json")
+    print(f"Written: {path}, {out / 'results.json'}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="folder of a report")],
+    second: Annotated[Path, typer.Argument(help="folder of another")],
+    out: Annotated[Path, typer.Option(help="folder of the page")] = Path("out/compare"),
+) -> None:
+    """Put two reports side by side."""
+    from streaming_vla.evaluation.report_html import ReportError
+    from streaming_vla.evaluation.report_html import compare as side_by_side
+
+    try:
+        print(f"Written: {side_by_side(first, second, out)}")
+    except (ReportError, OSError) as error:
+        _end(error)
+
+
+def export(
+    bags: Bags,
+    out: Annotated[Path, typer.Option(help="folder of the data set, must not exist")],
+    params: ParamsFile = None,
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+) -> None:
+    """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
+    from streaming_vla.bags.export import DatasetFacts, write_dataset
+    from streaming_vla.bags.ingest import Ingest, IngestOptions
+    from streaming_vla.bags.reader import Bag
+    from streaming_vla.bags.steps import StepOptions, episodes
+    from streaming_vla.evaluation.machine_options import all_values
+
+    try:
+        values = all_values(params)
+        observer, generator = values["observer"], values["generator"]
+        period_s = float(generator["control_period_s"])
+        topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
+        ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), (), namespace)
+        steps = StepOptions(period_s, observer["image_size"], action_topic, instruction)
+
+        def all_episodes() -> Any:
+            for path in bags:
+                with Bag(path) as bag:
+                    yield from episodes(Ingest(bag, ingest), steps)
+                    for problem in bag.problems:
+                        print(problem, file=sys.stderr)
+
+        names = tuple(generator["action_names"])
+        found = all_episodes()
+        first = next(found, None)
+        state = tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
+        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, names)
+
+        def with_first() -> Any:
+            if first is not None:
+                yield first
+                yield from found
+
+        count = write_dataset(out, with_first(), facts)
+    except (ValueError, OSError) as error:
+        _end(error)
+    print(f"Written: {count} episodes to {out}")
+
+
+def repair(
+    bag: Annotated[Path, typer.Argument(help="the damaged bag")],
+    out: Annotated[Path, typer.Option(help="the new bag, a folder that does not exist yet")],
+    compression: Annotated[str, typer.Option(help="none, zstd or lz4")] = "none",
+) -> None:
+    """Write what is readable of a damaged bag as a new one, which every program can open."""
+    from streaming_vla.bags.repair import repair as copy
+
+    try:
+        count, problems = copy(bag, out, compression)
+    except (ValueError, OSError) as error:
+        _end(error)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"Written: {count} messages to {out}")
+
+
+def _end(error: Exception) -> Any:
+    print(f"streaming-vla: {error}", file=sys.stderr)
+    raise typer.Exit(1) from error
