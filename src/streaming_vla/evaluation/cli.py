@@ -1,4 +1,4 @@
-"""Commands on bags: replay, compare, export, repair."""
+"""Commands on bags: replay, compare, tune, export, repair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the sui
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (replay, compare, export, repair):
+    for command in (replay, compare, tune, export, repair):
         app.command()(command)
 
 
@@ -77,6 +77,41 @@ def compare(
         print(f"Written: {side_by_side(first, second, out)}")
     except (ReportError, OSError) as error:
         _end(error)
+
+
+def tune(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    out: Annotated[Path, typer.Option(help="folder of the study and of what it finds")] = Path("out/tune"),
+    trials: Annotated[int, typer.Option(help="replays of the bags, those of a stopped search counted", min=1)] = 64,
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    storage: Annotated[str, typer.Option(help="database URL of a study that several machines share")] = "",
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the search and of the latencies")] = 0,
+) -> None:
+    """Search parameters on recordings: fewer observations against being closer to what the robot did."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streaming_vla.evaluation.replay_run import ReplayJob
+    from streaming_vla.evaluation.tune import TuneOptions
+    from streaming_vla.evaluation.tune import tune as search
+    from streaming_vla.evaluation.tune_files import verdict, write_tuned
+
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("trials", total=trials)
+            options = TuneOptions(trials, workers, storage, out, seed)
+            found = search(bags, job, options, lambda: progress.advance(task))
+        written = write_tuned(out, found)
+    except (ValueError, OSError) as error:
+        _end(error)
+    print(verdict(found))
+    print("Written: " + ", ".join(str(path) for path in written))
 
 
 def export(

@@ -7,11 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kv_cache.gate_file import load_gate
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.parameters.load import EVERY_NODE, read
 from streaming_vla.parameters.tables import NODES, table
 from streaming_vla.policy.contract import PolicySpec
 from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.policy.models import find_model
 from streaming_vla.runtime.executor import ExecutorOptions
 from streaming_vla.runtime.generator import GeneratorOptions
 from streaming_vla.runtime.limits import Limits
@@ -24,9 +26,6 @@ PARAMETER_OF = {
     "start": "hand_over_start",
     "jump": "hand_over_jump",
     "absolute": "action_absolute",
-    "sinks": "cache_sinks",
-    "recent": "cache_recent",
-    "capacity": "cache_capacity",
 }
 CONTEXTS_KEPT = 3  # the old one, the one that takes over, and one that was asked for again
 
@@ -74,16 +73,27 @@ def machine_options(values: Mapping[str, Values], spec: PolicySpec) -> MachineOp
         )
     limits = Limits(velocity=values["executor"]["velocity_limit"], jump=values["executor"]["jump_limit"])
     limits.check(layout)
-    engine = dict(values["inference"])
-    engine["cache_recent"] = engine["cache_recent"] or spec.tokens_per_observation
     return MachineOptions(
         layout=layout,
         observer=_make(ObserverOptions, values["observer"]),
         monitor=_make(MonitorOptions, {**values["saliency_monitor"], "action_absolute": layout.absolute}),
         generator=_make(GeneratorOptions, values["generator"]),
         executor=_make(ExecutorOptions, {**values["executor"], "limits": limits}),
-        engine=_make(EngineOptions, {**engine, "max_sessions": 1, "contexts_kept": CONTEXTS_KEPT}),
+        engine=_engine_options(values["inference"], spec),
     )
+
+
+def _engine_options(values: Values, spec: PolicySpec) -> EngineOptions:
+    given = {key if key == "cache_policy" else key.removeprefix("cache_"): value for key, value in values.items()}
+    given.update(recent=given["recent"] or spec.tokens_per_observation, max_sessions=1, contexts_kept=CONTEXTS_KEPT)
+    name = given.pop("gate", "")
+    loaded = load_gate(find_model(name)) if name else None
+    if loaded is not None:
+        given["gate"] = loaded.gate
+    if given.get("threshold", 0.0) < 0:  # as calibrated with the gate
+        given["threshold"] = loaded.threshold if loaded is not None else 0.0
+    options: EngineOptions = _make(EngineOptions, given)
+    return options
 
 
 def _make(kind: type[Any], values: Values) -> Any:
