@@ -18,7 +18,6 @@ from streaming_vla.runtime.halting import measure
 from streaming_vla.runtime.latency import WINDOW, LatencyTracker
 from streaming_vla.runtime.limits import Limits
 from streaming_vla.runtime.stopwatch import Stopwatch
-from streaming_vla.saliency.decision import Always, Never
 
 
 def test_counters_count_by_reason() -> None:
@@ -163,8 +162,3 @@ def test_no_limits_leave_values_inside_the_layout_alone() -> None:
     limited, hit = Limits().apply(LAYOUT, np.array([0.9, -0.9, 1.0]), LAYOUT.start(), PERIOD_S)
     assert limited.tolist() == [0.9, -0.9, 1.0]
     assert hit == []
-
-
-def test_decisions_without_a_model() -> None:
-    assert Always().decide(3, 0.0) is True
-    assert Never().decide(3, 0.0) is False
