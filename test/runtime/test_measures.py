@@ -18,6 +18,7 @@ from streaming_vla.runtime.halting import measure
 from streaming_vla.runtime.latency import WINDOW, LatencyTracker
 from streaming_vla.runtime.limits import Limits
 from streaming_vla.runtime.stopwatch import Stopwatch
+from streaming_vla.saliency.decision import Always, Moment, Never, Verdict
 
 
 def test_counters_count_by_reason() -> None:
@@ -162,3 +163,9 @@ def test_no_limits_leave_values_inside_the_layout_alone() -> None:
     limited, hit = Limits().apply(LAYOUT, np.array([0.9, -0.9, 1.0]), LAYOUT.start(), PERIOD_S)
     assert limited.tolist() == [0.9, -0.9, 1.0]
     assert hit == []
+
+
+def test_decisions_without_a_model() -> None:
+    moment = Moment(0, None, np.array([True, True, False]))
+    assert Always().decide(moment).verdict is Verdict.SEND
+    assert Never().decide(moment).verdict is Verdict.SUPPRESS
