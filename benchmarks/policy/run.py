@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.evaluation.cli import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
+from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
 from streaming_vla.policy.contract import PolicyObservation
 from streaming_vla.policy.loading import load_policy

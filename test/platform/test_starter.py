@@ -14,7 +14,7 @@ import pytest
 
 from streaming_vla import processes
 from streaming_vla.graph import GraphNode
-from streaming_vla.nodes.simulation import free_domain
+from streaming_vla.nodes.domain import reserved_domain
 from streaming_vla.starter import Suite, SuiteError
 
 pytestmark = pytest.mark.ros
@@ -24,10 +24,12 @@ NODES = tuple(GraphNode(name, "toy_node") for name in ("first", "second", "third
 
 
 @pytest.fixture(autouse=True)
-def toys_on_an_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def toys_on_an_own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", f"{TOYS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+    with reserved_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield
 
 
 @pytest.fixture

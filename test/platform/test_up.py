@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from streaming_vla import graph
-from streaming_vla.nodes.simulation import free_domain
+from streaming_vla.nodes.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 
@@ -26,14 +26,16 @@ def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start the command on a free domain, and end it whatever the test does; its output is one stream."""
     # a shell lets what it runs in the background ignore SIGINT, and a process hands that on to its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "streaming_vla.cli", "up", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    ) as process:
+    with (
+        reserved_domain() as domain,
+        subprocess.Popen(
+            [sys.executable, "-m", "streaming_vla.cli", "up", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+        ) as process,
+    ):
         try:
             yield process
         finally:

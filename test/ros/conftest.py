@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,8 @@ else:
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
+
+    from streaming_vla.nodes.domain import reserved_domain
 
 
 if MISSING:
@@ -185,17 +186,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # the tests of this folder impor
 
 
 @pytest.fixture(scope="session")
-def domain() -> int:
-    """A ROS domain that nobody on this machine uses."""
+def domain() -> Iterator[int]:
+    """A ROS domain of its own, also where several test runs share a machine."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    for number in range(60, 100):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
-            try:
-                port.bind(("", 7400 + 250 * number))  # discovery port of the domain
-            except OSError:
-                continue
-            return number
-    pytest.skip("every ROS domain from 60 to 99 is in use on this machine")
+    with reserved_domain() as number:
+        yield number
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,13 @@ def test_a_latched_instruction_begins_an_episode_once(suite: Any, probe: Any) ->
     probe.publisher(String, "instruction", LATCHED).publish(String(data="open the drawer"))
     probe.wait(lambda: states and states[-1][1].mode == ExecutionState.MODE_WAITING, "no episode begins")
     number = states[-1][1].episode
+    probe.wait(lambda: episodes, "the episode is not announced")
 
     suite.end("saliency_monitor", signal.SIGKILL)
     episodes.clear()
     suite.start("saliency_monitor")
     probe.wait(lambda: episodes, "the episode is not adopted", 60.0)
-    probe.spin(3.0)  # longer than the monitor listens for a running episode
+    probe.spin(2.0)
     assert [(episode.number, episode.active) for _, episode in episodes] == [(number, True)]
     assert states[-1][1].episode == number
 

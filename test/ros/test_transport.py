@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streaming_vla.nodes.domain import DOMAINS, PARTICIPANTS, PORT_BASE, PORTS_PER_DOMAIN, reserved_domain
+from streaming_vla.nodes.driver import DriverError
 from streaming_vla.nodes.transport import avoid_shared_memory
 
 pytestmark = pytest.mark.ros
@@ -47,3 +50,21 @@ def test_the_executor_maps_no_shared_memory_of_the_middleware(suite: Any, probe:
     if SHARED_MEMORY not in maps["saliency_monitor"]:
         pytest.skip("this middleware uses no shared memory of Fast DDS")
     assert SHARED_MEMORY not in maps["executor"]
+
+
+def test_domains_are_handed_out_once() -> None:
+    with reserved_domain() as first, reserved_domain() as second, reserved_domain() as third:
+        assert len({first, second, third}) == 3
+        assert {first, second, third} <= set(DOMAINS)
+
+
+def test_a_domain_with_a_participant_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with reserved_domain() as free:
+        pass
+    monkeypatch.setattr("streaming_vla.nodes.domain.DOMAINS", range(free, free + 1))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
+        participant.bind(("", PORT_BASE + PORTS_PER_DOMAIN * free + PARTICIPANTS[0]))
+        with pytest.raises(DriverError, match="every ROS domain"), reserved_domain():
+            pass
+    with reserved_domain() as domain:
+        assert domain == free

@@ -18,7 +18,7 @@ from streaming_vla.runtime.halting import measure
 from streaming_vla.runtime.latency import WINDOW, LatencyTracker
 from streaming_vla.runtime.limits import Limits
 from streaming_vla.runtime.stopwatch import Stopwatch
-from streaming_vla.saliency.decision import Always, Never
+from streaming_vla.saliency.decision import Always, Moment, Never, Verdict
 
 
 def test_counters_count_by_reason() -> None:
@@ -166,5 +166,6 @@ def test_no_limits_leave_values_inside_the_layout_alone() -> None:
 
 
 def test_decisions_without_a_model() -> None:
-    assert Always().decide(3, 0.0) is True
-    assert Never().decide(3, 0.0) is False
+    moment = Moment(0, None, np.array([True, True, False]))
+    assert Always().decide(moment).verdict is Verdict.SEND
+    assert Never().decide(moment).verdict is Verdict.SUPPRESS

@@ -137,7 +137,7 @@ def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     rate = Fraction(fps).limit_denominator(1000)
     with av.open(str(path), "w") as container:
         options = {"crf": QUALITY, "g": str(KEY_FRAME_EVERY)}
-        stream = container.add_stream(CODEC, rate=rate, options=options)
+        stream: Any = container.add_stream(CODEC, rate=rate, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = PIXEL_FORMAT
         for pixels in pictures:
@@ -148,7 +148,7 @@ def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
 def read_video(path: Path) -> list[Pixels]:
     """Return the pictures of a film, [H, W, 3] BGR."""
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+        return [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0)]
 
 
 def _write_episode(

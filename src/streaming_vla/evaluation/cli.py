@@ -1,90 +1,183 @@
-"""`streaming-vla evaluate`: a policy against the simulated robot, without ROS and without a wall clock."""
+"""Commands on bags: replay, compare, tune, export, repair."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-DEFAULT_SEEDS = "10000:10050"
-
-
-def parse_seeds(text: str) -> range:
-    """Return the seeds of "A:B", B not included.
-
-    Raises:
-        ValueError: it is no such range.
-    """
-    begin, _, end = text.partition(":")
-    if not (begin.isdigit() and end.isdigit() and int(begin) < int(end)):
-        raise ValueError(f"seeds '{text}' are no range: give A:B with A below B, for example {DEFAULT_SEEDS}")
-    return range(int(begin), int(end))
+Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
+Namespace = Annotated[str, typer.Option(help="namespace of the robot in the bag")]
+Instruction = Annotated[str, typer.Option(help="of bags that hold no episode topic")]
+ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the suite did not drive")]
 
 
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="a model's name or file")] = "compact_mt10",
-    closed_loop: Annotated[bool, typer.Option("--closed-loop", help="let the policy act in the simulation")] = False,
-    seeds: Annotated[str, typer.Option(help="A:B places the objects; from 10000 on no training has seen them")] = (
-        DEFAULT_SEEDS
-    ),
-    episodes: Annotated[int | None, typer.Option(min=1, help="of each task; the first of the seeds")] = None,
-    tasks: Annotated[str, typer.Option(help="names with commas between, or mt10, memory, all")] = "mt10",
-    head: Annotated[str, typer.Option(help="flow or chunk")] = "flow",
-    age: Annotated[int, typer.Option(min=0, help="control steps that an observation is old at its hand-over")] = 2,
-    late: Annotated[int, typer.Option(min=0, help="control steps that every context comes late (overrun)")] = 0,
-    recent: Annotated[int, typer.Option(min=0, help="tokens of history; 0: the newest observation only")] = 0,
-    blank: Annotated[list[str] | None, typer.Option(help="camera that shows black; again for another")] = None,
-    instruction: Annotated[str, typer.Option(help="default, held_out or wrong")] = "default",
-    maximum_steps: Annotated[int, typer.Option(min=1, help="an episode fails when it lasts longer")] = 300,
-    processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the figures there, and a .md beside it")
-    ] = None,
-    strips: Annotated[Path | None, typer.Option(help="folder for film strips of failures")] = None,
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (replay, compare, tune, export, repair):
+        app.command()(command)
+
+
+def replay(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the latencies")] = 0,
 ) -> None:
-    """Run a policy alone in the simulation and count its successes."""
-    from streaming_vla.evaluation import closed_loop as loop
-    from streaming_vla.evaluation.filmstrip import draw_filmstrip
-    from streaming_vla.evaluation.pilot import PilotOptions
-    from streaming_vla.evaluation.policy_report import tabulate, to_markdown
-    from streaming_vla.policy.loading import load_policy
-    from streaming_vla.policy.models import find_model
-    from streaming_vla.robots.tasks import select_tasks
+    """Run recordings through the suite's machines with injected latency: what they would have done."""
+    from rich.console import Console
+    from rich.progress import Progress
 
-    warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
+    from streaming_vla.evaluation.replay_run import ReplayJob, replay_all, report_run
+    from streaming_vla.evaluation.report_html import write_report
+    from streaming_vla.evaluation.results import write_json
+
+    console = Console(stderr=True)
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
     try:
-        if not closed_loop:
-            raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
-        chosen = parse_seeds(seeds)[:episodes]
-        options = PilotOptions(age=age, late=late, recent=recent, head=head, blank=tuple(blank or ()))
-        file = find_model(checkpoint)
-        options.check(load_policy(file))
-        trials = [loop.Trial(task, seed, instruction, maximum_steps) for task in select_tasks(tasks) for seed in chosen]
-        loop.wording(trials[0])
-    except ValueError as error:
-        print(f"streaming-vla: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    results = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    ) as progress:
-        bar = progress.add_task("episodes", total=len(trials))
-        for result in loop.evaluate(file, trials, options, processes, pictures=strips is not None):
-            results.append(result)
-            good = sum(each.success for each in results)
-            progress.update(bar, advance=1, description=f"{result.trial.task}: {good}/{len(results)} in all")
-            if strips is not None and result.record is not None and not result.success:
-                strips.mkdir(parents=True, exist_ok=True)
-                draw_filmstrip(result.record, strips / f"{result.trial.task}_{result.trial.seed}.png")
-    results.sort(key=lambda result: trials.index(result.trial))
-    table = tabulate(results, options)
-    Console().print(to_markdown(table))
-    if json_file is not None:
-        json_file.write_text(json.dumps(table, indent=1) + "\n")
-        json_file.with_suffix(".md").write_text(to_markdown(table))
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("bags", total=len(bags))
+
+            def done(path: Path, refusal: str) -> None:
+                progress.advance(task)
+                if refusal:
+                    console.print(refusal, style="red", highlight=False)
+
+            replays = replay_all(bags, job, workers, done)
+        run = report_run(profile, replays, job)
+    except (ValueError, OSError) as error:
+        _end(error)
+    seconds = sum(each.duration_s for each in replays)
+    episodes = sum(len(each.episodes) for each in replays)
+    about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
+    path = write_report(out, "Replay of " + ", ".join(bag.name for bag in bags), about, [run])
+    write_json(run["numbers"], out / "results.json")
+    print(f"Written: {path}, {out / 'results.json'}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="folder of a report")],
+    second: Annotated[Path, typer.Argument(help="folder of another")],
+    out: Annotated[Path, typer.Option(help="folder of the page")] = Path("out/compare"),
+) -> None:
+    """Put two reports side by side."""
+    from streaming_vla.evaluation.report_html import ReportError
+    from streaming_vla.evaluation.report_html import compare as side_by_side
+
+    try:
+        print(f"Written: {side_by_side(first, second, out)}")
+    except (ReportError, OSError) as error:
+        _end(error)
+
+
+def tune(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    out: Annotated[Path, typer.Option(help="folder of the study and of what it finds")] = Path("out/tune"),
+    trials: Annotated[int, typer.Option(help="replays of the bags, those of a stopped search counted", min=1)] = 64,
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    storage: Annotated[str, typer.Option(help="database URL of a study that several machines share")] = "",
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the search and of the latencies")] = 0,
+) -> None:
+    """Search parameters on recordings: fewer observations against being closer to what the robot did."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streaming_vla.evaluation.replay_run import ReplayJob
+    from streaming_vla.evaluation.tune import TuneOptions
+    from streaming_vla.evaluation.tune import tune as search
+    from streaming_vla.evaluation.tune_files import verdict, write_tuned
+
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("trials", total=trials)
+            options = TuneOptions(trials, workers, storage, out, seed)
+            found = search(bags, job, options, lambda: progress.advance(task))
+        written = write_tuned(out, found)
+    except (ValueError, OSError) as error:
+        _end(error)
+    print(verdict(found))
+    print("Written: " + ", ".join(str(path) for path in written))
+
+
+def export(
+    bags: Bags,
+    out: Annotated[Path, typer.Option(help="folder of the data set, must not exist")],
+    params: ParamsFile = None,
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+) -> None:
+    """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
+    from streaming_vla.bags.export import DatasetFacts, write_dataset
+    from streaming_vla.bags.ingest import Ingest, IngestOptions
+    from streaming_vla.bags.reader import Bag
+    from streaming_vla.bags.steps import StepOptions, episodes
+    from streaming_vla.evaluation.machine_options import all_values
+
+    try:
+        values = all_values(params)
+        observer, generator = values["observer"], values["generator"]
+        period_s = float(generator["control_period_s"])
+        topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
+        ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), (), namespace)
+        steps = StepOptions(period_s, observer["image_size"], action_topic, instruction)
+
+        def all_episodes() -> Any:
+            for path in bags:
+                with Bag(path) as bag:
+                    yield from episodes(Ingest(bag, ingest), steps)
+                    for problem in bag.problems:
+                        print(problem, file=sys.stderr)
+
+        names = tuple(generator["action_names"])
+        found = all_episodes()
+        first = next(found, None)
+        state = tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
+        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, names)
+
+        def with_first() -> Any:
+            if first is not None:
+                yield first
+                yield from found
+
+        count = write_dataset(out, with_first(), facts)
+    except (ValueError, OSError) as error:
+        _end(error)
+    print(f"Written: {count} episodes to {out}")
+
+
+def repair(
+    bag: Annotated[Path, typer.Argument(help="the damaged bag")],
+    out: Annotated[Path, typer.Option(help="the new bag, a folder that does not exist yet")],
+    compression: Annotated[str, typer.Option(help="none, zstd or lz4")] = "none",
+) -> None:
+    """Write what is readable of a damaged bag as a new one, which every program can open."""
+    from streaming_vla.bags.repair import repair as copy
+
+    try:
+        count, problems = copy(bag, out, compression)
+    except (ValueError, OSError) as error:
+        _end(error)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"Written: {count} messages to {out}")
+
+
+def _end(error: Exception) -> Any:
+    print(f"streaming-vla: {error}", file=sys.stderr)
+    raise typer.Exit(1) from error

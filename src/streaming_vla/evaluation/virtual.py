@@ -233,6 +233,8 @@ class World:
         request, taken_s = snapshot.request, self.now
         size = sum(len(picture) for picture in snapshot.frames.values() if isinstance(picture, bytes))
         self.record.observations.append(ObservationAt(taken_s, request.sequence, request.reason, size, snapshot.skew_s))
+        # encoding is part of T_o: the span marks when the picture was taken
+        self.record.spans.append(Span("observer", "observe", taken_s, taken_s, request.sequence))
         self.tell("generator", "on_request", request)
         self.hardware.send("observation", lambda: self.hardware.prefill(prefilled))
 

@@ -14,7 +14,7 @@ from streaming_vla.inference.prefill import Prefill, refuse_observation
 from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.replies import Replies
 from streaming_vla.inference.request import Notice, Request, Shared
-from streaming_vla.inference.sessions import Sessions
+from streaming_vla.inference.sessions import Sessions, check_fit
 from streaming_vla.inference.values import (
     EncodedObservation,
     FlowResult,
@@ -81,6 +81,18 @@ class Engine:
     def counts(self) -> dict[str, int]:
         """Return how often each code was answered: served.flow_step, old_episode, ... From any thread."""
         return self._shared.replies.counts()
+
+    def retune(self, options: EngineOptions) -> None:
+        """Go on with another budget or threshold of the cache; sessions keep what they hold. From any thread.
+
+        Raises:
+            ValueError: the options do not fit the policy, or differ in more than that.
+            MemoryError: the sessions' caches would be too large.
+        """
+        shared = self._shared
+        check_fit(shared.policy.spec, options)
+        shared.sessions.check_retune(options)
+        self._worker.submit(Notice(lambda: shared.sessions.retune(options)))
 
     def observe(self, observation: EncodedObservation, done: ObservationDone) -> None:
         """Prefill an observation into its session. One waits per session; a newer one takes its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kv_cache.gate import Gate
 from kv_cache.policies import CachePolicy, make_policy
 
 
@@ -12,16 +13,21 @@ class EngineOptions:
     """Options of the engine.
 
     Args:
-        cache_policy: full or window.
-        sinks: first tokens of the episode that window always keeps.
-        recent: newest tokens that window keeps.
+        cache_policy: one of kv_cache.policies.POLICY_NAMES.
+        sinks: first tokens of the episode that every policy but full always keeps.
+        recent: newest tokens that every policy but full always keeps.
         capacity: tokens that full can hold.
         max_sessions: robots that are served at most.
         contexts_kept: newest contexts of a session that flow steps may use; 2 lets the flow of the old
             context go on until the new one has taken over.
+        chunk: tokens that are judged and summarised together.
+        budget: most tokens that a policy with summaries holds.
+        threshold: least score of a chunk that gated keeps.
+        gate: of gated.
+        keep_rate: share of the chunks that random keeps.
 
     Raises:
-        ValueError: a number out of range or an unknown cache policy.
+        ValueError: a number out of range, an unknown cache policy or a missing gate.
     """
 
     cache_policy: str
@@ -30,6 +36,11 @@ class EngineOptions:
     capacity: int
     max_sessions: int
     contexts_kept: int = 2
+    chunk: int = 25
+    budget: int = 256
+    threshold: float = 0.5
+    gate: Gate | None = None
+    keep_rate: float = 0.1
 
     def __post_init__(self) -> None:
         for field in ("max_sessions", "contexts_kept"):
@@ -39,4 +50,14 @@ class EngineOptions:
 
     def policy(self) -> CachePolicy:
         """Return the cache policy that every session gets."""
-        return make_policy(self.cache_policy, sinks=self.sinks, recent=self.recent, capacity=self.capacity)
+        return make_policy(
+            self.cache_policy,
+            sinks=self.sinks,
+            recent=self.recent,
+            capacity=self.capacity,
+            chunk=self.chunk,
+            budget=self.budget,
+            gate=self.gate,
+            threshold=self.threshold,
+            keep_rate=self.keep_rate,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from kv_cache.cache import MAX_BYTES, CacheView, SessionCache, required_bytes
@@ -88,21 +90,27 @@ class Sessions:
     """
 
     def __init__(self, spec: PolicySpec, options: EngineOptions) -> None:
+        check_fit(spec, options)
         self._spec = spec.cache
-        newest = options.policy().newest_tokens
-        if spec.tokens_per_observation > newest:
-            raise ValueError(
-                f"engine: one observation of policy {spec.name} has {spec.tokens_per_observation} tokens, cache policy "
-                f"{options.cache_policy} keeps the newest {newest}; raise cache_recent or cache_capacity"
-            )
         self._options = options
         self._sessions: dict[str, Session] = {}
-        needed = options.max_sessions * required_bytes(spec.cache, options.policy(), options.contexts_kept)
-        if needed > MAX_BYTES:
-            raise MemoryError(
-                f"engine: {options.max_sessions} sessions with cache policy {options.cache_policy} need {needed} "
-                f"bytes, {MAX_BYTES} are allowed; keep fewer tokens or serve fewer sessions"
-            )
+
+    def check_retune(self, options: EngineOptions) -> None:
+        """Check, from any thread, that `retune` can follow.
+
+        Raises:
+            ValueError: the options differ in more than budget and threshold.
+        """
+        if replace(options, budget=self._options.budget, threshold=self._options.threshold) != self._options:
+            raise ValueError("engine: only budget and threshold of the cache can change while sessions are open")
+
+    def retune(self, options: EngineOptions) -> None:
+        """Go on with another budget or threshold; what a smaller budget has no room for is evicted at once."""
+        policy = options.policy()
+        caches = {name: session.cache.retuned(policy) for name, session in self._sessions.items()}
+        for name, cache in caches.items():
+            self._sessions[name].cache = cache
+        self._options = options
 
     def open(self, name: str) -> Session:
         """Return the session, a new one when there is none.
@@ -132,3 +140,26 @@ class Sessions:
         if session is None:
             raise Refused("no_session", f"session {name} has sent no observation yet")
         return session
+
+
+def check_fit(spec: PolicySpec, options: EngineOptions) -> None:
+    """Check that sessions with these options can serve a policy.
+
+    Raises:
+        ValueError: an observation of the policy does not fit into what its cache keeps, or the gate is another model's.
+        MemoryError: the caches of all sessions need more than MAX_BYTES.
+    """
+    kept = options.policy()
+    kept.fit(spec.cache)
+    newest = kept.newest_tokens
+    if spec.tokens_per_observation > newest:
+        raise ValueError(
+            f"engine: one observation of policy {spec.name} has {spec.tokens_per_observation} tokens, cache policy "
+            f"{options.cache_policy} keeps the newest {newest}; raise cache_recent or cache_capacity"
+        )
+    needed = options.max_sessions * required_bytes(spec.cache, kept, options.contexts_kept)
+    if needed > MAX_BYTES:
+        raise MemoryError(
+            f"engine: {options.max_sessions} sessions with cache policy {options.cache_policy} need {needed} "
+            f"bytes, {MAX_BYTES} are allowed; keep fewer tokens or serve fewer sessions"
+        )

@@ -13,6 +13,7 @@ from rich.console import Console
 from streaming_vla.evaluation.filmstrip import draw_filmstrip
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.report import comparison_table, summary_sentences
+from streaming_vla.evaluation.report_html import make_run, write_report
 from streaming_vla.evaluation.results import compare, halting, write_json
 from streaming_vla.evaluation.timeline import draw_timeline
 from streaming_vla.inference.latency_profile import find_profile
@@ -124,7 +125,9 @@ def _present(records: Sequence[EpisodeRecord], console: Console, out: Path) -> N
         if record.problem:
             console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
     write_json(results, out / "results.json")
-    written = [out / "results.json"]
+    runs = [make_run(mode, [each for each in records if each.mode == mode], results[mode]) for mode in results]
+    about = f"{len(records)} episodes on the simulated robot, each scene once in every mode."
+    written = [out / "results.json", write_report(out, "Demo: " + " and ".join(results), about, runs)]
     pair = representative_pair(records)
     if pair is not None:
         draw_timeline(*pair, out / "timeline.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from rclpy.publisher import Publisher
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
+from kv_cache.gate_file import LoadedGate, load_gate
 from streaming_vla.inference.delay import Delay
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.latency_profile import find_profile
@@ -31,6 +32,7 @@ from streaming_vla.inference.values import (
 from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import SuiteNode, reliable
 from streaming_vla.nodes.spin import run
+from streaming_vla.parameters.spec import Value
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 
@@ -43,6 +45,8 @@ class InferenceNode(SuiteNode):
     """Carries observations and requests to the engine; knows nothing of schedules."""
 
     def __init__(self) -> None:
+        self._options: EngineOptions | None = None
+        self._gate: LoadedGate | None = None
         super().__init__("inference")
         self._engine: Engine | None = None
         self._delay: Delay | None = None
@@ -55,13 +59,9 @@ class InferenceNode(SuiteNode):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self._policy = load_policy(find_model(self.value("model")))
-        self._options = EngineOptions(
-            cache_policy=self.value("cache_policy"),
-            sinks=self.value("cache_sinks"),
-            recent=self.value("cache_recent") or self._policy.spec.tokens_per_observation,
-            capacity=self.value("cache_capacity"),
-            max_sessions=self.value("max_sessions"),
-        )
+        gate = self.value("cache_gate")
+        self._gate = load_gate(find_model(gate)) if gate else None
+        self._options = self._engine_options(self.values())
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
         names = [self._resolve(name) for name in self.value("sessions")]
@@ -73,8 +73,21 @@ class InferenceNode(SuiteNode):
         for name in names:
             self._connect(name)
 
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take a new budget or threshold of the cache; open sessions go on with it."""
+        if self._options is None:  # not configured yet: `configure` will check it
+            return
+        options = self._engine_options(values)
+        try:
+            if self._engine is not None:
+                self._engine.retune(options)
+        except MemoryError as error:
+            raise ValueError(str(error)) from error
+        self._options = options
+
     def activate(self) -> None:
         """Begin with empty sessions."""
+        assert self._options is not None, "a node is configured before it is activated"
         self._delay = None
         if self._profile is not None:
             self._delay = Delay(self._profile, time.perf_counter)
@@ -98,6 +111,21 @@ class InferenceNode(SuiteNode):
         if self._delay is not None:
             figures |= {"latency_profile": self._delay.profile.name, "later_than_profile": self._delay.late()}
         return "", figures
+
+    def _engine_options(self, values: Mapping[str, Any]) -> EngineOptions:
+        threshold, gate = values["cache_threshold"], self._gate
+        return EngineOptions(
+            cache_policy=values["cache_policy"],
+            sinks=values["cache_sinks"],
+            recent=values["cache_recent"] or self._policy.spec.tokens_per_observation,
+            capacity=values["cache_capacity"],
+            max_sessions=values["max_sessions"],
+            chunk=values["cache_chunk"],
+            budget=values["cache_budget"],
+            threshold=gate.threshold if gate is not None and threshold < 0 else max(0.0, threshold),
+            gate=gate.gate if gate is not None else None,
+            keep_rate=values["cache_keep_rate"],
+        )
 
     def _resolve(self, name: str) -> str:
         if name == ".":

@@ -17,12 +17,11 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import LATCHED, reliable
 from streaming_vla.nodes.machine import MachineNode
 from streaming_vla.nodes.spin import run
-from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, Mode, SaliencyQuestion, SaliencyReply
+from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
 from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
 
 NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
 
-ADOPTION_S = 2.0  # an executor at work says its state every 0.5 s, once it has been found
 NO_SERVICE = "no node offers 'predict_saliency'"
 
 
@@ -61,7 +60,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
         super().activate()
         self._asked_s.clear()
-        self._listens_until_s = time.monotonic() + ADOPTION_S
+        self._executor_heard = False
         self._postponed = self._adopted = ""
         if self._instruction:
             self._instruct(self._instruction)
@@ -71,19 +70,6 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         self.feed(Monitor.stop_episode)
         super().deactivate()
         self._forget_question()
-
-    def deadline(self) -> float | None:
-        """When the next rule may fire, or the wait for a running episode is over."""
-        due_s = super().deadline()
-        if not self.active or not self._postponed:
-            return due_s
-        return self._listens_until_s if due_s is None else min(due_s, self._listens_until_s)
-
-    def tick(self) -> None:
-        """Let the rules of time fire."""
-        super().tick()
-        if self._postponed and time.monotonic() >= self._listens_until_s:
-            self._begin_postponed()
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Requests by reason, and how long a context takes."""
@@ -125,9 +111,9 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         episode = self._conducted()
         if conducted is None and episode is not None:
             self.get_logger().info(f"goes on with episode {episode.number}")
-            self._adopted, self._postponed = episode.instruction, ""
-        elif self._postponed and state.mode in (Mode.IDLE, Mode.ERROR):
-            self._begin_postponed()
+            self._adopted, self._postponed = "" if self._postponed else episode.instruction, ""
+        self._executor_heard = True
+        self._begin_postponed()
 
     def _on_instruction(self, message: String) -> None:
         self._instruction = message.data
@@ -144,7 +130,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
             self._adopted = ""
             return
         self._postponed = instruction
-        if self.machine.episode is not None or time.monotonic() >= self._listens_until_s:
+        if self._executor_heard:  # before that nobody knows whether an episode runs
             self._begin_postponed()
 
     def _conducted(self) -> Episode | None:
@@ -152,7 +138,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
 
     def _begin_postponed(self) -> None:
         instruction, self._postponed = self._postponed, ""
-        if self.machine is not None:
+        if self.machine is not None and instruction:
             self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla import graph
 from streaming_vla.inference.latency_profile import find_profile
+from streaming_vla.nodes.domain import reserved_domain
 from streaming_vla.nodes.driver import Driver, DriverError
 from streaming_vla.robots.metaworld import CAMERAS, ENVIRONMENT_STEP_S
 from streaming_vla.starter import Suite, SuiteError
@@ -25,9 +24,6 @@ SETTINGS: graph.Settings = {
     # episodes are begun by the driver, not by a new instruction
     "saliency_monitor": {"control_period_s": CONTROL_PERIOD_S, "auto_start": False},
 }
-DOMAINS = range(60, 102)  # the highest ones whose ports lie below those that Linux hands out
-PORT_BASE, PORTS_PER_DOMAIN = 7400, 250  # of the RTPS standard
-USED_PORTS = (0, 10, 12, 14)  # discovery, and the first three participants
 
 
 @dataclass(frozen=True)
@@ -82,11 +78,11 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS, prof
     Raises:
         DriverError: a node cannot start; the message is its sentence.
     """
-    os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     log_folder.mkdir(parents=True, exist_ok=True)
     settings, period_s = settings_for(profile)
-    with (log_folder / "starter.log").open("w", encoding="utf-8") as log:
+    with reserved_domain() as domain, (log_folder / "starter.log").open("w", encoding="utf-8") as log:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         suite = Suite(
             graph.nodes(simulated=True),
             settings=settings,
@@ -116,26 +112,3 @@ def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float) -> Iterator
         driver.close()
         node.destroy_node()
         rclpy.try_shutdown(context=context)
-
-
-def free_domain() -> int:
-    """Return a ROS domain that nobody on this machine uses.
-
-    Raises:
-        DriverError: all of them are in use.
-    """
-    for domain in random.sample(DOMAINS, len(DOMAINS)):
-        if all(_is_free(PORT_BASE + PORTS_PER_DOMAIN * domain + offset) for offset in USED_PORTS):
-            return domain
-    raise DriverError(
-        f"every ROS domain from {DOMAINS[0]} to {DOMAINS[-1]} is in use on this machine: stop another suite"
-    )
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True

@@ -90,15 +90,26 @@ OBSERVER = (
 INFERENCE = (
     AUTOSTART,
     Parameter("model", "compact_mt10", "Name of a shipped model, or path of a .safetensors checkpoint."),
-    Parameter("cache_policy", "window", "What is kept of the history in the KV cache.", choices=("full", "window")),
     Parameter(
-        "cache_sinks", 0, "First tokens of the episode that policy window always keeps.", "tokens", low=0, high=100_000
+        "cache_policy",
+        "window",
+        "What is kept of the history in the KV cache: everything, the newest tokens, or summaries of older chunks "
+        "chosen by a gate, all of them, by chance, by past or by expected attention.",
+        choices=("full", "window", "gated", "mean", "random", "attention", "expected"),
+    ),
+    Parameter(
+        "cache_sinks",
+        0,
+        "First tokens of the episode that every policy but full always keeps.",
+        "tokens",
+        low=0,
+        high=100_000,
     ),
     Parameter(
         "cache_recent",
         0,
-        "Newest tokens that policy window keeps; 0 keeps the newest observation only. The shipped model was trained "
-        "with up to 4 observations of 25 tokens: much longer histories make it fail.",
+        "Newest tokens that every policy but full keeps; 0 keeps the newest observation only. The shipped model was "
+        "trained with up to 4 observations of 25 tokens: much longer histories make it fail.",
         "tokens",
         low=0,
         high=1_000_000,
@@ -106,6 +117,37 @@ INFERENCE = (
     Parameter(
         "cache_capacity", 4096, "Tokens that policy full can hold in one episode.", "tokens", low=1, high=1_000_000
     ),
+    Parameter(
+        "cache_chunk",
+        25,
+        "Older tokens that are judged together and become one summary; best the tokens of one observation.",
+        "tokens",
+        low=1,
+        high=100_000,
+    ),
+    Parameter(
+        "cache_budget",
+        256,
+        "Most tokens that a policy with summaries holds; the summaries of lowest utility go first.",
+        "tokens",
+        low=1,
+        high=1_000_000,
+        live=True,
+    ),
+    Parameter(
+        "cache_threshold",
+        -1.0,
+        "Least score of a chunk that policy gated keeps; below 0: as calibrated with the gate.",
+        low=-1.0,
+        high=2.0,
+        live=True,
+    ),
+    Parameter(
+        "cache_gate",
+        "",
+        "Weights of the gate for policy gated: name of a shipped file, or path of a .safetensors file.",
+    ),
+    Parameter("cache_keep_rate", 0.1, "Share of the chunks that policy random keeps.", low=0.0, high=1.0),
     Parameter("max_sessions", 4, "Robots that one node serves at most.", low=1, high=256),
     Parameter(
         "sessions",

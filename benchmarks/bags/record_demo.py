@@ -1,0 +1,46 @@
+"""Records streaming episodes of the simulated robot as a bag, for the replay benchmark.
+
+tools/run python benchmarks/bags/record_demo.py BAG --task drawer-open --episodes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from streaming_vla.evaluation.records import Scene
+from streaming_vla.nodes.demo import MODES
+from streaming_vla.nodes.simulation import driven_simulation
+from streaming_vla.robots.tasks import HELD_OUT_SEED
+
+SETTLE_S = 4.0  # the recorder finds the topics
+TIME_LIMIT_S = 12.0
+
+
+def main() -> None:
+    """Entry point of the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("--task", action="append")
+    parser.add_argument("--episodes", type=int, default=1)
+    options = parser.parse_args()
+    tasks = options.task or ["drawer-open"]
+    scenes = [Scene(task, HELD_OUT_SEED + number) for task in tasks for number in range(options.episodes)]
+    with driven_simulation(options.bag.parent / "logs", cameras=()) as simulation:
+        command = [sys.executable, "-m", "streaming_vla.cli", "record", "--out", str(options.bag)]
+        with subprocess.Popen(command) as recorder:
+            simulation.driver.spin(SETTLE_S)
+            for node, values in MODES["streaming"].items():
+                simulation.driver.set_parameters(node, values)
+            for scene in scenes:
+                record = simulation.driver.run("streaming", scene, TIME_LIMIT_S)
+                print(f"{scene.task} {scene.seed}: success {record.success}, {record.duration_s:.1f} s", flush=True)
+            simulation.driver.spin(1.0)
+            recorder.send_signal(signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Replays a bag through the suite's machines on the virtual clock: what they would have done with what was seen.
+
+The pictures and states are those of the bag, at the times at which they were received, whatever the replayed suite
+does; the model is the real one, how long it takes is said by a latency profile. The same arguments give the same
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_vla.bags.errors import MissingTopic
+from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
+from streaming_vla.bags.reader import Bag
+from streaming_vla.evaluation.machine_options import MachineOptions, machine_options
+from streaming_vla.evaluation.records import EpisodeRecord
+from streaming_vla.evaluation.records import Frame as SeenFrame
+from streaming_vla.evaluation.replay_live import LIVE_TOPICS, LiveEpisode
+from streaming_vla.evaluation.replay_service import ReplayService
+from streaming_vla.evaluation.virtual import World
+from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
+from streaming_vla.inference.latency_profile import LatencyProfile
+from streaming_vla.pictures.decode import TYPES, pixels_of
+from streaming_vla.pictures.encode import PictureOptions, square
+from streaming_vla.policy.contract import StreamingPolicy
+from streaming_vla.policy.layout import Vector
+from streaming_vla.runtime.events import Action, Command
+from streaming_vla.runtime.executor import Executor
+from streaming_vla.runtime.generator import Generator
+from streaming_vla.runtime.monitor import Monitor
+from streaming_vla.runtime.observer import Observer
+
+INSTRUCTION = "instruction"  # std_msgs/String
+STRIP_PERIOD_S = 0.5  # of the pictures that are kept for the report
+STRIP_PIXELS = 96
+MOST_EARLY = 100  # messages that came before their episode
+
+
+@dataclass
+class ReplayedEpisode:
+    """One episode of a bag.
+
+    Args:
+        record: of the replay.
+        actions: that the replay sent to its executor.
+        observed: what was prefilled: digest of JPEGs and state, by sequence.
+        cache: statistics of the KV cache after each prefill, by time.
+        judged: saliencies with the context that they are of.
+        live: what the bag's own suite did; empty for a bag of another robot.
+    """
+
+    record: EpisodeRecord
+    live: LiveEpisode
+    actions: list[Action] = field(default_factory=list)
+    observed: dict[int, str] = field(default_factory=dict)
+    cache: list[tuple[float, Any]] = field(default_factory=list)
+    judged: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
+class Replayed:
+    """A bag's replay: its episodes, and sentences on what of the bag could not be used."""
+
+    bag: Path
+    duration_s: float
+    episodes: list[ReplayedEpisode]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How bags are replayed.
+
+    Args:
+        values: of every parameter (`machine_options.all_values`).
+        profile: latencies.
+        namespace: of the robot in the bag.
+        instruction: of bags without an `episode` topic, which are one episode each; empty takes the newest one of
+            the bag's `instruction` topic.
+        action_topic: command of the robot, for bags that are not the suite's.
+        seed: of the latencies.
+    """
+
+    values: Mapping[str, Mapping[str, Any]]
+    profile: LatencyProfile
+    namespace: str = "/"
+    instruction: str = ""
+    action_topic: str = "command"
+    seed: int = 0
+
+
+def replay(
+    path: Path, policy: StreamingPolicy, options: ReplayOptions, progress: Callable[[float], None] | None = None
+) -> Replayed:
+    """Replay one bag; `progress` is told the share that is done.
+
+    Raises:
+        BagError: the bag cannot be used, or topics are missing.
+        ValueError: the parameters do not fit the policy.
+    """
+    observer = options.values["observer"]
+    topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
+    others = (*LIVE_TOPICS, INSTRUCTION, options.action_topic)
+    with Bag(path) as bag:
+        ingest = Ingest(bag, IngestOptions(topics, observer["robot_state_topic"], others, (), options.namespace))
+        if not (options.instruction or ingest.has("episode") or ingest.has(INSTRUCTION)):
+            raise MissingTopic(
+                f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
+                "asked to do"
+            )
+        machines = machine_options(options.values, policy.spec)
+        player = _Player(policy, machines, options, told=ingest.has("episode"), name=path.name)
+        duration_s = max(bag.duration_s, 1e-9)
+        begin_s: float | None = None
+        for number, event in enumerate(ingest.events()):
+            begin_s = event.time_s if begin_s is None else begin_s
+            player.take(event, event.time_s - begin_s)
+            if progress is not None and number % 100 == 0:
+                progress(min(1.0, (event.time_s - begin_s) / duration_s))
+        player.end()
+        problems = [*(str(problem) for problem in bag.problems), *ingest.said.values()]
+        return Replayed(path, bag.duration_s, player.episodes, problems)
+
+
+class _Bag:
+    """The robot of a replay: what it does is in the bag, whatever it is told."""
+
+    def look(self) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> Vector:
+        return np.zeros(0)
+
+    def command(self, command: Command) -> None:
+        pass
+
+    def advance(self, now: float) -> bool:
+        return False
+
+
+class _Player:
+    """Tells the machines of one world what happens in the bag, when it happens."""
+
+    def __init__(
+        self, policy: StreamingPolicy, machines: MachineOptions, options: ReplayOptions, told: bool, name: str
+    ) -> None:
+        self.episodes: list[ReplayedEpisode] = []
+        self._options, self._name, self._told = options, name, told
+        self._number = 0
+        self._instruction = options.instruction
+        self._early: list[Said] = []
+        self._running: ReplayedEpisode | None = None
+        self._heard: set[str] = set()
+        self._strip_s: dict[str, float] = {}
+        observer = options.values["observer"]
+        self._cameras = tuple(observer["cameras"])
+        pictures = {kind: PictureOptions(observer["image_size"], observer["jpeg_quality"], kind) for kind in TYPES}
+        self._service = ReplayService(policy, machines.engine, pictures)
+        clock = Clock()
+        self._clock_offset_s = 0.0
+        period_s = machines.executor.control_period_s
+        record = EpisodeRecord("replay", name, 0, "", 0, period_s, 0.0)
+        self._world = World(
+            (
+                Observer(machines.observer),
+                Monitor(machines.monitor),
+                Generator(machines.layout, machines.generator),
+                Executor(machines.layout, machines.executor),
+            ),
+            self._service,
+            _Bag(),
+            Hardware(replace(options.profile, control_period_ms=1000.0 * period_s), clock, options.seed),
+            clock,
+            record,
+        )
+        self._world.robot_alive = False  # pictures and signs of life come from the bag alone
+
+    def take(self, event: Frame | State | Said, time_s: float) -> None:
+        now_s = time_s + self._clock_offset_s
+        if now_s < self._world.now:  # the bag's clock jumped back: the virtual one goes on from where it is
+            self._clock_offset_s += self._world.now - now_s
+            now_s = self._world.now
+        self._world.run(now_s - self._world.now)
+        if isinstance(event, Frame):
+            self._heard.add(event.camera)
+            self._world.tell("observer", "on_frame", event.camera, (event.kind, event.message), event.stamp_s)
+            self._keep(event)
+        elif isinstance(event, State):
+            self._heard.add("robot state")
+            self._world.tell("observer", "on_state", event.values)
+            self._world.tell("executor", "on_robot_state")
+        elif event.topic == "episode":
+            self._episode_said(event.message)
+        elif event.topic == INSTRUCTION:
+            self._instruction = self._options.instruction or event.message.data
+        else:
+            self._said(event)
+        ready = self._instruction and len(self._heard) > len(self._cameras)
+        if not self._told and self._running is None and ready:
+            self._begin(self._instruction)
+
+    def end(self) -> None:
+        """End the episode that runs."""
+        episode, self._running = self._running, None
+        if episode is None:
+            return
+        world, record = self._world, self._world.record
+        record.end_s = world.now
+        episode.judged = list(world.monitor.judged)
+        world.tell("monitor", "stop_episode")
+        world.record = replace(record, states=[], requests=[], observations=[], contexts=[], spans=[], frames=[])
+        episode.actions, world.actions = world.actions, []
+        episode.observed, self._service.observed = self._service.observed, {}
+        episode.cache, self._service.cache = self._service.cache, []
+        world.commands, world.flow_requests = [], []
+        self.episodes.append(episode)
+
+    def _begin(self, instruction: str) -> None:
+        self.end()
+        world = self._world
+        record = replace(
+            world.record, instruction=instruction, seed=len(self.episodes), begin_s=world.now,
+            states=[], requests=[], observations=[], contexts=[], spans=[], frames=[],
+        )  # fmt: skip
+        world.record = record
+        self._strip_s.clear()
+        self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
+        self._service.clock = lambda: world.now
+        world.start(instruction)
+        assert world.episode is not None, "the monitor has just begun one"
+        record.number = world.episode.number
+
+    def _episode_said(self, message: Any) -> None:
+        if not message.active:
+            self.end()
+        elif message.number != self._number or self._running is None:
+            self._number = message.number
+            self._begin(message.instruction)
+            early, self._early = self._early, []
+            for event in early:
+                self._said(event)
+
+    def _said(self, event: Said) -> None:
+        """Hand what the bag's suite said to the episode that it is of: topics keep no common order."""
+        number = getattr(event.message, "episode", self._number)
+        if self._running is not None and number == self._number:
+            self._running.live.take(event.topic, event.message, self._world.now - self._running.record.begin_s)
+        elif number != self._number:
+            self._early = [*self._early[-MOST_EARLY:], event]
+
+    def _keep(self, event: Frame) -> None:
+        """Keep a picture now and then for the report."""
+        if self._running is None or self._world.now - self._strip_s.get(event.camera, -1e9) < STRIP_PERIOD_S:
+            return
+        self._strip_s[event.camera] = self._world.now
+        pixels: npt.NDArray[np.uint8] = square(pixels_of(event.message, event.kind), STRIP_PIXELS)[..., ::-1]
+        self._running.record.frames.append(SeenFrame(self._world.now, event.camera, pixels))

@@ -1,0 +1,143 @@
+"""Replays many bags in parallel processes and makes the run of the report from them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streaming_vla.bags.errors import BagError
+from streaming_vla.evaluation.machine_options import all_values
+from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode, ReplayOptions, replay
+from streaming_vla.evaluation.replay_compare import played, records_of, summarise_replays
+from streaming_vla.evaluation.report_html import Run, make_run
+from streaming_vla.inference.latency_profile import find_profile
+from streaming_vla.policy.contract import StreamingPolicy
+from streaming_vla.policy.loading import load_policy
+from streaming_vla.policy.models import find_model
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """What a replay needs, small enough to be sent to a process."""
+
+    params_file: Path | None = None
+    changes: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value) that win over the file
+    profile: str = "measured"
+    namespace: str = "/"
+    instruction: str = ""
+    action_topic: str = "command"
+    seed: int = 0
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Return the value of every parameter; ParameterFileError when the file cannot be used."""
+        values = all_values(self.params_file)
+        for node, name, value in self.changes:
+            values[node][name] = value
+        return values
+
+    def options(self) -> ReplayOptions:
+        """Return the options of `replay`."""
+        profile = find_profile(self.profile)
+        return ReplayOptions(self.values(), profile, self.namespace, self.instruction, self.action_topic, self.seed)
+
+
+def replay_all(
+    bags: Sequence[Path], job: ReplayJob, workers: int = 1, done: Callable[[Path, str], None] | None = None
+) -> list[Replayed]:
+    """Replay every bag; the result is in the order of `bags`, whatever finishes first.
+
+    Args:
+        workers: processes; 1 works in this one.
+        done: told each bag that is through, with what refused it ("" for nothing).
+
+    Raises:
+        BagError: none of them can be used; the message has one line for each.
+    """
+    found: dict[Path, Replayed] = {}
+    refusals: dict[Path, str] = {}
+
+    def keep(path: Path, result: Replayed | str) -> None:
+        if isinstance(result, str):
+            refusals[path] = result
+        else:
+            found[path] = result
+        if done is not None:
+            done(path, refusals.get(path, ""))
+
+    if workers == 1 or len(bags) == 1:
+        for path in bags:
+            keep(path, replay_one(path, job))
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(bags)), mp_context=context) as pool:
+            futures = {pool.submit(replay_one, path, job): path for path in bags}
+            for future in as_completed(futures):
+                keep(futures[future], future.result())
+    if not found:
+        raise BagError("\n".join(refusals.values()))
+    for path, sentence in refusals.items():
+        found[path] = Replayed(path, 0.0, [], [sentence])
+    return [found[path] for path in bags]
+
+
+def replay_one(path: Path, job: ReplayJob) -> Replayed | str:
+    """Replay one bag; return the sentence that refuses it when it cannot be used."""
+    options = job.options()
+    try:
+        return replay(path, _policy(str(options.values["inference"]["model"])), options)
+    except BagError as error:
+        return str(error)
+
+
+def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
+    """Return the replays as a run of the report; its curves are those of the longest episode."""
+    names = _policy(str(job.values()["inference"]["model"])).spec.layout.names
+    numbers = summarise_replays(replays, names)
+    longest = max(
+        (episode for each in replays for episode in each.episodes), key=lambda episode: episode.record.duration_s
+    )
+    parameters = yaml.safe_dump(
+        {node: {key: _plain(value) for key, value in values.items()} for node, values in job.values().items()},
+        sort_keys=False,
+    )
+    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names))
+
+
+def _curves(episode: ReplayedEpisode, names: Sequence[str]) -> dict[str, Any]:
+    begin_s = episode.record.begin_s
+    context_s = {at.sequence: at.time_s - begin_s for at in episode.record.contexts}
+    ours, theirs = played(episode), episode.live.played()
+    actions = {
+        name: {
+            "replayed": [[time_s - begin_s, float(values[place])] for time_s, _, values in ours],
+            "recorded": [[time_s, float(values[place])] for time_s, values in theirs if len(values) == len(names)],
+        }
+        for place, name in enumerate(names)
+    }
+    cache = [(time_s - begin_s, stats) for time_s, stats in episode.cache]
+    return {
+        "saliency": [[context_s[context], value] for context, value in episode.judged if context in context_s],
+        "kv_bytes": [[time_s, stats.bytes] for time_s, stats in cache],
+        "kv_full_bytes": [[time_s, stats.full_bytes] for time_s, stats in cache],
+        "chunks_kept": [[time_s, stats.chunks_kept] for time_s, stats in cache if stats.chunks_kept],
+        "actions": actions,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def _policy(model: str) -> StreamingPolicy:
+    import torch
+
+    torch.set_num_threads(1)
+    return load_policy(find_model(model))

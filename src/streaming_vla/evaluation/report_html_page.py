@@ -1,0 +1,88 @@
+"""The page of the report: one HTML file without anything from outside, readable on a laptop and on a phone."""
+
+from __future__ import annotations
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #1f2328; --faint: #59636e; --line: #d8dee4; --back: #ffffff; --soft: #f5f7f9; --good: #1a7f37;
+  --bad: #c62430; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--soft); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 20px 16px 60px; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 8px 0 2px; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 0 0 6px; }
+h3 { font-size: 1rem; margin: 14px 0 4px; color: var(--faint); overflow-wrap: anywhere; }
+p { margin: 4px 0; }
+section, header { background: var(--back); border: 1px solid var(--line); border-radius: 10px; padding: 18px;
+  margin-top: 14px; }
+figure { margin: 0; }
+figcaption, .about { color: var(--faint); font-size: .92rem; margin-top: 4px; }
+.verdict li { margin: 5px 0; }
+.verdict { margin: 10px 0 0; padding-left: 20px; font-size: 1.06rem; }
+.good::marker { color: var(--good); content: "\\2713\\00a0"; }
+.bad::marker { color: var(--bad); content: "!\\00a0"; }
+.wide { overflow-x: auto; }
+svg { display: block; width: 100%; min-width: 560px; height: auto; font: 13px system-ui, sans-serif; }
+svg text { fill: var(--faint); }
+.grid { stroke: #e4e8ec; stroke-width: 1; fill: none; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: .9rem; }
+.legend i { display: inline-block; width: 14px; height: 14px; border-radius: 3px; margin-right: 6px;
+  vertical-align: -2px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11em; }
+.strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; }
+.strip figure { flex: 0 0 auto; width: 96px; }
+.strip img { width: 96px; height: 96px; border-radius: 6px; display: block; }
+.strip figcaption { text-align: center; font-size: .8rem; margin: 2px 0 0; }
+pre { overflow-x: auto; font-size: .85rem; background: var(--soft); padding: 12px; border-radius: 8px; }
+details summary { cursor: pointer; font-weight: 600; }
+</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{{ title }}</h1>
+<p class="about">{{ about }}</p>
+<ul class="verdict">
+{% for kind, text in verdict %}<li class="{{ kind }}">{{ text }}</li>
+{% endfor %}</ul>
+</header>
+<section>
+<h2>Numbers</h2>
+<div class="wide"><table>
+<thead><tr><th scope="col">figure</th>{% for run in runs %}<th scope="col">{{ run.name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for name, cells in rows %}<tr><td>{{ name }}</td>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table></div>
+</section>
+{% for chart in charts %}<section>
+<h2>{{ chart.title }}</h2>
+{% for part in chart.parts %}<figure>
+{% if part.name %}<h3>{{ part.name }}</h3>{% endif %}
+{{ part.drawing | safe }}
+<figcaption>{{ part.caption }}</figcaption>
+</figure>
+{% endfor %}</section>
+{% endfor %}{% if strips %}<section>
+<h2>What the cameras saw</h2>
+{% for strip in strips %}<h3>{{ strip.name }}</h3>
+<div class="strip" tabindex="0" role="group" aria-label="{{ strip.name }}">
+{% for picture in strip.pictures %}<figure><img src="data:image/jpeg;base64,{{ picture.data }}"
+ alt="{{ strip.name }} at {{ picture.time }} s"><figcaption>{{ picture.time }} s{% if picture.note %}<br>
+{{ picture.note }}{% endif %}</figcaption></figure>
+{% endfor %}</div>
+{% endfor %}</section>
+{% endif %}{% for run in runs %}{% if run.parameters %}<section>
+<details><summary>Parameters of {{ run.name }}</summary><pre>{{ run.parameters }}</pre></details>
+</section>
+{% endif %}{% endfor %}</main>
+</body>
+</html>
+"""

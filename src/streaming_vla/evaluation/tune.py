@@ -1,0 +1,228 @@
+"""Searches parameters on bags: fewer observations against being closer to what the robot did (Optuna, NSGA-II).
+
+The first trial is the parameter file as it is. What is found is judged on bags that the search has not seen, and taken
+only if it is better there at both objectives.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode
+from streaming_vla.evaluation.replay_compare import records_of
+from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
+from streaming_vla.evaluation.results import halting
+from streaming_vla.runtime.events import Mode
+
+STUDY = "streaming_vla"
+OBJECTIVES = ("observations_per_s", "error")
+HELD_OUT = 3  # every third bag is kept from the search
+
+Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
+SEARCH: dict[tuple[str, str], Range] = {
+    ("saliency_monitor", "mode"): ("always", "adaptive", "action_norm"),
+    ("saliency_monitor", "early_actions"): (0, 6),
+    ("saliency_monitor", "saliency_threshold"): (0.1, 6.0),
+    ("saliency_monitor", "max_silence_s"): (0.5, 4.0),
+    ("generator", "lead_actions"): (0, 3),
+    ("inference", "cache_threshold"): (0.05, 0.95),
+    ("inference", "cache_budget"): (16, 512),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is made small: observations per second, and the distance to what the robot did (action units)."""
+
+    observations_per_s: float
+    error: float
+
+    def better(self, other: Score) -> bool:
+        """True when better at both."""
+        return self.observations_per_s < other.observations_per_s and self.error < other.error
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search has found.
+
+    Args:
+        default: of the parameter file, on the bags that were kept from the search.
+        tuned: of the values, on the same bags.
+        values: (node, parameter, value) that were changed; empty when the defaults are on the front.
+        front: scores on the searched bags that no other beats at both.
+        trials: score of each trial on the searched bags, the first is the default.
+    """
+
+    default: Score
+    tuned: Score
+    values: tuple[tuple[str, str, Any], ...]
+    front: tuple[Score, ...]
+    trials: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How to search.
+
+    Args:
+        trials: replays of all searched bags.
+        workers: processes; each works on trials of its own.
+        storage: database URL of a study that several machines share; "" keeps a file in `folder`.
+        folder: of the study; a search that was stopped goes on.
+        seed: of the search.
+    """
+
+    trials: int
+    workers: int
+    storage: str
+    folder: Path
+    seed: int = 0
+
+
+def tune(bags: Sequence[Path], job: ReplayJob, options: TuneOptions, done: Callable[[], None]) -> Tuned:
+    """Search and return what was found; `done` is called after every batch of trials.
+
+    Raises:
+        ValueError: fewer than two bags, or none that can be replayed.
+    """
+    if len(bags) < 2:
+        raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
+    kept = list(bags[HELD_OUT - 1 :: HELD_OUT]) or [bags[-1]]
+    searched = [bag for bag in bags if bag not in kept]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    study = open_study(options, create=True)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(_defaults(job))
+    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    # a sampler draws the same again for the same seed, so every trial has its own
+    each_options = [replace(options, seed=options.seed + number) for number in range(finished, options.trials)]
+    if options.workers == 1:
+        for each in each_options:
+            work(searched, job, each, 1)
+            done()
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+            for future in [pool.submit(work, searched, job, each, 1) for each in each_options]:
+                future.result()
+                done()
+    return _judged(open_study(options), kept, job)
+
+
+def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions, trials: int) -> None:
+    """Do `trials` trials of the study; any number of processes and machines may do so at the same time."""
+    study = open_study(options)
+    study.optimize(lambda trial: _objective(trial, bags, job), n_trials=trials)
+
+
+def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
+    """Return the study, made when it is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage: Any = options.storage or JournalStorage(JournalFileBackend(str(options.folder / "study.journal")))
+    sampler = optuna.samplers.NSGAIISampler(population_size=16, seed=options.seed)
+    if create:
+        return optuna.create_study(
+            storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
+        )
+    return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+
+
+def score(replays: Sequence[Replayed]) -> Score:
+    """Return the score of replays.
+
+    Raises:
+        ValueError: they hold no episode, or neither actions nor a hand-over to judge by.
+    """
+    records = records_of(replays)
+    seconds = sum(record.duration_s for record in records)
+    if not seconds:
+        raise ValueError("the bags hold no episode in which every camera and the robot's state were heard")
+    errors = [error for each in replays for episode in each.episodes for error in tracking_errors(episode)]
+    halts_s = [value / 1000.0 for record in records for value in halting(record).halts_ms]
+    if not errors and not halts_s:
+        raise ValueError("the bags hold no actions of the robot, and the replays no hand-over: nothing to judge by")
+    error = float(np.mean(errors)) if errors else float(np.mean(halts_s))
+    return Score(sum(len(record.observations) for record in records) / seconds, error)
+
+
+def tracking_errors(episode: ReplayedEpisode) -> list[float]:
+    """Return, for every action of the robot, the distance to what the replay was doing then; a halt does nothing."""
+    values = {(action.context, action.index): action.values for action in episode.actions}
+    states = episode.record.states
+    times = [at.time_s - episode.record.begin_s for at in states]
+    found = []
+    for time_s, recorded in episode.live.played():
+        place = bisect_right(times, time_s) - 1
+        if place < 0:
+            continue
+        state = states[place].state
+        ours = values.get((state.context, state.index)) if state.mode is Mode.PLAYING else np.zeros_like(recorded)
+        if ours is not None and ours.shape == recorded.shape:
+            found.append(float(np.abs(ours - recorded).mean()))
+    return found
+
+
+def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tuple[float, float]:
+    changes = []
+    for (node, name), limits in _searched(job.values()).items():
+        key = f"{node}.{name}"
+        if isinstance(limits[0], str):
+            value: Any = trial.suggest_categorical(key, limits)
+        elif isinstance(limits[0], int):
+            value = trial.suggest_int(key, int(limits[0]), int(limits[1]))
+        else:
+            value = trial.suggest_float(key, float(limits[0]), float(limits[1]), log=True)
+        changes.append((node, name, value))
+    found = score(replay_all(bags, replace(job, changes=(*job.changes, *changes))))
+    return found.observations_per_s, found.error
+
+
+def _searched(values: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Range]:
+    """Return what is searched: the cache's parameters only where policy gated is set."""
+    gated = values["inference"]["cache_policy"] == "gated"
+    return {(node, name): limits for (node, name), limits in SEARCH.items() if gated or node != "inference"}
+
+
+def _defaults(job: ReplayJob) -> dict[str, Any]:
+    """Return the parameter file's own values, moved into the searched ranges."""
+    values = job.values()
+    found = {}
+    for (node, name), limits in _searched(values).items():
+        value = values[node][name]
+        if isinstance(limits[0], str):
+            found[f"{node}.{name}"] = value if value in limits else limits[0]
+        else:
+            found[f"{node}.{name}"] = min(max(value, limits[0]), limits[1])
+    return found
+
+
+def _judged(study: optuna.Study, kept: Sequence[Path], job: ReplayJob) -> Tuned:
+    trials = sorted(
+        (trial for trial in study.get_trials(deepcopy=False) if trial.state == optuna.trial.TrialState.COMPLETE),
+        key=lambda trial: trial.number,
+    )
+    scores = [Score(*trial.values) for trial in trials]
+    base = scores[0]
+    default = score(replay_all(kept, job))
+    better = [(trial, each) for trial, each in zip(trials, scores, strict=True) if each.better(base)]
+    # the one that gains most at what it gains least, as a share of the default
+    better.sort(key=lambda pair: max(pair[1].observations_per_s / base.observations_per_s, pair[1].error / base.error))
+    front = tuple(Score(*trial.values) for trial in study.best_trials)
+    for trial, _ in better:
+        values = tuple((*key.split(".", 1), value) for key, value in trial.params.items())
+        found = score(replay_all(kept, replace(job, changes=(*job.changes, *values))))  # type: ignore[arg-type]
+        if found.better(default):
+            return Tuned(default, found, values, front, tuple(scores))  # type: ignore[arg-type]
+    return Tuned(default, default, (), front, tuple(scores))

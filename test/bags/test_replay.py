@@ -1,0 +1,170 @@
+"""Replays of small bags with a toy policy: deterministic, compared with the recording, robust against its clock."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
+
+from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
+from streaming_vla.evaluation import replay_run
+from streaming_vla.evaluation.machine_options import all_values, machine_options
+from streaming_vla.evaluation.replay import Replayed, ReplayOptions, replay
+from streaming_vla.evaluation.replay_compare import played, summarise_replays
+from streaming_vla.evaluation.report_html import page
+from streaming_vla.inference.latency_profile import LatencyProfile, Spread
+from streaming_vla.runtime.events import Reason
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
+from toy import LAYOUT, SPEC, ToyPolicy
+
+STEPS = 100
+PROFILE = LatencyProfile("test", "", 50.0, Spread(20.0, 20.0), Spread(5.0, 5.0), Spread(1.0, 1.0))
+EPISODE = "streaming_vla_interfaces/msg/Episode"
+CHANGES = {
+    "observer": {"cameras": ("front", "wrist"), "camera_topics": ("front/image", "wrist/image"), "image_size": 32,
+                 "robot_state_topic": "robot_state"},
+    "generator": {f"action_{name}": getattr(LAYOUT, name) for name in ("names", "absolute", "low", "high", "initial")},
+    "executor": {"velocity_limit": (1e6, 1e6), "jump_limit": (1e6, 1e6)},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def types(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, kind in {
+        "/front/image": TYPES["/camera/left/image"],
+        "/wrist/image": TYPES["/camera/left/image"],
+        "/command": TYPES["/robot_state"],
+        "/episode": EPISODE,
+    }.items():
+        monkeypatch.setitem(TYPES, name, kind)
+
+
+def options(**inputs: Any) -> ReplayOptions:
+    values = all_values(None)
+    for node, entries in CHANGES.items():
+        values[node].update(entries)
+    return ReplayOptions(values, PROFILE, **inputs)
+
+
+def bag(folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True) -> Path:
+    """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps."""
+    said = []
+
+    def say(topic: str, time_ns: int, message: Any) -> None:
+        said.append((topic, time_ns, bytes(STORE.serialize_cdr(message, TYPES[topic]))))
+
+    for step in range(STEPS):
+        now_ns = BEGIN_NS + (step % jump_at if jump_at else step) * STEP_NS
+        if step in episodes:
+            about = {"session": "/", "active": True, "instruction": f"task {step}"}
+            say("/episode", now_ns, make(EPISODE, header=header(now_ns), number=1 + episodes.index(step), **about))
+        for name in ("front", "wrist") if cameras else ():
+            say(f"/{name}/image", now_ns + 1000, image(picture(step), now_ns))
+        say("/robot_state", now_ns + 2000, floats([100.0 + step, 0.0, 0.0]))
+        say("/command", now_ns + 3000, floats([0.05, -0.5]))
+    return write_own(folder, said)
+
+
+def run(path: Path, **inputs: Any) -> Replayed:
+    return replay(path, ToyPolicy(), options(**{"instruction": "go", **inputs}))
+
+
+def told(replayed: Replayed) -> list[Any]:
+    return [
+        (episode.record.instruction, [(at.time_s, at.reason) for at in episode.record.requests],
+         [(time_s, index, values.tolist()) for time_s, index, values in played(episode)], episode.observed)
+        for episode in replayed.episodes
+    ]  # fmt: skip
+
+
+def test_a_replay_is_the_same_again(tmp_path: Path) -> None:
+    path = bag(tmp_path / "bag")
+    first, second = run(path), run(path)
+    assert told(first) == told(second)
+    assert first.problems == []
+    assert len(first.episodes[0].record.requests) > 20
+    assert first.episodes[0].record.requests[0].reason is Reason.START
+
+
+def test_the_policy_sees_what_was_recorded_when_it_was(tmp_path: Path) -> None:
+    policy = ToyPolicy()
+    replayed = replay(bag(tmp_path / "bag"), policy, options(instruction="go"))
+    episode = replayed.episodes[0]
+    assert {seen.instruction for seen in policy.seen} == {"go"}
+    for at, seen in zip(episode.record.requests, policy.seen, strict=False):
+        step = int((at.time_s + 1e-9) / 0.05)
+        assert seen.state[0] == pytest.approx(100.0 + step, abs=1.0)
+        assert seen.images.shape == (2, 32, 32, 3)
+        shown = cv2.resize(seen.images[0], (SIZE, SIZE)).astype(int)
+        distances = [np.abs(shown - picture(step)).mean() for step in range(STEPS)]
+        assert int(np.argmin(distances)) == int(seen.state[0]) - 100
+
+
+def test_actions_are_compared_with_the_robots(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag"))
+    numbers = summarise_replays([replayed], LAYOUT.names)
+    error = numbers["action_error"]
+    done = [values for _, _, values in played(replayed.episodes[0])]
+    assert error["compared"] == pytest.approx(len(done), abs=2)
+    assert error["by_dimension"]["dx"] == pytest.approx(np.mean([abs(each[0] - 0.05) for each in done]), rel=0.05)
+    assert set(error["by_horizon"]) <= {str(index) for index in range(SPEC.trained_horizon)}
+    assert numbers["live"] == {}
+    assert numbers["observations"]["by_reason"]["start"] == 1
+    assert numbers["kv_cache"]["policy"] == "window"
+    assert numbers["t_halt_ms"] >= 0.0
+
+
+def test_slower_hardware_starves_the_arm(tmp_path: Path) -> None:
+    path = bag(tmp_path / "bag")
+    slow = LatencyProfile("slow", "", 50.0, Spread(400.0, 400.0), Spread(5.0, 5.0), Spread(1.0, 1.0))
+    fast = summarise_replays([run(path)], LAYOUT.names)
+    late = summarise_replays(
+        [replay(path, ToyPolicy(), ReplayOptions(options().values, slow, instruction="go"))], LAYOUT.names
+    )
+    assert late["starved_s"] > fast["starved_s"] + 1.0
+    assert late["observations"]["count"] < fast["observations"]["count"]
+
+
+def test_episodes_are_those_of_the_recording(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag", episodes=(10, 50)))
+    assert [episode.record.instruction for episode in replayed.episodes] == ["task 10", "task 50"]
+    assert [episode.record.duration_s for episode in replayed.episodes] == pytest.approx([2.0, 2.5], abs=0.06)
+
+
+def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag", jump_at=40))
+    assert any("jumps back" in problem for problem in replayed.problems)
+    assert replayed.episodes[0].record.duration_s == pytest.approx(STEPS * 0.05, abs=0.3)
+
+
+def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:
+    with pytest.raises(NoCamera, match="has no picture topic"):
+        run(bag(tmp_path / "blind", cameras=False))
+    with pytest.raises(MissingTopic, match="neither an episode nor an instruction topic: say with --instruction"):
+        run(bag(tmp_path / "bag"), instruction="")
+    with pytest.raises(ValueError, match="the policy acts in dx, grip, the parameters say dx, dy, dz, gripper"):
+        machine_options(all_values(None), SPEC)
+
+
+def test_many_bags_and_their_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_run, "_policy", lambda model: ToyPolicy())
+    changes = tuple((node, name, value) for node, entries in CHANGES.items() for name, value in entries.items())
+    job = replay_run.ReplayJob(changes=changes, profile="paper", instruction="go")
+    bags = [bag(tmp_path / "one"), tmp_path / "missing", bag(tmp_path / "two")]
+    refused: list[str] = []
+    replays = replay_run.replay_all(bags, job, done=lambda path, sentence: refused.append(sentence))
+    assert [each.bag for each in replays] == bags
+    assert [bool(sentence) for sentence in refused] == [False, True, False]
+    made = replay_run.report_run("paper", replays, job)
+    html = page("Replay", "Two bags.", [made])
+    assert "missing does not exist: name the folder or the file of a bag" in html
+    assert "Actions against the recording" in html
+    assert made["numbers"]["bags"][0]["episodes"] == 1
+    with pytest.raises(BagError, match="does not exist"):
+        replay_run.replay_all([tmp_path / "missing"], job)

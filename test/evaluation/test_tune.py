@@ -1,0 +1,93 @@
+"""The search: what it takes, where it stops, and the files that it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streaming_vla.bags.errors import BagError
+from streaming_vla.evaluation import tune as module
+from streaming_vla.evaluation.replay import Replayed
+from streaming_vla.evaluation.replay_run import ReplayJob
+from streaming_vla.evaluation.tune import Score, Tuned, TuneOptions, tune
+from streaming_vla.evaluation.tune_files import parameter_file, verdict, write_tuned
+from streaming_vla.parameters.load import read
+
+BAGS = [Path("one"), Path("two"), Path("three")]
+
+
+@pytest.fixture
+def landscape(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], ReplayJob]]:
+    """Replace replays by a formula: a longer silence costs less, and is better up to 3 s."""
+    asked: list[tuple[list[Path], ReplayJob]] = []
+
+    def replay_all(bags: list[Path], job: ReplayJob) -> list[Replayed]:
+        asked.append((list(bags), job))
+        return []
+
+    def score(_: list[Replayed]) -> Score:
+        values = {name: value for _, name, value in asked[-1][1].changes}
+        silence_s = values.get("max_silence_s", 2.0)
+        return Score(4.0 / silence_s, abs(silence_s - 3.0) + 0.1)
+
+    monkeypatch.setattr(module, "replay_all", replay_all)
+    monkeypatch.setattr(module, "score", score)
+    return asked
+
+
+def options(folder: Path, trials: int = 24) -> TuneOptions:
+    return TuneOptions(trials, 1, "", folder)
+
+
+def test_what_is_better_on_unseen_bags_is_taken(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    found = tune(BAGS, ReplayJob(), options(tmp_path), lambda: None)
+    assert found.trials[0] == Score(2.0, 1.1)  # the parameter file as it is
+    assert found.tuned.better(found.default)
+    assert dict((name, value) for _, name, value in found.values)["max_silence_s"] > 2.0
+    assert {tuple(bags) for bags, _ in landscape} == {(BAGS[0], BAGS[1]), (BAGS[2],)}
+    assert landscape[0][0] == BAGS[:2]
+    assert "observations go from 2.00" in verdict(found)
+
+
+def test_a_search_that_was_stopped_goes_on(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    rounds: list[int] = []
+    tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: rounds.append(1))
+    found = tune(BAGS, ReplayJob(), options(tmp_path, 6), lambda: rounds.append(1))
+    assert len(rounds) == 6
+    assert len(found.trials) == 6
+
+
+def test_defaults_that_nothing_beats_stay(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "score", lambda _: Score(1.0 + len(landscape), 1.0 + len(landscape)))
+    found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
+    assert found.values == ()
+    assert "The defaults are on the front" in verdict(found)
+    assert found.tuned == found.default
+
+
+def test_one_bag_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tune needs at least 2 bags"):
+        tune(BAGS[:1], ReplayJob(), options(tmp_path), lambda: None)
+
+
+def test_bags_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="does not exist"):
+        tune([tmp_path / "a", tmp_path / "b"], ReplayJob(), options(tmp_path / "out", 1), lambda: None)
+
+
+def test_the_parameter_file_is_ready_to_use(tmp_path: Path) -> None:
+    values = (("saliency_monitor", "mode", "action_norm"), ("saliency_monitor", "max_silence_s", 3.0),
+              ("generator", "lead_actions", 2))  # fmt: skip
+    found = Tuned(Score(2.0, 0.5), Score(1.0, 0.4), values, (Score(1.0, 0.4),), (Score(2.0, 0.5), Score(1.0, 0.4)))
+    written = write_tuned(tmp_path, found)
+    assert all(path.stat().st_size > 0 for path in written)
+    assert read(written[0]) == {
+        "saliency_monitor": {"mode": "action_norm", "max_silence_s": 3.0},
+        "generator": {"lead_actions": 2},
+    }
+    assert "# Longest time between two observations. [a number from 0.05 to 600 (s); default 2.0]" in parameter_file(
+        found
+    )

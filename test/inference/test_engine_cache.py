@@ -1,0 +1,103 @@
+"""The engine with every cache policy: bounded sessions, statistics, and budget and threshold that change live."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy import SPEC, TOKENS, Answer, ToyPolicy, observation, options
+
+from kv_cache import Gate, GateConfig
+from kv_cache.policies import POLICY_NAMES
+from streaming_vla.inference.engine import Engine
+from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.values import ContextReport
+from streaming_vla.parameters.tables import table
+
+torch.manual_seed(0)
+GATE = Gate(GateConfig.of(SPEC.cache)).eval()
+CHUNKED = [name for name in POLICY_NAMES if name not in ("full", "window")]
+
+
+def chunked(name: str = "gated", **changes: object) -> EngineOptions:
+    """Return options with chunks of one observation, a window of two and room for three summaries."""
+    given = replace(options(recent=2 * TOKENS), cache_policy=name, chunk=TOKENS, budget=3 * TOKENS + 2, gate=GATE)
+    return replace(given, threshold=0.0, keep_rate=1.0, **changes)  # type: ignore[arg-type]
+
+
+def feed(engine: Engine, sequences: range) -> ContextReport:
+    """Prefill observations and return the last report."""
+    for sequence in sequences:
+        answer: Answer = Answer()
+        engine.observe(observation(sequence=sequence), answer)
+        while engine.work():
+            pass
+        report = answer.get()
+        assert isinstance(report, ContextReport), report
+    return report
+
+
+def test_the_parameter_knows_every_policy() -> None:
+    assert table("inference")["cache_policy"].choices == POLICY_NAMES
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_a_session_stays_within_its_budget_and_says_what_it_dropped(name: str) -> None:
+    engine = Engine(ToyPolicy(), chunked(name))
+    stats = feed(engine, range(12)).stats
+    assert (stats.policy, stats.full_tokens) == (name, 12 * TOKENS)
+    assert stats.tokens <= 3 * TOKENS + 2
+    assert stats.chunks_kept == 10
+    assert stats.chunks_evicted == 7
+    assert stats.flops_saved == (12 * TOKENS - stats.tokens) * SPEC.cache.flops_per_pair
+    assert bool(stats.scores) == (name != "mean")
+
+
+def test_budget_and_threshold_change_while_sessions_are_open() -> None:
+    engine = Engine(ToyPolicy(), chunked())
+    before = feed(engine, range(8)).stats
+    engine.retune(chunked(budget=3 * TOKENS))
+    after = feed(engine, range(8, 9)).stats
+    assert after.tokens == before.tokens - 2
+    assert after.chunks_evicted == before.chunks_evicted + 3
+    engine.retune(replace(chunked(budget=3 * TOKENS), threshold=1.5))
+    assert feed(engine, range(9, 11)).stats.chunks_dropped == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"budget": 5}, "budget is 5 tokens, below the 11 of the window"),
+        ({"threshold": -0.5}, "threshold is -0.5"),
+        ({"chunk": 2}, "only budget and threshold"),
+    ],
+)
+def test_a_wrong_change_is_refused_and_sessions_go_on(changes: dict[str, float], sentence: str) -> None:
+    engine = Engine(ToyPolicy(), chunked())
+    before = feed(engine, range(8)).stats
+    with pytest.raises(ValueError, match=sentence):
+        engine.retune(replace(chunked(), **changes))  # type: ignore[arg-type]
+    assert feed(engine, range(8, 9)).stats.tokens == before.tokens
+
+
+def test_a_gate_of_another_model_or_none_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="needs the weights of a gate, none are given"):
+        replace(chunked(), gate=None)
+    other = Gate(GateConfig.of(replace(SPEC.cache, head_dim=8)))
+    with pytest.raises(ValueError, match="load the gate that was trained for this model"):
+        Engine(ToyPolicy(), replace(chunked(), gate=other))
+
+
+def test_two_robots_share_a_gate_but_not_its_memory() -> None:
+    together = Engine(ToyPolicy(), chunked())
+    for sequence in range(8):
+        for session in ("/a", "/b"):
+            answer: Answer = Answer()
+            together.observe(observation(session=session, sequence=sequence), answer)
+            while together.work():
+                pass
+    report = answer.get()
+    assert isinstance(report, ContextReport)
+    alone = Engine(ToyPolicy(), chunked())
+    assert report.stats.scores == feed(alone, range(8)).stats.scores
