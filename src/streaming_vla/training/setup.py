@@ -7,7 +7,8 @@ from typing import Any
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import build_vocabulary
-from streaming_vla.robots.tasks import MEMORY_TASKS, TASKS
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
+from streaming_vla.robots.tasks import TASKS
 from streaming_vla.training.plan import TrainingPlan
 
 DEMONSTRATIONS = Path("data/demonstrations")
