@@ -23,7 +23,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/streaming_vla"]),
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", sorted(glob("launch/*.py"))),
-        (f"{SHARE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
+        (f"{SHARE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml") + glob("config/*.json"))),
         (f"{SHARE}/config/profiles", sorted(glob("config/profiles/*.yaml"))),
         (f"{SHARE}/models", sorted(glob("models/*.safetensors"))),
     ],

@@ -1,5 +1,7 @@
 """Trains a gate with a task's loss, from nothing: a cue is shown once, a decoy later; at the end the cue must be named.
 
+One episode in four has no cue. Without these a gate may code one colour by its absence: nothing kept means blue.
+
 The transformer first learns the task with its full history; then the gate learns, in one pass over
 [tokens ; summaries], which chunks it needs. Evaluation is online, frame by frame, in a real cache.
 """
@@ -32,24 +34,26 @@ from kv_cache.sampling import (
 NOISE, CUES, FRAME = 16, 3, 4  # noise words, colours of the cue, tokens of a frame
 CUE, DECOY = NOISE, NOISE + CUES  # first word of each
 WORDS = NOISE + 2 * CUES
+WITHOUT = 0.25  # share of episodes without a cue
 SPEC = CacheSpec(layers=2, kv_heads=1, head_dim=16, query_heads=2)
 WIDTH = 32
 SIZES = Sizes(sinks=0, recent=8, chunk=FRAME)
 
 
 def episodes(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return words [count, frames * FRAME], the cue's colour [count] and its frame [count].
+    """Return words [count, frames * FRAME], the cue's colour [count] (CUES: no cue) and its frame [count].
 
     The cue comes in one of the first frames; a decoy of another kind and any colour comes after it.
     """
     words = torch.randint(NOISE, (count, frames, FRAME), generator=generator)
     colour = torch.randint(CUES, (count,), generator=generator)
+    none = torch.rand(count, generator=generator) < WITHOUT
     shown = torch.randint(4, (count,), generator=generator)
     decoy = torch.randint(5, frames, (count,), generator=generator)
     every = torch.arange(count)
-    words[every, shown, 0] = CUE + colour
+    words[every, shown, 0] = torch.where(none, words[every, shown, 0], CUE + colour)
     words[every, decoy, 1] = DECOY + torch.randint(CUES, (count,), generator=generator)
-    return words.flatten(1), colour, shown
+    return words.flatten(1), torch.where(none, CUES, colour), shown
 
 
 class Layer(nn.Module):
@@ -82,10 +86,10 @@ class Recall(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(WORDS, WIDTH)
         self.layers = nn.ModuleList([Layer() for _ in range(SPEC.layers)])
-        self.head = nn.Linear(WIDTH, CUES)
+        self.head = nn.Linear(WIDTH, CUES + 1)
 
     def one_pass(self, words: Tensor, gate: Gate | None = None) -> tuple[Tensor, Tensor]:
-        """Return the cue's logits after every frame [B, F, CUES] and the gate's [B, n] (without a gate: [B, 0])."""
+        """Return the cue's logits after every frame [B, F, CUES + 1] and the gate's [B, n] (without a gate: [B, 0])."""
         total = words.shape[1]
         positions = torch.arange(total)
         frame = positions // FRAME
@@ -109,7 +113,7 @@ class Recall(nn.Module):
 
     @torch.no_grad()
     def online(self, words: Tensor, policy: CachePolicy) -> tuple[Tensor, BatchedCache]:
-        """Go through episodes frame by frame with a cache; return the last logits [B, CUES] and the cache."""
+        """Go through episodes frame by frame with a cache; return the last logits [B, CUES + 1] and the cache."""
         cache = BatchedCache(SPEC, policy, len(words))
         frequencies = torch.tensor(SPEC.frequencies)
         tokens = self.embed(words[:, :FRAME])
@@ -187,7 +191,8 @@ def evaluate(model: Recall, gate: Gate, frames: int, count: int = 96, seed: int 
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        threshold = threshold_for_count(model.one_pass(episodes(count, 20, generator)[0], gate)[1].sigmoid(), 1.0)
+        scores = model.one_pass(episodes(count, 20, generator)[0], gate)[1].sigmoid()
+    threshold = threshold_for_count(scores, 1.0 - WITHOUT)
     words, colour, shown = episodes(count, frames, generator)
     policy = Gated(SIZES.sinks, SIZES.recent, SIZES.chunk, 20, gate=gate, threshold=threshold)
     answers, cache = model.online(words, policy)
@@ -208,7 +213,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in range(3):
         begin_s = time.process_time()
-        model, gate = train(seed, steps=150, gate_steps=200)
+        model, gate = train(seed, steps=200, gate_steps=250)
         spent_s = time.process_time() - begin_s
         outcome = evaluate(model, gate, frames=60)
         print(json.dumps({"seed": seed, "train_cpu_s": round(spent_s, 1), **vars(outcome)}))

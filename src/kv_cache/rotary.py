@@ -74,21 +74,3 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10000.0, frequencies: Seq
     else:
         used = torch.tensor(frequencies, dtype=torch.float64, device=x.device)
     return turn(x, *angles(positions, used))
-
-
-class RotaryTable:
-    """Cosine and sine of the positions 0, 1/2, 1, ..., so that moving a token needs no trigonometry.
-
-    Half positions, because the middle of a chunk of even size lies between two tokens.
-
-    Args:
-        stop: first position that is not in the table.
-        frequencies: [F], radians per position.
-        dtype: float32 or float64, of the table.
-        device: of the table.
-    """
-
-    def __init__(self, stop: int, frequencies: Sequence[float], dtype: torch.dtype, device: torch.device) -> None:
-        halves = torch.arange(2 * stop, device=device) / 2
-        cos, sin = angles(halves, torch.tensor(frequencies, dtype=torch.float64, device=device))
-        self.cos, self.sin = cos.to(dtype), sin.to(dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 from kv_cache.policies.base import Sizes
 
 TEMPERATURE = 0.5  # of the relaxed draw
+SLACK = 1.5  # chunks that a threshold may keep beyond the count, as a factor
 FLOOR = 1e-9  # of the sum of attention, where all that was seen is dropped and the rest has faded beside it
 
 
@@ -139,19 +140,24 @@ def ramp(step: int, steps: int) -> float:
 
 
 def threshold_for_count(scores: Tensor, count: float) -> float:
-    """Return the threshold at which validation episodes, scores [E, n], keep `count` chunks on average.
+    """Return a threshold at which validation episodes, scores [E, n], keep `count` to 1.5 `count` chunks on average.
 
-    It lies in the middle between the last score that is kept and the first that is not.
+    Among these it lies in the widest gap of the scores' log-odds: a gate that has learned tells two groups apart, and
+    their exact sizes are not known beforehand.
 
     Raises:
         ValueError: count is not positive.
     """
     if count <= 0:
         raise ValueError(f"threshold for count: count is {count}, it must be above 0")
-    ordered = scores.flatten().sort(descending=True).values
-    kept = min(max(1, round(count * scores.shape[0])), len(ordered))
-    after = float(ordered[kept]) if kept < len(ordered) else 0.0
-    return (float(ordered[kept - 1]) + after) / 2
+    odds = scores.flatten().double().clamp(1e-9, 1.0 - 1e-9).logit().sort(descending=True).values
+    least = max(1, round(count * len(scores)))
+    if least >= len(odds):
+        return float(odds[-1].sigmoid()) / 2
+    most = min(max(least, round(SLACK * count * len(scores))), len(odds) - 1)
+    gaps = odds[least - 1 : most] - odds[least : most + 1]
+    cut = least + int(gaps.argmax())
+    return float(((odds[cut - 1] + odds[cut]) / 2).sigmoid())
 
 
 def threshold_for_recall(scores: Tensor, needed: Tensor, recall: float) -> float:

@@ -159,8 +159,8 @@ def test_the_gates_state_goes_from_chunk_to_chunk_and_belongs_to_its_session() -
 
 def test_the_penalty_counts_chunks_and_comes_late() -> None:
     logits = torch.full((2, 10), 20.0, requires_grad=True)
-    assert float(keep_penalty(logits, 4.0)) == pytest.approx(0.36)
-    assert float(keep_penalty(logits - 40.0, 4.0)) == 0.0
+    assert keep_penalty(logits, 4.0).item() == pytest.approx(0.36)
+    assert keep_penalty(logits - 40.0, 4.0).item() == 0.0
     assert [ramp(step, 100) for step in (0, 25, 50, 100)] == [0.0, 0.5, 1.0, 1.0]
 
 
@@ -168,6 +168,8 @@ def test_thresholds_come_from_validation_scores() -> None:
     scores = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.15, 0.7]])
     assert threshold_for_count(scores, 1.0) == pytest.approx(0.5)
     assert threshold_for_count(scores, 3.0) == pytest.approx(0.05)
+    two_groups = torch.tensor([[0.9995, 0.99, 0.01, 0.02], [0.98, 0.03, 0.02, 0.01], [0.97, 0.01, 0.02, 0.03]])
+    assert 0.1 < threshold_for_count(two_groups, 1.0) < 0.9  # four belong together, three were expected
     needed = torch.tensor([[True, False, False], [True, False, True]])
     assert threshold_for_recall(scores, needed, 1.0) == pytest.approx(0.3)
     assert threshold_for_recall(scores, needed, 0.6) == pytest.approx(0.7)

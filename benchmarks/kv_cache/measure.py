@@ -1,0 +1,218 @@
+"""One measurement each: the compact policy, one layer of PaliGemma's size, the gate, FLOPs, flatness."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from kv_cache import CachePolicy, CacheSpec, CacheView, Gate, GateConfig, SessionCache, make_policy
+from kv_cache.chunks import Chunks
+from kv_cache.cost import PALIGEMMA
+from kv_cache.policies import POLICY_NAMES
+from streaming_vla.policy.compact.config import CompactConfig
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.contract import PolicyObservation
+
+POLICIES = POLICY_NAMES
+SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
+FILL = 1000  # tokens that are appended at once to make a history
+IMAGE_TOKENS = 256  # of one picture of PaliGemma
+
+
+def policy(name: str, spec: CacheSpec, capacity: int) -> CachePolicy:
+    """Return a policy; the gate is untrained and keeps all, so that its budget is always used up: the worst case."""
+    torch.manual_seed(0)
+    gate = Gate(GateConfig.of(spec)).eval().requires_grad_(False)
+    return make_policy(
+        name,
+        sinks=SINKS,
+        recent=RECENT,
+        capacity=capacity,
+        chunk=CHUNK,
+        budget=BUDGET,
+        gate=gate,
+        threshold=0.0,
+        keep_rate=1.0,
+    )
+
+
+def history(spec: CacheSpec, name: str, tokens: int, spare: int) -> SessionCache:
+    """Return a cache that has seen `tokens` random tokens and has room for `spare` more."""
+    cache = SessionCache(spec, policy(name, spec, tokens + spare))
+    generator = torch.Generator().manual_seed(1)
+    for start in range(0, tokens, FILL):
+        count = min(FILL, tokens - start)
+        keys, values = torch.randn(2, spec.layers, spec.kv_heads, count, spec.head_dim, generator=generator)
+        cache.append(keys, values)
+    return cache
+
+
+def cpu_ms(work: Callable[[], object]) -> float:
+    """Return the CPU time of this thread, milliseconds."""
+    begin_ns = time.thread_time_ns()
+    work()
+    return (time.thread_time_ns() - begin_ns) / 1e6
+
+
+def model() -> CompactPolicy:
+    """Return the compact policy with random weights: its speed does not depend on them."""
+    torch.manual_seed(0)
+    return CompactPolicy(CompactModel(CompactConfig(words=("", "reach"))), "random")
+
+
+def observation() -> PolicyObservation:
+    """Return a picture of every camera and a state."""
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 96, 96, 3), dtype=np.uint8)
+    return PolicyObservation(pictures, np.zeros(4, dtype=np.float32), "reach")
+
+
+def prefill(served: CompactPolicy, cache: SessionCache) -> None:
+    """Encode an observation and append it, queries reported where the policy reads them."""
+    work = served.prefill(observation(), cache.view())
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            cache.append(*end.value)
+            return
+
+
+@torch.inference_mode()
+def compact(name: str, tokens: int, repeats: int) -> dict[str, Any]:
+    """Time prefill and flow step of the compact policy after a history of `tokens`."""
+    served = model()
+    warm = 3
+    cache = history(served.spec.cache, name, tokens, spare=(repeats + warm) * served.spec.tokens_per_observation)
+    stats = cache.stats()
+    prefills, steps = [], []
+    for _ in range(repeats + warm):
+        prefills.append(cpu_ms(lambda: prefill(served, cache)))
+        steps.append(cpu_ms(lambda: served.flow_step(cache.view(), np.zeros(4), 0)))
+    return {
+        "policy": name,
+        "tokens": tokens,
+        "held": stats.tokens,
+        "prefill_ms": statistics.median(prefills[warm:]),
+        "flow_step_ms": statistics.median(steps[warm:]),
+        "bytes": stats.bytes,
+        "reserved_bytes": stats.allocated_bytes,
+    }
+
+
+@torch.inference_mode()
+def flops(tokens: int) -> dict[str, int]:
+    """Count the FLOPs of one observation with all its flow steps, whole model, after a history of `tokens`."""
+    served = model()
+    counted = {"flow_steps": served.spec.execution_horizon}
+    for name in ("full", "gated"):
+        cache = history(served.spec.cache, name, tokens, spare=50)
+        with FlopCounterMode(display=False) as counter:
+            prefill(served, cache)
+            for index in range(served.spec.execution_horizon):
+                served.flow_step(cache.view(), np.zeros(4), index)
+        counted[name] = counter.get_total_flops()
+    return counted
+
+
+@torch.inference_mode()
+def gate(repeats: int) -> dict[str, float]:
+    """Time the judgement of one chunk and its summary, and the whole append of an observation."""
+    spec = model().spec.cache
+    gated = policy("gated", spec, 1)
+    shape = (1, spec.layers, spec.kv_heads, 1, CHUNK, spec.head_dim)
+    one = torch.ones(1, dtype=torch.int64)
+    chunks = Chunks(torch.randn(shape), torch.randn(shape), one, one, torch.zeros(1, 1))
+    state = gated.start(spec, 1, torch.device("cpu"))
+
+    def judge() -> None:
+        gated.score(chunks, state)
+        gated.summarise(chunks)
+
+    cache = history(spec, "gated", 4096, 0)
+    keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
+    counts = 20 * repeats
+    return {
+        "gate_ms": statistics.median(cpu_ms(judge) for _ in range(counts)),
+        "append_ms": statistics.median(cpu_ms(lambda: cache.append(keys, values)) for _ in range(counts)),
+    }
+
+
+@torch.inference_mode()
+def flat(observations: int) -> dict[str, float]:
+    """Append observations to a gated cache; compare the last thousand with the second thousand."""
+    spec = model().spec.cache
+    cache = SessionCache(spec, policy("gated", spec, 1))
+    keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
+    times, reserved = [], []
+    for _ in range(observations):
+        times.append(cpu_ms(lambda: cache.append(keys, values)))
+        reserved.append(cache.stats().bytes + cache.allocated_bytes)
+    early, late = statistics.median(times[1000:2000]), statistics.median(times[-1000:])
+    return {
+        "observations": observations,
+        "bytes_ratio": reserved[-1] / reserved[1999],
+        "step_time_ratio": late / early,
+        "next_position": cache.view().next_position,
+    }
+
+
+class GemmaLayer(nn.Module):
+    """One layer of PaliGemma's language model, random weights, without its norms' cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = PALIGEMMA
+        self.project = nn.Linear(size.width, (size.heads + 2 * size.kv_heads) * size.head_dim, bias=False)
+        self.mix = nn.Linear(size.heads * size.head_dim, size.width, bias=False)
+        self.gate = nn.Linear(size.width, size.hidden, bias=False)
+        self.up = nn.Linear(size.width, size.hidden, bias=False)
+        self.down = nn.Linear(size.hidden, size.width, bias=False)
+
+    def forward(self, tokens: Tensor, view: CacheView) -> tuple[Tensor, Tensor]:
+        """Run new tokens [T, width] against a view of one layer; return their keys and values [1, Hkv, T, d]."""
+        size = PALIGEMMA
+        packed = self.project(tokens).unflatten(-1, (-1, size.head_dim)).transpose(0, 1)
+        queries, keys, values = packed.split((size.heads, size.kv_heads, size.kv_heads))
+        seen = functional.scaled_dot_product_attention(
+            queries.unsqueeze(0),
+            torch.cat((view.keys, keys.unsqueeze(0)), dim=2).expand(-1, size.heads, -1, -1),
+            torch.cat((view.values, values.unsqueeze(0)), dim=2).expand(-1, size.heads, -1, -1),
+        )
+        tokens = tokens + self.mix(seen[0].transpose(0, 1).flatten(1))
+        self.down(functional.gelu(self.gate(tokens), approximate="tanh") * self.up(tokens))
+        return keys.unsqueeze(0), values.unsqueeze(0)
+
+
+@torch.inference_mode()
+def layer(name: str, tokens: int, repeats: int = 3) -> dict[str, Any]:
+    """Time one layer of PaliGemma's size: a prefill of one picture and one token of an action flow.
+
+    One layer, not 18: the matrices of all do not fit beside each other on a small machine. Layers are alike, so the
+    ratio of two policies is that of the whole language model; the gate runs once per model, not per layer.
+    """
+    torch.manual_seed(0)
+    size = PALIGEMMA
+    network = GemmaLayer()
+    spec = CacheSpec(1, size.kv_heads, size.head_dim, query_heads=size.heads)
+    cache = history(spec, name, tokens, spare=(repeats + 1) * IMAGE_TOKENS)
+    stats, picture = cache.stats(), torch.randn(IMAGE_TOKENS, size.width)
+    prefills, steps = [], []
+    for _ in range(repeats):
+        prefills.append(cpu_ms(lambda: cache.append(*network(picture, cache.view()))))
+        steps.append(cpu_ms(lambda: network(picture[:1], cache.view())))
+    return {
+        "policy": name,
+        "tokens": tokens,
+        "prefill_ms": min(prefills),
+        "flow_step_ms": min(steps),
+        "bytes": stats.bytes * size.layers,
+    }
