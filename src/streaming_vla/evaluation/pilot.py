@@ -50,12 +50,14 @@ class PilotOptions:
             ValueError: an option that the policy cannot fly with.
         """
         spec = policy.spec
-        if not 0 <= self.age + self.late <= spec.trained_horizon or self.age > spec.execution_horizon:
-            raise ValueError(f"age {self.age} and late {self.late} do not fit the horizons of policy {spec.name}")
-        if self.late > spec.trained_horizon - spec.execution_horizon:
+        overrun = spec.trained_horizon - spec.execution_horizon
+        if not 0 <= self.age <= spec.execution_horizon:
             raise ValueError(
-                f"late is {self.late}: policy {spec.name} can go on for "
-                f"{spec.trained_horizon - spec.execution_horizon} actions past its execution horizon at most"
+                f"age {self.age} does not fit policy {spec.name}: 0 to its {spec.execution_horizon} executed actions"
+            )
+        if not 0 <= self.late <= overrun:
+            raise ValueError(
+                f"late is {self.late}: policy {spec.name} can go on for 0 to {overrun} actions past its horizon"
             )
         unknown = set(self.blank) - set(spec.cameras)
         if unknown:
