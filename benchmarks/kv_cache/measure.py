@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kv_cache import CachePolicy, CacheSpec, CacheView, Gate, GateConfig, SessionCache, make_policy
@@ -109,13 +110,36 @@ def compact(name: str, tokens: int, repeats: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
+def long(tokens: int, factor: int, repeats: int) -> dict[str, float]:
+    """Compare an observation with all its flow steps after `tokens` and after `factor` times as many.
+
+    Turn by turn, so that what else the machine does falls on both.
+    """
+    served = model()
+    caches = [history(served.spec.cache, "gated", count, spare=0) for count in (tokens, factor * tokens)]
+
+    def whole(cache: SessionCache) -> None:
+        prefill(served, cache)
+        for index in range(served.spec.execution_horizon):
+            served.flow_step(cache.view(), np.zeros(4), index)
+
+    times: list[list[float]] = [[], []]
+    for turn in range(3 + 4 * repeats):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            times[which].append(cpu_ms(lambda: whole(caches[which])))  # noqa: B023 (called at once)
+    before, after = (statistics.median(column[3:]) for column in times)
+    return {"tokens": factor * tokens, "step_ms": after, "step_time_ratio": after / before}
+
+
+@torch.inference_mode()
 def flops(tokens: int) -> dict[str, int]:
     """Count the FLOPs of one observation with all its flow steps, whole model, after a history of `tokens`."""
     served = model()
     counted = {"flow_steps": served.spec.execution_horizon}
     for name in ("full", "gated"):
         cache = history(served.spec.cache, name, tokens, spare=50)
-        with FlopCounterMode(display=False) as counter:
+        # the counter does not know the CPU's fused attention; the plain one does the same multiplications
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             prefill(served, cache)
             for index in range(served.spec.execution_horizon):
                 served.flow_step(cache.view(), np.zeros(4), index)
