@@ -26,6 +26,7 @@ from streaming_vla.policy.contract import PolicyObservation
 POLICIES = POLICY_NAMES
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
 FILL = 1000  # tokens that are appended at once to make a history
+YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each
 IMAGE_TOKENS = 256  # of one picture of PaliGemma
 
 
@@ -172,20 +173,21 @@ def gate(repeats: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def flat(observations: int) -> dict[str, float]:
-    """Append observations to a gated cache; compare the last thousand with the second thousand."""
+    """Compare a gated cache that has seen so many observations with one that has seen YOUNG, turn by turn."""
     spec = model().spec.cache
-    cache = SessionCache(spec, policy("gated", spec, 1))
+    caches = [history(spec, "gated", count * CHUNK, spare=0) for count in (YOUNG, observations)]
     keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
-    times, reserved = [], []
-    for _ in range(observations):
-        times.append(cpu_ms(lambda: cache.append(keys, values)))
-        reserved.append(cache.stats().bytes + cache.allocated_bytes)
-    early, late = statistics.median(times[1000:2000]), statistics.median(times[-1000:])
+    times: list[list[float]] = [[], []]
+    for turn in range(2 * TURNS):
+        which = turn % 2
+        times[which].append(cpu_ms(lambda: caches[which].append(keys, values)))  # noqa: B023 (called at once)
+    young, old = (cache.stats().bytes + cache.allocated_bytes for cache in caches)
+    before, after = (statistics.median(column) for column in times)
     return {
         "observations": observations,
-        "bytes_ratio": reserved[-1] / reserved[1999],
-        "step_time_ratio": late / early,
-        "next_position": cache.view().next_position,
+        "bytes_ratio": old / young,
+        "step_time_ratio": after / before,
+        "next_position": caches[1].view().next_position,
     }
 
 

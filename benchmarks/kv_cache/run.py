@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 HERE = Path(__file__).parent
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
-LAYER_LENGTHS = (512, 4096, 16_384)
+LAYER_LENGTHS = (512, 4096)
 AT = 4096  # tokens of history at which the headline figures are taken
 
 
