@@ -84,7 +84,13 @@ class CompactConfig:
     @property
     def cache(self) -> CacheSpec:
         """Shape of the key-value cache."""
-        return CacheSpec(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, rope_base=self.rope_base)
+        return CacheSpec(
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            rope_base=self.rope_base,
+            query_heads=self.heads,
+        )
 
     def to_json(self) -> str:
         """Return the configuration as JSON, for a checkpoint's metadata."""

@@ -52,11 +52,14 @@ class CompactPolicy:
         tokens = torch.cat(parts, dim=1)
         positions = view.next_position + torch.arange(tokens.shape[1])
         new_keys, new_values = [], []
-        for layer, keys_before, values_before in zip(model.trunk_layers, view.keys, view.values, strict=True):
+        for number, layer in enumerate(model.trunk_layers):
+            keys_before, values_before = view.keys[number], view.values[number]
             queries, keys, values = layer.heads_of(tokens)
             new_keys.append(keys[0])
             new_values.append(values[0])
             if isinstance(layer, Layer):
+                if view.observe_queries is not None:
+                    view.observe_queries(number, queries[0])
                 keys = torch.cat((keys_before.unsqueeze(0), rotated(keys, positions, base)), dim=2)
                 values = torch.cat((values_before.unsqueeze(0), values), dim=2)
                 tokens = layer.finish(tokens, attend(rotated(queries, positions, base), keys, values))
