@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kv_cache import CachePolicy, CacheSpec, CacheView, Gate, GateConfig, SessionCache, make_policy
@@ -25,6 +26,7 @@ from streaming_vla.policy.contract import PolicyObservation
 POLICIES = POLICY_NAMES
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
 FILL = 1000  # tokens that are appended at once to make a history
+YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each
 IMAGE_TOKENS = 256  # of one picture of PaliGemma
 
 
@@ -109,13 +111,36 @@ def compact(name: str, tokens: int, repeats: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
+def long(tokens: int, factor: int, repeats: int) -> dict[str, float]:
+    """Compare an observation with all its flow steps after `tokens` and after `factor` times as many.
+
+    Turn by turn, so that what else the machine does falls on both.
+    """
+    served = model()
+    caches = [history(served.spec.cache, "gated", count, spare=0) for count in (tokens, factor * tokens)]
+
+    def whole(cache: SessionCache) -> None:
+        prefill(served, cache)
+        for index in range(served.spec.execution_horizon):
+            served.flow_step(cache.view(), np.zeros(4), index)
+
+    times: list[list[float]] = [[], []]
+    for turn in range(3 + 4 * repeats):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            times[which].append(cpu_ms(lambda: whole(caches[which])))  # noqa: B023 (called at once)
+    before, after = (statistics.median(column[3:]) for column in times)
+    return {"tokens": factor * tokens, "step_ms": after, "step_time_ratio": after / before}
+
+
+@torch.inference_mode()
 def flops(tokens: int) -> dict[str, int]:
     """Count the FLOPs of one observation with all its flow steps, whole model, after a history of `tokens`."""
     served = model()
     counted = {"flow_steps": served.spec.execution_horizon}
     for name in ("full", "gated"):
         cache = history(served.spec.cache, name, tokens, spare=50)
-        with FlopCounterMode(display=False) as counter:
+        # the counter does not know the CPU's fused attention; the plain one does the same multiplications
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             prefill(served, cache)
             for index in range(served.spec.execution_horizon):
                 served.flow_step(cache.view(), np.zeros(4), index)
@@ -148,20 +173,21 @@ def gate(repeats: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def flat(observations: int) -> dict[str, float]:
-    """Append observations to a gated cache; compare the last thousand with the second thousand."""
+    """Compare a gated cache that has seen so many observations with one that has seen YOUNG, turn by turn."""
     spec = model().spec.cache
-    cache = SessionCache(spec, policy("gated", spec, 1))
+    caches = [history(spec, "gated", count * CHUNK, spare=0) for count in (YOUNG, observations)]
     keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
-    times, reserved = [], []
-    for _ in range(observations):
-        times.append(cpu_ms(lambda: cache.append(keys, values)))
-        reserved.append(cache.stats().bytes + cache.allocated_bytes)
-    early, late = statistics.median(times[1000:2000]), statistics.median(times[-1000:])
+    times: list[list[float]] = [[], []]
+    for turn in range(2 * TURNS):
+        which = turn % 2
+        times[which].append(cpu_ms(lambda: caches[which].append(keys, values)))  # noqa: B023 (called at once)
+    young, old = (cache.stats().bytes + cache.allocated_bytes for cache in caches)
+    before, after = (statistics.median(column) for column in times)
     return {
         "observations": observations,
-        "bytes_ratio": reserved[-1] / reserved[1999],
-        "step_time_ratio": late / early,
-        "next_position": cache.view().next_position,
+        "bytes_ratio": old / young,
+        "step_time_ratio": after / before,
+        "next_position": caches[1].view().next_position,
     }
 
 

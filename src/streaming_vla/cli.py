@@ -12,6 +12,7 @@ import typer
 
 from streaming_vla import graph
 from streaming_vla.evaluation import cli as bag_commands
+from streaming_vla.evaluation.policy_command import evaluate
 from streaming_vla.training.cli import app as train_app
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Run a vision-language-action policy on a robot as a stream.",
 )
 app.add_typer(train_app, name="train")
+app.command()(evaluate)
 bag_commands.register(app)
 
 PARAMS_FILE_HELP = "ROS parameter file; without it every parameter has its default (config/streaming_vla.yaml)"

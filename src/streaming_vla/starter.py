@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -153,13 +155,14 @@ class Suite:
 
     def _supervise(self) -> None:
         try:
-            client = LifecycleClient(self.namespace)
-            try:
-                self._refuse_second_suite(client)
-                with TemporaryDirectory(prefix="streaming_vla_") as folder:
-                    self._run(client, Path(folder))
-            finally:
-                client.close()
+            with self._only_suite_here():
+                client = LifecycleClient(self.namespace)
+                try:
+                    self._refuse_second_suite(client)
+                    with TemporaryDirectory(prefix="streaming_vla_") as folder:
+                        self._run(client, Path(folder))
+                finally:
+                    client.close()
         except (GivenUp, SuiteError) as error:
             self._fail(str(error))
         except Exception as error:
@@ -197,14 +200,29 @@ class Suite:
             for member in reversed(members):
                 member.stop()
 
+    @contextmanager
+    def _only_suite_here(self) -> Iterator[None]:
+        """Refuse a second starter on this machine for certain, however slow discovery is."""
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+            try:
+                # the leading zero makes it a name without a file, which ends with this process
+                claim.bind(f"\0streaming_vla {domain} {self.namespace}")
+            except OSError as error:
+                raise SuiteError(self._taken_sentence("a suite")) from error
+            yield
+
     def _refuse_second_suite(self, client: LifecycleClient) -> None:
+        """Refuse nodes of the same name that something else has started, perhaps on another machine."""
         taken = client.taken({node.name for node in self._nodes})
         if taken:
-            raise SuiteError(
-                f"ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')} already has node "
-                f"{', '.join(sorted(taken))} in namespace {self.namespace}: stop the other suite, "
-                "or choose another ROS_DOMAIN_ID or --namespace"
-            )
+            raise SuiteError(self._taken_sentence(f"node {', '.join(sorted(taken))}"))
+
+    def _taken_sentence(self, by: str) -> str:
+        return (
+            f"ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')} already has {by} in namespace {self.namespace}: "
+            "stop the other suite, or choose another ROS_DOMAIN_ID or --namespace"
+        )
 
     def _member(self, node: GraphNode, client: LifecycleClient, folder: Path) -> Member:
         arguments = ["-r", f"__ns:={self.namespace}", "-r", f"__node:={node.name}", "--log-level", self._log_level]

@@ -14,6 +14,7 @@ import pytest
 
 from streaming_vla import processes
 from streaming_vla.graph import GraphNode
+from streaming_vla.nodes import lifecycle_client
 from streaming_vla.nodes.domain import reserved_domain
 from streaming_vla.starter import Suite, SuiteError
 
@@ -86,8 +87,18 @@ def test_fault_at_the_start_is_one_sentence(settings: dict[str, bool], sentence:
 
 
 def test_second_suite_in_the_domain_is_refused(lines: list[str]) -> None:
-    with Suite(NODES[:1], say=lines.append), pytest.raises(SuiteError, match="already has node first in namespace /:"):
+    with Suite(NODES[:1], say=lines.append), pytest.raises(SuiteError, match="already has a suite in namespace /:"):
         Suite(NODES, say=lines.append).start()
+
+
+def test_nodes_of_another_starter_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle_client, "DISCOVERY_S", 20.0)  # a busy machine
+    with subprocess.Popen([sys.executable, "-m", "toy_node", "--ros-args", "-r", "__node:=first"]) as other:
+        try:
+            with pytest.raises(SuiteError, match="already has node first in namespace /:"):
+                Suite(NODES).start()
+        finally:
+            other.terminate()
 
 
 def test_same_domain_with_another_namespace_is_fine(lines: list[str]) -> None:

@@ -12,8 +12,8 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import PolicyObservation
-from streaming_vla.training.policy import block_mask
+from streaming_vla.policy.contract import Guide, PolicyObservation
+from streaming_vla.training.losses import block_mask
 
 CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
 
@@ -61,7 +61,7 @@ def test_sliced_prefill_equals_the_training_pass(policy: CompactPolicy) -> None:
         tokens = model.encode(pictures, torch.from_numpy(np.stack([each.state for each in seen])), words)
         block = CONFIG.tokens_per_observation
         causal = torch.ones(3, 3, dtype=torch.bool).tril().unsqueeze(0)
-        whole = model.trunk(tokens.flatten(0, 1).unsqueeze(0), block_mask(causal, block, block))
+        whole, _ = model.trunk(tokens.flatten(0, 1).unsqueeze(0), block_mask(causal, block, block))
     view = cache.view()
     for layer, (keys, values) in enumerate(whole):
         torch.testing.assert_close(view.keys[layer], keys[0], atol=1e-4, rtol=1e-4)
@@ -76,9 +76,9 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
         position, time = torch.randn(1, 5, 4), torch.rand(1, 5)
-        together = model.expert(position, time, layers, torch.full((5,), view.next_position), None)
+        together = model.flow(position, time, layers, torch.full((5,), view.next_position), None)
         for index in range(5):
-            alone = model.expert(
+            alone = model.flow(
                 position[:, index : index + 1], time[:, index : index + 1], layers, torch.tensor([25]), None
             )
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
@@ -131,10 +131,47 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
 
 def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
     model, time = policy._model, torch.tensor([0.25, 0.25])
-    features = model.flow_features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
+    features = model.flow.features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
     assert torch.equal(features[0], features[1])
-    seen = model.flow_features(torch.zeros(2, 4), time)
+    seen = model.flow.features(torch.zeros(2, 4), time)
     assert not torch.equal(seen[0], features[0])  # a position of zero is not the same as none
+
+
+def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    with torch.inference_mode():
+        noisy, time = torch.randn(1, 3, CONFIG.trained_horizon, 4), torch.rand(1, 3)
+        together = policy._model.chunk(noisy, time, layers, torch.full((3,), 25), None)
+        for index in range(3):
+            one = slice(index, index + 1)
+            alone = policy._model.chunk(noisy[:, one], time[:, one], layers, torch.tensor([25]), None)
+            torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_guidance_pulls_the_held_actions_to_their_target(policy: CompactPolicy, exact: bool) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    noise = np.random.default_rng(0).normal(size=(CONFIG.trained_horizon, 4))
+    target = np.full_like(noise, 0.5)
+    weight = np.zeros(CONFIG.trained_horizon)
+    weight[:4] = 1.0
+
+    def denoise(guide: Guide | None) -> np.ndarray:
+        chunk = noise
+        for step in range(10):
+            chunk = policy.chunk_step(cache.view(), chunk, step / 10, 0.1, guide)
+        return chunk
+
+    free, held = denoise(None), denoise(Guide(target, weight, exact=exact))
+    assert free.shape == held.shape == noise.shape
+    error_free, error_held = np.abs(free - target)[:4].mean(), np.abs(held - target)[:4].mean()
+    assert error_held < 0.3 * error_free
+    none = denoise(Guide(target, np.zeros_like(weight), exact=exact))
+    np.testing.assert_allclose(none, free, atol=1e-5)
 
 
 def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None:

@@ -65,19 +65,19 @@ def test_foreign_architecture(checkpoint: Path, architecture: str) -> None:
 
 
 def test_missing_tensor(checkpoint: Path) -> None:
-    rewrite(checkpoint, drop="head.1.weight")
-    with pytest.raises(CheckpointError, match=r"head\.1\.weight"):
+    rewrite(checkpoint, drop="flow.head.1.weight")
+    with pytest.raises(CheckpointError, match=r"flow\.head\.1\.weight"):
         load_policy(checkpoint)
 
 
 def test_wrong_shape(checkpoint: Path) -> None:
-    rewrite(checkpoint, **{"head.1.bias": torch.zeros(7)})
-    with pytest.raises(CheckpointError, match=r"head\.1\.bias.*\(7,\), expected \(4,\)"):
+    rewrite(checkpoint, **{"flow.head.1.bias": torch.zeros(7)})
+    with pytest.raises(CheckpointError, match=r"flow\.head\.1\.bias.*\(7,\), expected \(4,\)"):
         load_policy(checkpoint)
 
 
 def test_not_finite(checkpoint: Path) -> None:
-    rewrite(checkpoint, **{"head.1.bias": torch.full((4,), float("nan"))})
+    rewrite(checkpoint, **{"flow.head.1.bias": torch.full((4,), float("nan"))})
     with pytest.raises(CheckpointError, match="not finite"):
         load_policy(checkpoint)
 

@@ -12,19 +12,20 @@ from safetensors.numpy import save_file
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.robots.frames import encode_frame
 from streaming_vla.robots.tasks import HELD_OUT_SEED
-from streaming_vla.training.augment import AugmentOptions, augment_pictures, history_mask
-from streaming_vla.training.dataset import Demonstrations, SequenceOptions
-from streaming_vla.training.demonstrations import (
-    DemonstrationOptions,
-    Perturbation,
-    encode_frame,
-    shard_path,
-)
-from streaming_vla.training.flow_targets import FlowOptions, draw_targets
-from streaming_vla.training.policy import TrainingOptions, learning_rate, policy_loss
+from streaming_vla.training.augment import augment_pictures, history_mask
+from streaming_vla.training.dataset import Demonstrations, fingerprint
+from streaming_vla.training.demonstrations import Shard, wanted_shards
+from streaming_vla.training.episode import Perturbation
+from streaming_vla.training.flow_targets import draw_targets
+from streaming_vla.training.losses import Auxiliary, batch_loss
+from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
+from streaming_vla.training.setup import PLAN, compact_config
+from streaming_vla.training.trainer import learning_rate
 
 CONFIG = CompactConfig(words=(UNKNOWN, "the", "window"), width=48, layers=2, image_size=32)
+SOURCE = Source(tasks={"window-open": 1.0, "reach": 1.0})
 ABSOLUTE = torch.tensor([False, False, False, True])
 
 
@@ -32,8 +33,8 @@ def test_targets_without_noise_are_the_demonstration() -> None:
     actions = torch.randn(3, 16, 4)
     previous = torch.randn(3, 4)
     generator = torch.Generator().manual_seed(0)
-    options = FlowOptions(sigma=0.0, draws=64)
-    targets = draw_targets(actions, previous, torch.tensor([16, 5, 0]), ABSOLUTE, options, generator)
+    options = Flow(sigma=0.0, draws=64, hidden=0.5)
+    targets = draw_targets(actions, previous, ABSOLUTE, options, generator)
     step = (targets.time * 16 + 1e-4).floor().long().clamp(max=15)
     for row in range(3):
         for draw in range(64):
@@ -44,15 +45,12 @@ def test_targets_without_noise_are_the_demonstration() -> None:
             torch.testing.assert_close(targets.position[row, draw, :3], moved, atol=1e-3, rtol=1e-3)
             before = previous[row, 3] if j == 0 else actions[row, j - 1, 3]
             torch.testing.assert_close(targets.position[row, draw, 3], before)
-            assert targets.weight[row, draw] == float(j < (16, 5, 0)[row])
 
 
 def test_noise_is_pulled_back() -> None:
     """With sigma the target leads back to the demonstration: mean error is removed within H / k steps."""
     generator = torch.Generator().manual_seed(0)
-    targets = draw_targets(
-        torch.zeros(200, 16, 4), torch.zeros(200, 4), torch.full((200,), 16), ABSOLUTE, FlowOptions(), generator
-    )
+    targets = draw_targets(torch.zeros(200, 16, 4), torch.zeros(200, 4), ABSOLUTE, Flow(hidden=0.5), generator)
     away = targets.position[..., :3]
     assert float(away.abs().mean()) > 0.005
     torch.testing.assert_close(targets.target[..., :3], torch.where(targets.known.unsqueeze(-1), -4.0 / 16 * away, 0))
@@ -61,62 +59,94 @@ def test_noise_is_pulled_back() -> None:
 
 def test_history_mask_is_causal_and_hides_what_was_not_there() -> None:
     present = torch.tensor([[False, True, True, True]]).repeat(200, 1)
-    seen = history_mask(present, AugmentOptions(forget=0.3), torch.Generator().manual_seed(0))
+    seen = history_mask(present, SOURCE.model_copy(update={"forget": 0.3}), torch.Generator().manual_seed(0))
     assert not seen.triu(1).any()
     assert seen.diagonal(dim1=1, dim2=2).all()
     assert not seen[:, 1:, 0].any()
     assert seen[:, 3, 1].any() and not seen[:, 3, 1].all()
-    alone = history_mask(present, AugmentOptions(forget=1.0), torch.Generator().manual_seed(0))
+    alone = history_mask(present, SOURCE.model_copy(update={"forget": 1.0}), torch.Generator().manual_seed(0))
     assert torch.equal(alone, torch.eye(4, dtype=torch.bool).expand(200, 4, 4))
+    whole = SOURCE.model_copy(update={"forget": 0.0, "whole_history": True})
+    everything = history_mask(torch.ones(3, 4, dtype=torch.bool), whole, torch.Generator())
+    assert torch.equal(everything, torch.ones(4, 4, dtype=torch.bool).tril().expand(3, 4, 4))
 
 
 def test_augmented_pictures_stay_in_range_and_blank_cameras_are_black() -> None:
     pictures = torch.randint(0, 256, (4, 2, 2, 16, 16, 3), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    out = augment_pictures(pictures, AugmentOptions(blank=(0.0, 1.0)), generator)
+    out = augment_pictures(pictures, Augment(blank=(0.0, 1.0)), generator)
     assert out.shape == (4, 2, 2, 3, 16, 16)
     assert float(out.abs().max()) <= 1.0
     assert (out[:, :, 1] == -1.0).all() and not (out[:, :, 0] == -1.0).all()
-    still = augment_pictures(pictures, AugmentOptions(shift=0, colour=0.0, blank=(0.0, 0.0)), generator)
+    still = augment_pictures(pictures, Augment(shift=0, colour=0.0, blank=(0.0, 0.0)), generator)
     torch.testing.assert_close(still, pictures.permute(0, 1, 2, 5, 3, 4) / 127.5 - 1)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    for seed in range(3):
-        blob, offsets = bytearray(), []
-        for _ in range(40):
-            spans = []
-            for _ in range(2):
-                data = encode_frame(random.integers(0, 256, (32, 32, 3), dtype=np.uint8), 32)
-                spans.append((len(blob), len(blob) + len(data)))
-                blob += data
-            offsets.append(spans)
-        clean = np.ones(40, dtype=bool)
-        clean[20:23] = False
-        arrays = {
-            "state": random.normal(size=(40, 4)).astype(np.float32),
-            "action": random.uniform(-1, 1, (40, 4)).astype(np.float32),
-            "clean": clean,
-            "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
-            "offset": np.array(offsets),
-            "success": np.array([seed != 2]),
-        }
-        save_file(
-            arrays, shard_path(tmp_path, "window-open", seed), metadata={"task": "window-open", "seed": str(seed)}
-        )
+    for task in SOURCE.tasks:
+        for seed in range(3):
+            blob, offsets = bytearray(), []
+            for _ in range(30):
+                spans = []
+                for _ in range(2):
+                    data = encode_frame(random.integers(0, 256, (32, 32, 3), dtype=np.uint8), 32)
+                    spans.append((len(blob), len(blob) + len(data)))
+                    blob += data
+                offsets.append(spans)
+            arrays = {
+                "step": np.arange(1, 61, 2, dtype=np.int32),
+                "state": random.normal(size=(30, 4)).astype(np.float32),
+                "previous": random.uniform(-1, 1, (30, 4)).astype(np.float32),
+                "window": random.uniform(-1, 1, (30, 16, 4)).astype(np.float32),
+                "scene": random.normal(size=(30, 6)).astype(np.float32),
+                "recall": np.full(30, -1 if task == "reach" else seed),
+                "waiting": np.arange(30) // 10 == 1,
+                "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
+                "offset": np.array(offsets),
+                "success": np.array([seed != 2]),
+            }
+            save_file(arrays, Shard(tmp_path, task, seed).path, metadata={"task": task, "seed": str(seed)})
     return tmp_path
 
 
-def test_dataset_leaves_failures_out_and_masks_disturbed_steps(folder: Path) -> None:
+def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path) -> None:
     data = Demonstrations(folder, CONFIG)
-    assert data.seeds == {0, 1} and data.frames == 80
-    batch = data.sample(64, SequenceOptions(), np.random.default_rng(0))
-    assert batch.pictures.shape == (64, 4, 2, 32, 32, 3)
-    assert batch.actions.shape == (64, 4, 16, 4)
-    assert batch.clean.max() <= 20 and batch.clean.min() == 0
-    assert not batch.present.all() and batch.present[:, -1].all()
+    assert data.seeds == {"reach": [0, 1], "window-open": [0, 1]} and data.frames == 120
+    batch = data.sample(64, SOURCE.model_copy(update={"length": 8}), np.random.default_rng(0))
+    assert batch.pictures.shape == (64, 8, 2, 32, 32, 3)
+    assert batch.actions.shape == (64, 8, 16, 4)
+    assert batch.present[:, 0].all() and not batch.present.all()
+
+
+def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None:
+    data = Demonstrations(folder, CONFIG)
+    source = Source(tasks={"window-open": 1.0}, length=40, stride=(4, 4), memory=True, wrong_instruction=0.0)
+    batch = data.sample(64, source, np.random.default_rng(0))
+    assert (batch.recall == batch.recall[:, :1]).all() and set(batch.recall[:, 0]) == {0, 1}
+    lengths = batch.present.sum(axis=1)
+    assert lengths.min() < 20 and lengths.max() > 35  # an episode alone has 15 observations
+    first = {row.tobytes() for row in batch.state[:, 0]}
+    assert len(first) == 2, "a sequence begins where its episode does"
+
+
+def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
+    data = Demonstrations(folder, CONFIG)
+    random = np.random.default_rng(0)
+    right = data.sample(8, SOURCE.model_copy(update={"wrong_instruction": 0.0}), random)
+    assert np.abs(right.actions[..., :3]).mean() > 0.1
+    wrong = data.sample(8, SOURCE.model_copy(update={"wrong_instruction": 1.0}), random)
+    assert not wrong.actions[..., :3].any()
+    np.testing.assert_array_equal(wrong.actions[..., 3], np.repeat(wrong.previous[..., None, 3], 16, axis=-1))
+
+
+def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
+    before = fingerprint(folder)
+    assert before["episodes"] == 6 and before["seeds"] == [0, 2]
+    file = Shard(folder, "reach", 0).path
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert fingerprint(folder)["sha256"] != before["sha256"]
 
 
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
@@ -127,39 +157,72 @@ def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = CompactModel(CONFIG)
+    model, auxiliary = CompactModel(CONFIG), Auxiliary(CONFIG.width)
     data = Demonstrations(folder, CONFIG)
-    options = TrainingOptions(augment=AugmentOptions(blank=(0.0, 0.0)))
+    plan = TrainingPlan(sources=(SOURCE,), augment=Augment(blank=(0.0, 0.0)))
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(25):
-        loss, _ = policy_loss(model, data.sample(8, options.sequence, random), options, generator)
+        loss, parts = batch_loss(model, auxiliary, data.sample(8, SOURCE, random), SOURCE, plan, generator)
         optimizer.zero_grad()
         loss.backward()
         losses.append(float(loss.detach()))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    assert set(parts) == {"flow", "absolute", "hidden", "chunk", "scene", "recall"}
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    options = TrainingOptions(steps=1000, warm_up=100)
+    options = Optimiser(steps=1000, warm_up=100)
     assert learning_rate(0, options) < learning_rate(99, options) == pytest.approx(options.learning_rate)
     assert learning_rate(999, options) < 0.02 * options.learning_rate
 
 
-def test_training_seeds_stay_away_from_evaluation() -> None:
+def test_training_seeds_stay_away_from_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=str(HELD_OUT_SEED)):
-        DemonstrationOptions(episodes=5, first_seed=HELD_OUT_SEED - 4)
+        wanted_shards(tmp_path, Recording(episodes={"reach": 5}, first_seed=HELD_OUT_SEED - 4))
 
 
-def test_perturbation_marks_what_it_changed() -> None:
-    perturbation = Perturbation(0.2, np.random.default_rng(0))
-    expert = np.array([0.1, 0.2, 0.3, 1.0], dtype=np.float32)
-    results = [perturbation.apply(expert) for _ in range(200)]
-    clean = [is_clean for _, is_clean in results]
-    assert 20 < sum(clean) < 180
-    assert all(np.array_equal(action, expert) == is_clean for action, is_clean in results)
-    assert all(np.isfinite(action).all() and np.abs(action).max() <= 1 for action, _ in results)
+def test_shards_of_all_tasks_grow_together(tmp_path: Path) -> None:
+    shards = wanted_shards(tmp_path, Recording(episodes={"reach": 7, "push": 3}, first_seed=10))
+    assert [(shard.task, shard.seed) for shard in shards[:9]] == [
+        *(("reach", seed) for seed in range(10, 15)),
+        *(("push", seed) for seed in range(10, 13)),
+        ("reach", 15),
+    ]
+    assert len({shard.path for shard in shards}) == 10
+
+
+def test_perturbation_leaves_most_steps_alone() -> None:
+    perturbation = Perturbation(0.1, np.random.default_rng(0))
+    wanted = np.array([0.1, 0.2, 0.3, 1.0], dtype=np.float32)
+    actions = np.stack([perturbation.apply(wanted) for _ in range(400)])
+    disturbed = (actions != wanted).any(axis=1).mean()
+    assert 0.1 < disturbed < 0.7
+    assert np.isfinite(actions).all() and np.abs(actions).max() <= 1
+
+
+def test_the_shipped_plan_is_valid_and_knows_all_words() -> None:
+    plan = load_plan(Path(__file__).parents[2] / PLAN)
+    assert plan.recordings and plan.sources
+    assert {"drawer", "puck"} < set(compact_config(plan).words)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sources: [", "is not YAML"),
+        ("speed: 3", "sources: Field required"),
+        ("sources: []\nspeed: 3", "speed: Extra inputs"),
+        ("sources: [{tasks: {reach: 1}, length: 0}]", "sources.0.length: Input should be greater"),
+    ],
+)
+def test_a_wrong_plan_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load_plan(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value).strip()

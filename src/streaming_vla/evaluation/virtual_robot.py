@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.policy.layout import Vector
+from streaming_vla.robots.frames import encode_frame
 from streaming_vla.robots.metaworld import SUBSTEPS, MetaWorldRobot
 from streaming_vla.runtime.events import Command
-from streaming_vla.training.demonstrations import encode_frame
 
 ROUNDING = 1e-6  # of a substep; keeps floor() from losing one to float noise
 

@@ -51,15 +51,14 @@ class LifecycleClient:
         self._clients: dict[str, tuple[Client, Client]] = {}
 
     def taken(self, names: set[str]) -> set[str]:
-        """Return which of the node names exist in the namespace already; takes `DISCOVERY_S`."""
+        """Return which of the node names exist in the namespace already; takes `DISCOVERY_S` when none does."""
         deadline = time.monotonic() + DISCOVERY_S
         while (left := deadline - time.monotonic()) > 0:
-            self.spin(left)
-        return {
-            name
-            for name, namespace in self._node.get_node_names_and_namespaces()
-            if namespace == self._namespace and name in names
-        }
+            self.spin(min(left, ASK_PERIOD_S))
+            nodes = self._node.get_node_names_and_namespaces()
+            if found := {name for name, namespace in nodes if namespace == self._namespace and name in names}:
+                return found
+        return set()
 
     def bring_up(self, name: str) -> BringUp:
         """Return the driver of a node whose process has just been started."""

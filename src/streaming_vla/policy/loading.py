@@ -18,7 +18,7 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
 
-FORMAT = "streaming_vla.compact.1"
+FORMAT = "streaming_vla.compact.2"
 MAXIMUM_BYTES = 512 * 1024**2
 
 

@@ -187,6 +187,10 @@ TASKS: dict[str, Task] = {
 }
 
 
+# tasks whose instructions could be followed in each other's scenes
+SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
+
+
 def get_task(name: str) -> Task:
     """Return the task called `name` (with or without the `-v3` of Meta-World), of MT10 or one that needs memory.
 
@@ -198,3 +202,13 @@ def get_task(name: str) -> Task:
     if task is None:
         raise ValueError(f"unknown task '{name}': choose one of {', '.join(known)}")
     return task
+
+
+def select_tasks(names: str) -> list[str]:
+    """Return the tasks of "mt10", "memory", "all" or of names with commas between.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    groups = {"mt10": list(TASKS), "memory": list(MEMORY_TASKS), "all": [*TASKS, *MEMORY_TASKS]}
+    return groups.get(names) or [get_task(name.strip()).name for name in names.split(",")]

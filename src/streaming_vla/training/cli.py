@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from streaming_vla.training.setup import DEMONSTRATIONS, PLAN, RUN, compact_config
+
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy on them.")
-DEMONSTRATIONS = Path("data/demonstrations")
-RUN = Path("data/policy")
 
 
 def _progress() -> Progress:
@@ -38,81 +36,56 @@ def _one_sentence() -> Iterator[None]:
 
 @app.command()
 def demos(
+    plan: Annotated[Path, typer.Option(help="training plan; its recordings are made")] = PLAN,
     folder: Annotated[Path, typer.Option(help="where the episodes go")] = DEMONSTRATIONS,
-    episodes: Annotated[int, typer.Option(min=1, help="episodes per task")] = 110,
-    processes: Annotated[int, typer.Option(min=1, help="processes; one core each")] = 2,
+    pilot: Annotated[
+        str | None, typer.Option(help="a policy's name or file: make the piloted recordings with it, not the others")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
 ) -> None:
-    """Record the scripted experts of the ten tasks; what exists is not recorded again."""
-    from streaming_vla.robots.tasks import TASKS
-    from streaming_vla.training.demonstrations import DemonstrationOptions, record, shard_path
+    """Record the scripted experts; what exists is not recorded again."""
+    from streaming_vla.policy.models import find_model
+    from streaming_vla.training.demonstrations import record, wanted_shards
+    from streaming_vla.training.plan import load_plan
 
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
     with _one_sentence():
-        options = DemonstrationOptions(episodes=episodes)
-    there = sum(shard_path(folder, task, seed).exists() for task in TASKS for seed in range(episodes))
+        chosen = load_plan(plan)
+        checkpoint = None if pilot is None else find_model(pilot)
+        recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
+        wanted = [(each, wanted_shards(folder, each)) for each in recordings]
     with _progress() as progress:
-        bar = progress.add_task("episodes", total=episodes * len(TASKS), completed=there)
-        for task, seed in record(folder, options, processes):
-            progress.update(bar, advance=1, description=f"{task} {seed}")
+        there = sum(shard.path.exists() for _, shards in wanted for shard in shards)
+        bar = progress.add_task("episodes", total=sum(len(shards) for _, shards in wanted), completed=there)
+        for recording, shards in wanted:
+            for shard in record(shards, recording, compact_config(chosen).image_size, processes, checkpoint):
+                progress.update(bar, advance=1, description=f"{shard.task} {shard.seed}")
 
 
 @app.command()
 def policy(
+    plan: Annotated[Path, typer.Option(help="training plan: every hyperparameter")] = PLAN,
     folder: Annotated[Path, typer.Option(help="where checkpoints and the log go; a run there is resumed")] = RUN,
     demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
     output: Annotated[Path, typer.Option(help="the finished policy")] = Path("models/compact_mt10.safetensors"),
-    steps: Annotated[int, typer.Option(min=1)] = 14000,
-    sequences: Annotated[int, typer.Option(min=1, help="sequences per step, over all processes")] = 20,
-    processes: Annotated[int, typer.Option(min=1, help="processes; one core each")] = 2,
+    initial: Annotated[str | None, typer.Option(help="a policy's name or file to start from")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train the compact policy; about 75 minutes on two free cores."""
-    from streaming_vla.training.dataset import check_demonstrations
-    from streaming_vla.training.policy import TrainingOptions, export, train
-    from streaming_vla.training.setup import mt10_config
-
-    options = TrainingOptions(steps=steps, sequences=sequences, processes=processes, seed=seed)
-    with _one_sentence():
-        check_demonstrations(demonstrations)
-    train(mt10_config(), demonstrations, options, folder)
-    export(folder, mt10_config(), output)
-    Console().print(f"the policy is in {output}; its losses are in {folder / 'log.jsonl'}")
-
-
-@app.command()
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="a model's name or file")] = "compact_mt10",
-    episodes: Annotated[int, typer.Option(min=1, help="held-out episodes per task")] = 20,
-    age: Annotated[int, typer.Option(min=0, help="actions executed after an observation until its own begin")] = 2,
-    recent: Annotated[int, typer.Option(min=0, help="tokens of history; 0: the newest observation only")] = 0,
-    processes: Annotated[int, typer.Option(min=1)] = 2,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
-) -> None:
-    """Run a policy alone against the simulation on held-out seeds: no ROS, no wall clock."""
-    from streaming_vla.evaluation.closed_loop import ClosedLoopOptions
-    from streaming_vla.evaluation.closed_loop import evaluate as run
-    from streaming_vla.evaluation.statistics import wilson_interval
-    from streaming_vla.policy.loading import load_policy
+    """Train the compact policy as the plan says, and write it with its loss curves."""
     from streaming_vla.policy.models import find_model
-    from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS
+    from streaming_vla.training.curves import draw_losses
+    from streaming_vla.training.dataset import check_demonstrations
+    from streaming_vla.training.plan import load_plan
+    from streaming_vla.training.trainer import Run, export, train
 
-    warnings.filterwarnings("ignore")
-    seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)
-    jobs = [(task.name, seed, task.instructions[0]) for task in TASKS.values() for seed in seeds]
-    options = ClosedLoopOptions(age=age, recent=recent)
     with _one_sentence():
-        file = find_model(checkpoint)
-        load_policy(file)
-    done: dict[str, list[bool]] = {task: [] for task in TASKS}
-    with _progress() as progress:
-        bar = progress.add_task("episodes", total=len(jobs))
-        for result in run(file, jobs, options, processes):
-            done[result.task].append(result.success)
-            progress.update(bar, advance=1, description=f"{result.task} {sum(done[result.task])}")
-    table = {task: f"{sum(outcomes)}/{len(outcomes)}" for task, outcomes in done.items()}
-    total = sum(sum(outcomes) for outcomes in done.values())
-    low, high = wilson_interval(total, len(jobs))
-    Console().print(table, f"{total}/{len(jobs)} = {total / len(jobs):.3f} [{low:.3f}, {high:.3f}]")
-    if output is not None:
-        record = {"options": dataclasses.asdict(options), "first_seed": HELD_OUT_SEED, "successes": table}
-        output.write_text(json.dumps(record | {"mean": total / len(jobs), "interval": [low, high]}, indent=1) + "\n")
+        chosen = load_plan(plan)
+        config = compact_config(chosen)
+        check_demonstrations(demonstrations)
+        start = None if initial is None else find_model(initial)
+    run = Run(config, demonstrations, chosen, folder, seed, processes, start)
+    train(run)
+    export(run, output)
+    draw_losses(folder / "log.jsonl", folder / "losses.png")
+    Console().print(f"the policy is in {output}; its losses are in {folder / 'losses.png'}")

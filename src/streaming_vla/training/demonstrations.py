@@ -1,144 +1,79 @@
-"""Demonstrations from Meta-World's scripted experts, with perturbations, as sharded safetensors files.
-
-One shard holds one episode: a frame for every environment step. A burst of random actions now and then
-pushes the arm off the expert's path, so that the expert's way back is in the data; such actions are kept
-(they were executed) but marked as not clean, and never become a target.
-"""
+"""Demonstrations as safetensors shards, one episode each: recorded in parallel, resumed where they stopped."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
+import torch
 from safetensors.numpy import save_file
 
+from streaming_vla.evaluation.pilot import Pilot, PilotOptions
+from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.metaworld import MetaWorldRobot
-from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS
+from streaming_vla.robots.tasks import HELD_OUT_SEED, get_task
+from streaming_vla.training.episode import record_episode
+from streaming_vla.training.plan import Recording
 
-MAXIMUM_STEPS = 250
-GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped object is rarely recovered
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
-STEPS_AFTER_SUCCESS = 16  # so that a window of the full horizon exists near the end
-JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
-class DemonstrationOptions:
-    """What to record.
+class Shard:
+    """One episode that is wanted, and its file.
 
     Args:
-        episodes: episodes per task.
-        image_size: stored picture size in pixels; rendered at twice that and area-averaged.
-        perturbed: share of the episodes with bursts of random actions.
-        burst_probability: chance of a burst to begin at a step.
-        first_seed: seed of the first episode of every task.
+        piloted: a policy is at the wheel at first.
     """
 
-    episodes: int = 100
-    image_size: int = 96
-    perturbed: float = 0.8
-    burst_probability: float = 0.025
-    first_seed: int = 0
+    folder: Path
+    task: str
+    seed: int
+    piloted: bool = False
 
-    def __post_init__(self) -> None:
-        if self.first_seed + self.episodes > HELD_OUT_SEED:
-            raise ValueError(
-                f"training seeds must stay below {HELD_OUT_SEED} (evaluation starts there), "
-                f"got {self.first_seed} to {self.first_seed + self.episodes - 1}"
-            )
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / f"{self.task}_{int(self.piloted)}_{self.seed:05d}.safetensors"
 
 
-class Perturbation:
-    """Bursts of random actions of 3 to 8 steps; asks for the action to execute instead of the expert's."""
+def wanted_shards(folder: Path, recording: Recording) -> list[Shard]:
+    """Return the shards of a recording, in blocks of seeds so that all tasks grow together.
 
-    def __init__(self, probability: float, random: np.random.Generator) -> None:
-        self._probability = probability
-        self._random = random
-        self._left = 0
-        self._push = np.zeros(4, dtype=np.float32)
-
-    def apply(self, expert: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], bool]:
-        """Return the action to execute, [4], and whether it is the expert's own."""
-        if self._left == 0 and self._random.random() < self._probability:
-            self._left = int(self._random.integers(3, 9))
-            self._push = self._random.uniform(-1.0, 1.0, 4).astype(np.float32)
-            if self._random.random() < GRIPPER_KEPT:
-                self._push[3] = np.nan  # the gripper keeps doing what the expert wants
-        if self._left == 0:
-            return expert, True
-        self._left -= 1
-        return np.where(np.isnan(self._push), expert, self._push).astype(np.float32), False
-
-
-def record_episode(robot: MetaWorldRobot, task: str, seed: int, options: DemonstrationOptions) -> dict[str, np.ndarray]:
-    """Run the expert once and return the episode's arrays (T frames).
-
-    Returns:
-        state [T, 4] float32, action [T, 4] float32 (executed), clean [T] bool (executed was the expert's),
-        jpeg [bytes] uint8 and offset [T, cameras, 2] int64 into it, success [1] bool.
+    Raises:
+        ValueError: a seed that is for evaluation only.
     """
-    random = np.random.default_rng((seed, len(task), sum(map(ord, task))))
-    burst = options.burst_probability if random.random() < options.perturbed else 0.0
-    perturbation = Perturbation(burst, random)
-    robot.reset(task, seed)
-    states, actions, clean, blob, offsets = [], [], [], bytearray(), []
-    left = STEPS_AFTER_SUCCESS
-    for _ in range(MAXIMUM_STEPS):
-        spans = []
-        for camera in robot.cameras:
-            data = encode_frame(robot.render(camera), options.image_size)
-            spans.append((len(blob), len(blob) + len(data)))
-            blob += data
-        offsets.append(spans)
-        states.append(robot.state())
-        action, is_clean = perturbation.apply(robot.expert_action())
-        actions.append(action)
-        clean.append(is_clean)
-        if robot.step(action):
-            left -= 1
-            if left == 0:
-                break
-    return {
-        "state": np.stack(states),
-        "action": np.stack(actions),
-        "clean": np.array(clean),
-        "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
-        "offset": np.array(offsets, dtype=np.int64),
-        "success": np.array([robot.success]),
-    }
+    first, tasks = recording.first_seed, recording.episodes
+    last = first + max(tasks.values(), default=0)
+    if last > HELD_OUT_SEED:
+        raise ValueError(
+            f"training seeds must stay below {HELD_OUT_SEED} (evaluation starts there), got {first} to {last - 1}"
+        )
+    shards = []
+    for begin in range(first, last, SEEDS_AT_ONCE):
+        for task, episodes in tasks.items():
+            seeds = range(begin, min(begin + SEEDS_AT_ONCE, first + episodes))
+            shards += [Shard(folder, task, seed, recording.piloted) for seed in seeds]
+    return shards
 
 
-def encode_frame(picture: npt.NDArray[np.uint8], size: int) -> bytes:
-    """Area-average an RGB picture [H, W, 3] to [size, size, 3] and encode it as JPEG."""
-    small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+def record(
+    shards: Sequence[Shard], recording: Recording, image_size: int, processes: int = 1, pilot: Path | None = None
+) -> Iterator[Shard]:
+    """Record every shard that does not exist; yields each as it is written. Can be stopped and run again.
 
-
-def shard_path(folder: Path, task: str, seed: int) -> Path:
-    """Return the file of one episode."""
-    return folder / f"{task}_{seed:05d}.safetensors"
-
-
-def record(folder: Path, options: DemonstrationOptions, processes: int = 1) -> Iterator[tuple[str, int]]:
-    """Record every missing episode; yields (task, seed) as each is written. Can be stopped and run again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(options.first_seed, options.first_seed + options.episodes)
-    blocks = [seeds[start : start + SEEDS_AT_ONCE] for start in range(0, len(seeds), SEEDS_AT_ONCE)]
-    missing = [
-        (folder, task, seed, options)
-        for block in blocks
-        for task in TASKS
-        for seed in block
-        if not shard_path(folder, task, seed).exists()
-    ]
+    Args:
+        image_size: stored picture size in pixels.
+        pilot: checkpoint of the policy that is at the wheel at first.
+    """
+    missing = [(shard, recording, image_size, pilot) for shard in shards if not shard.path.exists()]
+    if missing:
+        shards[0].folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) as pool:
         yield from pool.imap_unordered(_record_shard, missing, chunksize=SEEDS_AT_ONCE)
@@ -146,15 +81,26 @@ def record(folder: Path, options: DemonstrationOptions, processes: int = 1) -> I
 
 @functools.cache
 def _robot_of_process(image_size: int) -> MetaWorldRobot:
+    torch.set_num_threads(1)
     return MetaWorldRobot(image_size)
 
 
-def _record_shard(job: tuple[Path, str, int, DemonstrationOptions]) -> tuple[str, int]:
-    folder, task, seed, options = job
-    robot = _robot_of_process(2 * options.image_size)
-    arrays = record_episode(robot, task, seed, options)
-    path = shard_path(folder, task, seed)
-    partial = path.with_suffix(f".{os.getpid()}")
-    save_file(arrays, partial, metadata={"task": task, "seed": str(seed), "cameras": ",".join(robot.cameras)})
-    partial.rename(path)
-    return task, seed
+@functools.cache
+def _pilot_of_process(checkpoint: Path) -> Pilot:
+    return Pilot(load_policy(checkpoint), PilotOptions(age=2))
+
+
+def _record_shard(job: tuple[Shard, Recording, int, Path | None]) -> Shard:
+    shard, recording, image_size, checkpoint = job
+    robot = _robot_of_process(2 * image_size)
+    pilot = None
+    if checkpoint is not None:
+        pilot = _pilot_of_process(checkpoint)
+        instructions = get_task(shard.task).instructions
+        pilot.begin(instructions[shard.seed % len(instructions)], shard.seed)
+    arrays = record_episode(robot, shard.task, shard.seed, recording, image_size, pilot)
+    partial = shard.path.with_suffix(f".{os.getpid()}")
+    about = {"task": shard.task, "seed": str(shard.seed), "cameras": ",".join(robot.cameras)}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata=about)
+    partial.rename(shard.path)
+    return shard

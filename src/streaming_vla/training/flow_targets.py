@@ -11,61 +11,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class FlowOptions:
-    """Parameters of the flow.
-
-    Args:
-        sigma, k: noise of the state is sigma * exp(-k t).
-        draws: (noise, time) draws per observation.
-        on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
-        hidden: share of the draws that do not see the flow's state. The sum of a demonstration's actions tells where
-            it is going, so that a network that always sees it learns to go on and not to look.
-        absolute_weight: weight of the absolute dimensions in the loss.
-    """
-
-    sigma: float = 0.16
-    k: float = 4.0
-    draws: int = 8
-    on_grid: float = 0.5
-    hidden: float = 0.5
-    absolute_weight: float = 0.25
+from streaming_vla.training.plan import Flow
 
 
 @dataclass(frozen=True)
 class FlowTargets:
     """For N observations and D draws.
 
-    position [N, D, A], known [N, D] bool (False: the position is hidden), time [N, D], target [N, D, A], weight [N, D].
+    position [N, D, A], known [N, D] bool (False: the position is hidden), time [N, D], target [N, D, A].
     """
 
     position: Tensor
     known: Tensor
     time: Tensor
     target: Tensor
-    weight: Tensor
 
 
 def draw_targets(
-    actions: Tensor, previous: Tensor, clean: Tensor, absolute: Tensor, options: FlowOptions, generator: torch.Generator
+    actions: Tensor, previous: Tensor, absolute: Tensor, options: Flow, generator: torch.Generator
 ) -> FlowTargets:
     """Draw times and noise and return what the expert has to say there.
 
     Args:
         actions: [N, H, A], the window that follows each observation.
         previous: [N, A], the action before it.
-        clean: [N], usable steps of the window.
         absolute: [A] bool.
     """
     count, horizon, size = actions.shape
     shape = (count, options.draws)
-    known = torch.rand(shape, generator=generator) >= options.hidden
-    uniform = torch.rand(shape, generator=generator)
+    known = torch.rand(shape, generator=generator, device=generator.device) >= options.hidden
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
     time = 0.001 + 0.999 * torch.where(known, uniform ** (1 / 1.5), uniform)  # Beta(1.5, 1)
     step = (time * horizon).floor().clamp(max=horizon - 1)
     part = time * horizon - step
-    part = torch.where(torch.rand(shape, generator=generator) < options.on_grid, torch.zeros_like(part), part)
+    part = torch.where(
+        torch.rand(shape, generator=generator, device=generator.device) < options.on_grid, torch.zeros_like(part), part
+    )
     time = (step + part) / horizon
     step = step.long()
     pick = step.unsqueeze(-1).expand(*shape, size)
@@ -73,9 +54,11 @@ def draw_targets(
     here = actions.gather(1, pick)
     before = torch.cat((previous.unsqueeze(1), actions), dim=1).gather(1, pick)
     noise = (
-        options.sigma * torch.exp(-options.k * time).unsqueeze(-1) * torch.randn((*shape, size), generator=generator)
+        options.sigma
+        * torch.exp(-options.k * time).unsqueeze(-1)
+        * torch.randn((*shape, size), generator=generator, device=generator.device)
     )
     position = torch.where(absolute, before, sums.gather(1, pick) + part.unsqueeze(-1) * here) + noise
     # who does not see the noise cannot undo it
     target = torch.where(absolute | ~known.unsqueeze(-1), here, here - options.k / horizon * noise)
-    return FlowTargets(position, known, time, target, (step < clean.unsqueeze(1)).float())
+    return FlowTargets(position, known, time, target)

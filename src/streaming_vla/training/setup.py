@@ -1,12 +1,33 @@
-"""The configuration of the shipped policy."""
+"""The configuration of the shipped policy and the folders of its training."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import build_vocabulary
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import TASKS
+from streaming_vla.training.plan import TrainingPlan
+
+DEMONSTRATIONS = Path("data/demonstrations")
+RUN = Path("data/policy")
+PLAN = Path("config/training/compact.yaml")
 
 
-def mt10_config() -> CompactConfig:
-    """Return the shape of a compact policy that knows the words of the ten tasks."""
-    return CompactConfig(words=build_vocabulary(text for task in TASKS.values() for text in task.instructions))
+def compact_config(plan: TrainingPlan) -> CompactConfig:
+    """Return the shape of the policy that `plan` trains; it knows the words of all tasks.
+
+    Raises:
+        ValueError: the plan's model section does not fit CompactConfig.
+    """
+    tasks = TASKS | MEMORY_TASKS
+    words = build_vocabulary(text for task in tasks.values() for text in task.instructions)
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plan.model.items()
+    }
+    try:
+        return CompactConfig(words=words, **fields)
+    except TypeError as error:
+        raise ValueError(f"the plan's model section: {error}") from error

@@ -22,7 +22,8 @@ class CompactConfig:
         words: the vocabulary; index 0 is for every other word.
         maximum_words: words of an instruction that are read.
         width, layers, heads, kv_heads, mlp_ratio: of the transformer; heads share keys in groups.
-        keypoints: spatial-softmax keypoints of a camera, all in one token.
+        channels: of the four convolutions of a camera's encoder.
+        keypoints: spatial-softmax keypoints of a camera on the fine and on the coarse scale, all in one token.
         patch_grid: a camera gives patch_grid x patch_grid pooled patch tokens.
         language_tokens: tokens that an instruction is pooled into.
         trained_horizon, execution_horizon: steps of the flow, and how many are meant to be executed.
@@ -38,8 +39,8 @@ class CompactConfig:
     heads: int = 6
     kv_heads: int = 2
     mlp_ratio: int = 3
-    channels: tuple[int, int, int] = (48, 96, 128)
-    keypoints: int = 32
+    channels: tuple[int, int, int, int] = (24, 48, 96, 128)
+    keypoints: tuple[int, int] = (16, 32)
     patch_grid: int = 3
     language_tokens: int = 4
     trained_horizon: int = 16

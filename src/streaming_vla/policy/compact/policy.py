@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from kv_cache.cache import CacheView
+from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.policy.compact.layers import Layer, attend, rotated
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import Vector
 
 
@@ -69,10 +71,38 @@ class CompactPolicy:
             raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
         state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
         time = torch.full((1, 1), index / config.trained_horizon)
-        cache = [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)]
-        action = self._model.expert(state, time, cache, torch.tensor([view.next_position]), mask=None)
+        action = self._model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
         return self._layout.clip(action[0, 0].double().numpy())
+
+    def chunk_step(
+        self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
+    ) -> Vector:
+        """Return the chunk after one Euler step of its denoising (see ChunkPolicy)."""
+        with torch.inference_mode(guide is None or not guide.exact), torch.set_grad_enabled(guide is not None):
+            chunk = torch.from_numpy(np.asarray(noisy, dtype=np.float32)).unsqueeze(0).unsqueeze(0)
+            chunk.requires_grad_(guide is not None and guide.exact)
+            first = torch.tensor([view.next_position])
+            velocity = self._model.chunk(chunk, torch.full((1, 1), time), _batch(view), first, mask=None)
+            if guide is not None:
+                velocity = velocity + _guidance(chunk, velocity, time, guide)
+            after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()
+            return after
 
     def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
         """Return None: the compact policy has no predictor of what its cameras will see."""
         return None
+
+
+def _batch(view: CacheView) -> LayerCache:
+    return [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)]
+
+
+def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:
+    """Return what real-time chunking adds to the velocity [1, 1, H, A] (see Guide)."""
+    actions = noisy + (1.0 - time) * velocity
+    target = torch.from_numpy(np.asarray(guide.target, dtype=np.float32))
+    weight = torch.from_numpy(np.asarray(guide.weight, dtype=np.float32)).unsqueeze(-1)
+    pull = ((target - actions) * weight).detach()
+    if guide.exact:
+        (pull,) = torch.autograd.grad(actions, noisy, pull)
+    return (guide.gain(time) * pull).detach()

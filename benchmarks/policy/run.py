@@ -1,0 +1,126 @@
+"""Measures the shipped policy alone, condition by condition, on held-out seeds; writes results.json and results.md.
+
+A condition that is in results.json already is left out, so that a run can be stopped and continued.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kv_cache.cache import SessionCache
+from kv_cache.policies import make_policy
+from streaming_vla.evaluation.closed_loop import Trial, evaluate
+from streaming_vla.evaluation.pilot import PilotOptions
+from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
+from streaming_vla.evaluation.policy_report import tabulate, to_markdown
+from streaming_vla.policy.contract import PolicyObservation
+from streaming_vla.policy.loading import load_policy
+from streaming_vla.policy.models import find_model
+from streaming_vla.robots.tasks import TASKS
+
+FOLDER = Path(__file__).parent
+HISTORY_TOKENS = 100  # four observations of the shipped policy
+TIMED = 200
+
+# result field: how the policy flies, and which wording it is given
+CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
+    "mt10_mean": (PilotOptions(recent=HISTORY_TOKENS), "default"),
+    "mt10_chunk_mean": (PilotOptions(recent=HISTORY_TOKENS, head="chunk"), "default"),
+    "single_frame_mean": (PilotOptions(), "default"),
+    "wrong_instruction": (PilotOptions(recent=HISTORY_TOKENS), "wrong"),
+    "held_out_paraphrase": (PilotOptions(recent=HISTORY_TOKENS), "held_out"),
+    "blank_wrist": (PilotOptions(recent=HISTORY_TOKENS, blank=("gripperPOV",)), "default"),
+    "blank_corner": (PilotOptions(recent=HISTORY_TOKENS, blank=("corner2",)), "default"),
+    "delay4_mean": (PilotOptions(recent=HISTORY_TOKENS, age=4), "default"),
+    "late4_mean": (PilotOptions(recent=HISTORY_TOKENS, late=4), "default"),
+}
+
+
+def main(
+    checkpoint: Annotated[str, typer.Option(help="a model's name or file")] = "compact_mt10",
+    second: Annotated[str | None, typer.Option(help="the same training with another seed")] = None,
+    seeds: Annotated[str, typer.Option(help="A:B")] = DEFAULT_SEEDS,
+    conditions: Annotated[str, typer.Option(help="names with commas between, or all")] = "all",
+    processes: Annotated[int, typer.Option(min=1)] = 2,
+    output: Annotated[Path, typer.Option()] = FOLDER / "results.json",
+) -> None:
+    """Run every condition that is not in the results yet."""
+    warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
+    results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    file, chosen = find_model(checkpoint), parse_seeds(seeds)
+    results |= {"episodes_per_task": len(chosen), "seeds": [chosen.start, chosen.stop]} | _latencies(file)
+    tables: dict[str, Any] = results.setdefault("tables", {})
+    wanted = list(CONDITIONS) if conditions == "all" else conditions.split(",")
+    for name in wanted:
+        if name not in tables:
+            tables[name] = _run(file, *CONDITIONS[name], chosen, processes, name)
+            results[name] = tables[name]["mean"]
+            _write(results, output)
+    if second is not None and "second_seed_mean" not in tables:
+        table = _run(find_model(second), *CONDITIONS["mt10_mean"], chosen, processes, "second seed")
+        tables["second_seed_mean"], results["second_seed_mean"] = table, table["mean"]
+    _write(results, output)
+
+
+def _run(
+    file: Path, options: PilotOptions, instruction: str, seeds: range, processes: int, name: str
+) -> dict[str, Any]:
+    trials = [Trial(task, seed, instruction) for task in TASKS for seed in seeds]
+    done = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    ) as progress:
+        bar = progress.add_task(name, total=len(trials))
+        for result in evaluate(file, trials, options, processes):
+            done.append(result)
+            progress.update(bar, advance=1, description=f"{name}: {sum(r.success for r in done)}/{len(done)}")
+    done.sort(key=lambda result: trials.index(result.trial))
+    return tabulate(done, options)
+
+
+def _latencies(file: Path) -> dict[str, float]:
+    """Time a flow step and the prefill of one observation behind HISTORY_TOKENS, one thread, medians in ms."""
+    torch.set_num_threads(1)
+    policy = load_policy(file)
+    spec = policy.spec
+    cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=HISTORY_TOKENS, capacity=1))
+    images = np.zeros((len(spec.cameras), spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    observation = PolicyObservation(images, np.zeros(spec.state_size, dtype=np.float32), "open the drawer")
+    prefills, steps = [], []
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        work = policy.prefill(observation, cache.view())
+        while True:
+            try:
+                next(work)
+            except StopIteration as last:
+                cache.append(*last.value)
+                break
+        prefills.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        policy.flow_step(cache.view(), spec.layout.start(), 3)
+        steps.append(time.perf_counter() - began)
+    return {"prefill_ms": 1e3 * statistics.median(prefills), "flow_step_ms": 1e3 * statistics.median(steps)}
+
+
+def _write(results: dict[str, Any], output: Path) -> None:
+    tables = results["tables"]
+    if "mt10_mean" in tables:
+        results["per_task"] = {task: row["success"] for task, row in tables["mt10_mean"]["per_task"].items()}
+    output.write_text(json.dumps(results, indent=1) + "\n")
+    parts = [f"## {name}\n\n{to_markdown(table)}" for name, table in tables.items()]
+    output.with_suffix(".md").write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    typer.run(main)

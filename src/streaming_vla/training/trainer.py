@@ -1,0 +1,203 @@
+"""Trains the compact policy: CPU processes with one thread each and averaged gradients, or one process on a GPU.
+
+A run can be stopped at any time and goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
+
+from streaming_vla.policy.compact.config import CompactConfig
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.loading import save_policy
+from streaming_vla.training.dataset import Demonstrations, fingerprint
+from streaming_vla.training.losses import Auxiliary, batch_loss
+from streaming_vla.training.plan import Optimiser, TrainingPlan
+
+REPORT_EVERY = 50
+SAVE_EVERY = 250
+
+
+def learning_rate(step: int, options: Optimiser) -> float:
+    """Return the learning rate of `step`: linear warm-up, then a cosine."""
+    if step < options.warm_up:
+        return options.learning_rate * (step + 1) / options.warm_up
+    progress = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run is made of.
+
+    Args:
+        folder: of checkpoint.safetensors, plan.json and log.jsonl.
+        processes: CPU processes of one thread each, gradients averaged.
+        initial: a policy's weights to start from, instead of random ones.
+    """
+
+    config: CompactConfig
+    demonstrations: Path
+    plan: TrainingPlan
+    folder: Path
+    seed: int = 0
+    processes: int = 1
+    initial: Path | None = None
+
+
+class Trainer:
+    """One process of a training run; the first one writes checkpoints, which a new run resumes from."""
+
+    def __init__(self, run: Run) -> None:
+        self.plan, self.folder, self.seed, self.processes = run.plan, run.folder, run.seed, run.processes
+        plan, config, seed, initial = run.plan, run.config, run.seed, run.initial
+        self.data = data = Demonstrations(run.demonstrations, config)
+        self.rank = distributed.get_rank()
+        torch.manual_seed(seed)
+        self.model = CompactModel(config)
+        self.auxiliary = Auxiliary(config.width)
+        for owner, field, prefix in ((self.model, "state", "state"), (self.auxiliary, "scene", "scene")):
+            mean, scale = data.statistics(field)
+            getattr(owner, f"{prefix}_mean").copy_(torch.from_numpy(mean))
+            getattr(owner, f"{prefix}_scale").copy_(torch.from_numpy(scale))
+        if initial is not None:
+            self.model.load_state_dict({name: value.float() for name, value in load_file(initial).items()})
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary}).to(self.device)
+        self.parameters = list(self.modules.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=plan.optimiser.learning_rate,
+            weight_decay=plan.optimiser.weight_decay,
+            betas=(0.9, 0.99),
+        )
+        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.step = 0
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the last step; the first process writes figures to log.jsonl and to the terminal."""
+        plan = self.plan
+        random = np.random.default_rng((self.seed, self.rank, self.step))
+        generator = torch.Generator(self.device).manual_seed(self.seed + 7919 * self.rank + 104_729 * self.step)
+        sums: dict[str, float] = {}
+        began = time.monotonic()
+        while self.step < plan.optimiser.steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, plan.optimiser)
+            self.optimizer.zero_grad(set_to_none=True)
+            for number, source in enumerate(plan.sources):
+                batch = self.data.sample(max(1, source.sequences // self.processes), source, random)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    loss, parts = batch_loss(self.model, self.auxiliary, batch, source, plan, generator)
+                (source.weight * loss).backward()
+                for name, value in parts.items():
+                    key = f"{name}{number or ''}"
+                    sums[key] = sums.get(key, 0.0) + value / REPORT_EVERY
+            self._average_gradients()
+            torch.nn.utils.clip_grad_norm_(self.parameters, plan.optimiser.clip)
+            self.optimizer.step()
+            self._average_weights()
+            self.step += 1
+            if self.step % REPORT_EVERY == 0 and self.rank == 0:
+                sums["seconds_per_step"] = (time.monotonic() - began) / REPORT_EVERY
+                self._log(sums)
+            if self.step % REPORT_EVERY == 0:
+                sums, began = {}, time.monotonic()
+            if self.step % SAVE_EVERY == 0 or self.step == plan.optimiser.steps:
+                self._save()
+
+    def _log(self, figures: dict[str, float]) -> None:
+        left_min = (self.plan.optimiser.steps - self.step) * figures["seconds_per_step"] / 60
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"step": self.step, **figures}) + "\n")
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "seconds_per_step")
+        print(f"step {self.step}/{self.plan.optimiser.steps}  {losses}  {left_min:.0f} min left", flush=True)
+
+    def _average_gradients(self) -> None:
+        if self.processes == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        packed = torch.cat([gradient.flatten() for gradient in gradients])  # one all-reduce a step
+        distributed.all_reduce(packed)
+        packed /= self.processes
+        parts = packed.split([p.numel() for p in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _average_weights(self) -> None:
+        decay = min(self.plan.optimiser.average, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+
+    def _save(self) -> None:
+        if self.rank != 0:
+            return
+        tensors: dict[str, Tensor] = {f"average.{name}": value for name, value in self.average.items()}
+        tensors |= {f"now.{name}": value for name, value in self.modules.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            state = self.optimizer.state[parameter]
+            tensors |= {
+                f"moment.{index}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state
+            }
+        partial = self.folder / "checkpoint.partial"
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(self.step)})
+        os.replace(partial, self.folder / "checkpoint.safetensors")
+
+    def _resume(self) -> None:
+        file = self.folder / "checkpoint.safetensors"
+        if not file.exists():
+            return
+        tensors = load_file(file)
+        self.modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
+        self.average = {n[8:]: v.to(self.device) for n, v in tensors.items() if n.startswith("average.")}
+        for index, parameter in enumerate(self.parameters):
+            prefix = f"moment.{index}."
+            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            if state:
+                moments = {name: state[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = moments | {"step": state["step"]}
+                self.step = int(state["step"])
+
+
+def train(run: Run) -> None:
+    """Train to the plan's last step, resuming what is in the run's folder."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "plan.json").write_text(run.plan.model_dump_json(indent=1))
+    store = str(run.folder.absolute() / f"rendezvous-{os.getpid()}")
+    spawn(_work, (run, store), run.processes)
+
+
+def _work(rank: int, run: Run, store: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=run.processes)
+    Trainer(run).run()
+    distributed.destroy_process_group()
+
+
+def export(run: Run, output: Path) -> None:
+    """Write the averaged weights of a run as a policy in half precision, with how it was trained.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint in the run's folder.
+    """
+    tensors = load_file(run.folder / "checkpoint.safetensors")
+    average = {name[8:]: value for name, value in tensors.items() if name.startswith("average.")}
+    about = {
+        "plan": run.plan.model_dump(mode="json"),
+        "seed": run.seed,
+        "demonstrations": fingerprint(run.demonstrations),
+        "initial": "" if run.initial is None else run.initial.name,
+    }
+    save_policy(output, run.config, average, about)
