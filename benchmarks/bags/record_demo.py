@@ -16,7 +16,7 @@ from streaming_vla.nodes.demo import MODES
 from streaming_vla.nodes.simulation import driven_simulation
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 
-SETTLE_S = 4.0  # the recorder finds the topics
+SETTLE_S = 10.0  # on a busy machine the recorder takes so long to find the topics
 TIME_LIMIT_S = 12.0
 
 
