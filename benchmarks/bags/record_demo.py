@@ -1,6 +1,6 @@
-"""Records streaming episodes of the simulated robot as a bag, for the replay benchmark.
+"""Records episodes of the simulated robot as a bag, for the replay benchmarks.
 
-tools/run python benchmarks/bags/record_demo.py BAG --task drawer-open --episodes 2
+tools/run python benchmarks/bags/record_demo.py BAG --task drawer-open --episodes 2 --mode streaming
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streaming_vla.nodes.demo import MODES
 from streaming_vla.nodes.simulation import driven_simulation
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 
-SETTLE_S = 4.0  # the recorder finds the topics
+SETTLE_S = 10.0  # on a busy machine the recorder takes so long to find the topics
 TIME_LIMIT_S = 12.0
 
 
@@ -26,20 +26,23 @@ def main() -> None:
     parser.add_argument("bag", type=Path)
     parser.add_argument("--task", action="append")
     parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--mode", choices=sorted(MODES), default="streaming")
     options = parser.parse_args()
     tasks = options.task or ["drawer-open"]
     scenes = [Scene(task, HELD_OUT_SEED + number) for task in tasks for number in range(options.episodes)]
     with driven_simulation(options.bag.parent / "logs", cameras=()) as simulation:
         command = [sys.executable, "-m", "streaming_vla.cli", "record", "--out", str(options.bag)]
         with subprocess.Popen(command) as recorder:
-            simulation.driver.spin(SETTLE_S)
-            for node, values in MODES["streaming"].items():
-                simulation.driver.set_parameters(node, values)
-            for scene in scenes:
-                record = simulation.driver.run("streaming", scene, TIME_LIMIT_S)
-                print(f"{scene.task} {scene.seed}: success {record.success}, {record.duration_s:.1f} s", flush=True)
-            simulation.driver.spin(1.0)
-            recorder.send_signal(signal.SIGINT)
+            try:
+                simulation.driver.spin(SETTLE_S)
+                for node, values in MODES[options.mode].items():
+                    simulation.driver.set_parameters(node, values)
+                for scene in scenes:
+                    record = simulation.driver.run(options.mode, scene, TIME_LIMIT_S)
+                    print(f"{scene.task} {scene.seed}: success {record.success}, {record.duration_s:.1f} s", flush=True)
+                simulation.driver.spin(1.0)
+            finally:
+                recorder.send_signal(signal.SIGINT)  # else leaving the block would wait for it for ever
 
 
 if __name__ == "__main__":

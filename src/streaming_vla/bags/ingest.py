@@ -7,7 +7,7 @@ pixels: most of them are never looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,11 +115,12 @@ class Ingest:
                 f"{names or 'none'}: set the observer's robot_state_topic"
             )
         self._state = self._checked(state, STATE_TYPES)
+        self.retime: Callable[[RawMessage], RawMessage] | None = None  # see Bag.messages
         self._others = {topic.name: name for name in self.options.others if (topic := self._find(name)) is not None}
 
     def events(self) -> Iterator[Frame | State | Said]:
         """Yield everything in the order of time; what cannot be used is counted and left out."""
-        for message in self.bag.messages([*self._cameras, self._state.name, *self._others]):
+        for message in self.bag.messages([*self._cameras, self._state.name, *self._others], self.retime):
             try:
                 yield self._event(message)
             except (BagError, ValueError) as error:
@@ -131,6 +132,11 @@ class Ingest:
     def has(self, name: str) -> bool:
         """True when the bag has the topic that the options call `name`."""
         return self._find(name) is not None
+
+    def full_name(self, name: str) -> str:
+        """Return the topic's name in the bag, of one that the bag has."""
+        topic = self._find(name)
+        return topic.name if topic is not None else name
 
     def _event(self, raw: RawMessage) -> Frame | State | Said:
         time_s = raw.time_ns * NS

@@ -108,7 +108,7 @@ class McapFile:
         """Return the topics, from the summary or, without one, from reading the whole file."""
         if self._topics is None:
             found = McapTopics()
-            for channel_id, time_ns, _ in self._scan(found, lambda error: None):
+            for channel_id, time_ns, _, _ in self._scan(found, lambda error: None):
                 found.counts[channel_id] = found.counts.get(channel_id, 0) + 1
                 found.begin_ns = time_ns if found.begin_ns is None else min(time_ns, found.begin_ns)
                 found.end_ns = time_ns if found.end_ns is None else max(time_ns, found.end_ns)
@@ -119,10 +119,10 @@ class McapFile:
         """Yield every readable message in the order of the file."""
         found = self._topics or McapTopics()  # a damaged chunk must not take the definitions of the others with it
         names: dict[int, str] = {}
-        for channel_id, time_ns, data in self._scan(found, self._report):
+        for channel_id, time_ns, published_ns, data in self._scan(found, self._report):
             if channel_id not in names:
                 names[channel_id] = found.channels[channel_id].topic
-            yield RawMessage(names[channel_id], time_ns, data)
+            yield RawMessage(names[channel_id], time_ns, data, published_ns)
 
     def _check_profile(self, source: Source) -> None:
         record = record_at(source, len(MAGIC))
@@ -165,8 +165,10 @@ class McapFile:
                     found.begin_ns, found.end_ns = statistics.message_start_time, statistics.message_end_time
         return found if found.counts and found.channels.keys() >= found.counts.keys() else None
 
-    def _scan(self, found: McapTopics, report: Callable[[BagError], None]) -> Iterator[tuple[int, int, memoryview]]:
-        """Yield channel, time (ns) and data of every message of a known channel; fill `found`."""
+    def _scan(
+        self, found: McapTopics, report: Callable[[BagError], None]
+    ) -> Iterator[tuple[int, int, int, memoryview]]:
+        """Yield channel, log and publish time (ns) and data of every message of a known channel; fill `found`."""
         ended = False
         unknown = 0
         with FileSource(self._path) as source:
@@ -228,10 +230,10 @@ class McapFile:
         return CorruptBag(f"{self._path}: the chunk at byte {record.begin - 9}: {what}")
 
 
-def _message(source: Source, record: Record) -> tuple[int, int, memoryview]:
+def _message(source: Source, record: Record) -> tuple[int, int, int, memoryview]:
     data = source.read(record.begin, record.length)
-    channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(data)
-    return channel_id, log_time_ns, data[_MESSAGE.size :]
+    channel_id, _, log_time_ns, publish_time_ns = _MESSAGE.unpack_from(data)
+    return channel_id, log_time_ns, publish_time_ns, data[_MESSAGE.size :]
 
 
 def _stream(source: Source, record: Record) -> ReadDataStream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -64,8 +64,14 @@ class Bag:
             raise
         self._decoder = Decoder(self.topics)
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
-        """Yield the messages in the order of their time; None for all topics.
+    def messages(
+        self, topics: Collection[str] | None = None, retime: Callable[[RawMessage], RawMessage] | None = None
+    ) -> Iterator[RawMessage]:
+        """Yield the messages in the order of their time.
+
+        Args:
+            topics: that are wanted, None for all.
+            retime: gives messages another time before they are put in order.
 
         Raises:
             MissingTopic: a topic is not in the bag.
@@ -73,7 +79,7 @@ class Bag:
         if topics is not None:
             for name in topics:
                 self.require(name)
-        return self._selected(None if topics is None else frozenset(topics))
+        return self._selected(None if topics is None else frozenset(topics), retime)
 
     def decode(self, message: RawMessage) -> Any:
         """Return a message as an object with the fields of its type; WrongType when it cannot be read."""
@@ -174,13 +180,12 @@ class Bag:
     def _any_message(self) -> bool:
         return next(iter(self._selected(None)), None) is not None
 
-    def _selected(self, topics: frozenset[str] | None) -> Iterator[RawMessage]:
-        wanted = (message for file in self._files for message in file.messages())
-        for message in ordered(
-            (message for message in wanted if topics is None or message.topic in topics),
-            str(self.path),
-            self._report,
-        ):
+    def _selected(
+        self, topics: frozenset[str] | None, retime: Callable[[RawMessage], RawMessage] | None = None
+    ) -> Iterator[RawMessage]:
+        found = (message for file in self._files for message in file.messages())
+        wanted = (message for message in found if topics is None or message.topic in topics)
+        for message in ordered(map(retime, wanted) if retime else wanted, str(self.path), self._report):
             if not self._messages_compressed:
                 yield message
                 continue

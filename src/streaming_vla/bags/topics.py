@@ -29,8 +29,15 @@ class Topic:
 
 @dataclass(frozen=True)
 class RawMessage:
-    """One message as it was recorded; `time_ns` is when it was received, `data` is CDR."""
+    """One message as it was recorded.
+
+    Args:
+        time_ns: when it was received.
+        data: CDR.
+        published_ns: when it was published, on the clock of its publisher; 0 where the bag does not tell.
+    """
 
     topic: str
     time_ns: int
     data: bytes | memoryview
+    published_ns: int = 0

@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 def replay(
     bags: Bags,
     params: ParamsFile = None,
-    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    profile: Annotated[
+        str, typer.Option(help="latencies: recorded (those of the bag), a shipped profile, or a YAML file")
+    ] = "recorded",
     out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
     workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
     namespace: Namespace = "/",

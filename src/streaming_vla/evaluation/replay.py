@@ -1,8 +1,8 @@
 """Replays a bag through the suite's machines on the virtual clock: what they would have done with what was seen.
 
 The pictures and states are those of the bag, at the times at which they were received, whatever the replayed suite
-does; the model is the real one, how long it takes is said by a latency profile. The same arguments give the same
-result.
+does; the model is the real one, how long it takes is said by the recording itself or by a latency profile. The same
+arguments give the same result.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from streaming_vla.bags.errors import MissingTopic
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.evaluation.machine_options import MachineOptions, machine_options
+from streaming_vla.evaluation.recorded_hardware import RecordedHardware
+from streaming_vla.evaluation.recorded_times import TOPICS as TIMED_TOPICS
+from streaming_vla.evaluation.recorded_times import RecordedTimes, read_times
 from streaming_vla.evaluation.records import EpisodeRecord
 from streaming_vla.evaluation.records import Frame as SeenFrame
 from streaming_vla.evaluation.replay_live import LIVE_TOPICS, LiveEpisode
 from streaming_vla.evaluation.replay_service import ReplayService
 from streaming_vla.evaluation.virtual import World
-from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
+from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.inference.latency_profile import LatencyProfile
 from streaming_vla.pictures.decode import TYPES, pixels_of
 from streaming_vla.pictures.encode import PictureOptions, square
@@ -36,6 +39,7 @@ from streaming_vla.runtime.generator import Generator
 from streaming_vla.runtime.monitor import Monitor
 from streaming_vla.runtime.observer import Observer
 
+RECORDED = "recorded"  # name of the latencies that a bag tells itself
 INSTRUCTION = "instruction"  # std_msgs/String
 STRIP_PERIOD_S = 0.5  # of the pictures that are kept for the report
 STRIP_PIXELS = 96
@@ -65,12 +69,13 @@ class ReplayedEpisode:
 
 @dataclass
 class Replayed:
-    """A bag's replay: its episodes, and sentences on what of the bag could not be used."""
+    """A bag's replay: its episodes, sentences on what of the bag could not be used, and whose latencies it had."""
 
     bag: Path
     duration_s: float
     episodes: list[ReplayedEpisode]
     problems: list[str]
+    latencies: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class ReplayOptions:
 
     Args:
         values: of every parameter (`machine_options.all_values`).
-        profile: latencies.
+        profile: latencies; with `recorded`, of what the bag tells no time of.
+        recorded: take the latencies of the bag where it has spans.
         namespace: of the robot in the bag.
         instruction: of bags without an `episode` topic, which are one episode each; empty takes the newest one of
             the bag's `instruction` topic.
@@ -93,6 +99,7 @@ class ReplayOptions:
     instruction: str = ""
     action_topic: str = "command"
     seed: int = 0
+    recorded: bool = True
 
 
 def replay(
@@ -115,7 +122,10 @@ def replay(
                 "asked to do"
             )
         machines = machine_options(options.values, policy.spec)
-        player = _Player(policy, machines, options, told=ingest.has("episode"), name=path.name)
+        times = _times(bag, ingest, options, topics) if options.recorded else None
+        if times is not None:
+            ingest.retime = times.retime
+        player = _Player(policy, machines, options, told=ingest.has("episode"), name=path.name, times=times)
         duration_s = max(bag.duration_s, 1e-9)
         begin_s: float | None = None
         for number, event in enumerate(ingest.events()):
@@ -125,7 +135,15 @@ def replay(
                 progress(min(1.0, (event.time_s - begin_s) / duration_s))
         player.end()
         problems = [*(str(problem) for problem in bag.problems), *ingest.said.values()]
-        return Replayed(path, bag.duration_s, player.episodes, problems)
+        latencies = RECORDED if times is not None else options.profile.name
+        return Replayed(path, bag.duration_s, player.episodes, problems, latencies)
+
+
+def _times(bag: Bag, ingest: Ingest, options: ReplayOptions, cameras: Mapping[str, str]) -> RecordedTimes | None:
+    names = {name: ingest.full_name(name) for name in TIMED_TOPICS}
+    state_topic = options.values["observer"]["robot_state_topic"]
+    others = (*cameras.values(), state_topic, *LIVE_TOPICS, INSTRUCTION, options.action_topic)
+    return read_times(bag, names, tuple(ingest.full_name(name) for name in others))
 
 
 class _Bag:
@@ -148,8 +166,15 @@ class _Player:
     """Tells the machines of one world what happens in the bag, when it happens."""
 
     def __init__(
-        self, policy: StreamingPolicy, machines: MachineOptions, options: ReplayOptions, told: bool, name: str
+        self,
+        policy: StreamingPolicy,
+        machines: MachineOptions,
+        options: ReplayOptions,
+        told: bool,
+        name: str,
+        times: RecordedTimes | None,
     ) -> None:
+        self._times = times
         self.episodes: list[ReplayedEpisode] = []
         self._options, self._name, self._told = options, name, told
         self._number = 0
@@ -164,7 +189,13 @@ class _Player:
         self._service = ReplayService(policy, machines.engine, pictures)
         clock = Clock()
         self._clock_offset_s = 0.0
+        self._bag_begin_s = 0.0
         period_s = machines.executor.control_period_s
+        self._hardware = RecordedHardware(
+            replace(options.profile, control_period_ms=1000.0 * period_s), clock, options.seed
+        )
+        self._hardware.receive_again = self._receive_again
+        self._newest: dict[str, Callable[[], None]] = {}
         record = EpisodeRecord("replay", name, 0, "", 0, period_s, 0.0)
         self._world = World(
             (
@@ -175,7 +206,7 @@ class _Player:
             ),
             self._service,
             _Bag(),
-            Hardware(replace(options.profile, control_period_ms=1000.0 * period_s), clock, options.seed),
+            self._hardware,
             clock,
             record,
         )
@@ -187,13 +218,14 @@ class _Player:
             self._clock_offset_s += self._world.now - now_s
             now_s = self._world.now
         self._world.run(now_s - self._world.now)
+        self._bag_begin_s = event.time_s - time_s
         if isinstance(event, Frame):
             self._heard.add(event.camera)
-            self._world.tell("observer", "on_frame", event.camera, (event.kind, event.message), event.stamp_s)
+            self._frame(event)
             self._keep(event)
         elif isinstance(event, State):
             self._heard.add("robot state")
-            self._world.tell("observer", "on_state", event.values)
+            self._state(event)
             self._world.tell("executor", "on_robot_state")
         elif event.topic == "episode":
             self._episode_said(event.message)
@@ -205,6 +237,45 @@ class _Player:
         if not self._told and self._running is None and ready:
             self._begin(self._instruction)
 
+    def _frame(self, event: Frame) -> None:
+        reception = self._hardware.reception
+
+        def receive() -> None:
+            if reception is not None:
+                reception.frame_received(event.stamp_s)
+            self._world.tell("observer", "on_frame", event.camera, (event.kind, event.message), event.stamp_s)
+
+        wait_s = reception.frame(event.stamp_s, self._world.now) if reception is not None else 0.0
+        self._receive(event.camera, wait_s, receive)
+
+    def _state(self, event: State) -> None:
+        reception = self._hardware.reception
+
+        def receive() -> None:
+            if reception is not None:
+                reception.state_received(event.values)
+            self._world.tell("observer", "on_state", event.values)
+
+        wait_s = reception.state(event.values, self._world.now) if reception is not None else 0.0
+        self._receive("robot state", wait_s, receive)
+
+    def _receive(self, source: str, wait_s: float, receive: Callable[[], None]) -> None:
+        def received() -> None:
+            self._newest[source] = receive
+            receive()
+
+        if wait_s > 0.0:
+            self._world.clock.after(wait_s, received)
+        else:
+            received()
+
+    def _receive_again(self) -> None:
+        """Let the observer answer now as the live one did: what it had was received later than the bag can tell."""
+        complete = len(self._newest) > len(self._cameras)
+        if complete and self._world.observer.deadline() is not None:
+            for receive in list(self._newest.values()):
+                receive()
+
     def end(self) -> None:
         """End the episode that runs."""
         episode, self._running = self._running, None
@@ -214,6 +285,7 @@ class _Player:
         record.end_s = world.now
         episode.judged = list(world.monitor.judged)
         world.tell("monitor", "stop_episode")
+        self._hardware.follow(None, 0.0)
         world.record = replace(record, states=[], requests=[], observations=[], contexts=[], spans=[], frames=[])
         episode.actions, world.actions = world.actions, []
         episode.observed, self._service.observed = self._service.observed, {}
@@ -230,8 +302,11 @@ class _Player:
         )  # fmt: skip
         world.record = record
         self._strip_s.clear()
+        self._newest.clear()  # as the observer does
         self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
         self._service.clock = lambda: world.now
+        times = self._times.episodes.get(self._number) if self._times is not None else None
+        self._hardware.follow(times, self._bag_begin_s - self._clock_offset_s)
         world.start(instruction)
         assert world.episode is not None, "the monitor has just begun one"
         record.number = world.episode.number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -38,7 +39,13 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
     for name in ("success", "success_rate", "success_interval_95", "episode_s", "episode"):
         numbers.pop(name)  # a recording goes on as it did, whatever the replayed suite does
     bags = [
-        {"bag": str(each.bag), "seconds": each.duration_s, "episodes": len(each.episodes), "problems": each.problems}
+        {
+            "bag": str(each.bag),
+            "seconds": each.duration_s,
+            "episodes": len(each.episodes),
+            "latencies": each.latencies,
+            "problems": each.problems,
+        }
         for each in replays
     ]
     return {
@@ -131,7 +138,7 @@ def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
     ]
     replayed = [value for episode in told for value in halting(episode.record).halts_ms]
     agreed, total = decision_agreement(told)
-    same, error = _same_observations(told)
+    same, compared, error = same_observations(told)
     live_mean, replay_mean = summarise(halts).mean, summarise(replayed).mean
     return {
         "t_halt": asdict(summarise(halts)),
@@ -141,23 +148,48 @@ def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
         "decision_agreement": agreed / total if total else None,
         "decisions": total,
         "same_observations": same,
+        "same_contexts": compared,
         "action_max_error_same_observation": error,
-        "halting_ratio_live_to_replay": live_mean / replay_mean if live_mean is not None and replay_mean else None,
+        "halting_ratio_live_to_replay": _ratio(live_mean, replay_mean),
     }
 
 
-def _same_observations(episodes: Sequence[ReplayedEpisode]) -> tuple[int, float | None]:
-    """Return the observations that are equal to the byte, and the largest difference of actions that came from them."""
-    count, worst = 0, None
-    for episode in episodes:
-        same = {number for number, name in episode.observed.items() if episode.live.observed.get(number) == name}
-        count += len(same)
-        for action in episode.actions:
-            recorded = episode.live.actions.get((action.context, action.index))
-            if action.context in same and recorded is not None:
-                error = float(np.abs(action.values - recorded).max())
+def same_observations(episodes: Sequence[ReplayedEpisode]) -> tuple[int, int, float | None]:
+    """Return the observations that are equal to the byte, the contexts that are too, and their actions' largest error.
+
+    A prefill attends to the tokens of the observation before it, and these have attended to those before them. So a
+    context is the same when every observation of the episode up to it is. Its flow begins from the action sent
+    before it (the newest value of absolute dimensions), so that one must be of the same context and index.
+    """
+    equal, contexts = 0, set()
+    worst = None
+    for place, episode in enumerate(episodes):
+        live = episode.live
+        prefilled = live.prefilled or live.observed.keys()
+        same = {number for number, name in episode.observed.items() if live.observed.get(number) == name}
+        equal += len(same)
+        different = (prefilled & live.observed.keys()) ^ episode.observed.keys() | episode.observed.keys() - same
+        first_different = min(different, default=math.inf)
+        ours = [(action.context, action.index) for action in episode.actions]
+        theirs = list(live.actions)
+        before = dict(zip(theirs, [None, *theirs], strict=False))
+        for action, key, previous in zip(episode.actions, ours, [None, *ours], strict=False):
+            if key[0] >= first_different or key not in live.actions:
+                continue
+            if key[1] == 0 and before[key] == previous:
+                contexts.add((place, key[0]))
+            if (place, key[0]) in contexts:
+                error = float(np.abs(action.values - live.actions[key]).max())
                 worst = error if worst is None else max(worst, error)
-    return count, worst
+    return equal, len(contexts), worst
+
+
+def _ratio(first: float | None, second: float | None) -> float | None:
+    if first is None or second is None:
+        return None
+    if second == 0.0:
+        return 1.0 if first == 0.0 else None
+    return first / second
 
 
 def _reasons(reasons: Sequence[Reason]) -> dict[str, int]:

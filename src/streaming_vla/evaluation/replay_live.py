@@ -12,7 +12,7 @@ from streaming_vla.evaluation.replay_service import digest
 from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.events import ExecutionState, Mode, Reason
 
-LIVE_TOPICS = ("episode", "observe_request", "observation", "action", "execution_state", "kv_cache_stats")
+LIVE_TOPICS = ("episode", "observe_request", "observation", "context", "action", "execution_state", "kv_cache_stats")
 
 
 @dataclass
@@ -23,7 +23,8 @@ class LiveEpisode:
         action_topic: command of the robot, an array.
         requests: observations that were asked for.
         observed: digest of each observation, by sequence.
-        actions: values by (context, index).
+        prefilled: observations that became a context.
+        actions: values by (context, index), in the order in which they were sent.
         states: of the executor.
         commands: values of the command topic.
         kv_bytes: of the cache after each prefill.
@@ -32,6 +33,7 @@ class LiveEpisode:
     action_topic: str
     requests: list[RequestAt] = field(default_factory=list)
     observed: dict[int, str] = field(default_factory=dict)
+    prefilled: set[int] = field(default_factory=set)
     actions: dict[tuple[int, int], Vector] = field(default_factory=dict)
     states: list[StateAt] = field(default_factory=list)
     commands: list[tuple[float, Vector]] = field(default_factory=list)
@@ -43,6 +45,8 @@ class LiveEpisode:
             self.requests.append(RequestAt(time_s, message.sequence, Reason(message.reason)))
         elif topic == "observation":
             self.observed[message.sequence] = digest((bytes(each.data) for each in message.images), message.state)
+        elif topic == "context":
+            self.prefilled.add(message.sequence)
         elif topic == "action":
             self.actions[message.context, message.index] = np.array(message.values, dtype=np.float64)
         elif topic == "execution_state":

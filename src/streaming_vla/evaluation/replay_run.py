@@ -14,13 +14,15 @@ import yaml
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation.machine_options import all_values
-from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode, ReplayOptions, replay
+from streaming_vla.evaluation.replay import RECORDED, Replayed, ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, records_of, summarise_replays
 from streaming_vla.evaluation.report_html import Run, make_run
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.contract import StreamingPolicy
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
+
+FALLBACK = "measured"  # profile of bags that do not tell their latencies
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ReplayJob:
 
     params_file: Path | None = None
     changes: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value) that win over the file
-    profile: str = "measured"
+    profile: str = RECORDED
     namespace: str = "/"
     instruction: str = ""
     action_topic: str = "command"
@@ -43,9 +45,12 @@ class ReplayJob:
         return values
 
     def options(self) -> ReplayOptions:
-        """Return the options of `replay`."""
-        profile = find_profile(self.profile)
-        return ReplayOptions(self.values(), profile, self.namespace, self.instruction, self.action_topic, self.seed)
+        """Return the options of `replay`; ProfileError when there is no such profile."""
+        recorded = self.profile == RECORDED
+        profile = find_profile(FALLBACK if recorded else self.profile)
+        return ReplayOptions(
+            self.values(), profile, self.namespace, self.instruction, self.action_topic, self.seed, recorded
+        )
 
 
 def replay_all(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from streaming_vla.evaluation.records import (
@@ -187,7 +188,7 @@ class World:
                 self.record.requests.append(RequestAt(self.now, effect.sequence, effect.reason))
                 if self.robot_alive:
                     self._look()
-                self.tell("observer", "on_request", effect)
+                self.hardware.ask(effect.sequence, lambda: self.tell("observer", "on_request", effect))
             case Snapshot():
                 self._observed(effect)
             case ChunkRequest():
@@ -201,11 +202,11 @@ class World:
                 self.hardware.send("question", lambda: self._answer(effect))
             case Action():
                 self.actions.append(effect)
-                self.send_action(effect)
+                self.hardware.action(effect, lambda: self.send_action(effect))
             case ExecutionState():
                 self.record.states.append(StateAt(self.now, effect))
-                self.tell("generator", "on_execution_state", effect)
-                self.tell("monitor", "on_execution_state", effect)
+                for machine in ("generator", "monitor"):
+                    self.hardware.state(machine, effect, partial(self.tell, machine, "on_execution_state", effect))
             case Command():
                 self.plant.advance(self.now)
                 self.commands.append((self.now, effect))
@@ -236,7 +237,6 @@ class World:
         # encoding is part of T_o: the span marks when the picture was taken
         self.record.spans.append(Span("observer", "observe", taken_s, taken_s, request.sequence))
         self.tell("generator", "on_request", request)
-        self.hardware.send("observation", lambda: self.hardware.prefill(prefilled))
 
         def prefilled(begin_s: float, end_s: float) -> None:
             chunk = self._chunks.pop(request.sequence, None)
@@ -244,17 +244,17 @@ class World:
             self.record.spans.append(Span("inference", "prefill", begin_s, end_s, request.sequence))
             if context is None:
                 return
-            context = replace(context, flow_step_s=self.hardware.flow_latency.smoothed_s or context.flow_step_s)
+            smoothed_s = self.hardware.flow_step_s(request.sequence)
+            context = replace(context, flow_step_s=smoothed_s or context.flow_step_s)
             queued_s = end_s - begin_s  # of the model's time nothing is known but this
             self.record.contexts.append(ContextAt(end_s, request.sequence, 0, queued_s, 0.0))
             if chunk is None:
-                self.hardware.send("context", lambda: self._context(context))
+                told = (partial(self.tell, machine, "on_context", context) for machine in ("generator", "monitor"))
+                self.hardware.context(request.sequence, *told)
             else:
                 self.hardware.flow_steps(chunk.steps, lambda begin, end: self._denoised(chunk, begin, end))
 
-    def _context(self, context: ContextReady) -> None:
-        self.tell("generator", "on_context", context)
-        self.tell("monitor", "on_context", context)
+        self.hardware.observation(request.sequence, prefilled)
 
     def _denoised(self, request: ChunkRequest, begin_s: float, end_s: float) -> None:
         self.record.spans.append(Span("inference", "flow_step", begin_s, end_s, request.context))
@@ -269,13 +269,13 @@ class World:
             self.record.spans.append(Span("inference", "flow_step", begin_s, end_s, request.context, request.index))
             reply = self.service.flow_step(request)
             if reply is not None:
-                self.hardware.send("flow reply", lambda: answered(reply))
+                self.hardware.flow_reply(request.context, request.index, lambda: answered(reply))
 
         def answered(reply: FlowReply) -> None:
             self.record.spans.append(Span("generator", "generate", asked_s, self.now, request.context, request.index))
             self.tell("generator", "on_flow_reply", reply)
 
-        self.hardware.send("flow request", lambda: self.hardware.flow_steps(1, stepped))
+        self.hardware.flow_step(request.context, request.index, stepped)
 
     def _answer(self, question: SaliencyQuestion) -> None:
         reply = self.service.look_ahead(question)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streaming_vla.inference.latency_profile import LatencyProfile
+from streaming_vla.runtime.events import Action, ExecutionState
 from streaming_vla.runtime.latency import LatencyTracker
 
 Done = Callable[[float, float], None]
@@ -73,6 +74,43 @@ class Hardware:
         self._order = itertools.count()
         self._arrivals_s: dict[str, float] = {}
         self.flow_latency = LatencyTracker()  # of one flow step, waiting left out
+
+    def ask(self, sequence: int, event: Callable[[], None]) -> None:
+        """Let a request for an observation reach the observer; both are on the robot, so it does at once."""
+        event()
+
+    def observation(self, sequence: int, done: Done) -> None:
+        """Carry the observation to the model and prefill it; its encoding is part of T_o."""
+        self.send("observation", lambda: self.prefill(done))
+
+    def context(self, sequence: int, to_generator: Callable[[], None], to_monitor: Callable[[], None]) -> None:
+        """Carry a context from the model to the robot."""
+
+        def arrive() -> None:
+            to_generator()
+            to_monitor()
+
+        self.send("context", arrive)
+
+    def flow_step_s(self, sequence: int) -> float | None:
+        """Return the smoothed time of a flow step that context `sequence` carries; None before the first step."""
+        return self.flow_latency.smoothed_s
+
+    def flow_step(self, context: int, index: int, done: Done) -> None:
+        """Carry the request for a flow step to the model and do it."""
+        self.send("flow request", lambda: self.flow_steps(1, done))
+
+    def flow_reply(self, context: int, index: int, event: Callable[[], None]) -> None:
+        """Carry the answer to a flow step to the robot."""
+        self.send("flow reply", event)
+
+    def action(self, action: Action, event: Callable[[], None]) -> None:
+        """Let an action reach the executor; generator and executor are on the robot, so it does at once."""
+        event()
+
+    def state(self, receiver: str, state: ExecutionState, event: Callable[[], None]) -> None:
+        """Let the executor's state reach `receiver`, generator or monitor, on the robot too."""
+        event()
 
     def prefill(self, done: Done) -> None:
         """Observe: picture, encoding and prefill."""
