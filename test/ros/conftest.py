@@ -220,6 +220,6 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     torch.manual_seed(0)
-    config = CompactConfig(words=("<other>", "open"), width=48, layers=2, heads=2, kv_heads=1, channels=(8, 8, 8))
+    config = CompactConfig(words=("<other>", "open"), width=48, layers=2, heads=2, kv_heads=1, channels=(8, 8, 8, 8))
     save_policy(path, config, CompactModel(config).state_dict(), {})
     return path
