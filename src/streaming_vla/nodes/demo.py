@@ -23,7 +23,7 @@ from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, get_task
 if TYPE_CHECKING:
     from streaming_vla.nodes.driver import Driver
 
-HARD_TASKS = ("reach", "push", "pick-place", "peg-insert-side")  # the shipped policy is weak here; ask with --task
+HARD_TASKS = ("reach", "peg-insert-side")  # the shipped policy is weak here; ask with --task
 DEFAULT_TASKS = tuple(name for name in TASKS if name not in HARD_TASKS)
 PLAIN_WIDTH = 100  # columns where the output is no terminal
 Settings = dict[str, dict[str, bool | float | int | str]]  # parameters per node
