@@ -21,7 +21,7 @@ from kv_cache.policies import POLICY_NAMES
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import PolicyObservation
+from streaming_vla.policy.contract import PolicyObservation, prefill_whole
 
 POLICIES = POLICY_NAMES
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
@@ -79,13 +79,7 @@ def observation() -> PolicyObservation:
 
 def prefill(served: CompactPolicy, cache: SessionCache) -> None:
     """Encode an observation and append it, queries reported where the policy reads them."""
-    work = served.prefill(observation(), cache.view())
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            cache.append(*end.value)
-            return
+    cache.append(*prefill_whole(served, observation(), cache.view()))
 
 
 @torch.inference_mode()

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
@@ -23,7 +22,8 @@ from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.policy.contract import PolicyObservation
+from streaming_vla.evaluation.progress import counting
+from streaming_vla.policy.contract import PolicyObservation, prefill_whole
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import TASKS
@@ -77,9 +77,7 @@ def _run(
 ) -> dict[str, Any]:
     trials = [Trial(task, seed, instruction) for task in TASKS for seed in seeds]
     done = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    ) as progress:
+    with counting() as progress:
         bar = progress.add_task(name, total=len(trials))
         for result in evaluate(file, trials, options, processes):
             done.append(result)
@@ -99,13 +97,7 @@ def _latencies(file: Path) -> dict[str, float]:
     prefills, steps = [], []
     for _ in range(TIMED):
         began = time.perf_counter()
-        work = policy.prefill(observation, cache.view())
-        while True:
-            try:
-                next(work)
-            except StopIteration as last:
-                cache.append(*last.value)
-                break
+        cache.append(*prefill_whole(policy, observation, cache.view()))
         prefills.append(time.perf_counter() - began)
         began = time.perf_counter()
         policy.flow_step(cache.view(), spec.layout.start(), 3)

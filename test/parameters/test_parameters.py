@@ -9,8 +9,9 @@ import pytest
 
 from streaming_vla.parameters.document import render
 from streaming_vla.parameters.load import EVERY_NODE, ParameterFileError, read
+from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, check, convert
-from streaming_vla.parameters.tables import NODES, SHARED, table
+from streaming_vla.parameters.tables import NODES, table
 
 CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
 EVERY_PARAMETER = [

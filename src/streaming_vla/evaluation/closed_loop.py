@@ -15,7 +15,7 @@ from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.records import EpisodeRecord, Frame
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
-from streaming_vla.robots.tasks import SAME_SCENE, TASKS, get_task
+from streaming_vla.robots.tasks import TASKS, get_task, unrelated
 
 INSTRUCTIONS = ("default", "held_out", "wrong")
 FRAME_EVERY = 10  # steps between the pictures of a film strip
@@ -59,7 +59,7 @@ def wording(trial: Trial) -> str:
         return task.held_out[trial.seed % len(task.held_out)]
     if trial.instruction != "wrong":
         raise ValueError(f"instruction '{trial.instruction}' is unknown, choose one of {', '.join(INSTRUCTIONS)}")
-    others = [name for name in TASKS if name != task.name and {name, task.name} not in SAME_SCENE]
+    others = unrelated(task.name, TASKS)
     return TASKS[others[trial.seed % len(others)]].instructions[0]
 
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy
+from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
+
+DENOISING_STEPS = 5  # Euler steps of a chunk
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,7 @@ class PilotOptions:
         age: actions of the old context that are executed after a new observation is taken.
         late: actions past the execution horizon at which every new context takes over.
         recent: tokens of history, the observation's own included; 0 keeps the newest observation only.
-        sinks: tokens of the first observation that always stay.
         head: "flow" (one action at a time) or "chunk" (all actions of a context denoised at once).
-        denoising_steps: Euler steps of a chunk.
         blank: cameras whose pictures are black.
         seed: of the chunk's noise.
     """
@@ -37,9 +37,7 @@ class PilotOptions:
     age: int = 0
     late: int = 0
     recent: int = 0
-    sinks: int = 0
     head: str = "flow"
-    denoising_steps: int = 5
     blank: tuple[str, ...] = ()
     seed: int = 0
 
@@ -71,7 +69,7 @@ class Pilot:
         options.check(policy)
         self._policy, self._options = policy, options
         recent = options.recent or policy.spec.tokens_per_observation
-        kept = make_policy("window", sinks=options.sinks, recent=recent, capacity=1)
+        kept = make_policy("window", sinks=0, recent=recent, capacity=1)
         self._cache = SessionCache(policy.spec.cache, kept)
         self.begin("")
 
@@ -117,7 +115,7 @@ class Pilot:
         return action
 
     def _denoise(self) -> npt.NDArray[np.float64]:
-        spec, steps = self._policy.spec, self._options.denoising_steps
+        spec, steps = self._policy.spec, DENOISING_STEPS
         chunk = self._noise.standard_normal((spec.trained_horizon, spec.layout.size))
         for step in range(steps):
             chunk = self._policy.chunk_step(self._view, chunk, step / steps, 1 / steps)  # type: ignore[attr-defined]
@@ -129,10 +127,4 @@ class Pilot:
         for camera in self._options.blank:
             images[spec.cameras.index(camera)] = 0
         observation = PolicyObservation(images, robot.state(), self._instruction)
-        prefill = self._policy.prefill(observation, self._cache.view())
-        while True:
-            try:
-                next(prefill)
-            except StopIteration as done:
-                self._cache.append(*done.value)
-                return
+        self._cache.append(*prefill_whole(self._policy, observation, self._cache.view()))

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from streaming_vla.evaluation.progress import counting
 
 DEFAULT_SEEDS = "10000:10050"
 
@@ -71,9 +72,7 @@ def evaluate(
         print(f"streaming-vla: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     results = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    ) as progress:
+    with counting() as progress:
         bar = progress.add_task("episodes", total=len(trials))
         for result in loop.evaluate(file, trials, options, processes, pictures=strips is not None):
             results.append(result)

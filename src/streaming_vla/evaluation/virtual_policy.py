@@ -9,7 +9,7 @@ from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.pictures import decode_all
 from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.sessions import Sessions
-from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy
+from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.baselines.events import ChunkReply, ChunkRequest
 from streaming_vla.runtime.events import (
@@ -62,13 +62,7 @@ class PolicyService:
             return None
         seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction)
         with torch.inference_mode():
-            work = self._policy.prefill(seen, session.cache.view())
-            while True:
-                try:
-                    next(work)
-                except StopIteration as end:
-                    session.extend(request.sequence, *end.value)
-                    break
+            session.extend(request.sequence, *prefill_whole(self._policy, seen, session.cache.view()))
         self.last_state = snapshot.state
         return ContextReady(request.episode, request.sequence, spec.execution_horizon, spec.trained_horizon)
 

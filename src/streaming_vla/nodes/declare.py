@@ -10,8 +10,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from streaming_vla.parameters.load import ROS_PREFIXES, unknown
+from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, Value, as_written, check, convert
-from streaming_vla.parameters.tables import SHARED, table
+from streaming_vla.parameters.tables import table
 
 
 class StartError(RuntimeError):

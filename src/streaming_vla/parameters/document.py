@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from streaming_vla.parameters.load import EVERY_NODE, KEY
+from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, Value
-from streaming_vla.parameters.tables import NODES, SHARED
+from streaming_vla.parameters.tables import NODES
 
 _HEADER = """\
 # Every parameter of streaming_vla with its default. Written by `python -m streaming_vla.parameters.document`.

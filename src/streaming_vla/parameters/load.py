@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, Value, check, convert
-from streaming_vla.parameters.tables import NODES, SHARED, table
+from streaming_vla.parameters.tables import NODES, table
 
 EVERY_NODE = "/**"
 KEY = "ros__parameters"

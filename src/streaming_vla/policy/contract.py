@@ -15,7 +15,7 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 
-__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy"]
+__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy", "prefill_whole"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,17 @@ class StreamingPolicy(Protocol):
 
         None when the policy has no predictor.
         """
+
+
+def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> tuple[Tensor, Tensor]:
+    """Run all slices of a prefill, for callers that nobody waits beside; returns what `prefill` does."""
+    work = policy.prefill(observation, view)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            keys, values = done.value
+            return keys, values
 
 
 class ChunkPolicy(StreamingPolicy, Protocol):

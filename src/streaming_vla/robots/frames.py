@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.pictures.encode import encode_pixels, square
+
 JPEG_QUALITY = 92
 
 
 def encode_frame(picture: npt.NDArray[np.uint8], size: int) -> bytes:
-    """Area-average an RGB picture [H, W, 3] to [size, size, 3] and encode it as JPEG."""
-    small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+    """Bring an RGB picture [H, W, 3] to [size, size, 3] and encode it as JPEG, as the live observer does."""
+    return encode_pixels(square(picture[..., ::-1], size), JPEG_QUALITY)
 
 
 def decode_frame(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,8 @@ Meta-World (arXiv 1910.10897, package `metaworld`) defines the tasks; the wordin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.task import Task
 
@@ -187,8 +189,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-# tasks whose instructions could be followed in each other's scenes
-SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
+_SAME_SCENE = ({"drawer-open", "drawer-close"}, {"window-open", "window-close"})
 
 
 def get_task(name: str) -> Task:
@@ -202,6 +203,11 @@ def get_task(name: str) -> Task:
     if task is None:
         raise ValueError(f"unknown task '{name}': choose one of {', '.join(known)}")
     return task
+
+
+def unrelated(task: str, names: Iterable[str]) -> list[str]:
+    """Return those of `names` whose instructions cannot be followed in the scene of `task`."""
+    return [name for name in names if name != task and {name, task} not in _SAME_SCENE]
 
 
 def select_tasks(names: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from streaming_vla.runtime.counters import Counters
 from streaming_vla.runtime.events import Episode
 
 
@@ -35,6 +36,13 @@ class CurrentEpisode:
             return Change.SAME
         self.number, self.active, self.instruction = episode.number, episode.active, episode.instruction
         return Change.NEW if episode.active else Change.ENDED
+
+    def renew(self, episode: Episode, counters: Counters) -> bool:
+        """Take a message; True when everything of the episode before must be forgotten. One of the past is counted."""
+        change = self.take(episode)
+        if change is Change.OLD:
+            counters.count("old_episode")
+        return change in (Change.NEW, Change.ENDED)
 
     def runs(self, number: int) -> bool:
         """True when `number` is the episode that is active."""

@@ -16,7 +16,7 @@ from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.action_queue import ActionQueue
 from streaming_vla.runtime.commander import Commander
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.episodes import CurrentEpisode
 from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
 from streaming_vla.runtime.limits import Limits
 from streaming_vla.runtime.options import require_count, require_period, require_seconds
@@ -102,17 +102,14 @@ class Executor:
         """Begin or end an episode; a robot in motion is stopped."""
         effects = self.poll(now)
         before = self._episode.number
-        change = self._episode.take(episode)
-        if change is Change.OLD:
-            self.counters.count("old_episode")
-        if change in (Change.OLD, Change.SAME):
+        if not self._episode.renew(episode, self.counters):
             return effects
         if self._mode in (Mode.PLAYING, *RUNGS):
             effects.append(self._commander.stop())  # nothing follows it, so no limit may keep a rest of motion in it
         self._rest(now)
         if self._episode.number != before:
             self._forget()
-        self._mode = Mode.WAITING if change is Change.NEW else Mode.IDLE
+        self._mode = Mode.WAITING if self._episode.active else Mode.IDLE
         return [*effects, self.state(now)]
 
     def on_action(self, action: Action, now: float) -> list[ExecutorEffect]:

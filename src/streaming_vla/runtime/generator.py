@@ -15,7 +15,7 @@ import numpy as np
 
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.episodes import CurrentEpisode
 from streaming_vla.runtime.events import (
     Action,
     ContextReady,
@@ -115,10 +115,7 @@ class Generator:
 
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
-        change = self._episode.take(episode)
-        if change is Change.OLD:
-            self.counters.count("old_episode")
-        elif change is not Change.SAME:
+        if self._episode.renew(episode, self.counters):
             self._forget()
         return []
 

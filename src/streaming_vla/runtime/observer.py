@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.episodes import CurrentEpisode
 from streaming_vla.runtime.events import Episode, ObserveRequest, Snapshot, Vector
 from streaming_vla.runtime.options import require_period, require_seconds
 
@@ -72,10 +72,7 @@ class Observer:
 
     def on_episode(self, episode: Episode, now: float) -> list[Snapshot]:
         """Begin or end an episode: what was seen before is forgotten; sent again, only the instruction changes."""
-        change = self._episode.take(episode)
-        if change is Change.OLD:
-            self.counters.count("old_episode")
-        elif change is not Change.SAME:
+        if self._episode.renew(episode, self.counters):
             self._frames.clear()
             self._state = None
             self._request = None

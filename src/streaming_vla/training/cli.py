@@ -11,17 +11,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from streaming_vla.evaluation.progress import counting
 from streaming_vla.training.setup import DEMONSTRATIONS, PLAN, RUN, compact_config
 
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy on them.")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )
 
 
 @contextmanager
@@ -54,7 +48,7 @@ def demos(
         checkpoint = None if pilot is None else find_model(pilot)
         recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
         wanted = [(each, wanted_shards(folder, each)) for each in recordings]
-    with _progress() as progress:
+    with counting() as progress:
         there = sum(shard.path.exists() for _, shards in wanted for shard in shards)
         bar = progress.add_task("episodes", total=sum(len(shards) for _, shards in wanted), completed=there)
         for recording, shards in wanted:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
-from streaming_vla.robots.tasks import SAME_SCENE, get_task
+from streaming_vla.robots.tasks import get_task, unrelated
 from streaming_vla.training.episode import FIELDS
 from streaming_vla.training.plan import Source
 
@@ -124,7 +124,7 @@ class Demonstrations:
         previous = np.stack([each.previous[frame] for each, frame in frames])
         instructions = get_task(task).instructions
         if random.random() < source.wrong_instruction:
-            others = [other for other in tasks if other != task and {other, task} not in SAME_SCENE]
+            others = unrelated(task, tasks)
             if others:
                 instructions = get_task(others[random.integers(len(others))]).instructions
                 actions = self._stay(previous)

@@ -15,7 +15,7 @@ from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
 from streaming_vla.runtime.baselines.strategy import Ahead, Strategy
 from streaming_vla.runtime.counters import Counters
-from streaming_vla.runtime.episodes import Change, CurrentEpisode
+from streaming_vla.runtime.episodes import CurrentEpisode
 from streaming_vla.runtime.events import Action, ContextReady, Episode, ExecutionState, Mode, ObserveRequest
 from streaming_vla.runtime.options import require_count
 
@@ -69,10 +69,7 @@ class ChunkGenerator:
 
     def on_episode(self, episode: Episode, now: float) -> list[ChunkEffect]:
         """Begin or end an episode; both forget everything of the one before."""
-        change = self._episode.take(episode)
-        if change is Change.OLD:
-            self.counters.count("old_episode")
-        elif change is not Change.SAME:
+        if self._episode.renew(episode, self.counters):
             self._forget()
         return []
 

@@ -1,0 +1,48 @@
+"""The parameters that several nodes have."""
+
+from __future__ import annotations
+
+from streaming_vla.parameters.spec import Parameter
+
+ACTION_NAMES = ("dx", "dy", "dz", "gripper")
+
+
+def realtime_priority(default: int) -> Parameter:
+    """Return the parameter with a node's own default."""
+    return Parameter(
+        "realtime_priority",
+        default,
+        "SCHED_FIFO priority of the node's threads where the system permits it; 0 asks for none.",
+        low=0,
+        high=98,
+    )
+
+
+AUTOSTART = Parameter("autostart", False, "Configure and activate without being asked by a lifecycle manager.")
+CONTROL_PERIOD_S = Parameter(
+    "control_period_s",
+    0.05,
+    "Duration of one action; set it on executor and saliency_monitor.",
+    "s",
+    low=0.005,
+    high=1.0,
+    live=True,
+)
+ACTION_LAYOUT = (
+    Parameter("action_names", ACTION_NAMES, "Name of each dimension of the action."),
+    Parameter(
+        "action_absolute",
+        (False, False, False, True),
+        "Per dimension: true where the value itself is the command, false where actions are changes that add up.",
+    ),
+    Parameter("action_low", (-1.0, -1.0, -1.0, -1.0), "Smallest allowed value per dimension.", "action units"),
+    Parameter("action_high", (1.0, 1.0, 1.0, 1.0), "Largest allowed value per dimension.", "action units"),
+    Parameter(
+        "action_initial",
+        (0.0, 0.0, 0.0, -1.0),
+        "Value per dimension before the first action; counts for absolute dimensions only.",
+        "action units",
+    ),
+)
+
+SHARED = (AUTOSTART, CONTROL_PERIOD_S, *ACTION_LAYOUT)
