@@ -16,6 +16,7 @@ from std_msgs.msg import String
 
 PING, PONG = "_streaming_vla_ping", "_streaming_vla_pong"
 PERIOD_S = 0.1
+END_TIMEOUT_S = 5.0  # DDS may hang while it is taken down; nothing of the other process is worth waiting for
 
 
 def round_trip_s(timeout_s: float) -> float | None:
@@ -36,15 +37,24 @@ def round_trip_s(timeout_s: float) -> float | None:
     node.create_subscription(String, PONG, on_pong, 10)
     pings = node.create_publisher(String, PING, 10)
     node.create_timer(PERIOD_S, lambda: pings.publish(String(data=f"{token} {time.monotonic():.9f}")))
-    with subprocess.Popen([sys.executable, "-m", __name__]) as other:
-        deadline = time.monotonic() + timeout_s
-        while len(trips_s) < 3 and time.monotonic() < deadline and other.poll() is None:
-            executor.spin_once(timeout_sec=PERIOD_S)
-        other.terminate()
+    other = subprocess.Popen([sys.executable, "-m", __name__])
+    deadline = time.monotonic() + timeout_s
+    while len(trips_s) < 3 and time.monotonic() < deadline and other.poll() is None:
+        executor.spin_once(timeout_sec=PERIOD_S)
+    _end(other)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown(context=context)
     return min(trips_s, default=None)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _echo() -> None:
