@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.robots.experts import Expert, make_expert
 from streaming_vla.robots.memory_episode import NO_LABEL, OPEN_EFFORT, WAIT_STEPS, MemoryEpisode
 from streaming_vla.robots.memory_rules import begin_memory
 from streaming_vla.robots.memory_scene import draw, hide_reach
@@ -55,7 +56,7 @@ class _Scene:
     """One task's environment, its scripted expert and its renderer (made once, kept)."""
 
     environment: Any
-    expert: Any
+    expert: Expert
     renderer: Any
 
 
@@ -235,7 +236,6 @@ class MetaWorldRobot:
 
     def _make_scene(self, task: Task) -> _Scene:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-        from metaworld.policies import ENV_POLICY_MAP
 
         environment = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task.environment}-goal-observable"](seed=0)
         # reset(seed=...) is ignored by Meta-World: this is what makes a seed place the objects
@@ -244,7 +244,7 @@ class MetaWorldRobot:
         # a robot has no step limit; the caller ends an episode
         environment.max_path_length = _UNLIMITED_STEPS
         renderer = self._make_renderer(environment.model) if self.image_size else None
-        return _Scene(environment, ENV_POLICY_MAP[task.environment](), renderer)
+        return _Scene(environment, make_expert(task.environment), renderer)
 
     def _make_renderer(self, model: Any) -> Any:
         import mujoco
