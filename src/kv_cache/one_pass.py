@@ -78,9 +78,7 @@ class Asked:
         far = angles(near - moved.unsqueeze(-1), frequencies)
         self.far = far[0].unsqueeze(1), far[1].unsqueeze(1)
 
-    def attend(
-        self, queries: Tensor, memory: LayerMemory, own: tuple[Tensor, Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def attend(self, queries: Tensor, memory: LayerMemory, own: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
         """Attend to what the cache holds.
 
         Args:
@@ -120,13 +118,14 @@ class Asked:
         share = gated_share(logits / size**0.5, self.fate.weight)
         from_window, from_memory = share.split((keys.shape[3], far_keys.shape[2]), dim=-1)
         seen = from_window @ values + from_memory @ far_values.unsqueeze(2)
-        return seen.unflatten(3, shape[2:5:2]).transpose(2, 3).reshape(queries.shape)
+        answer: Tensor = seen.unflatten(3, (heads // kv_heads, count)).transpose(2, 3).reshape(queries.shape)
+        return answer
 
 
 def remember(
     keys: Tensor, values: Tensor, summary: tuple[Tensor, Tensor], fate: Fate, sizes: Sizes, spec: CacheSpec
 ) -> LayerMemory:
-    """Return the memory of a layer from its tokens [B, Hkv, T, d] and summaries [B, Hkv, n, d], keys before rotation."""
+    """Return a layer's memory from its tokens [B, Hkv, T, d] and summaries [B, Hkv, n, d], keys before rotation."""
     frequencies = torch.tensor(spec.frequencies, dtype=torch.float64, device=keys.device)
     positions = torch.arange(keys.shape[2], device=keys.device)
     _, places = closed_positions(fate.keep, positions[:1], sizes)

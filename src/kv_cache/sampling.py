@@ -120,7 +120,7 @@ def gated_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor,
 
 
 def gated_share(logits: Tensor, weight: Tensor) -> Tensor:
-    """Return the softmax of logits [B, ..., N] in which each of the last n has the weight [B, n] beside its exponential.
+    """Return the softmax of logits [B, ..., N] in which each of the last n counts with a weight, [B, n].
 
     What may not be seen has the logit minus infinity.
     """

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from kv_cache.cache import SessionCache
-from kv_cache.policies import make_policy
+from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.evaluation.chunk_log import ChunkLog
 from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
+NEWEST_ONLY = CacheOptions()
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class PilotOptions:
     Args:
         age: actions of the old context that are executed after a new observation is taken.
         late: actions past the execution horizon at which every new context takes over.
-        recent: tokens of history, the observation's own included; 0 keeps the newest observation only.
+        cache: what is kept of the history.
         head: "flow" (one action at a time) or "chunk" (all actions of a context denoised at once).
         blank: cameras whose pictures are black.
         seed: of the chunk's noise.
@@ -36,7 +39,7 @@ class PilotOptions:
 
     age: int = 0
     late: int = 0
-    recent: int = 0
+    cache: CacheOptions = NEWEST_ONLY
     head: str = "flow"
     blank: tuple[str, ...] = ()
     seed: int = 0
@@ -60,24 +63,34 @@ class PilotOptions:
         unknown = set(self.blank) - set(spec.cameras)
         if unknown:
             raise ValueError(f"blank names cameras {sorted(unknown)}, the policy has {', '.join(spec.cameras)}")
+        self.cache.build(spec)
 
 
 class Pilot:
-    """One policy's hand on the robot through one episode after the other."""
+    """One policy's hand on the robot through one episode after the other.
 
-    def __init__(self, policy: StreamingPolicy, options: PilotOptions) -> None:
+    Attributes:
+        cache: of the policy.
+        chunks: what became of its chunks since the episode began.
+        looks: steps of the episode at which an observation was taken.
+        pictures: of the first camera, one per observation, where they are asked for: [S, S, 3].
+    """
+
+    def __init__(self, policy: StreamingPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
         options.check(policy)
-        self._policy, self._options = policy, options
-        recent = options.recent or policy.spec.tokens_per_observation
-        kept = make_policy("window", sinks=0, recent=recent, capacity=1)
-        self._cache = SessionCache(policy.spec.cache, kept)
+        self._policy, self._options, self._keep_pictures = policy, options, keep_pictures
+        self.cache = SessionCache(policy.spec.cache, options.cache.build(policy.spec))
         self.begin("")
 
     def begin(self, instruction: str, seed: int = 0) -> None:
         """Forget the episode before."""
         self._instruction = instruction
         self._noise = np.random.default_rng((self._options.seed, seed))
-        self._cache.reset()
+        self.cache.reset()
+        self.chunks = ChunkLog()
+        self.looks: list[int] = []
+        self.pictures: list[npt.NDArray[np.uint8]] = []
+        self._steps = 0
         self._index = 0
         self._last: npt.NDArray[np.float64] | None = None
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
@@ -97,12 +110,13 @@ class Pilot:
             self._observe(robot)
         action = self._chunk[self._index] if options.head == "chunk" else self._step()
         self._index += 1
+        self._steps += 1
         self._last = action
         return action.astype(np.float32)
 
     def _take_over(self) -> None:
         """Begin with the newest context."""
-        self._view = self._cache.view()
+        self._view = self.cache.view()
         layout = self._policy.spec.layout
         self._position = layout.start(self._last)
         self._index = 0
@@ -127,4 +141,14 @@ class Pilot:
         for camera in self._options.blank:
             images[spec.cameras.index(camera)] = 0
         observation = PolicyObservation(images, robot.state(), self._instruction)
-        self._cache.append(*prefill_whole(self._policy, observation, self._cache.view()))
+        self.append(*prefill_whole(self._policy, observation, self.cache.view()))
+        if self._keep_pictures:
+            self.pictures.append(images[0])
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Add the tokens of an observation to the cache, [L, Hkv, T, d], keys before rotation."""
+        self.cache.append(keys, values)
+        self.looks.append(self._steps)
+        stats = self.cache.stats()
+        held = (number for number, _ in self.cache.kept_chunks())
+        self.chunks.add(stats.chunks_kept, stats.chunks_dropped, stats.chunks_evicted, stats.scores, held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,11 @@ class Batch:
     present: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class _Episode:
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A recorded episode of F frames; see record_episode for the fields."""
+
+    name: str
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
     previous: npt.NDArray[np.float32]
@@ -49,6 +52,29 @@ class _Episode:
     waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
+
+    def pictures(self, frame: int) -> npt.NDArray[np.uint8]:
+        """Return what the cameras saw, [cameras, S, S, 3]."""
+        return np.stack([decode_frame(self.jpeg[begin:end]) for begin, end in self.offset[frame]])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sequence of T observations before their pictures are looked at; fields as in Batch, without B.
+
+    frames: the observations; cue [T] bool: those before the wait of a memory task.
+    """
+
+    task: str
+    frames: list[tuple[Episode, int]]
+    state: npt.NDArray[np.float32]
+    words: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.float32]
+    previous: npt.NDArray[np.float32]
+    scene: npt.NDArray[np.float32]
+    recall: npt.NDArray[np.int64]
+    present: npt.NDArray[np.bool_]
+    cue: npt.NDArray[np.bool_]
 
 
 def check_demonstrations(folder: Path) -> list[Path]:
@@ -63,11 +89,10 @@ def check_demonstrations(folder: Path) -> list[Path]:
     return files
 
 
-def fingerprint(folder: Path) -> dict[str, object]:
-    """Return what identifies the demonstrations in `folder`: how many, their seeds, and a hash of all bytes."""
+def fingerprint(files: Sequence[Path]) -> dict[str, object]:
+    """Return what identifies demonstrations: how many, their seeds, and a hash of all bytes."""
     digest = hashlib.sha256()
     seeds = []
-    files = check_demonstrations(folder)
     for file in files:
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
@@ -78,21 +103,21 @@ def fingerprint(folder: Path) -> dict[str, object]:
 class Demonstrations:
     """All successful episodes of a folder, compressed in memory.
 
+    Args:
+        files: those of its episodes that are loaded; None: all.
+
     Raises:
         FileNotFoundError: the folder holds no demonstrations; the message names the command that makes them.
     """
 
-    def __init__(self, folder: Path, config: CompactConfig, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, folder: Path, config: CompactConfig, files: Sequence[Path] | None = None) -> None:
         self._config = config
         self._tokenize = Tokenizer(config.words, config.maximum_words)
-        self._episodes: dict[str, list[_Episode]] = {}
+        self._episodes: dict[str, list[Episode]] = {}
         self.seeds: dict[str, list[int]] = {}
         self.frames = 0
-        files = check_demonstrations(folder)
-        for number, file in enumerate(files, 1):
+        for file in check_demonstrations(folder) if files is None else files:
             self._load(file)
-            if progress is not None:
-                progress(number, len(files))
 
     @property
     def tasks(self) -> list[str]:
@@ -104,17 +129,28 @@ class Demonstrations:
         values = np.concatenate([getattr(e, field) for episodes in self._episodes.values() for e in episodes])
         return values.mean(axis=0), values.std(axis=0).clip(min=1e-3)
 
+    @property
+    def episodes(self) -> list[Episode]:
+        """All of them, task by task."""
+        return [episode for task in self.tasks for episode in self._episodes[task]]
+
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
         """Draw `count` sequences of `source`."""
+        rows = self.draw(count, source, random)
+        columns = {
+            name: np.stack([getattr(row, name) for row in rows]) for name in Batch.__annotations__ if name != "pictures"
+        }
+        pictures = np.stack([np.stack([each.pictures(frame) for each, frame in row.frames]) for row in rows])
+        return Batch(pictures, **columns)
+
+    def draw(self, count: int, source: Source, random: np.random.Generator) -> list[Drawn]:
+        """Draw `count` sequences of `source` without looking at a picture."""
         tasks = [task for task in source.tasks if task in self._episodes]
         shares = np.array([source.tasks[task] for task in tasks], dtype=np.float64)
         chosen = random.choice(len(tasks), size=count, p=shares / shares.sum())
-        rows = [self._sequence(tasks[index], tasks, source, random) for index in chosen]
-        return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+        return [self._sequence(tasks[index], tasks, source, random) for index in chosen]
 
-    def _sequence(
-        self, task: str, tasks: Sequence[str], source: Source, random: np.random.Generator
-    ) -> tuple[npt.NDArray[np.generic], ...]:
+    def _sequence(self, task: str, tasks: Sequence[str], source: Source, random: np.random.Generator) -> Drawn:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
         frames = _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
@@ -134,8 +170,10 @@ class Demonstrations:
         # what is put into the wait does not change what is to be remembered
         own = max(int(each.recall[frame]) for each, frame in frames if each is episode)
         recall = [int(each.recall[frame]) if each is episode else own for each, frame in frames]
-        return (
-            np.stack([_pictures(each, frame) for each, frame in frames]),
+        waiting = np.array([bool(each.waiting[frame]) for each, frame in frames])
+        return Drawn(
+            task,
+            frames,
             np.stack([each.state[frame] for each, frame in frames]),
             words,
             actions,
@@ -143,6 +181,7 @@ class Demonstrations:
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,
+            ~np.logical_or.accumulate(waiting) & waiting.any(),
         )
 
     def _stay(self, previous: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -155,20 +194,20 @@ class Demonstrations:
             metadata = shard.metadata()
             if not bool(shard.get_tensor("success")[0]):
                 return
-            episode = _Episode(*(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
+            episode = Episode(file.stem, *(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
         self.frames += len(episode.step)
 
 
-def _strides(episode: _Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
+def _strides(episode: Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return the frames from one observation to the next, [T - 1]."""
     every = int(episode.step[1] - episode.step[0]) if len(episode.step) > 1 else 1
     low, high = source.stride
     return random.integers(max(1, low // every), max(1, high // every) + 1, source.length - 1)
 
 
-def _cut(episode: _Episode, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
+def _cut(episode: Episode, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
     """Return up to T observations of an episode; both ends are met more often than a uniform start would meet them."""
     ahead = np.concatenate(([0], _strides(episode, source, random).cumsum()))
     frames, total = len(episode.step), int(ahead[-1])
@@ -177,14 +216,14 @@ def _cut(episode: _Episode, source: Source, random: np.random.Generator) -> list
 
 
 def _remembering(
-    episode: _Episode, episodes: Sequence[_Episode], source: Source, random: np.random.Generator
-) -> list[tuple[_Episode, int]]:
+    episode: Episode, episodes: Sequence[Episode], source: Source, random: np.random.Generator
+) -> list[tuple[Episode, int]]:
     """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes."""
     places = np.concatenate(([0], _strides(episode, source, random).cumsum()))
     own = [(episode, int(place)) for place in places if place < len(episode.step)]
     spare = int(random.integers(source.length - len(own) + 1))
     waits = [number for number, (_, place) in enumerate(own) if episode.waiting[place]]
-    added: list[tuple[_Episode, int]] = []
+    added: list[tuple[Episode, int]] = []
     while len(added) < spare and waits:
         other = episodes[int(random.integers(len(episodes)))]
         waiting = np.flatnonzero(other.waiting)
@@ -194,7 +233,3 @@ def _remembering(
         return own
     cut = waits[random.integers(len(waits))] + 1
     return own[:cut] + added[:spare] + own[cut:]
-
-
-def _pictures(episode: _Episode, frame: int) -> npt.NDArray[np.uint8]:
-    return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +12,7 @@ from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Batch
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.plan import Source, TrainingPlan
+from streaming_vla.training.plan import Flow, Source, TrainingPlan
 
 RECALL_CLASSES = 4
 SCENE_SIZE = 6
@@ -66,8 +68,23 @@ def batch_loss(
     share = present.float() / present.sum().clamp(min=1)  # [B, T]
 
     actions = given["actions"]
-    flow, absolute, hidden = _flow_loss(model, actions, given["previous"], cache, seen, share, plan, generator)
-    chunk = _chunk_loss(model, actions, cache, seen, share, generator)
+    # a flow token, and the first of a chunk, stands right behind its own observation
+    places = torch.arange(1, length + 1, device=share.device) * block
+    draws, horizon = plan.flow.draws, config.trained_horizon
+
+    def velocity(position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        mask, behind = block_mask(seen, draws, block), places.repeat_interleave(draws)
+        answer: Tensor = model.flow(position, time, cache, behind, mask, known)
+        return answer
+
+    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+        answer: Tensor = model.chunk(noisy, time, cache, places, block_mask(seen, horizon, block))
+        return answer
+
+    flow, absolute, hidden = flow_loss(
+        velocity, actions, given["previous"], model.flow.absolute, share, plan.flow, generator
+    )
+    chunk = chunk_loss(denoise, actions, share, generator)
     scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
@@ -93,56 +110,53 @@ def batch_loss(
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def _flow_loss(
-    model: CompactModel,
+def flow_loss(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     actions: Tensor,
     previous: Tensor,
-    cache: list[tuple[Tensor, Tensor]],
-    seen: Tensor,
+    absolute: Tensor,
     share: Tensor,
-    plan: TrainingPlan,
+    options: Flow,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state."""
+    """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state.
+
+    Args:
+        velocity: answers position [B, T * D, A], time [B, T * D] and known [B, T * D] with [B, T * D, A]; the D draws
+            of an observation follow each other.
+        actions: [B, T, H, A], previous: [B, T, A], absolute: [A].
+        share: [B, T], of each observation in the loss.
+    """
     count, length = share.shape
-    draws, block, absolute = plan.flow.draws, model.config.tokens_per_observation, model.flow.absolute
-    targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, plan.flow, generator)
-    # a flow token stands right behind its own observation
-    places = (torch.arange(1, length + 1, device=share.device) * block).repeat_interleave(draws)
-    answer = model.flow(
+    draws = options.draws
+    targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, options, generator)
+    answer = velocity(
         targets.position.view(count, length * draws, -1),
         targets.time.view(count, length * draws),
-        cache,
-        places,
-        block_mask(seen, draws, block),
         targets.known.view(count, length * draws),
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
-    weight = share.view(-1, 1).expand(-1, draws) / draws
+    weight = share.reshape(-1, 1).expand(-1, draws) / draws
     summed = error[..., ~absolute].mean(-1)
     hidden = weight * ~targets.known
     blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
     return (summed * weight).sum(), (error[..., absolute].mean(-1) * weight).sum(), blind
 
 
-def _chunk_loss(
-    model: CompactModel,
-    actions: Tensor,
-    cache: list[tuple[Tensor, Tensor]],
-    seen: Tensor,
-    share: Tensor,
-    generator: torch.Generator,
+def chunk_loss(
+    velocity: Callable[[Tensor, Tensor], Tensor], actions: Tensor, share: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747)."""
-    count, length, horizon, _ = actions.shape
+    """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747).
+
+    Args:
+        velocity: answers chunks [B, T, H, A] at times [B, T] with [B, T, H, A].
+        actions: [B, T, H, A]; share: [B, T], of each observation in the loss.
+    """
+    count, length, _, _ = actions.shape
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
-    time = 1.0 - torch.rand((count, length), generator=generator, device=generator.device) ** (
-        1 / 1.5
-    )  # more at the noisy end
+    # more at the noisy end
+    time = 1.0 - torch.rand((count, length), generator=generator, device=generator.device) ** (1 / 1.5)
     mixed = noise + time[..., None, None] * (actions - noise)
-    block = model.config.tokens_per_observation
-    first = torch.arange(1, length + 1, device=share.device) * block
-    velocity = model.chunk(mixed, time, cache, first, block_mask(seen, horizon, block))
-    error = (velocity - (actions - noise)).square().mean((-2, -1))
+    error = (velocity(mixed, time) - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * share).sum()
     return loss
