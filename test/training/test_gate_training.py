@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import PolicyObservation, prefill_whole
+from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, EncodedDemonstrations, split_episodes
@@ -80,7 +79,7 @@ def test_one_pass_is_what_the_policy_does_online(sizes: Sizes, summary: str) -> 
         )
         for _ in range(7)
     ]
-    tokens = torch.cat([drained(policy.encode(each)) for each in seen], dim=1)
+    tokens = torch.cat([run_slices(policy.encode(each)) for each in seen], dim=1)
     threshold = float(network.run(tokens, keep_none).logits.sigmoid().median())
     kept = Gated(sizes.sinks, sizes.recent, sizes.chunk, budget=400, gate=network.gate, threshold=threshold)
     keep = compare_with_online(network, policy, seen, tokens, kept, keep_from(threshold))
@@ -114,16 +113,6 @@ def compare_with_online(
     return passed.fate.keep
 
 
-def drained(work: Generator[None, None, Tensor]) -> Tensor:
-    """Run all slices."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            tokens: Tensor = done.value
-            return tokens
-
-
 def test_frames_are_encoded_once_and_spliced_as_before(folder: Path, tmp_path: Path) -> None:
     model = CompactModel(CONFIG).eval()
     data = Demonstrations(folder, CONFIG, [file for file in check_demonstrations(folder) if "window" in file.name])
@@ -149,9 +138,10 @@ def test_frames_are_encoded_once_and_spliced_as_before(folder: Path, tmp_path: P
 def test_a_sequence_without_its_cue_begins_in_the_wait(folder: Path, tmp_path: Path) -> None:
     data = Demonstrations(folder, CONFIG, [file for file in check_demonstrations(folder) if "window" in file.name])
     encoded = EncodedDemonstrations(data, CompactModel(CONFIG), tmp_path / "tokens", lambda _: None)
-    with_cue = encoded.sample(16, SOURCE, np.random.default_rng(0))
+    source = SOURCE.model_copy(update={"length": 16})
+    with_cue = encoded.sample(16, source, np.random.default_rng(0))
     assert with_cue.cue[:, 0].all() and set(with_cue.recall.flatten().tolist()) <= {0, 1}
-    without = encoded.sample(16, SOURCE, np.random.default_rng(0), without_cue=1.0)
+    without = encoded.sample(16, source, np.random.default_rng(0), without_cue=1.0)
     assert not without.cue.any() and (without.recall == NOTHING).all()
     assert without.acts[:, 0].all() and (without.acts <= without.present).all()
     assert without.acts.sum() < without.present.sum(), "what to choose cannot be known"
@@ -192,8 +182,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Pat
         first.advance()
     first.save()
     GateTrainer(stopped, lambda *_: None).train()
-    for name, value in load_file(tmp_path / "whole" / "checkpoint.safetensors").items():
-        torch.testing.assert_close(load_file(tmp_path / "stopped" / "checkpoint.safetensors")[name], value)
+    files = (tmp_path / name / "checkpoint.safetensors" for name in ("stopped", "whole"))
+    torch.testing.assert_close(*map(load_file, files))
 
 
 def test_the_command_writes_a_gate_with_all_that_made_it(folder: Path, tmp_path: Path) -> None:

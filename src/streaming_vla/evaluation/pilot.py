@@ -91,6 +91,7 @@ class Pilot:
         self.looks: list[int] = []
         self.pictures: list[npt.NDArray[np.uint8]] = []
         self._steps = 0
+        self._look_now = True
         self._index = 0
         self._last: npt.NDArray[np.float64] | None = None
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
@@ -99,9 +100,10 @@ class Pilot:
         """Return the action to execute now, [A]; looks at the robot when it is time to."""
         spec, options = self._policy.spec, self._options
         span = spec.execution_horizon + options.late  # the actions of a context that are executed
-        if self._last is None:
+        if self._look_now:
             self._observe(robot)
             self._take_over()
+            self._look_now = False
         elif self._index == span:
             if options.age + options.late == 0:
                 self._observe(robot)
@@ -113,6 +115,23 @@ class Pilot:
         self._steps += 1
         self._last = action
         return action.astype(np.float32)
+
+    def insert(self, keys: Tensor, values: Tensor) -> None:
+        """Give the cache an observation that was not taken now; the next call looks at the robot, whatever is left.
+
+        Args:
+            keys, values: [L, Hkv, T, d], keys before rotation.
+        """
+        self._append(keys, values)
+        self._look_now = True
+
+    def look(self, robot: MetaWorldRobot) -> PolicyObservation:
+        """Return what the policy would see now."""
+        spec = self._policy.spec
+        images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
+        for camera in self._options.blank:
+            images[spec.cameras.index(camera)] = 0
+        return PolicyObservation(images, robot.state(), self._instruction)
 
     def _take_over(self) -> None:
         """Begin with the newest context."""
@@ -136,17 +155,12 @@ class Pilot:
         return spec.layout.clip(chunk)
 
     def _observe(self, robot: MetaWorldRobot) -> None:
-        spec = self._policy.spec
-        images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
-        for camera in self._options.blank:
-            images[spec.cameras.index(camera)] = 0
-        observation = PolicyObservation(images, robot.state(), self._instruction)
-        self.append(*prefill_whole(self._policy, observation, self.cache.view()))
+        observation = self.look(robot)
+        self._append(*prefill_whole(self._policy, observation, self.cache.view()))
         if self._keep_pictures:
-            self.pictures.append(images[0])
+            self.pictures.append(observation.images[0])
 
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add the tokens of an observation to the cache, [L, Hkv, T, d], keys before rotation."""
+    def _append(self, keys: Tensor, values: Tensor) -> None:
         self.cache.append(keys, values)
         self.looks.append(self._steps)
         stats = self.cache.stats()
