@@ -1,7 +1,7 @@
 """One episode whose wait is very long: the cue in the first second, thousands of observations, then the choice.
 
 The simulated robot acts until shortly before the choice. There its clock stops, and the cache is given observations of
-this wait again and again, in random order: the moving arm and the marker, the flashes of the decoy lamp. They run through
+this wait again and again, in random order: the moving arm and marker, the flashes of the decoy lamp. They run through
 the policy's transformer and into the cache like any other. Then the episode goes on to its choice.
 """
 
