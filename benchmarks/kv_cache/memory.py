@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,8 +95,10 @@ class Episodes:
             work = functools.partial(
                 ten_hours.run, checkpoint=self._checkpoint, cache=cache, task=task, observations=observations
             )
-            with multiprocessing.get_context("spawn").Pool(self._processes) as pool:
-                self._take(key, pool.imap_unordered(work, missing), f"{observations} observations", len(missing))
+            # unlike multiprocessing's Pool it does not wait for ever for a process that has been killed
+            with ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn")) as pool:
+                done = (each.result() for each in as_completed([pool.submit(work, seed) for seed in missing]))
+                self._take(key, done, f"{observations} observations", len(missing))
         return [self._rows[key, seed] for seed in seeds]
 
     def _take(self, key: str, found: Iterable[dict[str, Any]], description: str, total: int) -> None:

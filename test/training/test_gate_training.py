@@ -30,7 +30,8 @@ from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_from, k
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
 from streaming_vla.training.gate_validation import chunks_where, full_network
-from streaming_vla.training.plan import Source
+from streaming_vla.training.plan import Source, read_plan
+from streaming_vla.training.setup import GATE_PLAN
 
 torch.set_num_threads(1)
 CONFIG = CompactConfig(
@@ -153,7 +154,7 @@ def test_episodes_for_validation_are_not_learned_from(folder: Path) -> None:
     assert [file.name for file in held_out] == ["window-open_0_00001.safetensors"]
     with pytest.raises(FileNotFoundError, match="no demonstrations of count in"):
         split_episodes(
-            folder, PLAN.model_copy(update={"sources": (SOURCE.model_copy(update={"tasks": {"count": 1}}),)})
+            folder, PLAN.model_copy(update={"sources": (PLAN.sources[0].model_copy(update={"tasks": {"count": 1}}),)})
         )
 
 
@@ -219,3 +220,9 @@ def test_a_policy_that_learns_too_is_written(folder: Path, tmp_path: Path) -> No
 def test_a_window_below_an_observation_is_refused() -> None:
     with pytest.raises(ValueError, match=f"recent is {BLOCK - 1} tokens, below the {BLOCK}"):
         wild_network(Sizes(0, BLOCK - 1, BLOCK))
+
+
+def test_the_shipped_plan_is_valid_and_fits_the_shipped_policy() -> None:
+    plan = read_plan(Path(__file__).parents[2] / GATE_PLAN, GatePlan)
+    assert any(source.memory for source in plan.sources)
+    assert plan.cache.chunk == CompactConfig(words=(UNKNOWN,)).tokens_per_observation

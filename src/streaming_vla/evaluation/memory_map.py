@@ -111,7 +111,7 @@ def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
     if map_of.threshold is not None:
         axes.axhline(map_of.threshold, color="#d1242f", linewidth=1, linestyle="--")
         axes.annotate(
-            f"threshold {map_of.threshold:.2g}",
+            f"threshold {map_of.threshold:.3g}",
             (1.0, map_of.threshold),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),

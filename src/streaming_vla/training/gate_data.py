@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,15 +54,19 @@ def split_episodes(folder: Path, plan: GatePlan) -> tuple[list[Path], list[Path]
     Raises:
         FileNotFoundError: there are none of either; the message names the command that makes them.
     """
-    wanted = {task for source in plan.sources for task in source.tasks}
+    wanted: dict[str, int] = {}
+    for source in plan.sources:
+        wanted |= {task: max(source.episodes, wanted.get(task, 0)) for task in source.tasks}
     every = plan.validation.every
     parts: tuple[list[Path], list[Path]] = ([], [])
     counts: dict[tuple[str, bool], int] = {}
     for file in check_demonstrations(folder):
         task, _, seed = file.stem.rsplit("_", 2)
         held_out = int(seed) % every == every - 1
-        most = max(1, plan.episodes // (every - 1)) if held_out else plan.episodes
-        if task in wanted and counts.get((task, held_out), 0) < most:
+        most = wanted.get(task, 0)
+        if held_out:
+            most = math.ceil(most / (every - 1))
+        if counts.get((task, held_out), 0) < most:
             counts[task, held_out] = counts.get((task, held_out), 0) + 1
             parts[held_out].append(file)
     if not all(parts):

@@ -87,13 +87,21 @@ class Validation(Section):
     sequences: Annotated[int, Field(ge=1)] = 96
 
 
+class GateSource(Source):
+    """Sequences of one kind; what an observation sees is up to the gate, so `forget` and `whole_history` are not used.
+
+    Args:
+        episodes: of each task that are learned from, at most; their pictures are encoded once.
+    """
+
+    episodes: Annotated[int, Field(ge=1)] = 200
+
+
 class GatePlan(Section):
     """One training run of a gate.
 
     Args:
-        episodes: of each task that are learned from, at most; their pictures are encoded once.
-        sources: as in a policy's plan; what an observation sees is up to the gate, so `forget` and `whole_history`
-            mean nothing here.
+        sources: what an optimiser step is made of; those of memory tasks also give the threshold.
         weights: those of a policy's training; `scene` is not used.
     """
 
@@ -102,7 +110,6 @@ class GatePlan(Section):
     keep: Keep = Keep()
     learning: Learning = Learning()
     validation: Validation = Validation()
-    episodes: Annotated[int, Field(ge=1)] = 200
-    sources: tuple[Source, ...]
+    sources: tuple[GateSource, ...]
     flow: Flow = Flow(draws=3)
     weights: Weights = Weights(recall=1.0)

@@ -35,6 +35,7 @@ from streaming_vla.training.plan import Source
 
 REPORT_EVERY = 10
 SAVE_EVERY = 50
+AT_ONCE = 6  # validation sequences: with their full history each takes much memory
 
 Progress = Callable[[str, int, int], None]  # what is done, how much, of how much
 
@@ -129,9 +130,11 @@ class GateTrainer:
         """
         if self._learned:
             self.model.load_state_dict(self._average)
+        random = np.random.default_rng(self.run.seed)
         batches = [
-            self._held_out.sample(self.plan.validation.sequences, source, np.random.default_rng(number))
-            for number, source in enumerate(self.plan.sources)
+            self._held_out.sample(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
+            for source in self.plan.sources
+            for begin in range(0, self.plan.validation.sequences, AT_ONCE)
             if source.memory
         ]
         threshold, figures = calibrate(self.network, self.probe, batches, self.plan)

@@ -49,21 +49,23 @@ def calibrate(
         of the cue is kept.
     """
     block = network.model.config.tokens_per_observation
-    thresholds, best, kinds = [], [], []
+    by_length: dict[int, list[Tensor]] = {}
+    best, kinds = [], []
     for batch in batches:
         _, passed, _ = gate_loss(network, probe, batch, keep_all, plan, 0.0, _fresh())
         there = chunks_where(batch.present, block, network.sizes)
         scores = passed.logits.sigmoid() * there
-        thresholds.append(threshold_for_count(scores, plan.keep.count))
+        by_length.setdefault(scores.shape[1], []).append(scores)
         best.append((scores * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
         kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
     of_cue = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue
     groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
+    thresholds = [threshold_for_count(torch.cat(scores), plan.keep.count) for scores in by_length.values()]
     thresholds += [threshold_for_recall(of_cue, group, plan.keep.recall) for group in groups.values()]
     threshold = min(thresholds)
     kept = {kind: float((of_cue[group] >= threshold).float().mean()) for kind, group in groups.items()}
-    length = batches[0].present.shape[1]
-    whole = full_network(network.model, network.gate, length)
+    longest = max(batch.present.shape[1] for batch in batches)
+    whole = full_network(network.model, network.gate, longest)
     caches = {
         "full": (whole, keep_none),
         "gated": (network, keep_from(threshold)),
