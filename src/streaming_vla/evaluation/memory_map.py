@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from streaming_vla.evaluation.chunk_log import Fate
 from streaming_vla.evaluation.memory_outcome import fates_by_observation
@@ -76,7 +77,7 @@ def draw_memory_map(map_of: MemoryMap, path: Path) -> None:
     if not count or len(map_of.pictures) != count:
         raise ValueError(f"memory map: {len(map_of.pictures)} pictures of {count} observations, expected one of each")
     figure = Figure(figsize=(16, 4.2), layout="constrained")
-    frames, scores = figure.subplots(2, 1, height_ratios=(1.0, 1.6), sharex=True)
+    frames, scores = figure.subplots(2, 1, height_ratios=(0.9, 1.6), sharex=True)
     _draw_frames(frames, map_of)
     _draw_scores(scores, map_of)
     figure.suptitle(map_of.title, fontsize=11)
@@ -124,6 +125,7 @@ def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
         axes.axvline(number - 0.5, color=FAINT, linewidth=0.8)
         axes.annotate(name, (number - 0.4, 1.04), fontsize=8, color=FAINT, va="bottom")
     axes.set(xlabel="observation", ylabel="score", ylim=(-0.16, 1.14), yticks=(0.0, 0.5, 1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     present = [fate for fate in COLOURS if any(own is fate for own, _ in fates)]
     axes.legend(
