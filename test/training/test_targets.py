@@ -19,7 +19,7 @@ from streaming_vla.training.dataset import Demonstrations, fingerprint
 from streaming_vla.training.demonstrations import Shard, wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.losses import Auxiliary, batch_loss
+from streaming_vla.training.losses import Auxiliary, _acting, batch_loss
 from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.trainer import learning_rate
@@ -129,6 +129,7 @@ def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None
     assert lengths.min() < 20 and lengths.max() > 35  # an episode alone has 15 observations
     first = {row.tobytes() for row in batch.state[:, 0]}
     assert len(first) == 2, "a sequence begins where its episode does"
+    assert data.sample(1, source, np.random.default_rng(0)).present.all(), "nothing is padded that nobody has"
 
 
 def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
@@ -152,6 +153,20 @@ def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="streaming-vla train demos"):
         Demonstrations(tmp_path, CONFIG)
+
+
+def test_some_observations_act_and_the_last_ones_always(folder: Path) -> None:
+    source = SOURCE.model_copy(update={"acted": 4})
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_acting(10, source, generator) for _ in range(50)]
+    assert all(len(set(each.tolist())) == 4 and each[-2:].tolist() == [8, 9] for each in drawn)
+    assert set(torch.cat(drawn).tolist()) == set(range(10))
+    assert _acting(3, source, generator).tolist() == [0, 1, 2]
+    torch.manual_seed(0)
+    model, auxiliary, plan = CompactModel(CONFIG), Auxiliary(CONFIG.width), TrainingPlan(sources=(source,))
+    batch = Demonstrations(folder, CONFIG).sample(2, source.model_copy(update={"length": 8}), np.random.default_rng(0))
+    _, parts = batch_loss(model, auxiliary, batch, source, plan, generator)
+    assert np.isfinite(list(parts.values())).all()
 
 
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None:

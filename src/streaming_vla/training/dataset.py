@@ -105,21 +105,35 @@ class Demonstrations:
         return values.mean(axis=0), values.std(axis=0).clip(min=1e-3)
 
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
-        """Draw `count` sequences of `source`."""
+        """Draw `count` sequences of `source`, padded to the longest of them."""
         tasks = [task for task in source.tasks if task in self._episodes]
         shares = np.array([source.tasks[task] for task in tasks], dtype=np.float64)
         chosen = random.choice(len(tasks), size=count, p=shares / shares.sum())
-        rows = [self._sequence(tasks[index], tasks, source, random) for index in chosen]
+        cuts = [self._frames(tasks[index], source, random) for index in chosen]
+        longest = max(len(frames) for frames in cuts)
+        rows = [
+            self._sequence(tasks[index], frames, longest, tasks, source, random)
+            for index, frames in zip(chosen, cuts, strict=True)
+        ]
         return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
 
-    def _sequence(
-        self, task: str, tasks: Sequence[str], source: Source, random: np.random.Generator
-    ) -> tuple[npt.NDArray[np.generic], ...]:
+    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
-        frames = _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
-        present = np.arange(source.length) < len(frames)
-        frames = frames + frames[-1:] * (source.length - len(frames))
+        return _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
+
+    def _sequence(
+        self,
+        task: str,
+        frames: list[tuple[_Episode, int]],
+        length: int,
+        tasks: Sequence[str],
+        source: Source,
+        random: np.random.Generator,
+    ) -> tuple[npt.NDArray[np.generic], ...]:
+        episode = frames[0][0]  # pieces of others lie behind its start
+        present = np.arange(length) < len(frames)
+        frames = frames + frames[-1:] * (length - len(frames))
         actions = np.stack([each.window[frame] for each, frame in frames])
         previous = np.stack([each.previous[frame] for each, frame in frames])
         instructions = get_task(task).instructions

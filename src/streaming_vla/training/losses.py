@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Batch
@@ -63,11 +66,13 @@ def batch_loss(
     present = given["present"]
     seen = history_mask(present, source, generator)
     cache, last = model.trunk(tokens.view(count, length * block, -1), block_mask(seen, block, block))
-    share = present.float() / present.sum().clamp(min=1)  # [B, T]
+    share = _shares(present)
 
-    actions = given["actions"]
-    flow, absolute, hidden = _flow_loss(model, actions, given["previous"], cache, seen, share, plan, generator)
-    chunk = _chunk_loss(model, actions, cache, seen, share, generator)
+    acting = _acting(length, source, generator)
+    actions, previous = given["actions"][:, acting], given["previous"][:, acting]
+    acted = Acted(cache, seen[:, acting], (acting + 1) * block, _shares(present[:, acting]))
+    flow, absolute, hidden = _flow_loss(model, actions, previous, acted, plan, generator)
+    chunk = _chunk_loss(model, actions, acted, generator)
     scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
@@ -93,46 +98,68 @@ def batch_loss(
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
+@dataclass(frozen=True)
+class Acted:
+    """The T' observations of each sequence whose actions are learned.
+
+    Args:
+        cache: rotated keys and values of every layer, of all T observations.
+        seen: [B, T', T] bool, which observations each one sees.
+        place: [T'], position of the first token behind each observation.
+        share: [B, T'], of each one in the loss; 0 for those that do not exist.
+    """
+
+    cache: LayerCache
+    seen: Tensor
+    place: Tensor
+    share: Tensor
+
+
+def _shares(present: Tensor) -> Tensor:
+    shares: Tensor = present.float() / present.sum().clamp(min=1)
+    return shares
+
+
+def _acting(length: int, source: Source, generator: torch.Generator) -> Tensor:
+    """Return which of `length` observations act, see Source.acted."""
+    if source.acted is None or source.acted >= length:
+        return torch.arange(length, device=generator.device)
+    last = source.acted // 2
+    drawn = torch.randperm(length - last, generator=generator, device=generator.device)[: source.acted - last]
+    return torch.cat((drawn.sort().values, torch.arange(length - last, length, device=generator.device)))
+
+
 def _flow_loss(
     model: CompactModel,
     actions: Tensor,
     previous: Tensor,
-    cache: list[tuple[Tensor, Tensor]],
-    seen: Tensor,
-    share: Tensor,
+    acted: Acted,
     plan: TrainingPlan,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state."""
-    count, length = share.shape
+    count, length = acted.share.shape
     draws, block, absolute = plan.flow.draws, model.config.tokens_per_observation, model.flow.absolute
     targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, plan.flow, generator)
     # a flow token stands right behind its own observation
-    places = (torch.arange(1, length + 1, device=share.device) * block).repeat_interleave(draws)
+    places = acted.place.repeat_interleave(draws)
     answer = model.flow(
         targets.position.view(count, length * draws, -1),
         targets.time.view(count, length * draws),
-        cache,
+        acted.cache,
         places,
-        block_mask(seen, draws, block),
+        block_mask(acted.seen, draws, block),
         targets.known.view(count, length * draws),
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
-    weight = share.view(-1, 1).expand(-1, draws) / draws
+    weight = acted.share.view(-1, 1).expand(-1, draws) / draws
     summed = error[..., ~absolute].mean(-1)
     hidden = weight * ~targets.known
     blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
     return (summed * weight).sum(), (error[..., absolute].mean(-1) * weight).sum(), blind
 
 
-def _chunk_loss(
-    model: CompactModel,
-    actions: Tensor,
-    cache: list[tuple[Tensor, Tensor]],
-    seen: Tensor,
-    share: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
+def _chunk_loss(model: CompactModel, actions: Tensor, acted: Acted, generator: torch.Generator) -> Tensor:
     """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747)."""
     count, length, horizon, _ = actions.shape
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
@@ -140,9 +167,8 @@ def _chunk_loss(
         1 / 1.5
     )  # more at the noisy end
     mixed = noise + time[..., None, None] * (actions - noise)
-    block = model.config.tokens_per_observation
-    first = torch.arange(1, length + 1, device=share.device) * block
-    velocity = model.chunk(mixed, time, cache, first, block_mask(seen, horizon, block))
+    mask = block_mask(acted.seen, horizon, model.config.tokens_per_observation)
+    velocity = model.chunk(mixed, time, acted.cache, acted.place, mask)
     error = (velocity - (actions - noise)).square().mean((-2, -1))
-    loss: Tensor = (error * share).sum()
+    loss: Tensor = (error * acted.share).sum()
     return loss

@@ -54,6 +54,8 @@ class Source(_Section):
         whole_history: each observation that has a history sees all of it.
         memory: sequences begin at the episode's start, and pieces of the wait of other episodes of the task are put
             into the wait, a random number of them, so that the cue lies up to `length` observations back.
+        acted: observations of a sequence whose actions are learned, half of them its last ones, the others drawn; the
+            rest is only seen. None: all.
         wrong_instruction: share of the sequences with another task's instruction; what they teach is to stay.
         unknown_word: share of the words that are replaced by the unknown one.
     """
@@ -66,6 +68,7 @@ class Source(_Section):
     forget: Annotated[float, Field(ge=0, le=1)] = 0.6
     whole_history: bool = False
     memory: bool = False
+    acted: Annotated[int, Field(ge=2)] | None = None
     wrong_instruction: Annotated[float, Field(ge=0, le=1)] = 0.1
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
