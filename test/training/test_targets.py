@@ -34,14 +34,15 @@ def test_targets_without_noise_are_the_demonstration() -> None:
     previous = torch.randn(3, 4)
     generator = torch.Generator().manual_seed(0)
     options = Flow(sigma=0.0, draws=64, hidden=0.5)
-    targets = draw_targets(actions, previous, ABSOLUTE, options, generator)
+    start = torch.randn(3, 4)
+    targets = draw_targets(actions, previous, start, ABSOLUTE, options, generator)
     step = (targets.time * 16 + 1e-4).floor().long().clamp(max=15)
     for row in range(3):
         for draw in range(64):
             j = int(step[row, draw])
             torch.testing.assert_close(targets.target[row, draw], actions[row, j])
             part = float(targets.time[row, draw]) * 16 - j
-            moved = actions[row, :j, :3].sum(0) + part * actions[row, j, :3]
+            moved = start[row, :3] + actions[row, :j, :3].sum(0) + part * actions[row, j, :3]
             torch.testing.assert_close(targets.position[row, draw, :3], moved, atol=1e-3, rtol=1e-3)
             before = previous[row, 3] if j == 0 else actions[row, j - 1, 3]
             torch.testing.assert_close(targets.position[row, draw, 3], before)
@@ -50,7 +51,8 @@ def test_targets_without_noise_are_the_demonstration() -> None:
 def test_noise_is_pulled_back() -> None:
     """With sigma the target leads back to the demonstration: mean error is removed within H / k steps."""
     generator = torch.Generator().manual_seed(0)
-    targets = draw_targets(torch.zeros(200, 16, 4), torch.zeros(200, 4), ABSOLUTE, Flow(hidden=0.5), generator)
+    none = torch.zeros(200, 4)
+    targets = draw_targets(torch.zeros(200, 16, 4), none, none, ABSOLUTE, Flow(hidden=0.5), generator)
     away = targets.position[..., :3]
     assert float(away.abs().mean()) > 0.005
     torch.testing.assert_close(targets.target[..., :3], torch.where(targets.known.unsqueeze(-1), -4.0 / 16 * away, 0))
@@ -105,6 +107,7 @@ def folder(tmp_path: Path) -> Path:
                 "waiting": np.arange(30) // 10 == 1,
                 "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
                 "offset": np.array(offsets),
+                "executed": random.uniform(-1, 1, (61, 4)).astype(np.float32),
                 "success": np.array([seed != 2]),
             }
             save_file(arrays, Shard(tmp_path, task, seed).path, metadata={"task": task, "seed": str(seed)})

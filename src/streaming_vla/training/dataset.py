@@ -15,8 +15,11 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
 from streaming_vla.robots.tasks import get_task, unrelated
-from streaming_vla.training.episode import FIELDS
+from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
+from streaming_vla.training.windows import Branches, Track, draw_window
+
+EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Batch:
     """B sequences of T observations, with the window of H actions that follows each.
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
-    actions [B, T, H, A] float32, previous [B, T, A] (the action before), scene [B, T, 6] (object and goal, metres),
+    actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
+    (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end).
     """
 
@@ -33,6 +37,8 @@ class Batch:
     words: npt.NDArray[np.int64]
     actions: npt.NDArray[np.float32]
     previous: npt.NDArray[np.float32]
+    pending: npt.NDArray[np.float32]
+    since_start: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
@@ -42,13 +48,12 @@ class Batch:
 class _Episode:
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
-    previous: npt.NDArray[np.float32]
-    window: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
+    track: Track
 
 
 def check_demonstrations(folder: Path) -> list[Path]:
@@ -134,8 +139,8 @@ class Demonstrations:
         episode = frames[0][0]  # pieces of others lie behind its start
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
-        actions = np.stack([each.window[frame] for each, frame in frames])
-        previous = np.stack([each.previous[frame] for each, frame in frames])
+        windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
+        actions, previous = np.stack([w.actions for w in windows]), np.stack([w.previous for w in windows])
         instructions = get_task(task).instructions
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
@@ -154,6 +159,8 @@ class Demonstrations:
             words,
             actions,
             previous,
+            np.stack([window.pending for window in windows]),
+            np.stack([window.since_start for window in windows]),
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,
@@ -169,7 +176,10 @@ class Demonstrations:
             metadata = shard.metadata()
             if not bool(shard.get_tensor("success")[0]):
                 return
-            episode = _Episode(*(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
+            given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
+        branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
+        track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
+        episode = _Episode(*(given[name] for name in EPISODE_FIELDS), track=track)
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
         self.frames += len(episode.step)

@@ -70,8 +70,10 @@ def batch_loss(
 
     acting = _acting(length, source, generator)
     actions, previous = given["actions"][:, acting], given["previous"][:, acting]
+    sums = {"rezero": torch.zeros_like(given["previous"]), "episode": given["since_start"], "pending": given["pending"]}
+    start = sums[plan.flow.start][:, acting]
     acted = Acted(cache, seen[:, acting], (acting + 1) * block, _shares(present[:, acting]))
-    flow, absolute, hidden = _flow_loss(model, actions, previous, acted, plan, generator)
+    flow, absolute, hidden = _flow_loss(model, actions, previous, start, acted, plan, generator)
     chunk = _chunk_loss(model, actions, acted, generator)
     scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
@@ -133,6 +135,7 @@ def _flow_loss(
     model: CompactModel,
     actions: Tensor,
     previous: Tensor,
+    start: Tensor,
     acted: Acted,
     plan: TrainingPlan,
     generator: torch.Generator,
@@ -140,7 +143,8 @@ def _flow_loss(
     """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state."""
     count, length = acted.share.shape
     draws, block, absolute = plan.flow.draws, model.config.tokens_per_observation, model.flow.absolute
-    targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, plan.flow, generator)
+    actions, previous, start = (each.flatten(0, 1) for each in (actions, previous, start))
+    targets = draw_targets(actions, previous, start, absolute, plan.flow, generator)
     # a flow token stands right behind its own observation
     places = acted.place.repeat_interleave(draws)
     answer = model.flow(
