@@ -46,6 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Episode:
+    track: Track
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
@@ -53,7 +54,6 @@ class _Episode:
     waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
-    track: Track
 
 
 def check_demonstrations(folder: Path) -> list[Path]:
@@ -179,7 +179,7 @@ class Demonstrations:
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
-        episode = _Episode(*(given[name] for name in EPISODE_FIELDS), track=track)
+        episode = _Episode(track, *(given[name] for name in EPISODE_FIELDS))
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
         self.frames += len(episode.step)
