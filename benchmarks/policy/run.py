@@ -23,16 +23,19 @@ from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
+from streaming_vla.evaluation.probe import probe
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.policy.contract import PolicyObservation, prefill_whole
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
+from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.robots.tasks import TASKS
 
 FOLDER = Path(__file__).parent
 HISTORY_TOKENS = 100  # four observations of the shipped policy
 HISTORY = CacheOptions(recent=HISTORY_TOKENS)
 TIMED = 200
+PROBED = 5  # episodes of each task for the stuck-state probe
 
 # result field: how the policy flies, and which wording it is given
 CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
@@ -71,6 +74,11 @@ def main(
     if second is not None and "second_seed_mean" not in tables:
         table = _run(find_model(second), *CONDITIONS["mt10_mean"], chosen, processes, "second seed")
         tables["second_seed_mean"], results["second_seed_mean"] = table, table["mean"]
+    if "stuck_probe" not in results:
+        found = probe(
+            load_policy(file), MetaWorldRobot(192), [(task, seed) for task in TASKS for seed in chosen[:PROBED]]
+        )
+        results["stuck_probe"] = {"share": found.share, **vars(found)}
     _write(results, output)
 
 

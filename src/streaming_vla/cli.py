@@ -1,18 +1,21 @@
-"""The command `streaming-vla`: up, demo, record, doctor and train."""
+"""The command `streaming-vla`: starts the suite, shows it, records; the other commands are registered at the end."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from streaming_vla import graph
 from streaming_vla.evaluation import cli as bag_commands
 from streaming_vla.evaluation.policy_command import evaluate
+from streaming_vla.nodes.demo_options import DEFAULT_TASKS, DemoOptions
+from streaming_vla.robots.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 
 app = typer.Typer(
@@ -21,10 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run a vision-language-action policy on a robot as a stream.",
 )
-app.add_typer(train_app, name="train")
-app.command()(evaluate)
-bag_commands.register(app)
-
 PARAMS_FILE_HELP = "ROS parameter file; without it every parameter has its default (config/streaming_vla.yaml)"
 
 
@@ -64,29 +63,33 @@ def up(
 
 @app.command()
 def demo(
-    task: Annotated[list[str] | None, typer.Option(help="Meta-World task; give it again for more tasks")] = None,
-    episodes: Annotated[int | None, typer.Option(help="episodes of each task and mode")] = None,
-    seed: Annotated[int | None, typer.Option(help="places the objects of the first episode")] = None,
-    time_limit: Annotated[float | None, typer.Option(help="seconds that an episode may take")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="latency profile that the inference node behaves like: paper, jetson, remote_wifi"),
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            "--task",
+            help="names with commas between, or mt10, memory, all",
+            show_default=", ".join(DEFAULT_TASKS),
+        ),
     ] = None,
+    episodes: Annotated[int, typer.Option(help="of each task and mode")] = DemoOptions.episodes,
+    seed: Annotated[int, typer.Option(help="places the objects of the first episode")] = DemoOptions.seed,
+    time_limit: Annotated[float, typer.Option(help="seconds that an episode may take")] = DemoOptions.time_limit_s,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = DemoOptions.out,
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="latency profile that the inference node behaves like: paper, jetson, remote_wifi, measured, "
+            "or a YAML file; none unless given"
+        ),
+    ] = DemoOptions.profile,
 ) -> None:
     """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
-    from streaming_vla.nodes.demo import DemoOptions, run
+    from streaming_vla.nodes.demo import run
 
-    given = {
-        "tasks": tuple(task) if task else None,
-        "episodes": episodes,
-        "seed": seed,
-        "time_limit_s": time_limit,
-        "out": out,
-        "profile": profile,
-    }
     try:
-        options = DemoOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
+        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile)
     except ValueError as error:
         _end(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -103,10 +106,13 @@ def record(
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
     """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
-    import yaml
-
     from streaming_vla.nodes.recorder import main as run_recorder
+    from streaming_vla.starter import SuiteError, checked_namespace
 
+    try:
+        full_namespace = checked_namespace(namespace, params_file)
+    except SuiteError as error:
+        _end(str(error))
     settings = {
         "autostart": True,
         "bag_folder": str(out.parent) if out else None,
@@ -115,11 +121,12 @@ def record(
         "exclude": exclude,
         "compression": compression,
     }
-    arguments = ["recorder", "--ros-args", "-r", f"__ns:=/{namespace.strip('/')}"]
+    arguments = ["recorder", "--ros-args", "-r", f"__ns:={full_namespace}"]
     arguments += ["--params-file", str(params_file)] if params_file else []
     for name, value in settings.items():
         if value:
-            arguments += ["-p", f"{name}:={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]
+            # in quotes, as JSON writes it: a bare y or 12 would be no text for ROS
+            arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
     run_recorder(arguments)
 
 
@@ -137,7 +144,12 @@ def doctor(
     raise typer.Exit(examine(params_file, namespace))
 
 
-def _end(sentence: str) -> None:
+app.command()(evaluate)
+bag_commands.register(app)
+app.add_typer(train_app, name="train")
+
+
+def _end(sentence: str) -> NoReturn:
     print(f"streaming-vla: {sentence}", file=sys.stderr)
     raise typer.Exit(1)
 

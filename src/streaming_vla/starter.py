@@ -34,6 +34,25 @@ def say_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def checked_namespace(namespace: str, params_file: Path | None) -> str:
+    """Return `namespace` in full, "/" for the root, after a look at the parameter file (None: there is none).
+
+    Raises:
+        SuiteError: the namespace or the parameter file is wrong.
+    """
+    full = "/" + namespace.strip("/")
+    if not _NAMESPACE.fullmatch(full):
+        raise SuiteError(
+            f"namespace '{namespace}' is not a ROS namespace: expected letters, digits and '_', as in robot_1"
+        )
+    if params_file is not None:
+        try:
+            load.read(params_file)
+        except load.ParameterFileError as error:
+            raise SuiteError(str(error)) from error
+    return full
+
+
 class Suite:
     """The processes of the suite; a context manager that starts and stops them.
 
@@ -62,16 +81,7 @@ class Suite:
         log_folder: Path | None = None,
         say: Callable[[str], None] = say_on_stderr,
     ) -> None:
-        self.namespace = "/" + namespace.strip("/")
-        if not _NAMESPACE.fullmatch(self.namespace):
-            raise SuiteError(
-                f"namespace '{namespace}' is not a ROS namespace: expected letters, digits and '_', as in robot_1"
-            )
-        if params_file is not None:
-            try:
-                load.read(params_file)
-            except load.ParameterFileError as error:
-                raise SuiteError(str(error)) from error
+        self.namespace = checked_namespace(namespace, params_file)
         self._nodes = tuple(nodes)
         self._params_file = params_file
         self._settings = settings or {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -219,12 +218,13 @@ def test_a_killed_recorder_leaves_a_readable_bag(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RECORDER, str(folder), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         rounds = 0
-        for line in process.stdout or ():
-            rounds += 1
-            if float(line) > 1.0:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
+        try:
+            for line in process.stdout or ():
+                rounds += 1
+                if float(line) > 1.0:
+                    break
+        finally:
+            process.kill()
     with Bag(folder) as bag:
         count = sum(1 for _ in bag.messages([STATE]))
         assert bag.decode(next(bag.messages([STATE]))).data.shape == (4,)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
-from streaming_vla.evaluation.closed_loop import EpisodeResult, Trial, wording
+from streaming_vla.evaluation.closed_loop import EpisodeResult, Trial, evaluate, wording
 from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.policy_command import parse_seeds
@@ -166,9 +169,23 @@ def test_successes_are_counted_per_task() -> None:
         (["--closed-loop", "--seeds", "9"], "are no range"),
         (["--closed-loop", "--tasks", "dance"], "unknown task 'dance'"),
         (["nobody", "--closed-loop"], "nobody"),
+        (["--closed-loop", "--head", "tail"], "head 'tail' is unknown: choose one of flow, chunk"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(app, ["evaluate", *arguments])
     assert result.exit_code == 1
     assert sentence in result.output + (result.stderr or "") and "Traceback" not in result.output
+
+
+class Deadly:
+    """A trial that ends the process which receives it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_process_that_dies_ends_the_evaluation(tmp_path: Path) -> None:
+    trials = [cast(Trial, Deadly()), Trial("reach", 0)]
+    with pytest.raises(BrokenProcessPool):
+        list(evaluate(tmp_path / "none.safetensors", trials, PilotOptions()))

@@ -11,12 +11,9 @@ from episodes import make_episode
 from rich.console import Console
 
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
-from streaming_vla.nodes.demo import (
-    MODES,
-    DemoOptions,
-    representative_pair,
-)
+from streaming_vla.nodes.demo import MODES, representative_pair
 from streaming_vla.nodes.demo_display import Display
+from streaming_vla.nodes.demo_options import DemoOptions
 from streaming_vla.parameters.spec import check
 from streaming_vla.parameters.tables import table
 from streaming_vla.robots.tasks import HELD_OUT_SEED

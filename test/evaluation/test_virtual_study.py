@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,15 @@ class Leftward:
 def robot() -> MovableGoal:
     """Return the one robot of this process."""
     return MovableGoal(image_size=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_robot() -> Iterator[None]:
+    """Free the robot's renderer at the end: the interpreter's own end is too late for OpenGL."""
+    yield
+    if robot.cache_info().currsize:
+        robot().close()
+        robot.cache_clear()
 
 
 def run(

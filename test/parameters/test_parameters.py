@@ -85,7 +85,13 @@ def test_empty_list_is_refused() -> None:
         ("executor:\n  ros__parameters: {command_type: servo}", "expected one of array, twist, trajectory, joints"),
         ("executor:\n  hold_s: 1", "section 'executor' needs 'ros__parameters:'"),
         ("/**:\n  ros__parameters: {hold_s: 1}", "section '/\\*\\*': there is no parameter 'hold_s'"),
-        ("a: [", "not valid YAML"),
+        ("a: [", "not valid YAML: line 1, column 5: expected the node content"),
+        (
+            "executor:\n  ros__parameters: {hold_s: 1}\nexecutor:\n  ros__parameters: {}",
+            "line 3, .* key 'executor' stands",
+        ),
+        ("executor:\n  ros__parameters: {hold_s: 1, hold_s: 2}", "line 2, column 32: key 'hold_s' stands twice"),
+        ("[a, b]: 1", "not valid YAML: line 1, column 1: found unhashable key"),
         ("just text", "expected sections"),
     ],
 )

@@ -98,7 +98,7 @@ def test_nodes_of_another_starter_are_refused(monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(SuiteError, match="already has node first in namespace /:"):
                 Suite(NODES).start()
         finally:
-            other.terminate()
+            other.kill()  # one that hangs on SIGTERM would be waited for for ever
 
 
 def test_same_domain_with_another_namespace_is_fine(lines: list[str]) -> None:
@@ -121,9 +121,11 @@ def test_nodes_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
         "    print(suite.node_process('first').pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        pid = int(starter.stdout.readline())
-        starter.kill()
+        try:
+            assert starter.stdout is not None
+            pid = int(starter.stdout.readline())
+        finally:
+            starter.kill()
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

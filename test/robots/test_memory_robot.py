@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,10 @@ def robot() -> MetaWorldRobot:
 
 
 @pytest.fixture(scope="module")
-def seeing() -> MetaWorldRobot:
-    return MetaWorldRobot(image_size=192)
+def seeing() -> Iterator[MetaWorldRobot]:
+    robot = MetaWorldRobot(image_size=192)
+    yield robot
+    robot.close()
 
 
 def run_expert(robot: MetaWorldRobot) -> list[npt.NDArray[np.float32]]:

@@ -38,7 +38,26 @@ pytestmark = pytest.mark.ros
             "start_actions is 3, but the generator sends only 1 before the first motion",
         ),
         ("observer", "{observer: {ros__parameters: {cameras: [a]}}}", "camera_topics has 2 topics, expected one for"),
-        ("generator", "{generator: {ros__parameters: {action_low: [2.0, 0.0, 0.0, 0.0]}}}", "must be below high 1.0"),
+        (
+            "observer",
+            "{observer: {ros__parameters: {camera_topics: [front/image, the wrist]}}}",
+            "'the wrist' is no topic name: expected letters",
+        ),
+        (
+            "generator",
+            "{generator: {ros__parameters: {action_low: [2.0, 0.0, 0.0, 0.0]}}}",
+            "action_low of 'dx' is 2.0, expected less than its",
+        ),
+        (
+            "generator",
+            "{generator: {ros__parameters: {action_low: [0.0]}}}",
+            "action_low has 1 values, expected one for each of dx",
+        ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {cache_policy: gated}}}",
+            "but cache_gate is empty: name the weights",
+        ),
         ("inference", "{inference: {ros__parameters: {model: gpt}}}", "model 'gpt' is unknown: choose one of"),
         (
             "inference",

@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
                 "waiting": np.arange(30) // 10 == 1,
                 "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
                 "offset": np.array(offsets),
+                "executed": random.uniform(-1, 1, (61, 4)).astype(np.float32),
                 "success": np.array([seed != 2]),
             }
             save_file(arrays, Shard(folder, task, seed).path, metadata={"task": task, "seed": str(seed)})

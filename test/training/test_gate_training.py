@@ -114,38 +114,46 @@ def compare_with_online(
     return passed.fate.keep
 
 
+def windows_of(folder: Path) -> list[Path]:
+    """Return the episodes of window-open."""
+    return [file for file in check_demonstrations(folder) if "window" in file.name]
+
+
 def test_frames_are_encoded_once_and_spliced_as_before(folder: Path, tmp_path: Path) -> None:
-    model = CompactModel(CONFIG).eval()
-    data = Demonstrations(folder, CONFIG, [file for file in check_demonstrations(folder) if "window" in file.name])
-    done: list[int] = []
-    encoded = EncodedDemonstrations(data, model, tmp_path / "tokens", done.append)
-    assert done == [1, 2]
-    batch = encoded.sample(6, SOURCE, np.random.default_rng(3))
-    plain = data.sample(6, SOURCE, np.random.default_rng(3))
+    model, tokens = CompactModel(CONFIG).eval(), tmp_path / "tokens"
+    done: list[tuple[int, int]] = []
+    encoded = EncodedDemonstrations(windows_of(folder), model, tokens, lambda *now: done.append(now))
+    assert done == [(1, 2), (2, 2)]
+    batch = encoded.encoded(6, SOURCE, np.random.default_rng(3))
+    plain = Demonstrations(folder, CONFIG, windows_of(folder)).sample(6, SOURCE, np.random.default_rng(3))
     pictures = torch.from_numpy(plain.pictures[2, 4]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     wanted = torch.cat([encoder(pictures[place : place + 1]) for place, encoder in enumerate(model.cameras)], dim=1)
-    torch.testing.assert_close(batch.cameras[2, 4], wanted[0].detach(), rtol=2e-3, atol=2e-3)
-    torch.testing.assert_close(batch.state, torch.from_numpy(plain.state))
-    files = sorted((tmp_path / "tokens").rglob("*.safetensors"))
+    torch.testing.assert_close(batch.given["pictures"][2, 4], wanted[0].detach(), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(batch.given["state"], torch.from_numpy(plain.state))
+    files = sorted(tokens.rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    EncodedDemonstrations(data, model, tmp_path / "tokens", done.append)
+    EncodedDemonstrations(windows_of(folder), model, tokens, lambda *_: None)
     assert [file.stat().st_mtime_ns for file in files] == before
     with torch.no_grad():
         model.cameras[0].place.add_(1.0)
-    EncodedDemonstrations(data, model, tmp_path / "tokens", done.append)
-    assert len(sorted((tmp_path / "tokens").rglob("*.safetensors"))) == 2 * len(files), "another encoder, other tokens"
+    EncodedDemonstrations(windows_of(folder), model, tokens, lambda *_: None)
+    assert len(sorted(tokens.rglob("*.safetensors"))) == 2 * len(files), "another encoder, other tokens"
 
 
 def test_a_sequence_without_its_cue_begins_in_the_wait(folder: Path, tmp_path: Path) -> None:
-    data = Demonstrations(folder, CONFIG, [file for file in check_demonstrations(folder) if "window" in file.name])
-    encoded = EncodedDemonstrations(data, CompactModel(CONFIG), tmp_path / "tokens", lambda _: None)
+    encoded = EncodedDemonstrations(windows_of(folder), CompactModel(CONFIG), tmp_path / "tokens", lambda *_: None)
     source = SOURCE.model_copy(update={"length": 16})
-    with_cue = encoded.sample(16, source, np.random.default_rng(0))
+    with_cue = encoded.encoded(16, source, np.random.default_rng(0))
     assert with_cue.cue[:, 0].all() and set(with_cue.recall.flatten().tolist()) <= {0, 1}
-    without = encoded.sample(16, source, np.random.default_rng(0), without_cue=1.0)
+    assert torch.equal(with_cue.taught, with_cue.present) and set(with_cue.tasks) == {"window-open"}
+    without = encoded.encoded(16, source, np.random.default_rng(0), without_cue=1.0)
     assert not without.cue.any() and (without.recall == NOTHING).all()
-    assert without.acts[:, 0].all() and (without.acts <= without.present).all()
-    assert without.acts.sum() < without.present.sum(), "what to choose cannot be known"
+    first = with_cue.cue.sum(dim=1)
+    for row, begin in enumerate(first.tolist()):
+        torch.testing.assert_close(without.given["state"][row, 0], with_cue.given["state"][row, begin])
+    assert torch.equal(without.present.sum(dim=1), with_cue.present.sum(dim=1) - first)
+    assert without.taught[:, 0].all() and (without.taught <= without.present).all()
+    assert without.taught.sum() < without.present.sum(), "what to choose cannot be known"
 
 
 def test_episodes_for_validation_are_not_learned_from(folder: Path) -> None:

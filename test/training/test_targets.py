@@ -17,7 +17,7 @@ from streaming_vla.training.dataset import Demonstrations, check_demonstrations,
 from streaming_vla.training.demonstrations import Shard, wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.losses import Auxiliary, batch_loss
+from streaming_vla.training.losses import Auxiliary, _acting, batch_loss
 from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.trainer import learning_rate
@@ -32,14 +32,15 @@ def test_targets_without_noise_are_the_demonstration() -> None:
     previous = torch.randn(3, 4)
     generator = torch.Generator().manual_seed(0)
     options = Flow(sigma=0.0, draws=64, hidden=0.5)
-    targets = draw_targets(actions, previous, ABSOLUTE, options, generator)
+    start = torch.randn(3, 4)
+    targets = draw_targets(actions, previous, start, ABSOLUTE, options, generator)
     step = (targets.time * 16 + 1e-4).floor().long().clamp(max=15)
     for row in range(3):
         for draw in range(64):
             j = int(step[row, draw])
             torch.testing.assert_close(targets.target[row, draw], actions[row, j])
             part = float(targets.time[row, draw]) * 16 - j
-            moved = actions[row, :j, :3].sum(0) + part * actions[row, j, :3]
+            moved = start[row, :3] + actions[row, :j, :3].sum(0) + part * actions[row, j, :3]
             torch.testing.assert_close(targets.position[row, draw, :3], moved, atol=1e-3, rtol=1e-3)
             before = previous[row, 3] if j == 0 else actions[row, j - 1, 3]
             torch.testing.assert_close(targets.position[row, draw, 3], before)
@@ -48,7 +49,8 @@ def test_targets_without_noise_are_the_demonstration() -> None:
 def test_noise_is_pulled_back() -> None:
     """With sigma the target leads back to the demonstration: mean error is removed within H / k steps."""
     generator = torch.Generator().manual_seed(0)
-    targets = draw_targets(torch.zeros(200, 16, 4), torch.zeros(200, 4), ABSOLUTE, Flow(hidden=0.5), generator)
+    none = torch.zeros(200, 4)
+    targets = draw_targets(torch.zeros(200, 16, 4), none, none, ABSOLUTE, Flow(hidden=0.5), generator)
     away = targets.position[..., :3]
     assert float(away.abs().mean()) > 0.005
     torch.testing.assert_close(targets.target[..., :3], torch.where(targets.known.unsqueeze(-1), -4.0 / 16 * away, 0))
@@ -98,6 +100,7 @@ def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None
     assert lengths.min() < 20 and lengths.max() > 35  # an episode alone has 15 observations
     first = {row.tobytes() for row in batch.state[:, 0]}
     assert len(first) == 2, "a sequence begins where its episode does"
+    assert data.sample(1, source, np.random.default_rng(0)).present.all(), "nothing is padded that nobody has"
 
 
 def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
@@ -121,6 +124,20 @@ def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="streaming-vla train demos"):
         Demonstrations(tmp_path, CONFIG)
+
+
+def test_some_observations_act_and_the_last_ones_always(folder: Path) -> None:
+    source = SOURCE.model_copy(update={"acted": 4})
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_acting(10, source, generator) for _ in range(50)]
+    assert all(len(set(each.tolist())) == 4 and each[-2:].tolist() == [8, 9] for each in drawn)
+    assert set(torch.cat(drawn).tolist()) == set(range(10))
+    assert _acting(3, source, generator).tolist() == [0, 1, 2]
+    torch.manual_seed(0)
+    model, auxiliary, plan = CompactModel(CONFIG), Auxiliary(CONFIG.width), TrainingPlan(sources=(source,))
+    batch = Demonstrations(folder, CONFIG).sample(2, source.model_copy(update={"length": 8}), np.random.default_rng(0))
+    _, parts = batch_loss(model, auxiliary, batch, source, plan, generator)
+    assert np.isfinite(list(parts.values())).all()
 
 
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None:

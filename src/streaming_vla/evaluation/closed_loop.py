@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,8 +89,13 @@ def evaluate(
     """Run trials in parallel processes; yields results as they come."""
     context = multiprocessing.get_context("spawn")
     run = functools.partial(_run, checkpoint=checkpoint, options=options, wanted=wanted)
-    with context.Pool(processes) as pool:
-        yield from pool.imap_unordered(run, trials, chunksize=2)
+    # unlike multiprocessing's Pool, which waits for ever, it raises BrokenProcessPool when a process has been killed
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        try:
+            for future in as_completed([pool.submit(run, trial) for trial in trials]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @functools.cache

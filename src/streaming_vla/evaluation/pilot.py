@@ -21,6 +21,7 @@ from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
+HEADS = ("flow", "chunk")
 NEWEST_ONLY = CacheOptions()
 
 
@@ -51,6 +52,8 @@ class PilotOptions:
             ValueError: an option that the policy cannot fly with.
         """
         spec = policy.spec
+        if self.head not in HEADS:
+            raise ValueError(f"head '{self.head}' is unknown: choose one of {', '.join(HEADS)}")
         overrun = spec.trained_horizon - spec.execution_horizon
         if not 0 <= self.age <= spec.execution_horizon:
             raise ValueError(

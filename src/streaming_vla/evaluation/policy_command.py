@@ -126,5 +126,10 @@ def evaluate(
     table = tabulate(results, options)
     Console().print(to_markdown(table))
     if json_file is not None:
-        json_file.write_text(json.dumps(table, indent=1) + "\n")
-        json_file.with_suffix(".md").write_text(to_markdown(table))
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(table, indent=1) + "\n")
+            json_file.with_suffix(".md").write_text(to_markdown(table))
+        except OSError as error:
+            print(f"streaming-vla: '{json_file}' cannot be written: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(1) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from streaming_vla_interfaces import msg as wire
@@ -125,6 +127,9 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
         Messages of another session than `session` (empty: the node's own) are dropped, and so are those for which
         `convert` raises ValueError.
+
+        Raises:
+            ValueError: `topic` is no name of a topic.
         """
         session = session or self.session
 
@@ -141,7 +146,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
                 return
             handle(value)
 
-        self.create_subscription(message_type, topic, receive, qos)
+        try:
+            self.create_subscription(message_type, topic, receive, qos)
+        except InvalidTopicNameException as error:
+            raise ValueError(
+                f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
+            ) from error
 
     def listen_to_episode(self) -> None:
         """Subscribe to the latched episode, remembered while the node is inactive.
@@ -226,8 +236,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         # rclpy hides an exception of a transition; a refusal must reach the operator
         try:
             hook()
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            self._failure = f"node '{self.get_name()}': {error}"
+        except Exception as error:
+            self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
+            if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
+                traceback.print_exc()  # no refusal but a fault of this code
             if not self.value("autostart"):  # else the process ends with this sentence
                 self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,55 +17,17 @@ from streaming_vla.evaluation.results import compare, halting, write_json
 from streaming_vla.evaluation.timeline import draw_timeline
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.nodes.demo_display import Display
-from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, get_task
+from streaming_vla.nodes.demo_options import DemoOptions
 
 if TYPE_CHECKING:
     from streaming_vla.nodes.driver import Driver
 
-HARD_TASKS = ("reach", "peg-insert-side")  # the shipped policy is weak here; ask with --task
-DEFAULT_TASKS = tuple(name for name in TASKS if name not in HARD_TASKS)
 PLAIN_WIDTH = 100  # columns where the output is no terminal
 Settings = dict[str, dict[str, bool | float | int | str]]  # parameters per node
 MODES: dict[str, Settings] = {
     "synchronous": {"generator": {"release": "chunk", "overrun": False}, "saliency_monitor": {"mode": "off"}},
     "streaming": {"generator": {"release": "stream", "overrun": True}, "saliency_monitor": {"mode": "always"}},
 }
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """What the demo runs.
-
-    Args:
-        tasks: names of MT10 tasks.
-        episodes: episodes of each task and mode; their seeds count up from `seed`.
-        seed: places the objects of the first episode.
-        time_limit_s: an episode without success ends after this.
-        out: folder of the results; made when it does not exist.
-        profile: name of a latency profile that the inference node behaves like; empty: none.
-
-    Raises:
-        ValueError: an unknown task or profile, or a number out of range.
-    """
-
-    tasks: tuple[str, ...] = DEFAULT_TASKS
-    episodes: int = 2
-    seed: int = HELD_OUT_SEED
-    time_limit_s: float = 12.0  # three times what the scripted experts need
-    out: Path = Path("out/demo")
-    profile: str = ""
-
-    def __post_init__(self) -> None:
-        for task in self.tasks:
-            get_task(task)
-        if self.profile:
-            find_profile(self.profile)
-        if self.episodes < 1:
-            raise ValueError(f"--episodes is {self.episodes}, expected at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"--seed is {self.seed}, expected 0 to {2**31 - 1}")
-        if not 0 < self.time_limit_s <= 600:
-            raise ValueError(f"--time-limit is {self.time_limit_s:g} s, expected more than 0 and at most 600")
 
 
 def run(options: DemoOptions) -> int:

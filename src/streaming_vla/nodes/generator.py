@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rclpy.task import Future
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -15,6 +14,7 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import reliable
 from streaming_vla.nodes.layout import action_layout, foreign_layout
 from streaming_vla.nodes.machine import MachineNode
+from streaming_vla.nodes.question import Asking
 from streaming_vla.nodes.spin import run
 from streaming_vla.runtime.events import Action, ContextReady, Episode, FlowRequest
 from streaming_vla.runtime.generator import Generator, GeneratorEffect, GeneratorOptions
@@ -25,7 +25,7 @@ class GeneratorNode(MachineNode[Generator]):
 
     def __init__(self) -> None:
         super().__init__("generator")
-        self._waiting: tuple[FlowRequest, float, Future[Any]] | None = None
+        self._steps: Asking[tuple[FlowRequest, float]] = Asking()
         self._sent = 0
 
     def configure(self) -> None:
@@ -64,7 +64,7 @@ class GeneratorNode(MachineNode[Generator]):
     def deactivate(self) -> None:
         """Send no further action."""
         super().deactivate()
-        self._forget_request()
+        self._steps.forget()
 
     def on_episode(self, episode: Episode) -> None:
         """Drop what belongs to the episode before."""
@@ -117,25 +117,14 @@ class GeneratorNode(MachineNode[Generator]):
                 self._ask(effect)
 
     def _ask(self, request: FlowRequest) -> None:
-        self._forget_request()
-        asked_s = time.monotonic()
-        answer = self._client.call_async(messages.flow_request_to(request, self.session))
-        self._waiting = (request, asked_s, answer)
-
-    def _forget_request(self) -> None:
-        if self._waiting is not None:
-            self._client.remove_pending_request(self._waiting[2])
-        self._waiting = None
+        self._steps.ask(self._client, (request, time.monotonic()), messages.flow_request_to(request, self.session))
 
     def settle(self) -> None:
         """Send the action that a flow step has brought."""
-        if self._waiting is None or not self._waiting[2].done():
+        answer = self._steps.answer()
+        if answer is None or self.machine is None:
             return
-        (request, asked_s, answered), self._waiting = self._waiting, None
-        answered_s = time.monotonic()
-        response = answered.result()
-        if self.machine is None or response is None:
-            return
+        ((request, asked_s), response), answered_s = answer, time.monotonic()
         reply = messages.flow_reply_from(request, response)
         if not reply.accepted:
             self.refuse("flow_step_refused", f"flow step {request.index} refused: {reply.reason}")

@@ -117,6 +117,11 @@ class InferenceNode(SuiteNode):
 
     def _engine_options(self, values: Mapping[str, Any]) -> EngineOptions:
         threshold, gate = values["cache_threshold"], self._gate
+        if values["cache_policy"] == "gated" and gate is None:
+            raise ValueError(
+                "cache_policy is gated, but cache_gate is empty: name the weights of a gate there, "
+                "or choose another cache_policy"
+            )
         return EngineOptions(
             cache_policy=values["cache_policy"],
             sinks=values["cache_sinks"],

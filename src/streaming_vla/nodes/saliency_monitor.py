@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces import msg as wire
@@ -16,6 +15,7 @@ from streaming_vla_interfaces import srv
 from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import LATCHED, reliable
 from streaming_vla.nodes.machine import MachineNode
+from streaming_vla.nodes.question import Asking
 from streaming_vla.nodes.spin import run
 from streaming_vla.runtime.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
 from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
@@ -31,7 +31,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
     def __init__(self) -> None:
         super().__init__("saliency_monitor")
         self._asked_s: dict[int, float] = {}
-        self._waiting: tuple[SaliencyQuestion, Future[Any]] | None = None
+        self._questions: Asking[SaliencyQuestion] = Asking()
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
@@ -69,7 +69,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         """End the episode: the executor holds."""
         self.feed(Monitor.stop_episode)
         super().deactivate()
-        self._forget_question()
+        self._questions.forget()
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Requests by reason, and how long a context takes."""
@@ -179,30 +179,22 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
                 self._asked_s[effect.sequence] = time.monotonic()
 
     def _ask(self, question: SaliencyQuestion) -> None:
-        self._forget_question()
-        if not self._predictor.service_is_ready():
+        if self._predictor.service_is_ready():
+            self._questions.ask(self._predictor, question, messages.saliency_question_to(question, self.session))
+        else:
+            self._questions.forget()
             self._answer(SaliencyReply(question.episode, question.context, question.index, False, float("nan")))
-            return
-        self._waiting = question, self._predictor.call_async(messages.saliency_question_to(question, self.session))
 
     def _answer(self, reply: SaliencyReply) -> None:
         if not reply.accepted:
             self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
         self.feed(Monitor.on_saliency, reply)
 
-    def _forget_question(self) -> None:
-        if self._waiting is not None:
-            self._predictor.remove_pending_request(self._waiting[1])
-        self._waiting = None
-
     def settle(self) -> None:
         """Take up what the predictor has answered."""
-        if self._waiting is None or not self._waiting[1].done():
-            return
-        (question, answered), self._waiting = self._waiting, None
-        response = answered.result()
-        if response is not None:
-            self._answer(messages.saliency_reply_from(question, response))
+        answer = self._questions.answer()
+        if answer is not None:
+            self._answer(messages.saliency_reply_from(*answer))
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 import rclpy
-import yaml
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.nodes.base import StartError, SuiteNode
+from streaming_vla.parameters.load import ParameterFileError, read_yaml
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
@@ -101,11 +101,9 @@ def _check_files(arguments: list[str]) -> None:
         if flag != PARAMS_FILE_FLAG:
             continue
         try:
-            yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise StartError(f"{name}: the parameter file cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise StartError(f"{name}: this is not valid YAML: {_one_line(error)}") from error
+            read_yaml(Path(name))
+        except ParameterFileError as error:
+            raise StartError(str(error)) from error
 
 
 def _refuse(sentence: str) -> int:

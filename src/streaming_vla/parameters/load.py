@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,37 @@ ROS_PREFIXES = ("use_sim_time", "qos_overrides", "start_type_description_service
 
 class ParameterFileError(ValueError):
     """The parameter file cannot be used; the message has one line per problem."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: of two sections of one name the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what the YAML file `path` holds.
+
+    Raises:
+        ParameterFileError: unreadable, not YAML, or a key that stands twice.
+    """
+    try:
+        # _Loader is a SafeLoader: it makes plain values only
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ParameterFileError(f"{path}: the parameter file cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ParameterFileError(f"{path}: this is not valid YAML: {place}{error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def read(path: Path) -> dict[str, dict[str, Value]]:
@@ -67,12 +99,7 @@ def _shared() -> dict[str, Parameter]:
 
 def _sections(path: Path) -> dict[str, dict[str, object]]:
     """Return {section: {key: value}} with nested keys joined by dots, as ROS does."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterFileError(f"{path}: the parameter file cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise ParameterFileError(f"{path}: expected sections such as '/**/observer:' at the top level")
     sections: dict[str, dict[str, object]] = {}

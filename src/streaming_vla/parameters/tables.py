@@ -14,7 +14,7 @@ OBSERVER = (
     Parameter(
         "camera_topics",
         ("camera/corner2/image", "camera/gripperPOV/image"),
-        "Picture topic of each camera (sensor_msgs/Image: rgb8, bgr8 or mono8).",
+        "Picture topic of each camera (sensor_msgs/Image: RGB, BGR, grey, Bayer, YUV or depth).",
     ),
     Parameter("robot_state_topic", "robot_state", "Topic of the robot's state (std_msgs/Float64MultiArray)."),
     Parameter("image_size", 96, "Width and height of the policy's pictures.", "px", low=16, high=1024),

@@ -36,10 +36,10 @@ class ActionLayout:
         for field in ("absolute", "low", "high", "initial"):
             count = len(getattr(self, field))
             if count != self.size:
-                raise ValueError(f"action layout: {field} has {count} values for {self.size} names {self.names}")
+                raise ValueError(f"action_{field} has {count} values, expected one for each of {', '.join(self.names)}")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not low < high:
-                raise ValueError(f"action layout: low {low} of '{name}' must be below high {high}")
+                raise ValueError(f"action_low of '{name}' is {low}, expected less than its action_high {high}")
 
     @property
     def size(self) -> int:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,11 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
 from streaming_vla.robots.tasks import get_task, unrelated
-from streaming_vla.training.episode import FIELDS
+from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
+from streaming_vla.training.windows import Branches, Track, draw_window
+
+EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
 
 @dataclass(frozen=True)
@@ -24,57 +28,39 @@ class Batch:
     """B sequences of T observations, with the window of H actions that follows each.
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
-    actions [B, T, H, A] float32, previous [B, T, A] (the action before), scene [B, T, 6] (object and goal, metres),
-    recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end).
+    actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
+    (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
+    recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
+    waiting [B, T] bool (the wait of a memory task), task [B] (number of Demonstrations.tasks).
     """
 
-    pictures: npt.NDArray[np.uint8]
+    pictures: npt.NDArray[Any]
     state: npt.NDArray[np.float32]
     words: npt.NDArray[np.int64]
     actions: npt.NDArray[np.float32]
     previous: npt.NDArray[np.float32]
+    pending: npt.NDArray[np.float32]
+    since_start: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
+    waiting: npt.NDArray[np.bool_]
+    task: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Episode:
-    """A recorded episode of F frames; see record_episode for the fields."""
+    """A recorded episode of F frames (see record_episode); `name` is that of its file."""
 
     name: str
+    track: Track
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
-    previous: npt.NDArray[np.float32]
-    window: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
-
-    def pictures(self, frame: int) -> npt.NDArray[np.uint8]:
-        """Return what the cameras saw, [cameras, S, S, 3]."""
-        return np.stack([decode_frame(self.jpeg[begin:end]) for begin, end in self.offset[frame]])
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One sequence of T observations before their pictures are looked at; fields as in Batch, without B.
-
-    frames: the observations; cue [T] bool: those before the wait of a memory task.
-    """
-
-    task: str
-    frames: list[tuple[Episode, int]]
-    state: npt.NDArray[np.float32]
-    words: npt.NDArray[np.int64]
-    actions: npt.NDArray[np.float32]
-    previous: npt.NDArray[np.float32]
-    scene: npt.NDArray[np.float32]
-    recall: npt.NDArray[np.int64]
-    present: npt.NDArray[np.bool_]
-    cue: npt.NDArray[np.bool_]
 
 
 def check_demonstrations(folder: Path) -> list[Path]:
@@ -120,6 +106,11 @@ class Demonstrations:
             self._load(file)
 
     @property
+    def episodes(self) -> list[Episode]:
+        """All of them, task by task."""
+        return [episode for task in self.tasks for episode in self._episodes[task]]
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the tasks that have episodes."""
         return sorted(self._episodes)
@@ -129,35 +120,38 @@ class Demonstrations:
         values = np.concatenate([getattr(e, field) for episodes in self._episodes.values() for e in episodes])
         return values.mean(axis=0), values.std(axis=0).clip(min=1e-3)
 
-    @property
-    def episodes(self) -> list[Episode]:
-        """All of them, task by task."""
-        return [episode for task in self.tasks for episode in self._episodes[task]]
-
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
-        """Draw `count` sequences of `source`."""
-        rows = self.draw(count, source, random)
-        columns = {
-            name: np.stack([getattr(row, name) for row in rows]) for name in Batch.__annotations__ if name != "pictures"
-        }
-        pictures = np.stack([np.stack([each.pictures(frame) for each, frame in row.frames]) for row in rows])
-        return Batch(pictures, **columns)
-
-    def draw(self, count: int, source: Source, random: np.random.Generator) -> list[Drawn]:
-        """Draw `count` sequences of `source` without looking at a picture."""
+        """Draw `count` sequences of `source`, padded to the longest of them."""
         tasks = [task for task in source.tasks if task in self._episodes]
         shares = np.array([source.tasks[task] for task in tasks], dtype=np.float64)
         chosen = random.choice(len(tasks), size=count, p=shares / shares.sum())
-        return [self._sequence(tasks[index], tasks, source, random) for index in chosen]
+        cuts = [self._frames(tasks[index], source, random) for index in chosen]
+        longest = max(len(frames) for frames in cuts)
+        rows = [
+            self._sequence(tasks[index], frames, longest, tasks, source, random)
+            for index, frames in zip(chosen, cuts, strict=True)
+        ]
+        return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
 
-    def _sequence(self, task: str, tasks: Sequence[str], source: Source, random: np.random.Generator) -> Drawn:
+    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
-        frames = _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
-        present = np.arange(source.length) < len(frames)
-        frames = frames + frames[-1:] * (source.length - len(frames))
-        actions = np.stack([each.window[frame] for each, frame in frames])
-        previous = np.stack([each.previous[frame] for each, frame in frames])
+        return _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
+
+    def _sequence(
+        self,
+        task: str,
+        frames: list[tuple[Episode, int]],
+        length: int,
+        tasks: Sequence[str],
+        source: Source,
+        random: np.random.Generator,
+    ) -> tuple[npt.NDArray[np.generic], ...]:
+        episode = frames[0][0]  # pieces of others lie behind its start
+        present = np.arange(length) < len(frames)
+        frames = frames + frames[-1:] * (length - len(frames))
+        windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
+        actions, previous = np.stack([w.actions for w in windows]), np.stack([w.previous for w in windows])
         instructions = get_task(task).instructions
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
@@ -170,19 +164,24 @@ class Demonstrations:
         # what is put into the wait does not change what is to be remembered
         own = max(int(each.recall[frame]) for each, frame in frames if each is episode)
         recall = [int(each.recall[frame]) if each is episode else own for each, frame in frames]
-        waiting = np.array([bool(each.waiting[frame]) for each, frame in frames])
-        return Drawn(
-            task,
-            frames,
+        return (
+            np.stack([self.look(each, frame) for each, frame in frames]),
             np.stack([each.state[frame] for each, frame in frames]),
             words,
             actions,
             previous,
+            np.stack([window.pending for window in windows]),
+            np.stack([window.since_start for window in windows]),
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,
-            ~np.logical_or.accumulate(waiting) & waiting.any(),
+            np.array([bool(each.waiting[frame]) for each, frame in frames]),
+            np.array(self.tasks.index(task)),
         )
+
+    def look(self, episode: Episode, frame: int) -> npt.NDArray[Any]:
+        """Return what a batch holds of a frame's pictures, [cameras, S, S, 3] uint8."""
+        return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])
 
     def _stay(self, previous: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return windows [T, H, A] that move nothing: what an instruction asks for that this scene cannot give."""
@@ -194,7 +193,10 @@ class Demonstrations:
             metadata = shard.metadata()
             if not bool(shard.get_tensor("success")[0]):
                 return
-            episode = Episode(file.stem, *(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
+            given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
+        branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
+        track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
+        episode = Episode(file.stem, track, *(given[name] for name in EPISODE_FIELDS))
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
         self.frames += len(episode.step)

@@ -1,7 +1,7 @@
-"""Training targets of action flow matching on re-zeroed action sums.
+"""Training targets of action flow matching on action sums.
 
 From StreamingVLA (arXiv 2603.28565) and streaming flow policy: the flow's state is the sum of the actions since
-the observation, its velocity the next action, stabilised towards the demonstration by sigma and k.
+its start, its velocity the next action, stabilised towards the demonstration by sigma and k.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class FlowTargets:
 
 
 def draw_targets(
-    actions: Tensor, previous: Tensor, absolute: Tensor, options: Flow, generator: torch.Generator
+    actions: Tensor, previous: Tensor, start: Tensor, absolute: Tensor, options: Flow, generator: torch.Generator
 ) -> FlowTargets:
     """Draw times and noise and return what the expert has to say there.
 
     Args:
         actions: [N, H, A], the window that follows each observation.
         previous: [N, A], the action before it.
+        start: [N, A], the action sum before it; absolute dimensions are not read.
         absolute: [A] bool.
     """
     count, horizon, size = actions.shape
@@ -50,7 +51,7 @@ def draw_targets(
     time = (step + part) / horizon
     step = step.long()
     pick = step.unsqueeze(-1).expand(*shape, size)
-    sums = actions.cumsum(dim=1) - actions
+    sums = start.unsqueeze(1) + actions.cumsum(dim=1) - actions
     here = actions.gather(1, pick)
     before = torch.cat((previous.unsqueeze(1), actions), dim=1).gather(1, pick)
     noise = (

@@ -11,7 +11,7 @@ from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.gate_data import NOTHING, EncodedBatch
 from streaming_vla.training.gate_network import Draw, GatedNetwork, Passed
 from streaming_vla.training.gate_plan import GatePlan
-from streaming_vla.training.losses import chunk_loss, flow_loss
+from streaming_vla.training.losses import Acted, chunk_loss, flow_loss
 
 # a probe that is certain loses so much when the cue is missing that the gate stays open
 SMOOTHING = 0.1
@@ -25,11 +25,11 @@ def make_probe(width: int) -> nn.Linear:
 def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generator: torch.Generator) -> Tensor:
     """Return the tokens of a batch, [B, T * tokens_per_observation, width]."""
     count, length = batch.present.shape
-    state = batch.state.flatten(0, 1)
+    state = batch.given["state"].flatten(0, 1)
     noise = torch.randn(state.shape, generator=generator, device=generator.device)
     own = model.own_state(state + state_noise * model.state_scale * noise).view(count, length, 1, -1)
-    words = model.words(batch.words).unsqueeze(1).expand(-1, length, -1, -1)
-    return torch.cat((batch.cameras, words, own), dim=2).flatten(1, 2)
+    words = model.words(batch.given["words"]).unsqueeze(1).expand(-1, length, -1, -1)
+    return torch.cat((batch.given["pictures"], words, own), dim=2).flatten(1, 2)
 
 
 def gate_loss(
@@ -47,21 +47,14 @@ def gate_loss(
         penalty: weight of what is kept beyond the plan's count.
     """
     passed = network.run(embed(network.model, batch, plan.learning.state_noise, generator), draw)
-    acts = batch.acts.float()
-    share = acts / acts.sum().clamp(min=1)
-    weights = plan.weights
+    weights, flow_expert = plan.weights, network.model.flow
+    acted = Acted.of(batch.given, torch.arange(batch.present.shape[1]), batch.taught, plan.flow.start)
     flow, absolute, _ = flow_loss(
-        lambda *state: network.flow(passed, *state),
-        batch.actions,
-        batch.previous,
-        network.model.flow.absolute,
-        share,
-        plan.flow,
-        generator,
+        lambda *state: network.flow(passed, *state), acted, flow_expert.absolute, plan.flow, generator
     )
     loss = flow + weights.absolute * absolute
     if plan.learning.policy_rate and weights.chunk:
-        chunk = chunk_loss(lambda *noisy: network.chunk(passed, *noisy), batch.actions, share, generator)
+        chunk = chunk_loss(lambda *noisy: network.chunk(passed, *noisy), acted, generator)
         loss = loss + weights.chunk * chunk
     named = batch.recall.masked_fill(~batch.present, -1).flatten()
     told = probe(passed.ends).flatten(0, 1)

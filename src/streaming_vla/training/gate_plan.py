@@ -88,7 +88,8 @@ class Validation(Section):
 
 
 class GateSource(Source):
-    """Sequences of one kind; what an observation sees is up to the gate, so `forget` and `whole_history` are not used.
+    """Sequences of one kind; what an observation sees is up to the gate, and all of them act: `forget`, `whole_history`
+    and `acted` are not used.
 
     Args:
         episodes: of each task that are learned from, at most; their pictures are encoded once.

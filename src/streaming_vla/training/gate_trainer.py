@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from kv_cache.one_pass import Fate
 from kv_cache.sampling import hard_sample, ramp
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.checkpoint import pack_moments, unpack_moments
-from streaming_vla.training.dataset import Demonstrations, fingerprint
+from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
 from streaming_vla.training.gate_losses import gate_loss, make_probe
 from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_none
@@ -132,7 +133,7 @@ class GateTrainer:
             self.model.load_state_dict(self._average)
         random = np.random.default_rng(self.run.seed)
         batches = [
-            self._held_out.sample(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
+            self._held_out.encoded(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
             for source in self.plan.sources
             for begin in range(0, self.plan.validation.sequences, AT_ONCE)
             if source.memory
@@ -158,9 +159,9 @@ class GateTrainer:
         tensors: dict[str, Tensor] = {f"now.{name}": value for name, value in self._modules.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         tensors |= pack_moments(self._optimizer, self._parameters)
-        partial = self.run.folder / "checkpoint.partial"
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-        os.replace(partial, self.run.folder / "checkpoint.safetensors")
+        unfinished = self.run.folder / "checkpoint.partial"
+        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
+        os.replace(unfinished, self.run.folder / "checkpoint.safetensors")
 
     def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
         """Add the gradient of one batch."""
@@ -174,7 +175,7 @@ class GateTrainer:
         for name, count in counts.items():
             if not count:
                 continue
-            batch = self._data.sample(count, source, random, plan.keep.without_cue if source.memory else 0.0)
+            batch = self._data.encoded(count, source, random, plan.keep.without_cue if source.memory else 0.0)
             network, draw = (self.network, _sampled(generator)) if name == "gated" else (whole, keep_none)
             penalty = plan.keep.penalty * ramp(self.step, plan.learning.steps)
             loss, _, figures = gate_loss(network, self.probe, batch, draw, plan, penalty, generator)
@@ -183,11 +184,8 @@ class GateTrainer:
         return parts
 
     def _encoded(self, files: list[Path]) -> EncodedDemonstrations:
-        data = Demonstrations(self.run.demonstrations, self.model.config, files)
-        total = len(data.episodes)
-        return EncodedDemonstrations(
-            data, self.model, self.run.folder / "tokens", lambda done: self._progress("encoding", done, total)
-        )
+        folder = self.run.folder / "tokens"
+        return EncodedDemonstrations(files, self.model, folder, partial(self._progress, "encoding"))
 
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a") as log:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kv_cache.gate import Gate
 from kv_cache.policies.base import Sizes
@@ -49,18 +50,18 @@ def calibrate(
         of the cue is kept.
     """
     block = network.model.config.tokens_per_observation
-    by_length: dict[int, list[Tensor]] = {}
-    best, kinds = [], []
+    scores, best, kinds = [], [], []
     for batch in batches:
         _, passed, _ = gate_loss(network, probe, batch, keep_all, plan, 0.0, _fresh())
         there = chunks_where(batch.present, block, network.sizes)
-        scores = passed.logits.sigmoid() * there
-        by_length.setdefault(scores.shape[1], []).append(scores)
-        best.append((scores * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
+        scores.append(passed.logits.sigmoid() * there)
+        best.append((scores[-1] * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
         kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
     of_cue = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue
     groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
-    thresholds = [threshold_for_count(torch.cat(scores), plan.keep.count) for scores in by_length.values()]
+    most = max(each.shape[1] for each in scores)
+    padded = torch.cat([functional.pad(each, (0, most - each.shape[1])) for each in scores])
+    thresholds = [threshold_for_count(padded, plan.keep.count)]
     thresholds += [threshold_for_recall(of_cue, group, plan.keep.recall) for group in groups.values()]
     threshold = min(thresholds)
     kept = {kind: float((of_cue[group] >= threshold).float().mean()) for kind, group in groups.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,26 +66,25 @@ def batch_loss(
     present = given["present"]
     seen = history_mask(present, source, generator)
     cache, last = model.trunk(tokens.view(count, length * block, -1), block_mask(seen, block, block))
-    share = present.float() / present.sum().clamp(min=1)  # [B, T]
+    share = _shares(present)
 
-    actions = given["actions"]
+    acting = _acting(length, source, generator)
     # a flow token, and the first of a chunk, stands right behind its own observation
-    places = torch.arange(1, length + 1, device=share.device) * block
-    draws, horizon = plan.flow.draws, config.trained_horizon
+    sees, behind, draws = seen[:, acting], (acting + 1) * block, plan.flow.draws
+    acted = Acted.of(given, acting, present, plan.flow.start)
 
     def velocity(position: Tensor, time: Tensor, known: Tensor) -> Tensor:
-        mask, behind = block_mask(seen, draws, block), places.repeat_interleave(draws)
-        answer: Tensor = model.flow(position, time, cache, behind, mask, known)
+        mask, places = block_mask(sees, draws, block), behind.repeat_interleave(draws)
+        answer: Tensor = model.flow(position, time, cache, places, mask, known)
         return answer
 
     def denoise(noisy: Tensor, time: Tensor) -> Tensor:
-        answer: Tensor = model.chunk(noisy, time, cache, places, block_mask(seen, horizon, block))
+        mask = block_mask(sees, config.trained_horizon, block)
+        answer: Tensor = model.chunk(noisy, time, cache, behind, mask)
         return answer
 
-    flow, absolute, hidden = flow_loss(
-        velocity, actions, given["previous"], model.flow.absolute, share, plan.flow, generator
-    )
-    chunk = chunk_loss(denoise, actions, share, generator)
+    flow, absolute, hidden = flow_loss(velocity, acted, model.flow.absolute, plan.flow, generator)
+    chunk = chunk_loss(denoise, acted, generator)
     scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
@@ -110,53 +110,92 @@ def batch_loss(
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
+@dataclass(frozen=True)
+class Acted:
+    """The T' observations of each sequence whose actions are learned.
+
+    Args:
+        actions: [B, T', H, A]; previous: [B, T', A].
+        start: [B, T', A], what the action sum is before the first action.
+        share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
+    """
+
+    actions: Tensor
+    previous: Tensor
+    start: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor, start: str) -> Acted:
+        """Return the observations `acting` [T'] of a batch's tensors, as far as they are `taught` [B, T] bool.
+
+        Args:
+            given: by the names of Batch.
+            start: see Flow.start.
+        """
+        previous = given["previous"][:, acting]
+        sums = {"rezero": torch.zeros_like(previous)}
+        sums |= {"episode": given["since_start"][:, acting], "pending": given["pending"][:, acting]}
+        return cls(given["actions"][:, acting], previous, sums[start], _shares(taught[:, acting]))
+
+
+def _shares(present: Tensor) -> Tensor:
+    """Return equal shares of what is True in [B, T]."""
+    shares: Tensor = present.float() / present.sum().clamp(min=1)
+    return shares
+
+
+def _acting(length: int, source: Source, generator: torch.Generator) -> Tensor:
+    """Return which of `length` observations act, see Source.acted."""
+    if source.acted is None or source.acted >= length:
+        return torch.arange(length, device=generator.device)
+    last = source.acted // 2
+    drawn = torch.randperm(length - last, generator=generator, device=generator.device)[: source.acted - last]
+    return torch.cat((drawn.sort().values, torch.arange(length - last, length, device=generator.device)))
+
+
 def flow_loss(
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
-    actions: Tensor,
-    previous: Tensor,
+    acted: Acted,
     absolute: Tensor,
-    share: Tensor,
     options: Flow,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state.
 
     Args:
-        velocity: answers position [B, T * D, A], time [B, T * D] and known [B, T * D] with [B, T * D, A]; the D draws
-            of an observation follow each other.
-        actions: [B, T, H, A], previous: [B, T, A], absolute: [A].
-        share: [B, T], of each observation in the loss.
+        velocity: answers position [B, T' * D, A], time [B, T' * D] and known [B, T' * D] with [B, T' * D, A]; the D
+            draws of an observation follow each other.
+        absolute: [A] bool.
     """
-    count, length = share.shape
+    count, length = acted.share.shape
     draws = options.draws
-    targets = draw_targets(actions.flatten(0, 1), previous.flatten(0, 1), absolute, options, generator)
+    actions, previous, start = (each.flatten(0, 1) for each in (acted.actions, acted.previous, acted.start))
+    targets = draw_targets(actions, previous, start, absolute, options, generator)
     answer = velocity(
         targets.position.view(count, length * draws, -1),
         targets.time.view(count, length * draws),
         targets.known.view(count, length * draws),
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
-    weight = share.reshape(-1, 1).expand(-1, draws) / draws
+    weight = acted.share.reshape(-1, 1).expand(-1, draws) / draws
     summed = error[..., ~absolute].mean(-1)
     hidden = weight * ~targets.known
     blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
     return (summed * weight).sum(), (error[..., absolute].mean(-1) * weight).sum(), blind
 
 
-def chunk_loss(
-    velocity: Callable[[Tensor, Tensor], Tensor], actions: Tensor, share: Tensor, generator: torch.Generator
-) -> Tensor:
+def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, generator: torch.Generator) -> Tensor:
     """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747).
 
     Args:
-        velocity: answers chunks [B, T, H, A] at times [B, T] with [B, T, H, A].
-        actions: [B, T, H, A]; share: [B, T], of each observation in the loss.
+        velocity: answers chunks [B, T', H, A] at times [B, T'] with [B, T', H, A].
     """
-    count, length, _, _ = actions.shape
+    actions = acted.actions
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
     # more at the noisy end
-    time = 1.0 - torch.rand((count, length), generator=generator, device=generator.device) ** (1 / 1.5)
+    time = 1.0 - torch.rand(actions.shape[:2], generator=generator, device=generator.device) ** (1 / 1.5)
     mixed = noise + time[..., None, None] * (actions - noise)
     error = (velocity(mixed, time) - (actions - noise)).square().mean((-2, -1))
-    loss: Tensor = (error * share).sum()
+    loss: Tensor = (error * acted.share).sum()
     return loss

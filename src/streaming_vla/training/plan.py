@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +29,9 @@ class Recording(Section):
         piloted_steps: the pilot is at the wheel for a number of steps in this range.
         maximum_steps: an episode ends without success after so many; it is not learned from.
         wait_steps: shortest and longest wait of a memory task.
+        counterfactual: share of the frames at which the simulation is branched once more: a few actions that no expert
+            would take are executed, and the expert's answer is kept with the picture from before them.
+        counterfactual_steps: fewest and most of these actions.
     """
 
     episodes: dict[str, int]
@@ -40,6 +43,8 @@ class Recording(Section):
     piloted_steps: tuple[int, int] = (20, 140)
     maximum_steps: Annotated[int, Field(ge=1)] = 250
     wait_steps: tuple[int, int] = (40, 120)
+    counterfactual: Annotated[float, Field(ge=0, le=1)] = 0.0
+    counterfactual_steps: tuple[Annotated[int, Field(ge=1)], int] = (1, 6)
 
 
 class Source(Section):
@@ -56,6 +61,12 @@ class Source(Section):
         whole_history: each observation that has a history sees all of it.
         memory: sequences begin at the episode's start, and pieces of the wait of other episodes of the task are put
             into the wait, a random number of them, so that the cue lies up to `length` observations back.
+        acted: observations of a sequence whose actions are learned, half of them its last ones, the others drawn; the
+            rest is only seen. None: all.
+        delay: fewest and most steps from a picture to the first of the actions that are learned with it, drawn for each
+            observation (the idea of VLASH): the actions in between are pending when the picture is taken.
+        counterfactual: share of the observations, of those that were recorded with it, that learn what follows pending
+            actions of no expert.
         wrong_instruction: share of the sequences with another task's instruction; what they teach is to stay.
         unknown_word: share of the words that are replaced by the unknown one.
     """
@@ -68,6 +79,9 @@ class Source(Section):
     forget: Annotated[float, Field(ge=0, le=1)] = 0.6
     whole_history: bool = False
     memory: bool = False
+    acted: Annotated[int, Field(ge=2)] | None = None
+    delay: tuple[Annotated[int, Field(ge=0)], int] = (0, 0)
+    counterfactual: Annotated[float, Field(ge=0, le=1)] = 0.0
     wrong_instruction: Annotated[float, Field(ge=0, le=1)] = 0.1
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
@@ -92,6 +106,8 @@ class Flow(Section):
     """The flow of the action sum.
 
     Args:
+        start: what the action sum counts from, as in runtime/hand_over.py: rezero (the first action that is learned),
+            episode (its beginning) or pending (the picture). A policy must fly with the start that it has learned.
         sigma, k: noise of the state is sigma * exp(-k t).
         draws: (noise, time) draws per observation.
         on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
@@ -99,6 +115,7 @@ class Flow(Section):
             it is going, so that a network that always sees it learns to go on and not to look.
     """
 
+    start: Literal["rezero", "episode", "pending"] = "rezero"
     sigma: Annotated[float, Field(ge=0)] = 0.16
     k: Annotated[float, Field(ge=0)] = 4.0
     draws: Annotated[int, Field(ge=1)] = 6
