@@ -26,10 +26,10 @@ from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, EncodedDemonstrations, split_episodes
-from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_from, keep_none
+from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
-from streaming_vla.training.gate_validation import chunks_where, full_network
+from streaming_vla.training.gate_validation import chunks_where
 from streaming_vla.training.plan import Source, read_plan
 from streaming_vla.training.setup import GATE_PLAN
 
@@ -85,12 +85,11 @@ def test_one_pass_is_what_the_policy_does_online(sizes: Sizes, summary: str) -> 
     kept = Gated(sizes.sinks, sizes.recent, sizes.chunk, budget=400, gate=network.gate, threshold=threshold)
     keep = compare_with_online(network, policy, seen, tokens, kept, keep_from(threshold))
     assert 0 < int(keep.sum()) < keep.shape[1]
-    whole = full_network(network.model, network.gate, len(seen))
-    compare_with_online(whole, policy, seen, tokens, Full(len(seen) * BLOCK), keep_none)
+    compare_with_online(FullNetwork(network.model), policy, seen, tokens, Full(len(seen) * BLOCK), keep_none)
 
 
 def compare_with_online(
-    network: GatedNetwork,
+    network: GatedNetwork | FullNetwork,
     policy: CompactPolicy,
     seen: list[PolicyObservation],
     tokens: Tensor,

@@ -9,7 +9,7 @@ from torch.nn import functional
 from kv_cache.sampling import keep_penalty
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.gate_data import NOTHING, EncodedBatch
-from streaming_vla.training.gate_network import Draw, GatedNetwork, Passed
+from streaming_vla.training.gate_network import Draw, Network, Passed
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.losses import Acted, chunk_loss, flow_loss
 
@@ -33,10 +33,10 @@ def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generato
 
 
 def gate_loss(
-    network: GatedNetwork,
+    network: Network,
+    draw: Draw,
     probe: nn.Module,
     batch: EncodedBatch,
-    draw: Draw,
     plan: GatePlan,
     penalty: float,
     generator: torch.Generator,

@@ -12,9 +12,10 @@ from kv_cache.gate import Gate
 from kv_cache.one_pass import Asked, Fate, LayerMemory, remember
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunks_of
-from streaming_vla.policy.compact.experts import Expert
+from streaming_vla.policy.compact.experts import Expert, LayerCache
 from streaming_vla.policy.compact.layers import Layer
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.training.losses import block_mask
 
 Draw = Callable[[Tensor], Fate]  # from the gate's logits [B, n] to the fate of the chunks
 
@@ -120,6 +121,49 @@ class GatedNetwork:
     def _asked(self, first: int, own: int, places: Tensor, total: int, fate: Fate) -> Asked:
         held = torch.arange(first, total + first, self._block, device=fate.keep.device)
         return Asked(held, own, places.to(held.device), total, fate, self.sizes, self._spec)
+
+
+class FullNetwork:
+    """A CompactModel that sees all of an episode: what a gated one is measured against, and must not forget."""
+
+    def __init__(self, model: CompactModel) -> None:
+        self.model, self._block = model, model.config.tokens_per_observation
+
+    def run(self, tokens: Tensor, draw: Draw) -> Passed:
+        """Run the trunk over tokens [B, T * tokens_per_observation, width]; there is no chunk whose fate is drawn."""
+        batch, total, _ = tokens.shape
+        nothing = tokens.new_zeros(batch, 0)
+        cache, last = self.model.trunk(tokens, self._mask(batch, total // self._block, self._block))
+        memory = [LayerMemory(keys, values, keys[:, :, :0], values[:, :, :0]) for keys, values in cache]
+        return Passed(nothing, Fate.of(nothing.bool()), memory, last[:, self._block - 1 :: self._block])
+
+    def flow(self, passed: Passed, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        """Answer flow states, [B, T * D, A] and [B, T * D], D for each observation."""
+        cache, behind = self._read(passed)
+        count = position.shape[1] // len(behind)
+        places, mask = behind.repeat_interleave(count), self._mask(len(position), len(behind), count)
+        answer: Tensor = self.model.flow(position, time, cache, places, mask, known)
+        return answer
+
+    def chunk(self, passed: Passed, noisy: Tensor, time: Tensor) -> Tensor:
+        """Answer chunks [B, T, H, A] at times [B, T], one for each observation."""
+        cache, behind = self._read(passed)
+        mask = self._mask(len(noisy), len(behind), noisy.shape[2])
+        answer: Tensor = self.model.chunk(noisy, time, cache, behind, mask)
+        return answer
+
+    def _read(self, passed: Passed) -> tuple[LayerCache, Tensor]:
+        """Return keys and values, and the place behind every observation, [T]."""
+        ends = torch.arange(1, passed.ends.shape[1] + 1, device=passed.ends.device)
+        return [(layer.keys, layer.values) for layer in passed.memory], ends * self._block
+
+    def _mask(self, batch: int, length: int, rows: int) -> Tensor:
+        """Return who sees what where each of T observations has `rows` queries, [B, 1, T * rows, T * block]."""
+        seen = torch.ones(length, length, dtype=torch.bool).tril().unsqueeze(0)
+        return block_mask(seen, rows, self._block).expand(batch, -1, -1, -1)
+
+
+Network = GatedNetwork | FullNetwork
 
 
 def keep_none(logits: Tensor) -> Fate:

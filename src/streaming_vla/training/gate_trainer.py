@@ -29,9 +29,9 @@ from streaming_vla.training.checkpoint import pack_moments, unpack_moments
 from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
 from streaming_vla.training.gate_losses import gate_loss, make_probe
-from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_none
+from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_none
 from streaming_vla.training.gate_plan import GatePlan
-from streaming_vla.training.gate_validation import calibrate, full_network
+from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.plan import Source
 
 REPORT_EVERY = 10
@@ -171,14 +171,16 @@ class GateTrainer:
             counts["full"] = round(plan.learning.full * source.sequences)
             counts["gated"] -= counts["full"]
         parts: dict[str, float] = {}
-        whole = full_network(self.model, self.network.gate, source.length)
+        networks: dict[str, tuple[Network, Draw]] = {
+            "gated": (self.network, _sampled(generator)),
+            "full": (FullNetwork(self.model), keep_none),
+        }
         for name, count in counts.items():
             if not count:
                 continue
             batch = self._data.encoded(count, source, random, plan.keep.without_cue if source.memory else 0.0)
-            network, draw = (self.network, _sampled(generator)) if name == "gated" else (whole, keep_none)
             penalty = plan.keep.penalty * ramp(self.step, plan.learning.steps)
-            loss, _, figures = gate_loss(network, self.probe, batch, draw, plan, penalty, generator)
+            loss, _, figures = gate_loss(*networks[name], self.probe, batch, plan, penalty, generator)
             (source.weight * count / source.sequences * loss).backward()
             parts |= {f"{name}_{key}": value for key, value in figures.items()}
         return parts

@@ -10,19 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kv_cache.gate import Gate
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunk_count, threshold_for_count, threshold_for_recall
-from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.gate_data import EncodedBatch
 from streaming_vla.training.gate_losses import gate_loss
-from streaming_vla.training.gate_network import GatedNetwork, keep_all, keep_from, keep_none
+from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_all, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
-
-
-def full_network(model: CompactModel, gate: Gate, observations: int) -> GatedNetwork:
-    """Return a network whose window is a whole episode of so many observations."""
-    return GatedNetwork(model, gate, Sizes(sinks=0, recent=observations * model.config.tokens_per_observation))
 
 
 def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
@@ -52,7 +45,7 @@ def calibrate(
     block = network.model.config.tokens_per_observation
     scores, best, kinds = [], [], []
     for batch in batches:
-        _, passed, _ = gate_loss(network, probe, batch, keep_all, plan, 0.0, _fresh())
+        _, passed, _ = gate_loss(network, keep_all, probe, batch, plan, 0.0, _fresh())
         there = chunks_where(batch.present, block, network.sizes)
         scores.append(passed.logits.sigmoid() * there)
         best.append((scores[-1] * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
@@ -65,31 +58,32 @@ def calibrate(
     thresholds += [threshold_for_recall(of_cue, group, plan.keep.recall) for group in groups.values()]
     threshold = min(thresholds)
     kept = {kind: float((of_cue[group] >= threshold).float().mean()) for kind, group in groups.items()}
-    longest = max(batch.present.shape[1] for batch in batches)
-    whole = full_network(network.model, network.gate, longest)
-    caches = {
-        "full": (whole, keep_none),
+    caches: dict[str, tuple[Network, Draw]] = {
+        "full": (FullNetwork(network.model), keep_none),
         "gated": (network, keep_from(threshold)),
         "mean": (network, keep_all),
         "window": (network, keep_none),
     }
-    results = {name: _judge(*cache, probe, batches, plan) for name, cache in caches.items()}
+    results = {name: _judge(*cache, network.sizes, probe, batches, plan) for name, cache in caches.items()}
     return threshold, {"threshold": threshold, "cue_kept": kept, "caches": results}
 
 
 def _judge(
-    network: GatedNetwork, draw: Any, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
+    network: Network, draw: Draw, sizes: Sizes, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
 ) -> dict[str, float]:
-    block, sizes = network.model.config.tokens_per_observation, network.sizes
+    block = network.model.config.tokens_per_observation
     right, flow, tokens = [], [], []
     for batch in batches:
-        _, passed, parts = gate_loss(network, probe, batch, draw, plan, 0.0, _fresh())
+        _, passed, parts = gate_loss(network, draw, probe, batch, plan, 0.0, _fresh())
         flow.append(parts["flow"])
         count = batch.present.sum(dim=1)
         last = (count - 1).view(-1, 1, 1).expand(-1, 1, passed.ends.shape[-1])
         told = probe(passed.ends.gather(1, last)).squeeze(1).argmax(dim=1)
         wanted = batch.recall.gather(1, (count - 1).unsqueeze(1)).squeeze(1)
         right.append((told == wanted)[wanted >= 0].float())
+        if isinstance(network, FullNetwork):
+            tokens.append((count * block).float())
+            continue
         gone = (count * block - sizes.sinks - sizes.recent).clamp(min=0) // sizes.chunk
         number = torch.arange(passed.fate.keep.shape[1])
         kept = (passed.fate.keep & (number < gone.unsqueeze(1))).sum(dim=1)
