@@ -18,6 +18,7 @@ import typer
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
+from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
@@ -32,20 +33,21 @@ from streaming_vla.robots.tasks import TASKS
 
 FOLDER = Path(__file__).parent
 HISTORY_TOKENS = 100  # four observations of the shipped policy
+HISTORY = CacheOptions(recent=HISTORY_TOKENS)
 TIMED = 200
 PROBED = 5  # episodes of each task for the stuck-state probe
 
 # result field: how the policy flies, and which wording it is given
 CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
-    "mt10_mean": (PilotOptions(recent=HISTORY_TOKENS), "default"),
-    "mt10_chunk_mean": (PilotOptions(recent=HISTORY_TOKENS, head="chunk"), "default"),
+    "mt10_mean": (PilotOptions(cache=HISTORY), "default"),
+    "mt10_chunk_mean": (PilotOptions(cache=HISTORY, head="chunk"), "default"),
     "single_frame_mean": (PilotOptions(), "default"),
-    "wrong_instruction": (PilotOptions(recent=HISTORY_TOKENS), "wrong"),
-    "held_out_paraphrase": (PilotOptions(recent=HISTORY_TOKENS), "held_out"),
-    "blank_wrist": (PilotOptions(recent=HISTORY_TOKENS, blank=("gripperPOV",)), "default"),
-    "blank_corner": (PilotOptions(recent=HISTORY_TOKENS, blank=("corner2",)), "default"),
-    "delay4_mean": (PilotOptions(recent=HISTORY_TOKENS, age=4), "default"),
-    "late4_mean": (PilotOptions(recent=HISTORY_TOKENS, late=4), "default"),
+    "wrong_instruction": (PilotOptions(cache=HISTORY), "wrong"),
+    "held_out_paraphrase": (PilotOptions(cache=HISTORY), "held_out"),
+    "blank_wrist": (PilotOptions(cache=HISTORY, blank=("gripperPOV",)), "default"),
+    "blank_corner": (PilotOptions(cache=HISTORY, blank=("corner2",)), "default"),
+    "delay4_mean": (PilotOptions(cache=HISTORY, age=4), "default"),
+    "late4_mean": (PilotOptions(cache=HISTORY, late=4), "default"),
 }
 
 

@@ -19,7 +19,7 @@ from kv_cache.policies.base import Sizes
 
 TEMPERATURE = 0.5  # of the relaxed draw
 SLACK = 1.5  # chunks that a threshold may keep beyond the count, as a factor
-FLOOR = 1e-9  # of the sum of attention, where all that was seen is dropped and the rest has faded beside it
+MOST = 10.0  # of a dropped summary's logit above all that is seen: its gradient stays finite
 
 
 def chunk_count(tokens: int, sizes: Sizes) -> int:
@@ -113,13 +113,26 @@ def gated_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor,
     Returns:
         [B, Hq, Q, d].
     """
-    group, count = queries.shape[1] // keys.shape[1], weight.shape[1]
+    group = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     logits = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).masked_fill(~mask, -math.inf)
-    share = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp()
+    return gated_share(logits, weight) @ values
+
+
+def gated_share(logits: Tensor, weight: Tensor) -> Tensor:
+    """Return the softmax of logits [B, ..., N] in which each of the last n counts with a weight, [B, n].
+
+    What may not be seen has the logit minus infinity.
+    """
+    count = weight.shape[1]
+    weight = weight.view(len(weight), *(1,) * (logits.dim() - 2), count)
+    # the largest of what is seen: beside a dropped one that is larger by far it would vanish
+    tokens, summaries = logits.detach().split((logits.shape[-1] - count, count), dim=-1)
+    top = torch.cat((tokens, summaries.masked_fill(weight == 0, -math.inf)), dim=-1).amax(dim=-1, keepdim=True)
+    share = (logits - top).clamp(max=MOST).exp()
     tokens, summaries = share.split((share.shape[-1] - count, count), dim=-1)
-    share = torch.cat((tokens, summaries * weight[:, None, None]), dim=-1)
-    return share @ values / share.sum(dim=-1, keepdim=True).clamp(min=FLOOR)
+    share = torch.cat((tokens, summaries * weight), dim=-1)
+    return share / share.sum(dim=-1, keepdim=True)
 
 
 def keep_penalty(logits: Tensor, count: float) -> Tensor:

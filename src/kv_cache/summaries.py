@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 SUMMARIES = ("mean", "attention", "mlp")
+ALL = slice(None)
 
 
 class MeanSummary(nn.Module):
     """The mean of keys (before rotation) and of values."""
 
-    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
+    def forward(self, keys: Tensor, values: Tensor, layers: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values; the L `layers` of the model."""
         return keys.mean(dim=4), values.mean(dim=4)
 
 
@@ -23,9 +24,10 @@ class AttentionSummary(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.zeros(layers, kv_heads, head_dim))
 
-    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
-        logits = torch.einsum("blhncd,lhd->blhnc", keys.to(self.query.dtype), self.query) / keys.shape[-1] ** 0.5
+    def forward(self, keys: Tensor, values: Tensor, layers: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values; the L `layers` of the model."""
+        query = self.query[layers]
+        logits = torch.einsum("blhncd,lhd->blhnc", keys.to(query.dtype), query) / keys.shape[-1] ** 0.5
         weights = logits.softmax(dim=-1).unsqueeze(-1)
         return (keys * weights).sum(dim=4).to(keys.dtype), (values * weights).sum(dim=4).to(values.dtype)
 
@@ -39,15 +41,15 @@ class MlpSummary(nn.Module):
         self.enter = nn.Parameter(torch.randn(2, layers, wide, wide) * wide**-0.5)
         self.leave = nn.Parameter(torch.zeros(2, layers, wide, head_dim))
 
-    def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values."""
-        return self._one(keys, 0), self._one(values, 1)
+    def forward(self, keys: Tensor, values: Tensor, layers: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values; the L `layers` of the model."""
+        return self._one(keys, 0, layers), self._one(values, 1, layers)
 
-    def _one(self, tokens: Tensor, which: int) -> Tensor:
+    def _one(self, tokens: Tensor, which: int, layers: slice) -> Tensor:
         mean = tokens.mean(dim=4)
         pooled = torch.cat((mean, tokens.amax(dim=4)), dim=-1).to(self.enter.dtype)
-        hidden = nn.functional.gelu(torch.einsum("blhnd,lde->blhne", pooled, self.enter[which]))
-        change = torch.einsum("blhne,led->blhnd", hidden, self.leave[which])
+        hidden = nn.functional.gelu(torch.einsum("blhnd,lde->blhne", pooled, self.enter[which, layers]))
+        change = torch.einsum("blhne,led->blhnd", hidden, self.leave[which, layers])
         return mean + change.to(mean.dtype)
 
 

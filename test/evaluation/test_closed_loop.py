@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
 from streaming_vla.evaluation.closed_loop import EpisodeResult, Trial, evaluate, wording
+from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.policy_command import parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
@@ -146,11 +148,17 @@ def test_names_of_tasks_and_seeds() -> None:
 
 
 def test_successes_are_counted_per_task() -> None:
-    results = [EpisodeResult(Trial("reach", seed), seed < 3, 40 + seed) for seed in range(4)]
-    results += [EpisodeResult(Trial("push", 0), True, 70)]
+    end = MemoryOutcome(4, 50, 5000, 9000, 100, 0, 50, 0)
+    results = [EpisodeResult(Trial("reach", seed), seed < 3, 40 + seed, end) for seed in range(4)]
+    results += [EpisodeResult(Trial("push", 0), True, 70, end)]
+    for seed in range(4):
+        cued = replace(end, tokens=60, kept=1, cue=seed % 2, cue_held=seed != 3)
+        results.append(EpisodeResult(Trial("count", seed), True, 90, cued))
     table = tabulate(results, PilotOptions())
     assert table["per_task"]["reach"]["success"] == 0.75 and table["per_task"]["reach"]["median_steps"] == 41
-    assert table["mean"] == pytest.approx((0.75 + 1.0) / 2) and table["all"]["successes"] == 4
+    assert table["mean"] == pytest.approx((0.75 + 1.0 + 1.0) / 3) and table["all"]["successes"] == 8
+    assert table["per_task"]["count"]["cache"]["cue_held"] == {"0": [2, 2], "1": [1, 2]}
+    assert table["per_task"]["reach"]["cache"]["tokens"] == 50 and table["all"]["cache"]["tokens"] == 490 / 9
     assert "| reach | 3/4 | 0.750 |" in to_markdown(table)
 
 

@@ -11,7 +11,7 @@ from toy import SPEC, TOKENS, Answer, ToyPolicy, observation, options
 from kv_cache import Gate, GateConfig
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.inference.engine import Engine
-from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.options import EngineOptions, differences
 from streaming_vla.inference.values import ContextReport
 from streaming_vla.parameters.tables import table
 
@@ -87,6 +87,14 @@ def test_a_gate_of_another_model_or_none_is_refused_at_the_start() -> None:
     other = Gate(GateConfig.of(replace(SPEC.cache, head_dim=8)))
     with pytest.raises(ValueError, match="load the gate that was trained for this model"):
         Engine(ToyPolicy(), replace(chunked(), gate=other))
+
+
+def test_a_cache_of_other_sizes_than_the_gates_is_told() -> None:
+    trained = {"plan": {"cache": {"sinks": 0, "recent": 2 * TOKENS, "chunk": TOKENS}}}
+    assert differences(trained, chunked()) == []
+    (sentence,) = differences(trained, replace(chunked(), chunk=TOKENS + 1))
+    assert sentence.startswith(f"cache_chunk is {TOKENS + 1}, its gate was trained for {TOKENS}")
+    assert differences({}, chunked()) == []
 
 
 def test_two_robots_share_a_gate_but_not_its_memory() -> None:

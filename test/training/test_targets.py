@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.robots.frames import encode_frame
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 from streaming_vla.training.augment import augment_pictures, history_mask
-from streaming_vla.training.dataset import Demonstrations, fingerprint
+from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.demonstrations import Shard, wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
@@ -84,36 +82,6 @@ def test_augmented_pictures_stay_in_range_and_blank_cameras_are_black() -> None:
     torch.testing.assert_close(still, pictures.permute(0, 1, 2, 5, 3, 4) / 127.5 - 1)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for task in SOURCE.tasks:
-        for seed in range(3):
-            blob, offsets = bytearray(), []
-            for _ in range(30):
-                spans = []
-                for _ in range(2):
-                    data = encode_frame(random.integers(0, 256, (32, 32, 3), dtype=np.uint8), 32)
-                    spans.append((len(blob), len(blob) + len(data)))
-                    blob += data
-                offsets.append(spans)
-            arrays = {
-                "step": np.arange(1, 61, 2, dtype=np.int32),
-                "state": random.normal(size=(30, 4)).astype(np.float32),
-                "previous": random.uniform(-1, 1, (30, 4)).astype(np.float32),
-                "window": random.uniform(-1, 1, (30, 16, 4)).astype(np.float32),
-                "scene": random.normal(size=(30, 6)).astype(np.float32),
-                "recall": np.full(30, -1 if task == "reach" else seed),
-                "waiting": np.arange(30) // 10 == 1,
-                "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
-                "offset": np.array(offsets),
-                "executed": random.uniform(-1, 1, (61, 4)).astype(np.float32),
-                "success": np.array([seed != 2]),
-            }
-            save_file(arrays, Shard(tmp_path, task, seed).path, metadata={"task": task, "seed": str(seed)})
-    return tmp_path
-
-
 def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path) -> None:
     data = Demonstrations(folder, CONFIG)
     assert data.seeds == {"reach": [0, 1], "window-open": [0, 1]} and data.frames == 120
@@ -146,11 +114,11 @@ def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
 
 
 def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
-    before = fingerprint(folder)
+    before = fingerprint(check_demonstrations(folder))
     assert before["episodes"] == 6 and before["seeds"] == [0, 2]
     file = Shard(folder, "reach", 0).path
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert fingerprint(folder)["sha256"] != before["sha256"]
+    assert fingerprint(check_demonstrations(folder))["sha256"] != before["sha256"]
 
 
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from streaming_vla.evaluation.memory_map import MemoryMap, map_of_episode
+from streaming_vla.evaluation.memory_outcome import MemoryOutcome, outcome_of
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.records import EpisodeRecord, Frame
 from streaming_vla.policy.loading import load_policy
+from streaming_vla.robots.memory_episode import WAIT_STEPS
 from streaming_vla.robots.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
 from streaming_vla.robots.tasks import TASKS, get_task, unrelated
 
@@ -28,23 +31,35 @@ class Trial:
 
     Args:
         instruction: which wording the policy is given (INSTRUCTIONS); "wrong" is that of another task.
-        maximum_steps: the episode fails when it lasts longer.
+        maximum_steps: the episode fails when it lasts longer; one of a memory task ends by itself.
+        wait_steps: shortest and longest wait of a memory task.
     """
 
     task: str
     seed: int
     instruction: str = "default"
     maximum_steps: int = 300
+    wait_steps: tuple[int, int] = WAIT_STEPS
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How an episode ended; `record` holds pictures only when they were asked for."""
+    """How an episode ended; `record` and `memory_map` are there only when they were asked for."""
 
     trial: Trial
     success: bool
     steps: int
+    memory: MemoryOutcome
     record: EpisodeRecord | None = field(default=None, compare=False)
+    memory_map: MemoryMap | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be kept of an episode beside its outcome: pictures for a film strip, or what the cache kept."""
+
+    pictures: bool = False
+    memory_map: bool = False
 
 
 def wording(trial: Trial) -> str:
@@ -65,15 +80,15 @@ def wording(trial: Trial) -> str:
 
 
 def evaluate(
-    checkpoint: Path, trials: Iterable[Trial], options: PilotOptions, processes: int = 1, pictures: bool = False
+    checkpoint: Path,
+    trials: Iterable[Trial],
+    options: PilotOptions,
+    processes: int = 1,
+    wanted: Wanted = Wanted(),
 ) -> Iterator[EpisodeResult]:
-    """Run trials in parallel processes; yields results as they come.
-
-    Args:
-        pictures: keep a picture of every camera now and then, for a film strip.
-    """
+    """Run trials in parallel processes; yields results as they come."""
     context = multiprocessing.get_context("spawn")
-    run = functools.partial(_run, checkpoint=checkpoint, options=options, pictures=pictures)
+    run = functools.partial(_run, checkpoint=checkpoint, options=options, wanted=wanted)
     # unlike multiprocessing's Pool, which waits for ever, it raises BrokenProcessPool when a process has been killed
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
@@ -84,20 +99,21 @@ def evaluate(
 
 
 @functools.cache
-def _tools_of_process(checkpoint: Path, options: PilotOptions) -> tuple[Pilot, MetaWorldRobot]:
+def _tools_of_process(checkpoint: Path, options: PilotOptions, keep: bool) -> tuple[Pilot, MetaWorldRobot, int]:
     torch.set_num_threads(1)
     policy = load_policy(checkpoint)
-    return Pilot(policy, options), MetaWorldRobot(image_size=2 * policy.spec.image_size)
+    robot = MetaWorldRobot(image_size=2 * policy.spec.image_size)
+    return Pilot(policy, options, keep_pictures=keep), robot, policy.spec.tokens_per_observation
 
 
-def _run(trial: Trial, checkpoint: Path, options: PilotOptions, pictures: bool) -> EpisodeResult:
-    pilot, robot = _tools_of_process(checkpoint, options)
-    instruction = wording(trial)
-    robot.reset(trial.task, trial.seed)
+def _run(trial: Trial, checkpoint: Path, options: PilotOptions, wanted: Wanted) -> EpisodeResult:
+    pilot, robot, block = _tools_of_process(checkpoint, options, wanted.memory_map)
+    instruction, pictures = wording(trial), wanted.pictures
+    robot.reset(trial.task, trial.seed, trial.wait_steps)
     pilot.begin(instruction, trial.seed)
     record = EpisodeRecord(options.head, trial.task, trial.seed, instruction, 0, ENVIRONMENT_STEP_S, begin_s=0.0)
     step = 0
-    while not (record.success or robot.failed) and step < trial.maximum_steps:
+    while not (record.success or robot.failed) and (robot.memory is not None or step < trial.maximum_steps):
         if pictures and step % FRAME_EVERY == 0:
             _photograph(record, robot, step)
         step += 1
@@ -105,7 +121,9 @@ def _run(trial: Trial, checkpoint: Path, options: PilotOptions, pictures: bool) 
     record.end_s = step * ENVIRONMENT_STEP_S
     if pictures:
         _photograph(record, robot, step)
-    return EpisodeResult(trial, record.success, step, record if pictures else None)
+    outcome = outcome_of(pilot, block, robot.memory)
+    map_of = map_of_episode(pilot, block, trial.task, trial.seed, robot.memory) if wanted.memory_map else None
+    return EpisodeResult(trial, record.success, step, outcome, record if pictures else None, map_of)
 
 
 def _photograph(record: EpisodeRecord, robot: MetaWorldRobot, step: int) -> None:

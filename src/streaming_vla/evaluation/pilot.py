@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from kv_cache.cache import SessionCache
-from kv_cache.policies import make_policy
+from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.evaluation.chunk_log import ChunkLog
 from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
 HEADS = ("flow", "chunk")
+NEWEST_ONLY = CacheOptions()
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class PilotOptions:
     Args:
         age: actions of the old context that are executed after a new observation is taken.
         late: actions past the execution horizon at which every new context takes over.
-        recent: tokens of history, the observation's own included; 0 keeps the newest observation only.
+        cache: what is kept of the history.
         head: "flow" (one action at a time) or "chunk" (all actions of a context denoised at once).
         blank: cameras whose pictures are black.
         seed: of the chunk's noise.
@@ -37,7 +40,7 @@ class PilotOptions:
 
     age: int = 0
     late: int = 0
-    recent: int = 0
+    cache: CacheOptions = NEWEST_ONLY
     head: str = "flow"
     blank: tuple[str, ...] = ()
     seed: int = 0
@@ -63,24 +66,35 @@ class PilotOptions:
         unknown = set(self.blank) - set(spec.cameras)
         if unknown:
             raise ValueError(f"blank names cameras {sorted(unknown)}, the policy has {', '.join(spec.cameras)}")
+        self.cache.build(spec)
 
 
 class Pilot:
-    """One policy's hand on the robot through one episode after the other."""
+    """One policy's hand on the robot through one episode after the other.
 
-    def __init__(self, policy: StreamingPolicy, options: PilotOptions) -> None:
+    Attributes:
+        cache: of the policy.
+        chunks: what became of its chunks since the episode began.
+        looks: steps of the episode at which an observation was taken.
+        pictures: of the first camera, one per observation, where they are asked for: [S, S, 3].
+    """
+
+    def __init__(self, policy: StreamingPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
         options.check(policy)
-        self._policy, self._options = policy, options
-        recent = options.recent or policy.spec.tokens_per_observation
-        kept = make_policy("window", sinks=0, recent=recent, capacity=1)
-        self._cache = SessionCache(policy.spec.cache, kept)
+        self._policy, self._options, self._keep_pictures = policy, options, keep_pictures
+        self.cache = SessionCache(policy.spec.cache, options.cache.build(policy.spec))
         self.begin("")
 
     def begin(self, instruction: str, seed: int = 0) -> None:
         """Forget the episode before."""
         self._instruction = instruction
         self._noise = np.random.default_rng((self._options.seed, seed))
-        self._cache.reset()
+        self.cache.reset()
+        self.chunks = ChunkLog()
+        self.looks: list[int] = []
+        self.pictures: list[npt.NDArray[np.uint8]] = []
+        self._steps = 0
+        self._look_now = True
         self._index = 0
         self._last: npt.NDArray[np.float64] | None = None
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
@@ -89,9 +103,10 @@ class Pilot:
         """Return the action to execute now, [A]; looks at the robot when it is time to."""
         spec, options = self._policy.spec, self._options
         span = spec.execution_horizon + options.late  # the actions of a context that are executed
-        if self._last is None:
+        if self._look_now:
             self._observe(robot)
             self._take_over()
+            self._look_now = False
         elif self._index == span:
             if options.age + options.late == 0:
                 self._observe(robot)
@@ -100,12 +115,30 @@ class Pilot:
             self._observe(robot)
         action = self._chunk[self._index] if options.head == "chunk" else self._step()
         self._index += 1
+        self._steps += 1
         self._last = action
         return action.astype(np.float32)
 
+    def insert(self, keys: Tensor, values: Tensor) -> None:
+        """Give the cache an observation that was not taken now; the next call looks at the robot, whatever is left.
+
+        Args:
+            keys, values: [L, Hkv, T, d], keys before rotation.
+        """
+        self._append(keys, values)
+        self._look_now = True
+
+    def look(self, robot: MetaWorldRobot) -> PolicyObservation:
+        """Return what the policy would see now."""
+        spec = self._policy.spec
+        images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
+        for camera in self._options.blank:
+            images[spec.cameras.index(camera)] = 0
+        return PolicyObservation(images, robot.state(), self._instruction)
+
     def _take_over(self) -> None:
         """Begin with the newest context."""
-        self._view = self._cache.view()
+        self._view = self.cache.view()
         layout = self._policy.spec.layout
         self._position = layout.start(self._last)
         self._index = 0
@@ -125,9 +158,14 @@ class Pilot:
         return spec.layout.clip(chunk)
 
     def _observe(self, robot: MetaWorldRobot) -> None:
-        spec = self._policy.spec
-        images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
-        for camera in self._options.blank:
-            images[spec.cameras.index(camera)] = 0
-        observation = PolicyObservation(images, robot.state(), self._instruction)
-        self._cache.append(*prefill_whole(self._policy, observation, self._cache.view()))
+        observation = self.look(robot)
+        self._append(*prefill_whole(self._policy, observation, self.cache.view()))
+        if self._keep_pictures:
+            self.pictures.append(observation.images[0])
+
+    def _append(self, keys: Tensor, values: Tensor) -> None:
+        self.cache.append(keys, values)
+        self.looks.append(self._steps)
+        stats = self.cache.stats()
+        held = (number for number, _ in self.cache.kept_chunks())
+        self.chunks.add(stats.chunks_kept, stats.chunks_dropped, stats.chunks_evicted, stats.scores, held)

@@ -14,6 +14,7 @@ from rich.console import Console
 from streaming_vla.evaluation.progress import counting
 
 DEFAULT_SEEDS = "10000:10050"
+DEFAULT_WAIT = "40:400"
 
 
 def parse_seeds(text: str) -> range:
@@ -28,6 +29,18 @@ def parse_seeds(text: str) -> range:
     return range(int(begin), int(end))
 
 
+def parse_waits(text: str) -> tuple[int, int]:
+    """Return the shortest and the longest wait of "A:B", in steps.
+
+    Raises:
+        ValueError: it is no such range.
+    """
+    low, _, high = text.partition(":")
+    if not (low.isdigit() and high.isdigit() and int(low) <= int(high)):
+        raise ValueError(f"wait_steps '{text}' are no range: give A:B, A at most B, for example {DEFAULT_WAIT}")
+    return int(low), int(high)
+
+
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="a model's name or file")] = "compact_mt10",
     closed_loop: Annotated[bool, typer.Option("--closed-loop", help="let the policy act in the simulation")] = False,
@@ -39,19 +52,39 @@ def evaluate(
     head: Annotated[str, typer.Option(help="flow or chunk")] = "flow",
     age: Annotated[int, typer.Option(min=0, help="control steps that an observation is old at its hand-over")] = 2,
     late: Annotated[int, typer.Option(min=0, help="control steps that every context comes late (overrun)")] = 0,
-    recent: Annotated[int, typer.Option(min=0, help="tokens of history; 0: the newest observation only")] = 0,
+    cache: Annotated[str, typer.Option(help="full, window, gated, mean, random, attention or expected")] = "window",
+    recent: Annotated[int, typer.Option(min=0, help="newest tokens kept as they are; 0: one observation")] = 0,
+    sinks: Annotated[int, typer.Option(min=0, help="first tokens kept as they are")] = 0,
+    chunk: Annotated[int, typer.Option(min=0, help="tokens judged together; 0: one observation")] = 0,
+    budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = 256,
+    capacity: Annotated[int, typer.Option(min=1, help="tokens that cache full can hold")] = 16_384,
+    gate: Annotated[str, typer.Option(help="of cache gated: a name or a file")] = "",
+    threshold: Annotated[
+        float | None, typer.Option(min=0, help="least score that gated keeps; without it as calibrated with the gate")
+    ] = None,
+    keep_rate: Annotated[float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")] = 0.1,
     blank: Annotated[list[str] | None, typer.Option(help="camera that shows black; again for another")] = None,
     instruction: Annotated[str, typer.Option(help="default, held_out or wrong")] = "default",
-    maximum_steps: Annotated[int, typer.Option(min=1, help="an episode fails when it lasts longer")] = 300,
+    maximum_steps: Annotated[
+        int, typer.Option(min=1, help="an episode fails when it lasts longer; one of a memory task ends by itself")
+    ] = 300,
+    wait_steps: Annotated[
+        str, typer.Option(help="A:B, shortest and longest wait of a memory task in steps")
+    ] = DEFAULT_WAIT,
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write the figures there, and a .md beside it")
     ] = None,
     strips: Annotated[Path | None, typer.Option(help="folder for film strips of failures")] = None,
+    memory_map: Annotated[
+        Path | None, typer.Option(help="picture of what the cache kept; of several episodes one each, by its name")
+    ] = None,
 ) -> None:
     """Run a policy alone in the simulation and count its successes."""
     from streaming_vla.evaluation import closed_loop as loop
+    from streaming_vla.evaluation.cache_options import CacheOptions
     from streaming_vla.evaluation.filmstrip import draw_filmstrip
+    from streaming_vla.evaluation.memory_map import draw_memory_map
     from streaming_vla.evaluation.pilot import PilotOptions
     from streaming_vla.evaluation.policy_report import tabulate, to_markdown
     from streaming_vla.policy.loading import load_policy
@@ -62,11 +95,15 @@ def evaluate(
     try:
         if not closed_loop:
             raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
-        chosen = parse_seeds(seeds)[:episodes]
-        options = PilotOptions(age=age, late=late, recent=recent, head=head, blank=tuple(blank or ()))
+        chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
+        gate_file = str(find_model(gate)) if gate else ""
+        kept = CacheOptions(cache, sinks, recent, chunk, budget, capacity, gate_file, threshold, keep_rate)
+        options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()))
         file = find_model(checkpoint)
         options.check(load_policy(file))
-        trials = [loop.Trial(task, seed, instruction, maximum_steps) for task in select_tasks(tasks) for seed in chosen]
+        trials = [
+            loop.Trial(task, seed, instruction, maximum_steps, waits) for task in select_tasks(tasks) for seed in chosen
+        ]
         loop.wording(trials[0])
     except ValueError as error:
         print(f"streaming-vla: {error}", file=sys.stderr)
@@ -74,13 +111,17 @@ def evaluate(
     results = []
     with counting() as progress:
         bar = progress.add_task("episodes", total=len(trials))
-        for result in loop.evaluate(file, trials, options, processes, pictures=strips is not None):
+        wanted = loop.Wanted(strips is not None, memory_map is not None)
+        for result in loop.evaluate(file, trials, options, processes, wanted):
             results.append(result)
             good = sum(each.success for each in results)
             progress.update(bar, advance=1, description=f"{result.trial.task}: {good}/{len(results)} in all")
             if strips is not None and result.record is not None and not result.success:
                 strips.mkdir(parents=True, exist_ok=True)
                 draw_filmstrip(result.record, strips / f"{result.trial.task}_{result.trial.seed}.png")
+            if memory_map is not None and result.memory_map is not None:
+                name = f"{memory_map.stem}_{result.trial.task}_{result.trial.seed}{memory_map.suffix}"
+                draw_memory_map(result.memory_map, memory_map if len(trials) == 1 else memory_map.with_name(name))
     results.sort(key=lambda result: trials.index(result.trial))
     table = tabulate(results, options)
     Console().print(to_markdown(table))

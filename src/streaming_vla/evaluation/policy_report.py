@@ -1,4 +1,4 @@
-"""The figures of a policy alone: successes per task with their intervals, as JSON and as a Markdown table."""
+"""The figures of a policy alone, as JSON and as a Markdown table: successes per task, and what its cache held."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streaming_vla.evaluation.statistics import summarise, wilson_interval
 
 
 def tabulate(results: Sequence[EpisodeResult], options: PilotOptions) -> dict[str, Any]:
-    """Return successes per task and over all of them: counts, rates, Wilson's 95 % intervals, steps of a success."""
+    """Return per task and over all of them: successes, rates, Wilson's 95 % intervals, steps, and the cache's end."""
     tasks: dict[str, list[EpisodeResult]] = {}
     for result in results:
         tasks.setdefault(result.trial.task, []).append(result)
@@ -39,16 +39,39 @@ def _row(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "median_steps": summarise(result.steps for result in results if result.success).p50,
+        "cache": _cache(results),
     }
+
+
+def _cache(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Return means of what the cache held at the end, and for every class of a cue how often it was in it."""
+    ends = [result.memory for result in results]
+    held = {
+        name: sum(getattr(end, name) for end in ends) / max(1, len(ends))
+        for name in ("observations", "tokens", "bytes", "allocated_bytes", "full_tokens", "kept", "dropped", "evicted")
+    }
+    cues: dict[str, list[int]] = {}
+    for end in ends:
+        if end.cue is not None:
+            count = cues.setdefault(str(end.cue), [0, 0])
+            count[0] += end.cue_held
+            count[1] += 1
+    return held | {"cue_held": dict(sorted(cues.items()))}
 
 
 def to_markdown(table: dict[str, Any]) -> str:
     """Return the table of `tabulate` as Markdown."""
-    lines = ["| task | successes | rate | 95 % interval | median steps |", "|---|---|---|---|---|"]
+    lines = [
+        "| task | successes | rate | 95 % interval | median steps | tokens held | of | cue held, by class |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for task, row in [*table["per_task"].items(), ("**all**", table["all"])]:
         steps = "" if row["median_steps"] is None else f"{row['median_steps']:.0f}"
+        cache = row["cache"]
+        cues = "" if task == "**all**" else ", ".join(f"{held}/{count}" for held, count in cache["cue_held"].values())
         lines.append(
             f"| {task} | {row['successes']}/{row['episodes']} | {row['success']:.3f} "
-            f"| {row['low']:.3f} to {row['high']:.3f} | {steps} |"
+            f"| {row['low']:.3f} to {row['high']:.3f} | {steps} "
+            f"| {cache['tokens']:.0f} | {cache['full_tokens']:.0f} | {cues} |"
         )
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kv_cache.gate import Gate
@@ -61,3 +62,20 @@ class EngineOptions:
             threshold=self.threshold,
             keep_rate=self.keep_rate,
         )
+
+
+def differences(training: Mapping[str, object], options: EngineOptions) -> list[str]:
+    """Return a sentence for every size of the cache that is not the one that its gate was trained for.
+
+    Args:
+        training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
+    """
+    plan = training.get("plan")
+    trained = plan.get("cache") if isinstance(plan, Mapping) else None
+    if not isinstance(trained, Mapping):
+        return []
+    return [
+        f"cache_{name} is {getattr(options, name)}, its gate was trained for {trained[name]}: it may choose badly"
+        for name in ("sinks", "recent", "chunk")
+        if trained.get(name, getattr(options, name)) != getattr(options, name)
+    ]

@@ -19,7 +19,7 @@ from kv_cache.gate_file import LoadedGate, load_gate
 from streaming_vla.inference.delay import Delay
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.latency_profile import find_profile
-from streaming_vla.inference.options import EngineOptions
+from streaming_vla.inference.options import EngineOptions, differences
 from streaming_vla.inference.values import (
     ContextReport,
     EncodedObservation,
@@ -62,6 +62,9 @@ class InferenceNode(SuiteNode):
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
+        if self._gate is not None and self._options.cache_policy == "gated":
+            for sentence in differences(self._gate.training, self._options):
+                self.get_logger().warning(sentence)
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
         names = [self._resolve(name) for name in self.value("sessions")]

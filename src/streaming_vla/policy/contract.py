@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 
-__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy", "prefill_whole"]
+__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy", "prefill_whole", "run_slices"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,19 @@ class StreamingPolicy(Protocol):
         """
 
 
-def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> tuple[Tensor, Tensor]:
-    """Run all slices of a prefill, for callers that nobody waits beside; returns what `prefill` does."""
-    work = policy.prefill(observation, view)
+def run_slices(work: Generator[None, None, Result]) -> Result:
+    """Run all slices of a piece of work, for callers that nobody waits beside; returns what it returns."""
     while True:
         try:
             next(work)
         except StopIteration as done:
-            keys, values = done.value
-            return keys, values
+            result: Result = done.value
+            return result
+
+
+def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> tuple[Tensor, Tensor]:
+    """Run all slices of a prefill; returns what `prefill` does."""
+    return run_slices(policy.prefill(observation, view))
 
 
 class ChunkPolicy(StreamingPolicy, Protocol):

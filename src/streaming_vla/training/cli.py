@@ -1,4 +1,4 @@
-"""`streaming-vla train`: demonstrations and the policy."""
+"""`streaming-vla train`: demonstrations, the policy and the gate of its cache."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import TaskID
 
 from streaming_vla.evaluation.progress import counting
-from streaming_vla.training.setup import DEMONSTRATIONS, PLAN, RUN, compact_config
+from streaming_vla.training.setup import DEMONSTRATIONS, GATE_PLAN, GATE_RUN, PLAN, RUN, compact_config
 
-app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy on them.")
+app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy and its gate on them.")
 
 
 @contextmanager
@@ -83,3 +84,39 @@ def policy(
     export(run, output)
     draw_losses(folder / "log.jsonl", folder / "losses.png")
     Console().print(f"the policy is in {output}; its losses are in {folder / 'losses.png'}")
+
+
+@app.command()
+def gate(
+    policy: Annotated[str, typer.Option(help="the policy's name or file that the gate is for")] = "compact_mt10",
+    plan: Annotated[Path, typer.Option(help="plan of the gate: every hyperparameter")] = GATE_PLAN,
+    folder: Annotated[Path, typer.Option(help="where checkpoints and the log go; a run there is resumed")] = GATE_RUN,
+    demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
+    output: Annotated[Path, typer.Option(help="the finished gate")] = Path("models/compact_mt10_gate.safetensors"),
+    policy_output: Annotated[
+        Path | None, typer.Option(help="the policy that has learned too, where the plan's policy_rate is not 0")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the gate that says which chunks of the history a policy's cache keeps."""
+    from streaming_vla.policy.models import find_model
+    from streaming_vla.training.gate_plan import GatePlan
+    from streaming_vla.training.gate_trainer import GateRun, GateTrainer
+    from streaming_vla.training.plan import read_plan
+
+    with _one_sentence(), counting() as progress:
+        chosen = read_plan(plan, GatePlan)
+        if (chosen.learning.policy_rate > 0) != (policy_output is not None):
+            raise ValueError("--policy-output goes with a plan whose learning.policy_rate is above 0, and only with it")
+        bars: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
+
+        trainer = GateTrainer(GateRun(find_model(policy), demonstrations, chosen, folder, seed), show)
+        trainer.train()
+        figures = trainer.finish(output, policy_output)
+    Console().print_json(data=figures)
+    Console().print(f"the gate is in {output}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +33,11 @@ class Batch:
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
     actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
     (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
-    recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end).
+    recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
+    waiting [B, T] bool (the wait of a memory task), task [B] (number of Demonstrations.tasks).
     """
 
-    pictures: npt.NDArray[np.uint8]
+    pictures: npt.NDArray[Any]
     state: npt.NDArray[np.float32]
     words: npt.NDArray[np.int64]
     actions: npt.NDArray[np.float32]
@@ -45,10 +47,15 @@ class Batch:
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
+    waiting: npt.NDArray[np.bool_]
+    task: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Episode:
+class Episode:
+    """A recorded episode of F frames (see record_episode); `name` is that of its file."""
+
+    name: str
     track: Track
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
@@ -71,11 +78,10 @@ def check_demonstrations(folder: Path) -> list[Path]:
     return files
 
 
-def fingerprint(folder: Path) -> dict[str, object]:
-    """Return what identifies the demonstrations in `folder`: how many, their seeds, and a hash of all bytes."""
+def fingerprint(files: Sequence[Path]) -> dict[str, object]:
+    """Return what identifies demonstrations: how many, their seeds, and a hash of all bytes."""
     digest = hashlib.sha256()
     seeds = []
-    files = check_demonstrations(folder)
     for file in files:
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
@@ -86,22 +92,27 @@ def fingerprint(folder: Path) -> dict[str, object]:
 class Demonstrations:
     """All successful episodes of a folder, compressed in memory.
 
+    Args:
+        files: those of its episodes that are loaded; None: all.
+
     Raises:
         FileNotFoundError: the folder holds no demonstrations; the message names the command that makes them.
     """
 
-    def __init__(self, folder: Path, config: CompactConfig, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, folder: Path, config: CompactConfig, files: Sequence[Path] | None = None) -> None:
         self._config = config
         self._tokenize = Tokenizer(config.words, config.maximum_words)
-        self._episodes: dict[str, list[_Episode]] = {}
-        self._endings: dict[str, dict[int, list[_Episode]]] = {}  # by task and answer
+        self._episodes: dict[str, list[Episode]] = {}
+        self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
         self.seeds: dict[str, list[int]] = {}
         self.frames = 0
-        files = check_demonstrations(folder)
-        for number, file in enumerate(files, 1):
+        for file in check_demonstrations(folder) if files is None else files:
             self._load(file)
-            if progress is not None:
-                progress(number, len(files))
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """All of them, task by task."""
+        return [episode for task in self.tasks for episode in self._episodes[task]]
 
     @property
     def tasks(self) -> list[str]:
@@ -126,7 +137,7 @@ class Demonstrations:
         ]
         return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
 
-    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
+    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
         if not source.memory:
@@ -137,7 +148,7 @@ class Demonstrations:
     def _sequence(
         self,
         task: str,
-        frames: list[tuple[_Episode, int]],
+        frames: list[tuple[Episode, int]],
         length: int,
         tasks: Sequence[str],
         source: Source,
@@ -161,7 +172,7 @@ class Demonstrations:
         own = max(int(each.recall[frame]) for each, frame in frames if each is episode)
         recall = [int(each.recall[frame]) if each is episode else own for each, frame in frames]
         return (
-            np.stack([_pictures(each, frame) for each, frame in frames]),
+            np.stack([self.look(each, frame) for each, frame in frames]),
             np.stack([each.state[frame] for each, frame in frames]),
             words,
             actions,
@@ -171,7 +182,13 @@ class Demonstrations:
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,
+            np.array([bool(each.waiting[frame]) for each, frame in frames]),
+            np.array(self.tasks.index(task)),
         )
+
+    def look(self, episode: Episode, frame: int) -> npt.NDArray[Any]:
+        """Return what a batch holds of a frame's pictures, [cameras, S, S, 3] uint8."""
+        return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])
 
     def _stay(self, previous: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return windows [T, H, A] that move nothing: what an instruction asks for that this scene cannot give."""
@@ -186,7 +203,7 @@ class Demonstrations:
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
-        episode = _Episode(track, *(given[name] for name in EPISODE_FIELDS))
+        episode = Episode(file.stem, track, *(given[name] for name in EPISODE_FIELDS))
         self._episodes.setdefault(metadata["task"], []).append(episode)
         self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
         if metadata["task"] in MEMORY_TASKS:
@@ -200,14 +217,14 @@ class Demonstrations:
         self.frames += len(episode.step)
 
 
-def _strides(episode: _Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
+def _strides(episode: Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return the frames from one observation to the next, [T - 1]."""
     every = int(episode.step[1] - episode.step[0]) if len(episode.step) > 1 else 1
     low, high = source.stride
     return random.integers(max(1, low // every), max(1, high // every) + 1, source.length - 1)
 
 
-def _cut(episode: _Episode, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
+def _cut(episode: Episode, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
     """Return up to T observations of an episode; both ends are met more often than a uniform start would meet them."""
     ahead = np.concatenate(([0], _strides(episode, source, random).cumsum()))
     frames, total = len(episode.step), int(ahead[-1])
@@ -216,12 +233,12 @@ def _cut(episode: _Episode, source: Source, random: np.random.Generator) -> list
 
 
 def _remembering(
-    episode: _Episode,
-    episodes: Sequence[_Episode],
-    endings: Sequence[_Episode],
+    episode: Episode,
+    episodes: Sequence[Episode],
+    endings: Sequence[Episode],
     source: Source,
     random: np.random.Generator,
-) -> list[tuple[_Episode, int]]:
+) -> list[tuple[Episode, int]]:
     """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes.
 
     Args:
@@ -233,7 +250,7 @@ def _remembering(
     own = own[: source.length]
     spare = int(random.integers(source.length - len(own) + 1))
     waits = [number for number, (each, place) in enumerate(own) if each.waiting[place]]
-    added: list[tuple[_Episode, int]] = []
+    added: list[tuple[Episode, int]] = []
     while len(added) < spare and waits:
         other = episodes[int(random.integers(len(episodes)))]
         waiting = np.flatnonzero(other.waiting)
@@ -245,15 +262,15 @@ def _remembering(
     return own[:cut] + added[:spare] + own[cut:]
 
 
-def _through(episode: _Episode, first: int, source: Source, random: np.random.Generator) -> list[tuple[_Episode, int]]:
+def _through(episode: Episode, first: int, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
     """Return up to T observations from frame `first` on."""
     places = first + np.concatenate(([0], _strides(episode, source, random).cumsum()))
     return [(episode, int(place)) for place in places if place < len(episode.step)]
 
 
 def _spliced(
-    own: list[tuple[_Episode, int]], ending: _Episode, source: Source, random: np.random.Generator
-) -> list[tuple[_Episode, int]]:
+    own: list[tuple[Episode, int]], ending: Episode, source: Source, random: np.random.Generator
+) -> list[tuple[Episode, int]]:
     """Return the cue and the settling of `own`, then the rest of the wait and the first of the choice of `ending`."""
     mine, theirs = _settled(own[0][0]), _settled(ending)
     after = _through(ending, theirs + int(random.integers(3)), source, random)
@@ -262,12 +279,12 @@ def _spliced(
     return [pair for pair in own if pair[1] <= mine] + wait + choice[:DECISIONS]
 
 
-def _settled(episode: _Episode) -> int:
+def _settled(episode: Episode) -> int:
     """Return the frame at which the hand has reached the marker, in the wait."""
     waiting = np.flatnonzero(episode.waiting)
     since = episode.step[waiting] - episode.step[waiting[0]]
     return int(waiting[min(int(np.searchsorted(since, SETTLED_STEPS)), len(waiting) - 1)])
 
 
-def _pictures(episode: _Episode, frame: int) -> npt.NDArray[np.uint8]:
+def _pictures(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
     return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Batch
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.plan import Source, TrainingPlan
+from streaming_vla.training.plan import Flow, Source, TrainingPlan
 
 RECALL_CLASSES = 4
 SCENE_SIZE = 6
@@ -69,12 +69,22 @@ def batch_loss(
     share = _shares(present)
 
     acting = _acting(length, source, generator)
-    actions, previous = given["actions"][:, acting], given["previous"][:, acting]
-    sums = {"rezero": torch.zeros_like(given["previous"]), "episode": given["since_start"], "pending": given["pending"]}
-    start = sums[plan.flow.start][:, acting]
-    acted = Acted(cache, seen[:, acting], (acting + 1) * block, _shares(present[:, acting]))
-    flow, absolute, hidden = _flow_loss(model, actions, previous, start, acted, plan, generator)
-    chunk = _chunk_loss(model, actions, acted, generator)
+    # a flow token, and the first of a chunk, stands right behind its own observation
+    sees, behind, draws = seen[:, acting], (acting + 1) * block, plan.flow.draws
+    acted = Acted.of(given, acting, present, plan.flow.start)
+
+    def velocity(position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        mask, places = block_mask(sees, draws, block), behind.repeat_interleave(draws)
+        answer: Tensor = model.flow(position, time, cache, places, mask, known)
+        return answer
+
+    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+        mask = block_mask(sees, config.trained_horizon, block)
+        answer: Tensor = model.chunk(noisy, time, cache, behind, mask)
+        return answer
+
+    flow, absolute, hidden = flow_loss(velocity, acted, model.flow.absolute, plan.flow, generator)
+    chunk = chunk_loss(denoise, acted, generator)
     scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
     told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
@@ -105,19 +115,32 @@ class Acted:
     """The T' observations of each sequence whose actions are learned.
 
     Args:
-        cache: rotated keys and values of every layer, of all T observations.
-        seen: [B, T', T] bool, which observations each one sees.
-        place: [T'], position of the first token behind each observation.
-        share: [B, T'], of each one in the loss; 0 for those that do not exist.
+        actions: [B, T', H, A]; previous: [B, T', A].
+        start: [B, T', A], what the action sum is before the first action.
+        share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
     """
 
-    cache: LayerCache
-    seen: Tensor
-    place: Tensor
+    actions: Tensor
+    previous: Tensor
+    start: Tensor
     share: Tensor
+
+    @classmethod
+    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor, start: str) -> Acted:
+        """Return the observations `acting` [T'] of a batch's tensors, as far as they are `taught` [B, T] bool.
+
+        Args:
+            given: by the names of Batch.
+            start: see Flow.start.
+        """
+        previous = given["previous"][:, acting]
+        sums = {"rezero": torch.zeros_like(previous)}
+        sums |= {"episode": given["since_start"][:, acting], "pending": given["pending"][:, acting]}
+        return cls(given["actions"][:, acting], previous, sums[start], _shares(taught[:, acting]))
 
 
 def _shares(present: Tensor) -> Tensor:
+    """Return equal shares of what is True in [B, T]."""
     shares: Tensor = present.float() / present.sum().clamp(min=1)
     return shares
 
@@ -131,48 +154,48 @@ def _acting(length: int, source: Source, generator: torch.Generator) -> Tensor:
     return torch.cat((drawn.sort().values, torch.arange(length - last, length, device=generator.device)))
 
 
-def _flow_loss(
-    model: CompactModel,
-    actions: Tensor,
-    previous: Tensor,
-    start: Tensor,
+def flow_loss(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     acted: Acted,
-    plan: TrainingPlan,
+    absolute: Tensor,
+    options: Flow,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state."""
+    """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state.
+
+    Args:
+        velocity: answers position [B, T' * D, A], time [B, T' * D] and known [B, T' * D] with [B, T' * D, A]; the D
+            draws of an observation follow each other.
+        absolute: [A] bool.
+    """
     count, length = acted.share.shape
-    draws, block, absolute = plan.flow.draws, model.config.tokens_per_observation, model.flow.absolute
-    actions, previous, start = (each.flatten(0, 1) for each in (actions, previous, start))
-    targets = draw_targets(actions, previous, start, absolute, plan.flow, generator)
-    # a flow token stands right behind its own observation
-    places = acted.place.repeat_interleave(draws)
-    answer = model.flow(
+    draws = options.draws
+    actions, previous, start = (each.flatten(0, 1) for each in (acted.actions, acted.previous, acted.start))
+    targets = draw_targets(actions, previous, start, absolute, options, generator)
+    answer = velocity(
         targets.position.view(count, length * draws, -1),
         targets.time.view(count, length * draws),
-        acted.cache,
-        places,
-        block_mask(acted.seen, draws, block),
         targets.known.view(count, length * draws),
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
-    weight = acted.share.view(-1, 1).expand(-1, draws) / draws
+    weight = acted.share.reshape(-1, 1).expand(-1, draws) / draws
     summed = error[..., ~absolute].mean(-1)
     hidden = weight * ~targets.known
     blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
     return (summed * weight).sum(), (error[..., absolute].mean(-1) * weight).sum(), blind
 
 
-def _chunk_loss(model: CompactModel, actions: Tensor, acted: Acted, generator: torch.Generator) -> Tensor:
-    """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747)."""
-    count, length, horizon, _ = actions.shape
+def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, generator: torch.Generator) -> Tensor:
+    """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747).
+
+    Args:
+        velocity: answers chunks [B, T', H, A] at times [B, T'] with [B, T', H, A].
+    """
+    actions = acted.actions
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
-    time = 1.0 - torch.rand((count, length), generator=generator, device=generator.device) ** (
-        1 / 1.5
-    )  # more at the noisy end
+    # more at the noisy end
+    time = 1.0 - torch.rand(actions.shape[:2], generator=generator, device=generator.device) ** (1 / 1.5)
     mixed = noise + time[..., None, None] * (actions - noise)
-    mask = block_mask(acted.seen, horizon, model.config.tokens_per_observation)
-    velocity = model.chunk(mixed, time, acted.cache, acted.place, mask)
-    error = (velocity - (actions - noise)).square().mean((-2, -1))
+    error = (velocity(mixed, time) - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * acted.share).sum()
     return loss

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a plan: an entry that it does not know is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Recording(_Section):
+class Recording(Section):
     """Episodes to record with the scripted experts.
 
     Args:
@@ -45,7 +47,7 @@ class Recording(_Section):
     counterfactual_steps: tuple[Annotated[int, Field(ge=1)], int] = (1, 6)
 
 
-class Source(_Section):
+class Source(Section):
     """Sequences of one kind.
 
     Args:
@@ -87,7 +89,7 @@ class Source(_Section):
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class Augment(_Section):
+class Augment(Section):
     """How much the pictures and the state are disturbed.
 
     Args:
@@ -103,7 +105,7 @@ class Augment(_Section):
     blank: tuple[float, ...] = (0.03, 0.12)
 
 
-class Flow(_Section):
+class Flow(Section):
     """The flow of the action sum.
 
     Args:
@@ -124,7 +126,7 @@ class Flow(_Section):
     hidden: Annotated[float, Field(ge=0, le=1)] = 0.4
 
 
-class Weights(_Section):
+class Weights(Section):
     """Weights of the losses.
 
     Args:
@@ -140,7 +142,7 @@ class Weights(_Section):
     recall: Annotated[float, Field(ge=0)] = 0.1
 
 
-class Optimiser(_Section):
+class Optimiser(Section):
     """AdamW with a linear warm-up and a cosine to a hundredth.
 
     Args:
@@ -158,7 +160,7 @@ class Optimiser(_Section):
     clip: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TrainingPlan(_Section):
+class TrainingPlan(Section):
     """One training run.
 
     Args:
@@ -176,7 +178,15 @@ class TrainingPlan(_Section):
     optimiser: Optimiser = Optimiser()
 
 
+Plan = TypeVar("Plan", bound=Section)
+
+
 def load_plan(path: Path) -> TrainingPlan:
+    """Read the plan of a policy's training; see read_plan."""
+    return read_plan(path, TrainingPlan)
+
+
+def read_plan(path: Path, kind: type[Plan]) -> Plan:
     """Read a plan.
 
     Raises:
@@ -189,7 +199,7 @@ def load_plan(path: Path) -> TrainingPlan:
     except yaml.YAMLError as error:
         raise ValueError(f"training plan '{path}' is not YAML: {' '.join(str(error).split())}") from error
     try:
-        return TrainingPlan.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

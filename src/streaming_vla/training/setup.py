@@ -14,6 +14,8 @@ from streaming_vla.training.plan import TrainingPlan
 DEMONSTRATIONS = Path("data/demonstrations")
 RUN = Path("data/policy")
 PLAN = Path("config/training/compact.yaml")
+GATE_RUN = Path("data/gate")
+GATE_PLAN = Path("config/training/compact_gate.yaml")
 
 
 def compact_config(plan: TrainingPlan) -> CompactConfig:

@@ -21,7 +21,8 @@ from torch.multiprocessing.spawn import spawn
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import save_policy
-from streaming_vla.training.dataset import Demonstrations, fingerprint
+from streaming_vla.training.checkpoint import pack_moments, unpack_moments
+from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
 
@@ -146,11 +147,7 @@ class Trainer:
             return
         tensors: dict[str, Tensor] = {f"average.{name}": value for name, value in self.average.items()}
         tensors |= {f"now.{name}": value for name, value in self.modules.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            state = self.optimizer.state[parameter]
-            tensors |= {
-                f"moment.{index}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state
-            }
+        tensors |= pack_moments(self.optimizer, self.parameters)
         partial = self.folder / "checkpoint.partial"
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(self.step)})
         os.replace(partial, self.folder / "checkpoint.safetensors")
@@ -162,13 +159,8 @@ class Trainer:
         tensors = load_file(file)
         self.modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
         self.average = {n[8:]: v.to(self.device) for n, v in tensors.items() if n.startswith("average.")}
-        for index, parameter in enumerate(self.parameters):
-            prefix = f"moment.{index}."
-            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            if state:
-                moments = {name: state[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = moments | {"step": state["step"]}
-                self.step = int(state["step"])
+        unpack_moments(self.optimizer, self.parameters, tensors, self.device)
+        self.step = int(tensors["moment.0.step"])
 
 
 def train(run: Run) -> None:
@@ -197,7 +189,7 @@ def export(run: Run, output: Path) -> None:
     about = {
         "plan": run.plan.model_dump(mode="json"),
         "seed": run.seed,
-        "demonstrations": fingerprint(run.demonstrations),
+        "demonstrations": fingerprint(check_demonstrations(run.demonstrations)),
         "initial": "" if run.initial is None else run.initial.name,
     }
     save_policy(output, run.config, average, about)

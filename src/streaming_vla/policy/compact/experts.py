@@ -106,6 +106,11 @@ class FlowExpert(Expert):
             features = features * known.unsqueeze(-1)
         return torch.cat((features, self.time_features(time)), dim=-1)
 
+    def embed(self, position: Tensor, time: Tensor, known: Tensor | None = None) -> Tensor:
+        """Return the flow tokens [..., width] of the flow's state (see `features`)."""
+        tokens: Tensor = self.token(self.features(position, time, known))
+        return tokens
+
     def forward(
         self,
         position: Tensor,
@@ -127,7 +132,7 @@ class FlowExpert(Expert):
             [B, Q, A]: for summed dimensions the flow's velocity in action units per step, for absolute
             ones the value itself.
         """
-        tokens = self.token(self.features(position, time, known))
+        tokens = self.embed(position, time, known)
         count = tokens.shape[1]
         own = None if count == 1 else torch.eye(count, dtype=torch.bool, device=tokens.device)
         return self.read(tokens, cache, places, mask, own)
@@ -140,6 +145,12 @@ class ChunkExpert(Expert):
         super().__init__(config, len(config.action_names) + 2 * TIME_FREQUENCIES)
         self.step = nn.Parameter(torch.randn(config.trained_horizon, config.width) * 0.02)
 
+    def embed(self, noisy: Tensor, time: Tensor) -> Tensor:
+        """Return the tokens [B, C, H, width] of chunks [B, C, H, A] at times [B, C]."""
+        times = self.time_features(time).unsqueeze(2).expand(-1, -1, noisy.shape[2], -1)
+        tokens: Tensor = self.token(torch.cat((noisy, times), dim=-1)) + self.step
+        return tokens
+
     def forward(self, noisy: Tensor, time: Tensor, cache: LayerCache, first: Tensor, mask: Tensor | None) -> Tensor:
         """Return the velocity from noise to actions, [B, C, H, A].
 
@@ -149,8 +160,7 @@ class ChunkExpert(Expert):
             mask: [B, 1, C * H, N], True where an action may look at the cache; None: everywhere.
         """
         batch, chunks, horizon, size = noisy.shape
-        times = self.time_features(time).unsqueeze(2).expand(-1, -1, horizon, -1)
-        tokens = self.token(torch.cat((noisy, times), dim=-1)) + self.step
+        tokens = self.embed(noisy, time)
         places = (first.unsqueeze(-1) + torch.arange(horizon, device=first.device)).flatten()
         own = None
         if chunks > 1:

@@ -23,7 +23,7 @@ class CompactPolicy:
 
     def __init__(self, model: CompactModel, name: str) -> None:
         config = model.config
-        self._model = model.eval()
+        self.model = model.eval()
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._layout = config.layout
         self.spec = PolicySpec(
@@ -41,7 +41,13 @@ class CompactPolicy:
     @torch.inference_mode()
     def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
         """Encode camera by camera, then run layer by layer; a slice ends at every yield (see StreamingPolicy)."""
-        model, base = self._model, self._model.config.rope_base
+        tokens = yield from self.encode(observation)
+        return (yield from self.extend(tokens, view))
+
+    @torch.inference_mode()
+    def encode(self, observation: PolicyObservation) -> Generator[None, None, Tensor]:
+        """Return the tokens of an observation alone, [1, tokens_per_observation, width]; yields between slices."""
+        model = self.model
         pictures = torch.from_numpy(observation.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         parts = []
         for index, encoder in enumerate(model.cameras):
@@ -49,7 +55,12 @@ class CompactPolicy:
             yield
         parts.append(model.words(torch.tensor([self._tokenize(observation.instruction)])))
         parts.append(model.own_state(torch.from_numpy(observation.state).unsqueeze(0)))
-        tokens = torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1)
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+        """Run the tokens of an observation behind `view`; returns what `prefill` does."""
+        model, base = self.model, self.model.config.rope_base
         positions = view.next_position + torch.arange(tokens.shape[1])
         new_keys, new_values = [], []
         for number, layer in enumerate(model.trunk_layers):
@@ -69,12 +80,12 @@ class CompactPolicy:
     @torch.inference_mode()
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         """Return action `index` of the newest observation in `view` (see StreamingPolicy)."""
-        config = self._model.config
+        config = self.model.config
         if not 0 <= index < config.trained_horizon:
             raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
         state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
         time = torch.full((1, 1), index / config.trained_horizon)
-        action = self._model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
+        action = self.model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
         return self._layout.clip(action[0, 0].double().numpy())
 
     def chunk_step(
@@ -85,7 +96,7 @@ class CompactPolicy:
             chunk = torch.from_numpy(np.asarray(noisy, dtype=np.float32)).unsqueeze(0).unsqueeze(0)
             chunk.requires_grad_(guide is not None and guide.exact)
             first = torch.tensor([view.next_position])
-            velocity = self._model.chunk(chunk, torch.full((1, 1), time), _batch(view), first, mask=None)
+            velocity = self.model.chunk(chunk, torch.full((1, 1), time), _batch(view), first, mask=None)
             if guide is not None:
                 velocity = velocity + _guidance(chunk, velocity, time, guide)
             after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()

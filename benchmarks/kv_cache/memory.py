@@ -1,0 +1,228 @@
+"""Measures what a trained gate is worth to the policy: memory tasks and MT10 in closed loop, cache by cache.
+
+Every finished episode is a line of memory_episodes.jsonl; a second call goes on where the first one ended. An episode
+of other weights or another wait counts as another one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import multiprocessing
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import ten_hours
+import typer
+
+from kv_cache.gate_file import load_gate
+from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.evaluation.closed_loop import Trial, evaluate
+from streaming_vla.evaluation.pilot import PilotOptions
+from streaming_vla.evaluation.policy_command import parse_waits
+from streaming_vla.evaluation.progress import counting
+from streaming_vla.evaluation.statistics import wilson_interval
+from streaming_vla.policy.loading import load_policy
+from streaming_vla.policy.models import find_model
+from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
+
+HERE = Path(__file__).parent
+AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
+EVERYTHING = 16_384  # tokens: room for every summary of the mean
+MT10_POLICIES = ("full", "window", "gated")
+MT10_WINDOW = 100  # tokens of history with which the policy is measured in benchmarks/policy
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Episodes of one kind: a task under a cache.
+
+    Args:
+        name: of the cache in the results.
+        wait_steps: of a memory task.
+    """
+
+    task: str
+    name: str
+    cache: CacheOptions
+    wait_steps: tuple[int, int]
+
+    def key(self, weights: str) -> str:
+        """Return what tells an episode of this condition from others of the file."""
+        gate = _digest(Path(self.cache.gate)) if self.cache.gate else ""
+        return json.dumps([weights, self.task, self.wait_steps, asdict(replace(self.cache, gate=gate))])
+
+
+class Episodes:
+    """The finished episodes: a file of lines, by condition and seed."""
+
+    def __init__(self, path: Path, checkpoint: Path, processes: int) -> None:
+        self._path, self._checkpoint, self._processes = path, checkpoint, processes
+        self._weights = _digest(checkpoint)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in lines:
+            row = json.loads(line)
+            self._rows[row["key"], row["seed"]] = row
+
+    def run(self, condition: Condition, seeds: range) -> list[dict[str, Any]]:
+        """Run what is missing of a condition; return the rows of all seeds."""
+        key = condition.key(self._weights)
+        trials = [
+            Trial(condition.task, seed, wait_steps=condition.wait_steps)
+            for seed in seeds
+            if (key, seed) not in self._rows
+        ]
+        options = PilotOptions(age=AGE, cache=condition.cache)
+        found = (
+            {"seed": result.trial.seed, "success": result.success, **asdict(result.memory)}
+            for result in evaluate(self._checkpoint, trials, options, self._processes)
+        )
+        self._take(key, found if trials else (), f"{condition.task} {condition.name}", len(trials))
+        return [self._rows[key, seed] for seed in seeds]
+
+    def run_ten_hours(self, cache: CacheOptions, task: str, observations: int, seeds: range) -> list[dict[str, Any]]:
+        """Run what is missing of the long memory; return the rows of all seeds."""
+        key = json.dumps(["ten hours", observations, Condition(task, "", cache, (0, 0)).key(self._weights)])
+        missing = [seed for seed in seeds if (key, seed) not in self._rows]
+        if missing:
+            work = functools.partial(
+                ten_hours.run, checkpoint=self._checkpoint, cache=cache, task=task, observations=observations
+            )
+            # unlike multiprocessing's Pool it does not wait for ever for a process that has been killed
+            with ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn")) as pool:
+                done = (each.result() for each in as_completed([pool.submit(work, seed) for seed in missing]))
+                self._take(key, done, f"{observations} observations", len(missing))
+        return [self._rows[key, seed] for seed in seeds]
+
+    def _take(self, key: str, found: Iterable[dict[str, Any]], description: str, total: int) -> None:
+        with counting() as progress, self._path.open("a") as file:
+            for row in progress.track(found, total=total, description=description):
+                self._rows[key, row["seed"]] = row
+                file.write(json.dumps({"key": key, **row}) + "\n")
+                file.flush()
+
+
+def main(
+    gate: Annotated[list[str], typer.Option(help="the gate's name or file; again for those of further training seeds")],
+    checkpoint: Annotated[str, typer.Option(help="the policy's name or file")] = "compact_mt10",
+    episodes: Annotated[int, typer.Option(min=1, help="of every task and cache, seeds from 10000 on")] = 100,
+    tasks: Annotated[str, typer.Option(help="names with commas between, or memory")] = "memory",
+    policies: Annotated[str, typer.Option(help="caches beside gated")] = "full,window,random,mean",
+    wait_steps: Annotated[str, typer.Option(help="A:B, steps; ten make an observation of 25 tokens")] = "1000:1000",
+    budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 256,
+    mt10_episodes: Annotated[int, typer.Option(min=0, help="of every MT10 task; 0: none")] = 50,
+    long_episodes: Annotated[int, typer.Option(min=0, help="of the long memory; 0: none")] = 30,
+    long_observations: Annotated[int, typer.Option(min=1, help="between cue and choice")] = 10_000,
+    processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
+    out: Annotated[Path, typer.Option(help="folder of results.json")] = HERE,
+) -> None:
+    """Run what is missing and write memory_tasks, cue_kept, mt10_delta_points and recall_after_10000."""
+    warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
+    file, gates, waits = find_model(checkpoint), [find_model(name) for name in gate], parse_waits(wait_steps)
+    load_policy(file)
+    runs = Episodes(out / "memory_episodes.jsonl", file, processes)
+    seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)
+    gated = [gated_cache(path, budget) for path in gates]
+    path = out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results |= {
+        "memory_command": f"python benchmarks/kv_cache/memory.py --checkpoint {checkpoint} "
+        + " ".join(f"--gate {name}" for name in gate)
+        + f" --episodes {episodes} --wait-steps {wait_steps} --budget {budget}",
+        "memory_tasks": {},
+        "cue_kept": {},
+    }
+
+    def store() -> None:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+    for task in select_tasks(tasks):
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for number, cache in enumerate(gated):
+            name = "gated" if number == 0 else f"gated_{number + 1}"
+            rows[name] = runs.run(Condition(task, name, cache, waits), seeds)
+        for name in policies.split(","):
+            rows[name] = runs.run(Condition(task, name, beside(name, gated[0], rows["gated"]), waits), seeds)
+            results["memory_tasks"][task] = {each: figures(of_cache) for each, of_cache in rows.items()}
+            results["cue_kept"][task] = {
+                each: cue_kept(of_cache) for each, of_cache in rows.items() if each.startswith("gated")
+            }
+            store()
+    if mt10_episodes:
+        results |= mt10(runs, gated[0], range(HELD_OUT_SEED, HELD_OUT_SEED + mt10_episodes))
+        store()
+    if long_episodes:
+        long_rows = runs.run_ten_hours(
+            gated[0], "cued-reach", long_observations, range(HELD_OUT_SEED, HELD_OUT_SEED + long_episodes)
+        )
+        results[f"recall_after_{long_observations}"] = figures(long_rows) | {"cue_kept": cue_kept(long_rows)}
+        store()
+
+
+def gated_cache(gate: Path, budget: int) -> CacheOptions:
+    """Return the cache that a gate was trained for."""
+    plan: Any = load_gate(gate).training["plan"]
+    sizes = plan["cache"]
+    return CacheOptions("gated", sizes["sinks"], sizes["recent"], sizes["chunk"], budget, gate=str(gate))
+
+
+def beside(name: str, gated: CacheOptions, rows: list[dict[str, Any]]) -> CacheOptions:
+    """Return the cache that is measured beside a gated one: of its sizes, with as many tokens and summaries."""
+    kept, dropped = (sum(row[field] for row in rows) for field in ("kept", "dropped"))
+    plain = replace(gated, policy=name, gate="")
+    if name == "window":
+        held = sum(row["tokens"] for row in rows) / len(rows)
+        return replace(plain, recent=max(gated.recent, math.ceil(held)))
+    if name == "random":
+        return replace(plain, keep_rate=kept / max(1, kept + dropped))
+    return replace(plain, budget=EVERYTHING) if name == "mean" else plain
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return success with Wilson's interval, and means of what was held at the end."""
+    good, count = sum(row["success"] for row in rows), len(rows)
+    low, high = wilson_interval(good, count)
+    means = {
+        name: sum(row[name] for row in rows) / count
+        for name in ("tokens", "bytes", "allocated_bytes", "full_tokens", "kept", "evicted")
+    }
+    factor = means["full_tokens"] / means["tokens"]
+    return {"success": good / count, "low": low, "high": high, "episodes": count, **means, "memory_factor": factor}
+
+
+def cue_kept(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return for every class of the cue the share of the episodes in which something of it is held at the end."""
+    classes: dict[str, list[bool]] = {}
+    for row in rows:
+        classes.setdefault(str(row["cue"]), []).append(row["cue_held"])
+    return {name: sum(held) / len(held) for name, held in sorted(classes.items())}
+
+
+def mt10(runs: Episodes, gated: CacheOptions, seeds: range) -> dict[str, Any]:
+    """Return the success on MT10 of every cache, and how many points gated is above the best of the others."""
+    caches = {"gated": gated, "full": replace(gated, policy="full", gate="")}
+    caches["window"] = CacheOptions("window", recent=MT10_WINDOW)
+    tables = {}
+    for name in MT10_POLICIES:
+        waits = (0, 0)
+        rows = {task: runs.run(Condition(task, name, caches[name], waits), seeds) for task in TASKS}
+        everything = figures([row for of_task in rows.values() for row in of_task])
+        tables[name] = everything | {"per_task": {task: figures(of_task)["success"] for task, of_task in rows.items()}}
+    others = max(table["success"] for name, table in tables.items() if name != "gated")
+    return {"mt10": tables, "mt10_delta_points": 100.0 * (tables["gated"]["success"] - others)}
+
+
+@functools.cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,66 @@
+"""What a gate is taught with: the policy's own losses and the naming of what is to be remembered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kv_cache.sampling import keep_penalty
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.training.gate_data import NOTHING, EncodedBatch
+from streaming_vla.training.gate_network import Draw, GatedNetwork, Passed
+from streaming_vla.training.gate_plan import GatePlan
+from streaming_vla.training.losses import Acted, chunk_loss, flow_loss
+
+# a probe that is certain loses so much when the cue is missing that the gate stays open
+SMOOTHING = 0.1
+
+
+def make_probe(width: int) -> nn.Linear:
+    """Return the head that names what is to be remembered, or that nothing is, from an observation's last token."""
+    return nn.Linear(width, NOTHING + 1)
+
+
+def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generator: torch.Generator) -> Tensor:
+    """Return the tokens of a batch, [B, T * tokens_per_observation, width]."""
+    count, length = batch.present.shape
+    state = batch.given["state"].flatten(0, 1)
+    noise = torch.randn(state.shape, generator=generator, device=generator.device)
+    own = model.own_state(state + state_noise * model.state_scale * noise).view(count, length, 1, -1)
+    words = model.words(batch.given["words"]).unsqueeze(1).expand(-1, length, -1, -1)
+    return torch.cat((batch.given["pictures"], words, own), dim=2).flatten(1, 2)
+
+
+def gate_loss(
+    network: GatedNetwork,
+    probe: nn.Module,
+    batch: EncodedBatch,
+    draw: Draw,
+    plan: GatePlan,
+    penalty: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Passed, dict[str, float]]:
+    """Return the loss of a batch, the pass that gave it and its parts for the log.
+
+    Args:
+        penalty: weight of what is kept beyond the plan's count.
+    """
+    passed = network.run(embed(network.model, batch, plan.learning.state_noise, generator), draw)
+    weights, flow_expert = plan.weights, network.model.flow
+    acted = Acted.of(batch.given, torch.arange(batch.present.shape[1]), batch.taught, plan.flow.start)
+    flow, absolute, _ = flow_loss(
+        lambda *state: network.flow(passed, *state), acted, flow_expert.absolute, plan.flow, generator
+    )
+    loss = flow + weights.absolute * absolute
+    if plan.learning.policy_rate and weights.chunk:
+        chunk = chunk_loss(lambda *noisy: network.chunk(passed, *noisy), acted, generator)
+        loss = loss + weights.chunk * chunk
+    named = batch.recall.masked_fill(~batch.present, -1).flatten()
+    told = probe(passed.ends).flatten(0, 1)
+    recall = functional.cross_entropy(told, named, ignore_index=-1, reduction="sum", label_smoothing=SMOOTHING)
+    recall = recall / (named >= 0).sum().clamp(min=1)
+    surplus = keep_penalty(passed.logits, plan.keep.count)
+    loss = loss + weights.recall * recall + penalty * surplus
+    parts = {"flow": flow, "recall": recall, "kept": passed.fate.keep.float().sum(dim=1).mean()}
+    return loss, passed, {name: float(value.detach()) for name, value in parts.items()}

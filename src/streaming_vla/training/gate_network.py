@@ -1,0 +1,142 @@
+"""The compact network over whole episodes in one pass: what is seen is what its cache would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kv_cache.gate import Gate
+from kv_cache.one_pass import Asked, Fate, LayerMemory, remember
+from kv_cache.policies.base import Sizes
+from kv_cache.sampling import chunks_of
+from streaming_vla.policy.compact.experts import Expert
+from streaming_vla.policy.compact.layers import Layer
+from streaming_vla.policy.compact.model import CompactModel
+
+Draw = Callable[[Tensor], Fate]  # from the gate's logits [B, n] to the fate of the chunks
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a pass over B episodes of T observations leaves behind.
+
+    Args:
+        logits: [B, n], of the gate.
+        fate: of the chunks.
+        memory: of every layer.
+        ends: [B, T, width], the last token of every observation as the last layer projects it.
+    """
+
+    logits: Tensor
+    fate: Fate
+    memory: list[LayerMemory]
+    ends: Tensor
+
+
+class GatedNetwork:
+    """Runs a CompactModel over episodes; only what its cache would hold is seen.
+
+    Args:
+        model: the policy.
+        gate: made for its cache.
+        sizes: of the cache; `recent` at least one observation.
+
+    Raises:
+        ValueError: an observation does not fit into the window.
+    """
+
+    def __init__(self, model: CompactModel, gate: Gate, sizes: Sizes) -> None:
+        block = model.config.tokens_per_observation
+        if sizes.recent < block:
+            raise ValueError(f"gate: recent is {sizes.recent} tokens, below the {block} of an observation")
+        self.model, self.gate, self.sizes = model, gate, sizes
+        self._spec, self._block = model.config.cache, block
+
+    def run(self, tokens: Tensor, draw: Draw) -> Passed:
+        """Run the trunk.
+
+        Args:
+            tokens: [B, T * tokens_per_observation, width].
+            draw: says which chunks stay.
+        """
+        sizes = self.sizes
+        batch, total, _ = tokens.shape
+        logits, fate, memory = tokens.new_zeros(batch, 0), Fate.of(tokens.new_zeros(batch, 0, dtype=torch.bool)), []
+        asked: Asked | None = None
+        for number, layer in enumerate(self.model.trunk_layers):
+            queries, keys, values = layer.heads_of(tokens)
+            old_keys, old_values = chunks_of(keys, sizes), chunks_of(values, sizes)
+            if asked is None:
+                if old_keys.shape[2]:
+                    logits, _ = self.gate(old_keys, self.gate.start(batch, tokens.device))
+                    fate = draw(logits)
+                asked = self._asked(0, self._block, torch.arange(self._block), total, fate)
+            one = slice(number, number + 1)
+            made = self.gate.summary(old_keys.unsqueeze(1), old_values.unsqueeze(1), one)
+            memory.append(remember(keys, values, (made[0][:, 0], made[1][:, 0]), fate, sizes, self._spec))
+            if isinstance(layer, Layer):
+                seen = asked.attend(queries.unflatten(2, (-1, self._block)), memory[-1])
+                tokens = layer.finish(tokens, _joined(seen))
+        return Passed(logits, fate, memory, tokens[:, self._block - 1 :: self._block])
+
+    def answer(self, expert: Expert, tokens: Tensor, passed: Passed, places: Tensor, own: Tensor) -> Tensor:
+        """Let an expert answer behind every observation.
+
+        Args:
+            tokens: [B, T, Q, width], embedded.
+            places: [Q], of an observation's tokens behind it.
+            own: [Q, Q] bool, who of them sees whom.
+
+        Returns:
+            [B, T * Q, A].
+        """
+        count = tokens.shape[2]
+        tokens, total = tokens.flatten(1, 2), passed.memory[0].keys.shape[2]
+        asked = self._asked(self._block, 0, places, total, passed.fate)
+        for layer, memory in zip(expert.layers, passed.memory, strict=True):
+            queries, keys, values = (part.unflatten(2, (-1, count)) for part in layer.heads_of(tokens))
+            tokens = layer.finish(tokens, _joined(asked.attend(queries, memory, (keys, values, own))))
+        answer: Tensor = expert.head(tokens)
+        return answer
+
+    def flow(self, passed: Passed, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        """Answer flow states, [B, T * D, A] and [B, T * D], D for each observation."""
+        count = position.shape[1] // passed.ends.shape[1]
+        tokens = self.model.flow.embed(position, time, known).unflatten(1, (-1, count))
+        alone = torch.eye(count, dtype=torch.bool, device=tokens.device)
+        return self.answer(self.model.flow, tokens, passed, torch.zeros(count, device=tokens.device), alone)
+
+    def chunk(self, passed: Passed, noisy: Tensor, time: Tensor) -> Tensor:
+        """Answer chunks [B, T, H, A] at times [B, T], one for each observation."""
+        horizon = noisy.shape[2]
+        tokens = self.model.chunk.embed(noisy, time)
+        every = torch.ones(horizon, horizon, dtype=torch.bool, device=tokens.device)
+        places = torch.arange(horizon, device=tokens.device)
+        return self.answer(self.model.chunk, tokens, passed, places, every).view(noisy.shape)
+
+    def _asked(self, first: int, own: int, places: Tensor, total: int, fate: Fate) -> Asked:
+        held = torch.arange(first, total + first, self._block, device=fate.keep.device)
+        return Asked(held, own, places.to(held.device), total, fate, self.sizes, self._spec)
+
+
+def keep_none(logits: Tensor) -> Fate:
+    """Drop every chunk: a plain window."""
+    return Fate.of(torch.zeros_like(logits, dtype=torch.bool))
+
+
+def keep_all(logits: Tensor) -> Fate:
+    """Keep every chunk: mean summaries without a gate."""
+    return Fate.of(torch.ones_like(logits, dtype=torch.bool))
+
+
+def keep_from(threshold: float) -> Draw:
+    """Return what a cache does: chunks whose score reaches the threshold are kept."""
+    return lambda logits: Fate.of(logits.sigmoid() >= threshold)
+
+
+def _joined(seen: Tensor) -> Tensor:
+    """From heads of groups [B, H, S, Q, d] to tokens [B, S * Q, H * d]."""
+    return seen.flatten(2, 3).transpose(1, 2).flatten(2)

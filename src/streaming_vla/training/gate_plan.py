@@ -1,0 +1,116 @@
+"""The plan of a gate's training: every hyperparameter, read from one YAML file and saved into the gate's file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kv_cache.policies.base import Sizes
+from streaming_vla.training.plan import Flow, Section, Source, Weights
+
+
+class Shape(Section):
+    """Shape of the gate, see kv_cache.GateConfig."""
+
+    cell: Literal["gru", "lstm"] = "gru"
+    summary: Literal["mean", "attention", "mlp"] = "mean"
+    width: Annotated[int, Field(ge=1)] = 64
+    hidden: Annotated[int, Field(ge=1)] = 64
+
+
+class Cache(Section):
+    """The cache that the gate is trained for, in tokens: what the inference node calls cache_sinks and so on.
+
+    Without sinks: the tokens of an observation see each other, so one sink would hold all of the first one.
+    """
+
+    sinks: Annotated[int, Field(ge=0)] = 0
+    recent: Annotated[int, Field(ge=1)] = 50
+    chunk: Annotated[int, Field(ge=1)] = 25
+
+    @property
+    def sizes(self) -> Sizes:
+        """For kv_cache.sampling; training has no budget."""
+        return Sizes(self.sinks, self.recent, self.chunk)
+
+
+class Keep(Section):
+    """How much is kept.
+
+    Args:
+        count: chunks that an episode may keep for free.
+        penalty: weight of what it keeps beyond that, in full from the middle of the run on (see keep_penalty).
+        without_cue: share of the sequences of memory sources that begin in the wait: there is nothing to keep and
+            nothing to name. Without them a gate may code one cue by its absence.
+        recall: share of the validation sequences in which the calibrated threshold keeps a chunk of the cue.
+    """
+
+    count: Annotated[float, Field(gt=0)] = 1.0
+    penalty: Annotated[float, Field(ge=0)] = 5.0
+    without_cue: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    recall: Annotated[float, Field(gt=0, le=1)] = 0.99
+
+
+class Learning(Section):
+    """AdamW, rates constant.
+
+    Args:
+        gate_rate, probe_rate: learning rates of the gate and of the head that names what is to be remembered.
+        policy_rate: of the policy behind its picture encoder; 0 leaves the policy as it is.
+        full: share of the sequences that a policy that learns sees with their full history, so that it forgets
+            neither of the two.
+        clip: largest norm of the gate's gradient.
+        state_noise: see Augment.
+        average: decay of the moving average of the policy's weights, which is what is kept.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 300
+    gate_rate: Annotated[float, Field(gt=0)] = 1e-2
+    probe_rate: Annotated[float, Field(gt=0)] = 1e-2
+    policy_rate: Annotated[float, Field(ge=0)] = 0.0
+    full: Annotated[float, Field(ge=0, le=1)] = 0.25
+    clip: Annotated[float, Field(gt=0)] = 0.1
+    state_noise: Annotated[float, Field(ge=0)] = 0.02
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.98
+
+
+class Validation(Section):
+    """Episodes that are not learned from, and the sequences drawn from them.
+
+    Args:
+        every: an episode whose seed leaves the remainder every - 1 is for validation.
+        sequences: of each memory source.
+    """
+
+    every: Annotated[int, Field(ge=2)] = 8
+    sequences: Annotated[int, Field(ge=1)] = 96
+
+
+class GateSource(Source):
+    """Sequences of one kind; what an observation sees is up to the gate, and all of them act: `forget`, `whole_history`
+    and `acted` are not used.
+
+    Args:
+        episodes: of each task that are learned from, at most; their pictures are encoded once.
+    """
+
+    episodes: Annotated[int, Field(ge=1)] = 200
+
+
+class GatePlan(Section):
+    """One training run of a gate.
+
+    Args:
+        sources: what an optimiser step is made of; those of memory tasks also give the threshold.
+        weights: those of a policy's training; `scene` is not used.
+    """
+
+    gate: Shape = Shape()
+    cache: Cache = Cache()
+    keep: Keep = Keep()
+    learning: Learning = Learning()
+    validation: Validation = Validation()
+    sources: tuple[GateSource, ...]
+    flow: Flow = Flow(draws=3)
+    weights: Weights = Weights(recall=1.0)

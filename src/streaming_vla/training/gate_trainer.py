@@ -1,0 +1,216 @@
+"""Trains the gate of a compact policy's cache on encoded demonstrations; one process, one thread.
+
+A run can be stopped at any time and goes on from its last checkpoint with the same draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kv_cache.gate import Gate, GateConfig
+from kv_cache.gate_file import save_gate
+from kv_cache.one_pass import Fate
+from kv_cache.sampling import hard_sample, ramp
+from streaming_vla.policy.loading import load_policy, save_policy
+from streaming_vla.training.checkpoint import pack_moments, unpack_moments
+from streaming_vla.training.dataset import fingerprint
+from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
+from streaming_vla.training.gate_losses import gate_loss, make_probe
+from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_none
+from streaming_vla.training.gate_plan import GatePlan
+from streaming_vla.training.gate_validation import calibrate, full_network
+from streaming_vla.training.plan import Source
+
+REPORT_EVERY = 10
+SAVE_EVERY = 50
+AT_ONCE = 6  # validation sequences: with their full history each takes much memory
+
+Progress = Callable[[str, int, int], None]  # what is done, how much, of how much
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """What a training run is made of.
+
+    Args:
+        policy: the checkpoint that the gate is for.
+        folder: of checkpoint.safetensors, log.jsonl and the encoded demonstrations.
+    """
+
+    policy: Path
+    demonstrations: Path
+    plan: GatePlan
+    folder: Path
+    seed: int = 0
+
+
+class GateTrainer:
+    """One training run; makes one when there is none in the folder, or goes on."""
+
+    def __init__(self, run: GateRun, progress: Progress) -> None:
+        self.run, self._progress = run, progress
+        plan = self.plan = run.plan
+        torch.set_num_threads(1)
+        torch.manual_seed(run.seed)
+        self.model = load_policy(run.policy).model.requires_grad_(False)
+        gate = Gate(GateConfig.of(self.model.config.cache, **plan.gate.model_dump()))
+        self.network = GatedNetwork(self.model, gate, plan.cache.sizes)
+        self.probe = make_probe(self.model.config.width)
+        self.files = split_episodes(run.demonstrations, plan)
+        self._data, self._held_out = (self._encoded(files) for files in self.files)
+        learning = plan.learning
+        groups = [(gate, learning.gate_rate), (self.probe, learning.probe_rate)]
+        self._learned: list[nn.Parameter] = []
+        if learning.policy_rate:
+            # not of the picture encoder: its tokens are encoded already
+            self._learned = [v for name, v in self.model.named_parameters() if not name.startswith("cameras.")]
+            for value in self._learned:
+                value.requires_grad_(True)
+        rates: list[dict[str, Any]] = [{"params": list(module.parameters()), "lr": rate} for module, rate in groups]
+        if self._learned:
+            rates.append({"params": self._learned, "lr": learning.policy_rate})
+        self._optimizer = torch.optim.AdamW(rates)
+        self._parameters = [value for group in rates for value in group["params"]]
+        self._modules = nn.ModuleDict({"gate": gate, "probe": self.probe, "model": self.model})
+        self._average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.step = 0
+        self._resume()
+
+    def train(self) -> None:
+        """Train to the plan's last step; figures go to log.jsonl."""
+        steps, sums, began = self.plan.learning.steps, dict[str, float](), time.monotonic()
+        while self.step < steps:
+            for name, value in self.advance().items():
+                sums[name] = sums.get(name, 0.0) + value / REPORT_EVERY
+            self._progress("training", self.step, steps)
+            if self.step % REPORT_EVERY == 0:
+                seconds = (time.monotonic() - began) / REPORT_EVERY
+                self._log({"step": self.step, **sums, "seconds_per_step": seconds})
+                sums, began = {}, time.monotonic()
+            if self.step % SAVE_EVERY == 0 or self.step == steps:
+                self.save()
+
+    def advance(self) -> dict[str, float]:
+        """Take one step; return the parts of its loss. What is drawn follows from the seed and the step's number."""
+        learning = self.plan.learning
+        random = np.random.default_rng((self.run.seed, self.step))
+        generator = torch.Generator().manual_seed(self.run.seed + 104_729 * self.step)
+        self._optimizer.zero_grad(set_to_none=True)
+        parts: dict[str, float] = {}
+        for number, source in enumerate(self.plan.sources):
+            of_source = self._learn(source, random, generator)
+            parts |= {f"{name}{number or ''}": value for name, value in of_source.items()}
+        nn.utils.clip_grad_norm_(self.network.gate.parameters(), learning.clip)
+        nn.utils.clip_grad_norm_(self._learned, 1.0)
+        self._optimizer.step()
+        if self._learned:
+            decay = min(learning.average, (1 + self.step) / (10 + self.step))
+            for name, value in self.model.state_dict().items():
+                self._average[name].lerp_(value, 1 - decay)
+        self.step += 1
+        return parts
+
+    def finish(self, output: Path, policy_output: Path | None) -> dict[str, Any]:
+        """Calibrate the threshold, write the gate with all of it, and the policy if it has learned too.
+
+        Raises:
+            ValueError: the policy has learned and there is no file to write it to.
+        """
+        if self._learned:
+            self.model.load_state_dict(self._average)
+        random = np.random.default_rng(self.run.seed)
+        batches = [
+            self._held_out.encoded(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
+            for source in self.plan.sources
+            for begin in range(0, self.plan.validation.sequences, AT_ONCE)
+            if source.memory
+        ]
+        threshold, figures = calibrate(self.network, self.probe, batches, self.plan)
+        about = {
+            "plan": self.plan.model_dump(mode="json"),
+            "seed": self.run.seed,
+            "policy": _identity(self.run.policy),
+            "demonstrations": fingerprint(sorted(file for part in self.files for file in part)),
+            "validation": figures,
+        }
+        if self._learned:
+            assert policy_output is not None
+            save_policy(policy_output, self.model.config, self._average, about | {"initial": self.run.policy.stem})
+            about["policy"] = _identity(policy_output)
+        save_gate(output, self.network.gate, threshold, about)
+        self._log({"validation": figures})
+        return figures
+
+    def save(self) -> None:
+        """Write a checkpoint, which a new run in the folder goes on from."""
+        tensors: dict[str, Tensor] = {f"now.{name}": value for name, value in self._modules.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self._average.items()}
+        tensors |= pack_moments(self._optimizer, self._parameters)
+        unfinished = self.run.folder / "checkpoint.partial"
+        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
+        os.replace(unfinished, self.run.folder / "checkpoint.safetensors")
+
+    def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
+        """Add the gradient of one batch."""
+        plan = self.plan
+        counts = {"gated": source.sequences, "full": 0}
+        if self._learned:
+            counts["full"] = round(plan.learning.full * source.sequences)
+            counts["gated"] -= counts["full"]
+        parts: dict[str, float] = {}
+        whole = full_network(self.model, self.network.gate, source.length)
+        for name, count in counts.items():
+            if not count:
+                continue
+            batch = self._data.encoded(count, source, random, plan.keep.without_cue if source.memory else 0.0)
+            network, draw = (self.network, _sampled(generator)) if name == "gated" else (whole, keep_none)
+            penalty = plan.keep.penalty * ramp(self.step, plan.learning.steps)
+            loss, _, figures = gate_loss(network, self.probe, batch, draw, plan, penalty, generator)
+            (source.weight * count / source.sequences * loss).backward()
+            parts |= {f"{name}_{key}": value for key, value in figures.items()}
+        return parts
+
+    def _encoded(self, files: list[Path]) -> EncodedDemonstrations:
+        folder = self.run.folder / "tokens"
+        return EncodedDemonstrations(files, self.model, folder, partial(self._progress, "encoding"))
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        with (self.run.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(figures) + "\n")
+
+    def _resume(self) -> None:
+        file = self.run.folder / "checkpoint.safetensors"
+        if not file.exists():
+            return
+        tensors = load_file(file)
+        self._modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
+        self._average = {n[8:]: v for n, v in tensors.items() if n.startswith("average.")}
+        unpack_moments(self._optimizer, self._parameters, tensors, torch.device("cpu"))
+        self.step = int(tensors["moment.0.step"])
+
+
+def _identity(policy: Path) -> dict[str, str]:
+    return {"name": policy.stem, "sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
+
+
+def _sampled(generator: torch.Generator) -> Draw:
+    """Return hard draws with the noise of `generator`."""
+
+    def draw(logits: Tensor) -> Fate:
+        uniform = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1.0 - 1e-6)
+        return Fate(*hard_sample(logits, uniform.log() - (-uniform).log1p()))
+
+    return draw

@@ -1,0 +1,107 @@
+"""Validation of a gate: its threshold, and what is remembered with it and with other caches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kv_cache.gate import Gate
+from kv_cache.policies.base import Sizes
+from kv_cache.sampling import chunk_count, threshold_for_count, threshold_for_recall
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.training.gate_data import EncodedBatch
+from streaming_vla.training.gate_losses import gate_loss
+from streaming_vla.training.gate_network import GatedNetwork, keep_all, keep_from, keep_none
+from streaming_vla.training.gate_plan import GatePlan
+
+
+def full_network(model: CompactModel, gate: Gate, observations: int) -> GatedNetwork:
+    """Return a network whose window is a whole episode of so many observations."""
+    return GatedNetwork(model, gate, Sizes(sinks=0, recent=observations * model.config.tokens_per_observation))
+
+
+def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
+    """Return the chunks [B, n] whose middle lies in the marked observations [B, T] of `block` tokens."""
+    count = chunk_count(observations.shape[1] * block, sizes)
+    middle = sizes.sinks + sizes.chunk * torch.arange(count) + sizes.chunk // 2
+    return observations[:, middle // block]
+
+
+@torch.inference_mode()
+def calibrate(
+    network: GatedNetwork, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
+) -> tuple[float, dict[str, Any]]:
+    """Return the threshold and what validation sequences say of it.
+
+    The threshold lies in the widest gap of the scores around the plan's count, or lower if the cue of some class would
+    be dropped more often than the plan allows.
+
+    Args:
+        batches: of memory sources.
+
+    Returns:
+        The threshold, and per cache: recall (share of sequences whose last observation names what was to be
+        remembered), flow (loss), tokens held at the end; and the share of the sequences of each class in which a chunk
+        of the cue is kept.
+    """
+    block = network.model.config.tokens_per_observation
+    scores, best, kinds = [], [], []
+    for batch in batches:
+        _, passed, _ = gate_loss(network, probe, batch, keep_all, plan, 0.0, _fresh())
+        there = chunks_where(batch.present, block, network.sizes)
+        scores.append(passed.logits.sigmoid() * there)
+        best.append((scores[-1] * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
+        kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
+    of_cue = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue
+    groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
+    most = max(each.shape[1] for each in scores)
+    padded = torch.cat([functional.pad(each, (0, most - each.shape[1])) for each in scores])
+    thresholds = [threshold_for_count(padded, plan.keep.count)]
+    thresholds += [threshold_for_recall(of_cue, group, plan.keep.recall) for group in groups.values()]
+    threshold = min(thresholds)
+    kept = {kind: float((of_cue[group] >= threshold).float().mean()) for kind, group in groups.items()}
+    longest = max(batch.present.shape[1] for batch in batches)
+    whole = full_network(network.model, network.gate, longest)
+    caches = {
+        "full": (whole, keep_none),
+        "gated": (network, keep_from(threshold)),
+        "mean": (network, keep_all),
+        "window": (network, keep_none),
+    }
+    results = {name: _judge(*cache, probe, batches, plan) for name, cache in caches.items()}
+    return threshold, {"threshold": threshold, "cue_kept": kept, "caches": results}
+
+
+def _judge(
+    network: GatedNetwork, draw: Any, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
+) -> dict[str, float]:
+    block, sizes = network.model.config.tokens_per_observation, network.sizes
+    right, flow, tokens = [], [], []
+    for batch in batches:
+        _, passed, parts = gate_loss(network, probe, batch, draw, plan, 0.0, _fresh())
+        flow.append(parts["flow"])
+        count = batch.present.sum(dim=1)
+        last = (count - 1).view(-1, 1, 1).expand(-1, 1, passed.ends.shape[-1])
+        told = probe(passed.ends.gather(1, last)).squeeze(1).argmax(dim=1)
+        wanted = batch.recall.gather(1, (count - 1).unsqueeze(1)).squeeze(1)
+        right.append((told == wanted)[wanted >= 0].float())
+        gone = (count * block - sizes.sinks - sizes.recent).clamp(min=0) // sizes.chunk
+        number = torch.arange(passed.fate.keep.shape[1])
+        kept = (passed.fate.keep & (number < gone.unsqueeze(1))).sum(dim=1)
+        tokens.append((count * block - gone * sizes.chunk + kept).float())
+    recall = torch.cat(right)
+    return {
+        "recall": float(recall.mean()) if len(recall) else math.nan,
+        "flow": sum(flow) / len(flow),
+        "tokens": float(torch.cat(tokens).mean()),
+    }
+
+
+def _fresh() -> torch.Generator:
+    """Every cache is judged with the same noise."""
+    return torch.Generator().manual_seed(0)

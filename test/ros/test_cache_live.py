@@ -1,0 +1,91 @@
+"""The gated cache of the inference node: threshold and budget change while it runs, and its statistics tell all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+SESSION = "/"
+OBSERVATIONS = 6
+
+
+@pytest.fixture(scope="module")
+def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from kv_cache import Gate, GateConfig
+    from kv_cache.gate_file import save_gate
+    from streaming_vla.policy.loading import load_policy
+
+    spec = load_policy(toy_model).spec
+    gate = tmp_path_factory.mktemp("gate") / "gate.safetensors"
+    sizes = {"sinks": 0, "recent": 2 * spec.tokens_per_observation, "chunk": spec.tokens_per_observation}
+    save_gate(gate, Gate(GateConfig.of(spec.cache)), 0.0, {"plan": {"cache": sizes}})
+    suite.start(
+        "inference",
+        model=str(toy_model),
+        cache_policy="gated",
+        cache_gate=str(gate),
+        cache_recent=spec.tokens_per_observation,
+        cache_chunk=spec.tokens_per_observation,
+        cache_budget=10 * spec.tokens_per_observation,
+    )
+    probe.wait_for_nodes("inference")
+    return probe, spec, suite
+
+
+def put(probe: Any, name: str, value: Any) -> Any:
+    from rcl_interfaces.srv import SetParameters
+    from rclpy.parameter import Parameter
+
+    parameters = [Parameter(name, value=value).to_parameter_msg()]
+    return probe.call(SetParameters, "/inference/set_parameters", parameters=parameters).results[0]
+
+
+def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: Any) -> Any:
+    """Send observations one by one and return the statistics after the last."""
+    from sensor_msgs.msg import CompressedImage
+    from streaming_vla_interfaces import msg as wire
+
+    from streaming_vla.robots.frames import encode_frame
+
+    for number in numbers:
+        picture = np.full((spec.image_size, spec.image_size, 3), 9 * number, np.uint8)
+        data = bytes(encode_frame(picture, spec.image_size))
+        images = [CompressedImage(format="jpeg", data=data) for _ in spec.cameras]
+        message = wire.Observation(
+            session=SESSION, episode=1, sequence=number, instruction="reach", cameras=list(spec.cameras), images=images
+        )
+        message.state = [0.0] * spec.state_size
+        before = len(heard)
+        publisher.publish(message)
+        probe.wait(lambda before=before: len(heard) > before, f"observation {number} is not prefilled", 20.0)
+    return heard[-1][1]
+
+
+def test_budget_and_threshold_are_set_live_and_told(inference: Any) -> None:
+    from streaming_vla_interfaces import msg as wire
+
+    probe, spec, suite = inference
+    block = spec.tokens_per_observation
+    heard = probe.record(wire.KvCacheStats, "/kv_cache_stats")
+    publisher = probe.publisher(wire.Observation, "/observation")
+    before = observe(probe, spec, heard, range(OBSERVATIONS), publisher)
+    assert (before.policy, before.chunks_kept, before.chunks_dropped) == ("gated", OBSERVATIONS - 1, 0)
+    assert before.tokens == block + OBSERVATIONS - 1 and len(before.scores) == OBSERVATIONS - 1
+    assert before.bytes == before.tokens * spec.cache.bytes_per_token
+    assert before.full_bytes == OBSERVATIONS * block * spec.cache.bytes_per_token
+    assert before.flops_saved == (before.full_tokens - before.tokens) * spec.cache.flops_per_pair
+    assert put(probe, "cache_threshold", 2.0).successful
+    dropped = observe(probe, spec, heard, range(OBSERVATIONS, OBSERVATIONS + 2), publisher)
+    assert (dropped.chunks_kept, dropped.chunks_dropped) == (OBSERVATIONS - 1, 2)
+    assert put(probe, "cache_budget", 2 * block).successful
+    evicted = observe(probe, spec, heard, range(OBSERVATIONS + 2, OBSERVATIONS + 3), publisher)
+    assert evicted.chunks_evicted == OBSERVATIONS - 2 and evicted.tokens == block + 1
+    refused = put(probe, "cache_budget", block)
+    assert not refused.successful and "below the" in refused.reason
+    fixed = put(probe, "cache_chunk", block + 1)
+    assert not fixed.successful and "read-only" in fixed.reason
+    assert f"cache_recent is {block}, its gate was trained for {2 * block}" in suite.log("inference")

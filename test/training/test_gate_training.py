@@ -1,0 +1,236 @@
+"""Training a gate: one pass is what the cache does online, frames are encoded once, a stopped run goes on as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from kv_cache import Full, Gate, GateConfig, Gated, SessionCache
+from kv_cache.gate_file import load_gate
+from kv_cache.policies import CachePolicy
+from kv_cache.policies.base import Sizes
+from streaming_vla.cli import app
+from streaming_vla.policy.compact.config import CompactConfig
+from streaming_vla.policy.compact.language import UNKNOWN
+from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_slices
+from streaming_vla.policy.loading import load_policy, save_policy
+from streaming_vla.training.dataset import Demonstrations, check_demonstrations
+from streaming_vla.training.gate_data import NOTHING, EncodedDemonstrations, split_episodes
+from streaming_vla.training.gate_network import Draw, GatedNetwork, keep_from, keep_none
+from streaming_vla.training.gate_plan import GatePlan
+from streaming_vla.training.gate_trainer import GateRun, GateTrainer
+from streaming_vla.training.gate_validation import chunks_where, full_network
+from streaming_vla.training.plan import Source, read_plan
+from streaming_vla.training.setup import GATE_PLAN
+
+torch.set_num_threads(1)
+CONFIG = CompactConfig(
+    words=(UNKNOWN, "the", "window"), width=48, layers=3, image_size=32, channels=(8, 8, 8, 8), keypoints=(4, 4)
+)
+BLOCK = CONFIG.tokens_per_observation
+SOURCE = Source(tasks={"window-open": 1.0}, length=10, stride=(4, 4), memory=True, sequences=3, wrong_instruction=0.0)
+PLAN = GatePlan.model_validate(
+    {
+        "gate": {"width": 8, "hidden": 8},
+        "cache": {"recent": BLOCK, "chunk": BLOCK},
+        "sources": [SOURCE.model_dump()],
+        "validation": {"every": 2, "sequences": 8},
+        "learning": {"steps": 4},
+    }
+)
+
+
+def wild_network(sizes: Sizes, summary: str = "mean") -> GatedNetwork:
+    """Return random networks whose gate keeps about half of the chunks."""
+    torch.manual_seed(0)
+    model = CompactModel(CONFIG).eval().requires_grad_(False)
+    gate = Gate(GateConfig.of(CONFIG.cache, width=8, hidden=8, summary=summary)).eval().requires_grad_(False)
+    gate.head.weight.mul_(10.0)
+    gate.head.bias.zero_()
+    for parameter in gate.summary.parameters():
+        parameter.normal_(std=0.1)
+    return GatedNetwork(model, gate, sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "summary"),
+    [
+        (Sizes(0, BLOCK, BLOCK), "mean"),
+        (Sizes(0, 2 * BLOCK, BLOCK), "attention"),
+        (Sizes(4, BLOCK + 7, 10), "mlp"),
+    ],
+)
+@torch.inference_mode()
+def test_one_pass_is_what_the_policy_does_online(sizes: Sizes, summary: str) -> None:
+    network, random = wild_network(sizes, summary), np.random.default_rng(0)
+    policy = CompactPolicy(network.model, "wild")
+    seen = [
+        PolicyObservation(
+            random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8), random.normal(size=4).astype(np.float32), "window"
+        )
+        for _ in range(7)
+    ]
+    tokens = torch.cat([run_slices(policy.encode(each)) for each in seen], dim=1)
+    threshold = float(network.run(tokens, keep_none).logits.sigmoid().median())
+    kept = Gated(sizes.sinks, sizes.recent, sizes.chunk, budget=400, gate=network.gate, threshold=threshold)
+    keep = compare_with_online(network, policy, seen, tokens, kept, keep_from(threshold))
+    assert 0 < int(keep.sum()) < keep.shape[1]
+    whole = full_network(network.model, network.gate, len(seen))
+    compare_with_online(whole, policy, seen, tokens, Full(len(seen) * BLOCK), keep_none)
+
+
+def compare_with_online(
+    network: GatedNetwork,
+    policy: CompactPolicy,
+    seen: list[PolicyObservation],
+    tokens: Tensor,
+    kept: CachePolicy,
+    draw: Draw,
+) -> Tensor:
+    """Compare actions after every observation with those of a cache that grows online; return what is kept."""
+    cache, online = SessionCache(CONFIG.cache, kept), []
+    position = np.array([1.5, -2.0, 0.5, 1.0])
+    for each in seen:
+        cache.append(*prefill_whole(policy, each, cache.view()))
+        online += [policy.flow_step(cache.view(), position, index) for index in (0, 3)]
+    passed = network.run(tokens, draw)
+    places = torch.from_numpy(position).float().expand(1, len(online), -1)
+    time = torch.tensor([0.0, 3 / 16]).repeat(len(seen)).unsqueeze(0)
+    answer = network.flow(passed, places, time, torch.ones(1, len(online), dtype=torch.bool))
+    wanted = torch.from_numpy(np.stack(online)).float()
+    torch.testing.assert_close(answer[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
+    held = [number for number, _ in cache.kept_chunks()]
+    assert held == passed.fate.keep[0].nonzero().flatten().tolist()
+    return passed.fate.keep
+
+
+def windows_of(folder: Path) -> list[Path]:
+    """Return the episodes of window-open."""
+    return [file for file in check_demonstrations(folder) if "window" in file.name]
+
+
+def test_frames_are_encoded_once_and_spliced_as_before(folder: Path, tmp_path: Path) -> None:
+    model, tokens = CompactModel(CONFIG).eval(), tmp_path / "tokens"
+    done: list[tuple[int, int]] = []
+    encoded = EncodedDemonstrations(windows_of(folder), model, tokens, lambda *now: done.append(now))
+    assert done == [(1, 2), (2, 2)]
+    batch = encoded.encoded(6, SOURCE, np.random.default_rng(3))
+    plain = Demonstrations(folder, CONFIG, windows_of(folder)).sample(6, SOURCE, np.random.default_rng(3))
+    pictures = torch.from_numpy(plain.pictures[2, 4]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    wanted = torch.cat([encoder(pictures[place : place + 1]) for place, encoder in enumerate(model.cameras)], dim=1)
+    torch.testing.assert_close(batch.given["pictures"][2, 4], wanted[0].detach(), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(batch.given["state"], torch.from_numpy(plain.state))
+    files = sorted(tokens.rglob("*.safetensors"))
+    before = [file.stat().st_mtime_ns for file in files]
+    EncodedDemonstrations(windows_of(folder), model, tokens, lambda *_: None)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    with torch.no_grad():
+        model.cameras[0].place.add_(1.0)
+    EncodedDemonstrations(windows_of(folder), model, tokens, lambda *_: None)
+    assert len(sorted(tokens.rglob("*.safetensors"))) == 2 * len(files), "another encoder, other tokens"
+
+
+def test_a_sequence_without_its_cue_begins_in_the_wait(folder: Path, tmp_path: Path) -> None:
+    encoded = EncodedDemonstrations(windows_of(folder), CompactModel(CONFIG), tmp_path / "tokens", lambda *_: None)
+    source = SOURCE.model_copy(update={"length": 16})
+    with_cue = encoded.encoded(16, source, np.random.default_rng(0))
+    assert with_cue.cue[:, 0].all() and set(with_cue.recall.flatten().tolist()) <= {0, 1}
+    assert torch.equal(with_cue.taught, with_cue.present) and set(with_cue.tasks) == {"window-open"}
+    without = encoded.encoded(16, source, np.random.default_rng(0), without_cue=1.0)
+    assert not without.cue.any() and (without.recall == NOTHING).all()
+    first = with_cue.cue.sum(dim=1)
+    for row, begin in enumerate(first.tolist()):
+        torch.testing.assert_close(without.given["state"][row, 0], with_cue.given["state"][row, begin])
+    assert torch.equal(without.present.sum(dim=1), with_cue.present.sum(dim=1) - first)
+    assert without.taught[:, 0].all() and (without.taught <= without.present).all()
+    assert without.taught.sum() < without.present.sum(), "what to choose cannot be known"
+
+
+def test_episodes_for_validation_are_not_learned_from(folder: Path) -> None:
+    learned, held_out = split_episodes(folder, PLAN)
+    assert [file.name for file in learned] == ["window-open_0_00000.safetensors", "window-open_0_00002.safetensors"]
+    assert [file.name for file in held_out] == ["window-open_0_00001.safetensors"]
+    with pytest.raises(FileNotFoundError, match="no demonstrations of count in"):
+        split_episodes(
+            folder, PLAN.model_copy(update={"sources": (PLAN.sources[0].model_copy(update={"tasks": {"count": 1}}),)})
+        )
+
+
+def test_chunks_are_those_whose_middle_lies_in_an_observation() -> None:
+    cue = torch.tensor([[True, False, False, True, False, False]])
+    assert chunks_where(cue, 10, Sizes(0, 20, 10)).tolist() == [[True, False, False, True]]
+    assert chunks_where(cue, 10, Sizes(4, 20, 5)).tolist() == [[True, False, False, False, False, True, True]]
+
+
+def policy_file(folder: Path) -> Path:
+    """Write a random policy."""
+    torch.manual_seed(1)
+    path = folder / "policy.safetensors"
+    save_policy(path, CONFIG, CompactModel(CONFIG).state_dict(), {})
+    return path
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path, rate: float) -> None:
+    plan = PLAN.model_copy(update={"learning": PLAN.learning.model_copy(update={"policy_rate": rate})})
+    run = GateRun(policy_file(tmp_path), folder, plan, tmp_path / "whole")
+    GateTrainer(run, lambda *_: None).train()
+    stopped = replace(run, folder=tmp_path / "stopped")
+    first = GateTrainer(stopped, lambda *_: None)
+    for _ in range(2):
+        first.advance()
+    first.save()
+    GateTrainer(stopped, lambda *_: None).train()
+    files = (tmp_path / name / "checkpoint.safetensors" for name in ("stopped", "whole"))
+    torch.testing.assert_close(*map(load_file, files))
+
+
+def test_the_command_writes_a_gate_with_all_that_made_it(folder: Path, tmp_path: Path) -> None:
+    plan, policy, output = tmp_path / "plan.yaml", policy_file(tmp_path), tmp_path / "gate.safetensors"
+    plan.write_text(json.dumps(PLAN.model_dump(mode="json")))
+    arguments = ["train", "gate", "--policy", str(policy), "--plan", str(plan), "--demonstrations", str(folder)]
+    arguments += ["--output", str(output), "--folder", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    loaded = load_gate(output)
+    assert loaded.training["plan"] == PLAN.model_dump(mode="json") and loaded.training["seed"] == 0
+    figures = loaded.training["validation"]
+    assert isinstance(figures, dict) and set(figures["caches"]) == {"full", "gated", "mean", "window"}
+    assert figures["threshold"] == loaded.threshold and set(figures["cue_kept"]) == {"window-open.1"}
+    assert figures["caches"]["full"]["tokens"] > figures["caches"]["window"]["tokens"] == BLOCK
+    refused = CliRunner().invoke(app, [*arguments, "--policy-output", str(tmp_path / "other.safetensors")])
+    assert refused.exit_code == 1 and "--policy-output goes with a plan" in refused.output + (refused.stderr or "")
+
+
+def test_a_policy_that_learns_too_is_written(folder: Path, tmp_path: Path) -> None:
+    policy = policy_file(tmp_path)
+    plan = PLAN.model_copy(update={"learning": PLAN.learning.model_copy(update={"policy_rate": 1e-2})})
+    trainer = GateTrainer(GateRun(policy, folder, plan, tmp_path / "run"), lambda *_: None)
+    trainer.train()
+    trainer.finish(tmp_path / "gate.safetensors", tmp_path / "learned.safetensors")
+    before, after = (load_policy(file).model.state_dict() for file in (policy, tmp_path / "learned.safetensors"))
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"word", "word_place", "word_query", "word_mlp", "state", "trunk_layers", "flow", "chunk"}
+    identity = load_gate(tmp_path / "gate.safetensors").training["policy"]
+    assert isinstance(identity, dict) and identity["name"] == "learned"
+
+
+def test_a_window_below_an_observation_is_refused() -> None:
+    with pytest.raises(ValueError, match=f"recent is {BLOCK - 1} tokens, below the {BLOCK}"):
+        wild_network(Sizes(0, BLOCK - 1, BLOCK))
+
+
+def test_the_shipped_plan_is_valid_and_fits_the_shipped_policy() -> None:
+    plan = read_plan(Path(__file__).parents[2] / GATE_PLAN, GatePlan)
+    assert any(source.memory for source in plan.sources)
+    assert plan.cache.chunk == CompactConfig(words=(UNKNOWN,)).tokens_per_observation
