@@ -127,4 +127,5 @@ class Pilot:
         for camera in self._options.blank:
             images[spec.cameras.index(camera)] = 0
         observation = PolicyObservation(images, robot.state(), self._instruction)
-        self._cache.append(*prefill_whole(self._policy, observation, self._cache.view()))
+        prefilled = prefill_whole(self._policy, observation, self._cache.view())
+        self._cache.append(prefilled.keys, prefilled.values)

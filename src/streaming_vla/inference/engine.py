@@ -140,11 +140,11 @@ class Engine:
 
         def serve(_queued_s: float) -> SaliencyResult:
             shared, spec = self._shared, self._shared.policy.spec
-            view = shared.sessions.find(session).context(request.episode, request.context)
+            seen = shared.sessions.find(session).seen(request.episode, request.context)
             pending = _checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
-            saliency = shared.policy.look_ahead(view, pending)
-            if saliency is None:
-                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor")
+            if seen is None:
+                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
+            saliency = shared.policy.look_ahead(seen, pending)
             if not np.isfinite(saliency):
                 raise ValueError(f"saliency is {saliency}")
             return SaliencyResult(True, "", "", float(saliency))

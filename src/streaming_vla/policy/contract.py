@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 
-__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy", "prefill_whole"]
+__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "Prefilled", "StreamingPolicy", "prefill_whole"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,27 @@ class PolicyObservation:
         images: [cameras, S, S, 3], RGB.
         state: [state_size], in the policy's order and units.
         instruction: plain text.
+        pending: [A], sum of the actions that will be executed between the pictures and the hand-over (newest value for
+            absolute dimensions): a policy with a look-ahead predictor moves the base camera's tokens on by them. None
+            leaves the pictures as they are.
     """
 
     images: npt.NDArray[np.uint8]
     state: npt.NDArray[np.float32]
     instruction: str
+    pending: Vector | None = None
+
+
+class Prefilled(NamedTuple):
+    """What a prefill makes of an observation.
+
+    keys before rotation and values of the new tokens, each [L, Hkv, T, d]; seen [tokens, features] is what `look_ahead`
+    is given later, None when the policy has no look-ahead predictor.
+    """
+
+    keys: Tensor
+    values: Tensor
+    seen: Tensor | None = None
 
 
 class StreamingPolicy(Protocol):
@@ -82,13 +98,10 @@ class StreamingPolicy(Protocol):
     def spec(self) -> PolicySpec:
         """What it is fed and what it gives."""
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         """Turn an observation into tokens that follow `view`.
 
         Yields between slices, so that a flow step never waits for more than one of them.
-
-        Returns:
-            Keys before rotation and values of the new tokens, each [L, Hkv, T, d].
         """
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
@@ -100,22 +113,24 @@ class StreamingPolicy(Protocol):
             index: step of the flow, 0 .. trained_horizon - 1; its time is index / trained_horizon.
         """
 
-    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
-        """Return how much the pending actions [A] change what the cameras see, in calibrated units.
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
+        """Return how much the pending actions change what the cameras see, in units of a typical change.
 
-        None when the policy has no predictor.
+        Args:
+            seen: what the prefill left of the observation, see Prefilled.
+            pending: [A], sum of the actions (newest value for absolute dimensions).
         """
 
 
-def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> tuple[Tensor, Tensor]:
+def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> Prefilled:
     """Run all slices of a prefill, for callers that nobody waits beside; returns what `prefill` does."""
     work = policy.prefill(observation, view)
     while True:
         try:
             next(work)
         except StopIteration as done:
-            keys, values = done.value
-            return keys, values
+            prefilled: Prefilled = done.value
+            return prefilled
 
 
 class ChunkPolicy(StreamingPolicy, Protocol):

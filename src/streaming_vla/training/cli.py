@@ -1,4 +1,4 @@
-"""`streaming-vla train`: demonstrations and the policy."""
+"""`streaming-vla train`: demonstrations, the policy, and its look-ahead predictor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from streaming_vla.evaluation.progress import counting
-from streaming_vla.training.setup import DEMONSTRATIONS, PLAN, RUN, compact_config
+from streaming_vla.training.setup import DEMONSTRATIONS, PLAN, RUN, SALIENCY_PLAN, compact_config
 
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy on them.")
 
@@ -83,3 +83,39 @@ def policy(
     export(run, output)
     draw_losses(folder / "log.jsonl", folder / "losses.png")
     Console().print(f"the policy is in {output}; its losses are in {folder / 'losses.png'}")
+
+
+@app.command()
+def saliency(
+    model: Annotated[str, typer.Option(help="the policy's name or file; its encoder stays as it is")] = "compact_mt10",
+    plan: Annotated[Path, typer.Option(help="plan of the predictor: every hyperparameter")] = SALIENCY_PLAN,
+    demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
+    output: Annotated[
+        Path | None, typer.Option(help="the finished predictor; default: models/<model>_saliency.safetensors")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the predictor of what the base camera sees after the pending actions, and check it on other episodes."""
+    import torch
+
+    from streaming_vla.policy.loading import load_policy
+    from streaming_vla.policy.models import find_model
+    from streaming_vla.training.saliency import train_saliency
+    from streaming_vla.training.saliency_plan import load_saliency_plan
+
+    torch.set_num_threads(1)
+    with _one_sentence():
+        chosen = load_saliency_plan(plan)
+        file = find_model(model)
+        target = output or Path("models") / f"{file.stem}_saliency.safetensors"
+        with counting() as progress:
+            bars = {name: progress.add_task(name, total=None) for name in ("encoding episodes", "training steps")}
+            check = train_saliency(
+                load_policy(file),
+                demonstrations,
+                chosen,
+                target,
+                seed,
+                lambda name, done, total: progress.update(bars[name], completed=done, total=total),
+            )
+    Console().print(f"{check.sentence()}\nthe predictor is in {target}", soft_wrap=True)

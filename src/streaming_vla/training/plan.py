@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a plan: it does not change, and has no entries that it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Recording(_Section):
+Plan = TypeVar("Plan", bound=Section)
+
+
+class Recording(Section):
     """Episodes to record with the scripted experts.
 
     Args:
@@ -40,7 +45,7 @@ class Recording(_Section):
     wait_steps: tuple[int, int] = (40, 120)
 
 
-class Source(_Section):
+class Source(Section):
     """Sequences of one kind.
 
     Args:
@@ -70,7 +75,7 @@ class Source(_Section):
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class Augment(_Section):
+class Augment(Section):
     """How much the pictures and the state are disturbed.
 
     Args:
@@ -86,7 +91,7 @@ class Augment(_Section):
     blank: tuple[float, ...] = (0.03, 0.12)
 
 
-class Flow(_Section):
+class Flow(Section):
     """The flow of the action sum.
 
     Args:
@@ -104,7 +109,7 @@ class Flow(_Section):
     hidden: Annotated[float, Field(ge=0, le=1)] = 0.4
 
 
-class Weights(_Section):
+class Weights(Section):
     """Weights of the losses.
 
     Args:
@@ -120,7 +125,7 @@ class Weights(_Section):
     recall: Annotated[float, Field(ge=0)] = 0.1
 
 
-class Optimiser(_Section):
+class Optimiser(Section):
     """AdamW with a linear warm-up and a cosine to a hundredth.
 
     Args:
@@ -138,7 +143,7 @@ class Optimiser(_Section):
     clip: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TrainingPlan(_Section):
+class TrainingPlan(Section):
     """One training run.
 
     Args:
@@ -160,6 +165,15 @@ def load_plan(path: Path) -> TrainingPlan:
     """Read a plan.
 
     Raises:
+        ValueError: see `read_plan`.
+    """
+    return read_plan(path, TrainingPlan)
+
+
+def read_plan(path: Path, kind: type[Plan]) -> Plan:
+    """Read a plan of some kind.
+
+    Raises:
         ValueError: no such file, no YAML, or an entry that is unknown, missing or out of range.
     """
     try:
@@ -169,7 +183,7 @@ def load_plan(path: Path) -> TrainingPlan:
     except yaml.YAMLError as error:
         raise ValueError(f"training plan '{path}' is not YAML: {' '.join(str(error).split())}") from error
     try:
-        return TrainingPlan.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -14,6 +14,7 @@ from streaming_vla.training.plan import TrainingPlan
 DEMONSTRATIONS = Path("data/demonstrations")
 RUN = Path("data/policy")
 PLAN = Path("config/training/compact.yaml")
+SALIENCY_PLAN = Path("config/training/saliency.yaml")
 
 
 def compact_config(plan: TrainingPlan) -> CompactConfig:

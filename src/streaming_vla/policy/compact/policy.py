@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,16 +14,32 @@ from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.policy.compact.layers import Layer, attend, rotated
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.compact.vision import CameraEncoder
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import Vector
 
 
-class CompactPolicy:
-    """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread."""
+class Predictor(Protocol):
+    """Says how the base camera's tokens change when actions are executed (saliency.predictor.ChangePredictor)."""
 
-    def __init__(self, model: CompactModel, name: str) -> None:
+    def __call__(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Return the change, [..., T, F], of tokens [..., T, F] by summed actions [..., A]."""
+
+    def saliency(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Return the length of that change in units of a typical one, [...]."""
+
+
+class CompactPolicy:
+    """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread.
+
+    Attributes:
+        predictor: of `look_ahead` and of the tokens after pending actions; None: the policy has none.
+    """
+
+    def __init__(self, model: CompactModel, name: str, predictor: Predictor | None = None) -> None:
         config = model.config
+        self.predictor = predictor
         self._model = model.eval()
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._layout = config.layout
@@ -38,15 +55,23 @@ class CompactPolicy:
             cache=config.cache,
         )
 
+    @property
+    def base_encoder(self) -> CameraEncoder:
+        """The encoder of the first camera, whose tokens the predictor looks ahead from."""
+        return next(iter(self._model.cameras))
+
     @torch.inference_mode()
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         """Encode camera by camera, then run layer by layer; a slice ends at every yield (see StreamingPolicy)."""
-        model, base = self._model, self._model.config.rope_base
+        model, base, predictor = self._model, self._model.config.rope_base, self.predictor
         pictures = torch.from_numpy(observation.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         parts = []
         for index, encoder in enumerate(model.cameras):
             parts.append(encoder(pictures[index : index + 1]))
             yield
+        seen = parts[0][0]
+        if predictor is not None and observation.pending is not None:
+            parts[0] = parts[0] + predictor(seen, _as_tensor(observation.pending)).unsqueeze(0)
         parts.append(model.words(torch.tensor([self._tokenize(observation.instruction)])))
         parts.append(model.own_state(torch.from_numpy(observation.state).unsqueeze(0)))
         tokens = torch.cat(parts, dim=1)
@@ -64,7 +89,7 @@ class CompactPolicy:
                 values = torch.cat((values_before.unsqueeze(0), values), dim=2)
                 tokens = layer.finish(tokens, attend(rotated(queries, positions, base), keys, values))
                 yield
-        return torch.stack(new_keys), torch.stack(new_values)
+        return Prefilled(torch.stack(new_keys), torch.stack(new_values), None if predictor is None else seen)
 
     @torch.inference_mode()
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
@@ -72,7 +97,7 @@ class CompactPolicy:
         config = self._model.config
         if not 0 <= index < config.trained_horizon:
             raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
-        state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
+        state = _as_tensor(position).view(1, 1, -1)
         time = torch.full((1, 1), index / config.trained_horizon)
         action = self._model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
         return self._layout.clip(action[0, 0].double().numpy())
@@ -91,9 +116,15 @@ class CompactPolicy:
             after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()
             return after
 
-    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
-        """Return None: the compact policy has no predictor of what its cameras will see."""
-        return None
+    @torch.inference_mode()
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
+        """Return what the predictor says (see StreamingPolicy); an observation without one leaves nothing `seen`."""
+        assert self.predictor is not None, "only a prefill with a predictor leaves something seen"
+        return float(self.predictor.saliency(seen, _as_tensor(pending)))
+
+
+def _as_tensor(values: Vector) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
 def _batch(view: CacheView) -> LayerCache:
