@@ -1,4 +1,4 @@
-"""The command `streaming-vla`: up, demo, record, doctor and train."""
+"""The command `streaming-vla`: up, demo, record, doctor, train, evaluate, calibrate and those on bags."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from streaming_vla import graph
 from streaming_vla.evaluation import cli as bag_commands
+from streaming_vla.evaluation.calibrate_command import calibrate
 from streaming_vla.evaluation.policy_command import evaluate
 from streaming_vla.training.cli import app as train_app
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
+app.command()(calibrate)
 bag_commands.register(app)
 
 PARAMS_FILE_HELP = "ROS parameter file; without it every parameter has its default (config/streaming_vla.yaml)"
