@@ -14,7 +14,7 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import Guide, PolicyObservation, Prefilled, prefill_whole
+from streaming_vla.policy.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole
 from streaming_vla.saliency.predictor import ChangePredictor
 from streaming_vla.training.losses import block_mask
 
@@ -203,6 +203,21 @@ def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1, ""))
     assert np.isfinite(policy.flow_step(cache.view(), np.zeros(4), 0)).all()
+
+
+def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: CompactPolicy) -> None:
+    views = []
+    for seed in range(3):
+        cache = new_cache()
+        prefill(policy, cache, observation(seed))
+        views.append(cache.view())
+    random = np.random.default_rng(0)
+    queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
+    together = policy.flow_steps(queries)
+    for query, action in zip(queries, together, strict=True):
+        assert action == pytest.approx(policy.flow_step(*query), abs=1e-5)
+    with pytest.raises(ValueError, match="flow step 16 is outside"):
+        policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
 
 
 def after(policy: CompactPolicy, seen: PolicyObservation) -> Prefilled:

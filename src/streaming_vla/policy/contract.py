@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,7 +15,17 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 
-__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "Prefilled", "StreamingPolicy", "prefill_whole"]
+__all__ = [
+    "BatchingPolicy",
+    "ChunkPolicy",
+    "FlowQuery",
+    "Guide",
+    "PolicyObservation",
+    "PolicySpec",
+    "Prefilled",
+    "StreamingPolicy",
+    "prefill_whole",
+]
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,14 @@ class Prefilled(NamedTuple):
     seen: Tensor | None = None
 
 
+class FlowQuery(NamedTuple):
+    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step."""
+
+    view: CacheView
+    position: Vector
+    index: int
+
+
 class StreamingPolicy(Protocol):
     """A policy as the engine runs it: one thread, inference mode, work in slices."""
 
@@ -120,6 +138,13 @@ class StreamingPolicy(Protocol):
             seen: what the prefill left of the observation, see Prefilled.
             pending: [A], sum of the actions (newest value for absolute dimensions).
         """
+
+
+class BatchingPolicy(StreamingPolicy, Protocol):
+    """A policy that also does flow steps of several contexts in one pass; the engine asks it where shapes allow."""
+
+    def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
+        """Return what `flow_step` returns of each; the views have as many tokens and the same next position."""
 
 
 def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> Prefilled:

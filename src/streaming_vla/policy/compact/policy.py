@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.policy.compact.layers import Layer, attend, rotated
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.vision import CameraEncoder
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.policy.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import Vector
 
@@ -94,13 +94,20 @@ class CompactPolicy:
     @torch.inference_mode()
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         """Return action `index` of the newest observation in `view` (see StreamingPolicy)."""
-        config = self._model.config
-        if not 0 <= index < config.trained_horizon:
-            raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
-        state = _as_tensor(position).view(1, 1, -1)
-        time = torch.full((1, 1), index / config.trained_horizon)
-        action = self._model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
-        return self._layout.clip(action[0, 0].double().numpy())
+        return self.flow_steps([FlowQuery(view, position, index)])[0]
+
+    @torch.inference_mode()
+    def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
+        """Return the action of each query, all in one pass (see BatchingPolicy)."""
+        horizon = self._model.config.trained_horizon
+        for query in queries:
+            if not 0 <= query.index < horizon:
+                raise ValueError(f"flow step {query.index} is outside the trained horizon 0 .. {horizon - 1}")
+        state = torch.stack([_as_tensor(query.position) for query in queries]).unsqueeze(1)
+        time = torch.tensor([[query.index / horizon] for query in queries])
+        place = torch.tensor([queries[0].view.next_position])
+        actions = self._model.flow(state, time, _batch([query.view for query in queries]), place, mask=None)
+        return [self._layout.clip(action.double().numpy()) for action in actions[:, 0]]
 
     def chunk_step(
         self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
@@ -110,7 +117,7 @@ class CompactPolicy:
             chunk = torch.from_numpy(np.asarray(noisy, dtype=np.float32)).unsqueeze(0).unsqueeze(0)
             chunk.requires_grad_(guide is not None and guide.exact)
             first = torch.tensor([view.next_position])
-            velocity = self._model.chunk(chunk, torch.full((1, 1), time), _batch(view), first, mask=None)
+            velocity = self._model.chunk(chunk, torch.full((1, 1), time), _batch([view]), first, mask=None)
             if guide is not None:
                 velocity = velocity + _guidance(chunk, velocity, time, guide)
             after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()
@@ -127,8 +134,13 @@ def _as_tensor(values: Vector) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def _batch(view: CacheView) -> LayerCache:
-    return [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)]
+def _batch(views: Sequence[CacheView]) -> LayerCache:
+    if len(views) == 1:  # nothing to copy
+        keys, values = views[0].keys.unsqueeze(1), views[0].values.unsqueeze(1)
+    else:
+        keys = torch.stack([view.keys for view in views], dim=1)
+        values = torch.stack([view.values for view in views], dim=1)
+    return list(zip(keys, values, strict=True))
 
 
 def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:
