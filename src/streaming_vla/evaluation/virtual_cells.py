@@ -85,12 +85,11 @@ class Cells:
 
     def missing(self, cells: Iterable[Cell]) -> list[tuple[tuple[Cell, int], VirtualRun]]:
         """Return the episodes that are still to be run, cell by cell."""
-        return [
-            ((cell, seed), cell.job(seed, self._models))
-            for cell in dict.fromkeys(cells)
-            for seed in _seeds(cell)
-            if seed not in self._kept(cell)
-        ]
+        found = []
+        for cell in dict.fromkeys(cells):
+            kept = self._kept(cell)
+            found += [((cell, seed), cell.job(seed, self._models)) for seed in _seeds(cell) if seed not in kept]
+        return found
 
     def run(
         self, jobs: Sequence[tuple[tuple[Cell, int], VirtualRun]], processes: int, done: Callable[[Cell], None]
