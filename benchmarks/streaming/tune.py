@@ -19,7 +19,7 @@ from rich.console import Console
 
 from streaming_vla.evaluation.calibrate_command import CALIBRATION_SEED
 from streaming_vla.evaluation.progress import counting
-from streaming_vla.evaluation.virtual_runs import VirtualRun
+from streaming_vla.evaluation.virtual_runs import VirtualRun, policy_of_process
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES, find_strategy
 from streaming_vla.evaluation.virtual_tuning import GRIDS, grid, try_grid, turn_dials
 from streaming_vla.robots.tasks import select_tasks
@@ -49,6 +49,10 @@ def main(
         names = [name.strip() for name in strategies.split(",") if name.strip()] or list(STRATEGIES)
         for name in names:
             find_strategy(name)
+        if policy_of_process(model, saliency_model).predictor is None:
+            asking = [name for name in names if STRATEGIES[name].monitor.mode == "adaptive"]
+            console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
+            names = [name for name in names if name not in asking]
         scenes = [
             VirtualRun("", STRATEGIES["ours"], profile, task, CALIBRATION_SEED + number, model, saliency_model)
             for task in select_tasks(tasks)

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 from streaming_vla.evaluation.calibrating import (
+    Outcome,
     Scenes,
     by_saving,
     judged_episodes,
     outcome,
     recording,
-    trying,
     tuned_to,
 )
 from streaming_vla.evaluation.virtual_runs import run_all
@@ -110,28 +111,28 @@ def turn_dials(
     Raises:
         ValueError: no saliency could be recorded, or the saving is out of reach.
     """
-    wanted = [name for name in (*RATED, *SAVING) if name in names]
     always = None
-    for name in wanted:
+    for name in (each for each in (*RATED, *SAVING) if each in names):
         setup = STRATEGIES[name]
-        if name in SAVING and always is None:
-            always = outcome(STRATEGIES["ours"], scenes, Calibration(0.0, 1.0, 0), processes)
         values = _recorded(setup, scenes, processes)
         if name in RATED:
             changes = _changes(setup, values, PUBLISHED_RATE)
             yield name, changes, f"{100 * PUBLISHED_RATE:.0f} % of the contexts observed early, as published"
             continue
-        assert always is not None, "it was measured above"
-
-        def tried(rate: float, setup: Setup = setup, values: list[float] = values) -> Any:
-            if values:
-                return trying(setup, scenes, values, setup.monitor.observe_when, processes)(rate)
-            new = changed(setup, _changes(setup, values, rate))
-            return outcome(new, scenes, Calibration(0.0, rate, 0), processes)
-
-        best = by_saving(tried, always, fewer)[-1]
+        always = always or outcome(STRATEGIES["ours"], scenes, _dialled(1.0), processes)
+        best = by_saving(partial(_outcome, setup, values, scenes, processes), always, fewer)[-1]
         saved = 1.0 - best.observations / always.observations
         yield name, _changes(setup, values, best.calibration.rate), f"{100 * saved:.0f} % fewer observations per action"
+
+
+def _outcome(setup: Setup, values: list[float], scenes: Scenes, processes: int, rate: float) -> Outcome:
+    new = changed(setup, _changes(setup, values, rate))
+    return outcome(new, scenes, _dialled(rate), processes)
+
+
+def _dialled(rate: float) -> Calibration:
+    """Return a rate that was asked for: here the rate is looked at, not the threshold."""
+    return Calibration(0.0, rate, 0)
 
 
 def _recorded(setup: Setup, scenes: Scenes, processes: int) -> list[float]:
