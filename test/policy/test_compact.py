@@ -123,7 +123,7 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
         try:
             next(work)
         except StopIteration as done:
-            keys, values = done.value
+            keys, values, _ = done.value
             break
     from kv_cache.rotary import rotate
 
