@@ -107,7 +107,8 @@ def _latencies(file: Path) -> dict[str, float]:
     prefills, steps = [], []
     for _ in range(TIMED):
         began = time.perf_counter()
-        cache.append(*prefill_whole(policy, observation, cache.view()))
+        prefilled = prefill_whole(policy, observation, cache.view())
+        cache.append(prefilled.keys, prefilled.values)
         prefills.append(time.perf_counter() - began)
         began = time.perf_counter()
         policy.flow_step(cache.view(), spec.layout.start(), 3)

@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from typer.testing import CliRunner
 
 from kv_cache.cache import CacheView
@@ -23,7 +22,7 @@ from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.policy_command import parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.robots.metaworld import MetaWorldRobot
@@ -47,11 +46,11 @@ class CountingPolicy:
         self.seen: list[PolicyObservation] = []
         self.positions: list[float] = []
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         self.seen.append(observation)
         yield
         token = torch.full((1, 1, 1, 2), float(len(self.seen)))
-        return token, token
+        return Prefilled(token, token)
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         self.positions.append(float(position[0]))

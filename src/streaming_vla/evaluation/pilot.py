@@ -159,7 +159,8 @@ class Pilot:
 
     def _observe(self, robot: MetaWorldRobot) -> None:
         observation = self.look(robot)
-        self._append(*prefill_whole(self._policy, observation, self.cache.view()))
+        prefilled = prefill_whole(self._policy, observation, self.cache.view())
+        self._append(prefilled.keys, prefilled.values)
         if self._keep_pictures:
             self.pictures.append(observation.images[0])
 

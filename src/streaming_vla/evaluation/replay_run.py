@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +19,7 @@ from streaming_vla.evaluation.replay_compare import played, records_of, summaris
 from streaming_vla.evaluation.report_html import Run, make_run
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.contract import StreamingPolicy
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.policy.models import find_model
+from streaming_vla.saliency.loading import load_with_predictor
 
 FALLBACK = "measured"  # profile of bags that do not tell their latencies
 
@@ -96,14 +95,14 @@ def replay_one(path: Path, job: ReplayJob) -> Replayed | str:
     """Replay one bag; return the sentence that refuses it when it cannot be used."""
     options = job.options()
     try:
-        return replay(path, _policy(str(options.values["inference"]["model"])), options)
+        return replay(path, _policy(options.values), options)
     except BagError as error:
         return str(error)
 
 
 def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
     """Return the replays as a run of the report; its curves are those of the longest episode."""
-    names = _policy(str(job.values()["inference"]["model"])).spec.layout.names
+    names = _policy(job.values()).spec.layout.names
     numbers = summarise_replays(replays, names)
     longest = max(
         (episode for each in replays for episode in each.episodes), key=lambda episode: episode.record.duration_s
@@ -140,9 +139,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _policy(values: Mapping[str, Mapping[str, Any]]) -> StreamingPolicy:
+    inference = values["inference"]
+    return _loaded(str(inference["model"]), str(inference["saliency_model"]))
+
+
 @cache
-def _policy(model: str) -> StreamingPolicy:
+def _loaded(model: str, saliency_model: str) -> StreamingPolicy:
     import torch
 
     torch.set_num_threads(1)
-    return load_policy(find_model(model))
+    return load_with_predictor(model, saliency_model)

@@ -34,7 +34,7 @@ class ReplayService(PolicyService):
         self.observed: dict[int, str] = {}
         self.cache: list[tuple[float, Any]] = []
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
         try:
             frames = {
@@ -42,7 +42,7 @@ class ReplayService(PolicyService):
             }
         except ValueError:
             return None
-        context = super().prefill(replace(snapshot, frames=frames), shift)
+        context = super().prefill(replace(snapshot, frames=frames), shift, pending)
         if context is not None:
             self.observed[snapshot.request.sequence] = digest(frames.values(), snapshot.state)
             self.cache.append((self.clock(), self._sessions.find(SESSION).cache.stats()))

@@ -52,6 +52,12 @@ INFERENCE = (
     AUTOSTART,
     Parameter("model", "compact_mt10", "Name of a shipped model, or path of a .safetensors checkpoint."),
     Parameter(
+        "saliency_model",
+        "auto",
+        "Look-ahead predictor of the monitor's mode adaptive: name of a shipped file, or path of a .safetensors file; "
+        "auto takes the one of the model's name with _saliency behind it, if there is one; empty: none.",
+    ),
+    Parameter(
         "cache_policy",
         "window",
         "What is kept of the history in the KV cache: everything, the newest tokens, or summaries of older chunks "

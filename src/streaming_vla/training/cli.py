@@ -1,4 +1,4 @@
-"""`streaming-vla train`: demonstrations, the policy and the gate of its cache."""
+"""`streaming-vla train`: demonstrations, the policy, the gate of its cache and its look-ahead predictor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from streaming_vla.evaluation.progress import counting
-from streaming_vla.training.setup import DEMONSTRATIONS, GATE_PLAN, GATE_RUN, PLAN, RUN, compact_config
+from streaming_vla.training.setup import DEMONSTRATIONS, GATE_PLAN, GATE_RUN, PLAN, RUN, SALIENCY_PLAN, compact_config
 
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy and its gate on them.")
 
@@ -120,3 +120,39 @@ def gate(
         figures = trainer.finish(output, policy_output)
     Console().print_json(data=figures)
     Console().print(f"the gate is in {output}")
+
+
+@app.command()
+def saliency(
+    model: Annotated[str, typer.Option(help="the policy's name or file; its encoder stays as it is")] = "compact_mt10",
+    plan: Annotated[Path, typer.Option(help="plan of the predictor: every hyperparameter")] = SALIENCY_PLAN,
+    demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
+    output: Annotated[
+        Path | None, typer.Option(help="the finished predictor; default: models/<model>_saliency.safetensors")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the predictor of what the base camera sees after the pending actions, and check it on other episodes."""
+    import torch
+
+    from streaming_vla.policy.loading import load_policy
+    from streaming_vla.policy.models import find_model
+    from streaming_vla.training.saliency import train_saliency
+    from streaming_vla.training.saliency_plan import load_saliency_plan
+
+    torch.set_num_threads(1)
+    with _one_sentence():
+        chosen = load_saliency_plan(plan)
+        file = find_model(model)
+        target = output or Path("models") / f"{file.stem}_saliency.safetensors"
+        with counting() as progress:
+            bars = {name: progress.add_task(name, total=None) for name in ("encoding episodes", "training steps")}
+            check = train_saliency(
+                load_policy(file),
+                demonstrations,
+                chosen,
+                target,
+                seed,
+                lambda name, done, total: progress.update(bars[name], completed=done, total=total),
+            )
+    Console().print(f"{check.sentence()}\nthe predictor is in {target}", soft_wrap=True)

@@ -16,6 +16,7 @@ RUN = Path("data/policy")
 PLAN = Path("config/training/compact.yaml")
 GATE_RUN = Path("data/gate")
 GATE_PLAN = Path("config/training/compact_gate.yaml")
+SALIENCY_PLAN = Path("config/training/saliency.yaml")
 
 
 def compact_config(plan: TrainingPlan) -> CompactConfig:
