@@ -25,8 +25,9 @@ from making import (
     write_own,
 )  # fmt: skip
 
+from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset
 from streaming_vla.bags.errors import MissingTopic, NoCamera, WrongType
-from streaming_vla.bags.export import DatasetError, DatasetFacts, read_dataset, write_dataset
+from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.steps import StepOptions, episodes

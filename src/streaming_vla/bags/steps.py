@@ -88,7 +88,9 @@ class _Cutter:
         self._action: tuple[float, npt.NDArray[np.float32]] | None = None
         self._due_s: float | None = None
         self._episode: EpisodeSteps | None = None
-        self._seen: tuple[float, dict[str, Pixels], npt.NDArray[np.float32]] | None = None  # begin of the step that runs
+        self._seen: tuple[float, dict[str, Pixels], npt.NDArray[np.float32]] | None = (
+            None  # begin of the step that runs
+        )
 
     def take(self, event: Frame | State | Said) -> Iterator[EpisodeSteps]:
         if self._due_s is not None and event.time_s < self._due_s - 2 * self._options.period_s:

@@ -125,7 +125,8 @@ def export(
     action_topic: ActionTopic = "command",
 ) -> None:
     """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
-    from streaming_vla.bags.export import DatasetFacts, write_dataset
+    from streaming_vla.bags.dataset import DatasetFacts
+    from streaming_vla.bags.export import write_dataset
     from streaming_vla.bags.ingest import Ingest, IngestOptions
     from streaming_vla.bags.reader import Bag
     from streaming_vla.bags.steps import StepOptions, episodes

@@ -86,6 +86,7 @@ class Demonstrations:
         self._config = config
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[_Episode]] = {}
+        self._wordings: dict[str, tuple[str, ...]] = {}
         self.seeds: dict[str, list[int]] = {}
         self.frames = 0
         files = check_demonstrations(folder)
@@ -122,11 +123,11 @@ class Demonstrations:
         frames = frames + frames[-1:] * (source.length - len(frames))
         actions = np.stack([each.window[frame] for each, frame in frames])
         previous = np.stack([each.previous[frame] for each, frame in frames])
-        instructions = get_task(task).instructions
+        instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
             if others:
-                instructions = get_task(others[random.integers(len(others))]).instructions
+                instructions = self._wordings[others[random.integers(len(others))]]
                 actions = self._stay(previous)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
@@ -156,8 +157,12 @@ class Demonstrations:
             if not bool(shard.get_tensor("success")[0]):
                 return
             episode = _Episode(*(shard.get_tensor(name) for name in (*FIELDS, "jpeg", "offset")))
-        self._episodes.setdefault(metadata["task"], []).append(episode)
-        self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
+        task = metadata["task"]
+        self._episodes.setdefault(task, []).append(episode)
+        # a shard of somebody's own data says itself what was asked for
+        own = metadata.get("instruction")
+        self._wordings[task] = (own,) if own is not None else get_task(task).instructions
+        self.seeds.setdefault(task, []).append(int(metadata["seed"]))
         self.frames += len(episode.step)
 
 

@@ -14,6 +14,9 @@ from streaming_vla.training.plan import TrainingPlan
 DEMONSTRATIONS = Path("data/demonstrations")
 RUN = Path("data/policy")
 PLAN = Path("config/training/compact.yaml")
+OWN_RUN = Path("data/own")  # with recordings of one's own
+OWN_PLAN = Path("config/training/own_data.yaml")
+SHIPPED = Path("models/compact_mt10.safetensors")
 
 
 def compact_config(plan: TrainingPlan) -> CompactConfig:
