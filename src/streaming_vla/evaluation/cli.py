@@ -30,6 +30,7 @@ def replay(
     ] = "recorded",
     out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
     workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    ray: Annotated[str, typer.Option(help="address of a Ray cluster that replays the bags instead")] = "",
     namespace: Namespace = "/",
     instruction: Instruction = "",
     action_topic: ActionTopic = "command",
@@ -54,7 +55,7 @@ def replay(
                 if refusal:
                     console.print(refusal, style="red", highlight=False)
 
-            replays = replay_all(bags, job, workers, done)
+            replays = replay_all(bags, job, workers, done, ray)
         run = report_run(profile, replays, job)
     except (ValueError, OSError) as error:
         _end(error)

@@ -87,7 +87,8 @@ def windows(action: npt.NDArray[np.float32], config: CompactConfig) -> npt.NDArr
     stay = action[-1] * np.array(config.action_absolute, dtype=np.float32)
     padded = np.concatenate((action, np.repeat(stay[None], config.trained_horizon - 1, axis=0)))
     rows = np.arange(len(action))[:, None] + np.arange(config.trained_horizon)
-    return padded[rows]
+    found: npt.NDArray[np.float32] = padded[rows]
+    return found
 
 
 def _shard(episode: dict[str, Any], config: CompactConfig) -> dict[str, npt.NDArray[Any]]:
