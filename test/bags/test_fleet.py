@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from making import BEGIN_NS, STEP_NS, STORE, TYPES, floats, image, picture, write_own
 
 from streaming_vla.evaluation.fleet import map_on_cluster
+from streaming_vla.evaluation.replay import Replayed
 from streaming_vla.evaluation.replay_compare import played
 from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
 
@@ -50,24 +51,25 @@ def bag(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> Path:
     return write_own(folder, said)
 
 
-def where(_: int) -> str:
-    import ray
-
-    time.sleep(1.0)
-    return str(ray.get_runtime_context().get_node_id())
+def told(replayed: Replayed) -> list[list[Any]]:
+    return [[(time_s, index, values.tolist()) for time_s, index, values in played(e)] for e in replayed.episodes]
 
 
-def fail(_: int) -> None:
-    raise LookupError("no such bag")
+def node_of() -> Callable[[int], str]:
+    """Return a function that tells where it runs; a closure, because the workers cannot import this module."""
 
+    def where(_: int) -> str:
+        import ray
 
-def kill(_: int) -> None:
-    os._exit(1)
+        time.sleep(1.0)
+        return str(ray.get_runtime_context().get_node_id())
+
+    return where
 
 
 @pytest.mark.timeout(300)
 def test_both_machines_work(cluster: str) -> None:
-    found = dict(map_on_cluster(where, list(range(4)), cluster))
+    found = dict(map_on_cluster(node_of(), list(range(4)), cluster))
     assert set(found) == {0, 1, 2, 3}
     assert len(set(found.values())) == 2
 
@@ -91,9 +93,15 @@ def test_a_cluster_replays_as_this_machine_does(cluster: str, tmp_path: Path, mo
 
 @pytest.mark.timeout(300)
 def test_what_goes_wrong_is_told(cluster: str) -> None:
+    def fail(_: int) -> None:
+        raise LookupError("no such bag")
+
+    def kill(_: int) -> None:
+        os._exit(1)
+
     with pytest.raises(LookupError, match="no such bag"):
         list(map_on_cluster(fail, [1], cluster))
     with pytest.raises(ValueError, match="a task on the Ray cluster was lost"):
         list(map_on_cluster(kill, [1], cluster))
     with pytest.raises(ValueError, match="no Ray cluster answers at"):
-        list(map_on_cluster(where, [1], "nowhere"))
+        list(map_on_cluster(node_of(), [1], "nowhere"))

@@ -35,7 +35,7 @@ def map_on_cluster(
             f"no Ray cluster answers at '{address}' ({error}): start one with 'ray start --head' and name its address"
         ) from error
     try:
-        remote: Any = ray.remote(num_cpus=1)(work)
+        remote: Any = ray.remote(num_cpus=1)(lambda item: work(item))  # noqa: PLW0108 (ray takes functions only)
         waiting = {remote.remote(item): item for item in items}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)

@@ -303,6 +303,7 @@ class _Player:
         world.record = record
         self._strip_s.clear()
         self._newest.clear()  # as the observer does
+        self._service.observed, self._service.cache = {}, []  # of a prefill that outlived its episode
         self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
         self._service.clock = lambda: world.now
         times = self._times.episodes.get(self._number) if self._times is not None else None
