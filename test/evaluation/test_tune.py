@@ -53,6 +53,11 @@ def test_what_is_better_on_unseen_bags_is_taken(tmp_path: Path, landscape: list[
     assert "observations go from 2.00" in verdict(found)
 
 
+def test_bags_to_judge_on_can_be_named(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None, [Path("judge")])
+    assert {tuple(bags) for bags, _ in landscape} == {tuple(BAGS), (Path("judge"),)}
+
+
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
     rounds: list[int] = []
     tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: rounds.append(1))

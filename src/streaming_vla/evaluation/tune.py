@@ -92,16 +92,25 @@ class TuneOptions:
     seed: int = 0
 
 
-def tune(bags: Sequence[Path], job: ReplayJob, options: TuneOptions, done: Callable[[], None]) -> Tuned:
-    """Search and return what was found; `done` is called after every batch of trials.
+def tune(
+    bags: Sequence[Path],
+    job: ReplayJob,
+    options: TuneOptions,
+    done: Callable[[], None],
+    held_out: Sequence[Path] = (),
+) -> Tuned:
+    """Search and return what was found; `done` is called after every trial.
+
+    Args:
+        held_out: bags to judge what was found; without them every third of `bags` is kept from the search.
 
     Raises:
-        ValueError: fewer than two bags, or none that can be replayed.
+        ValueError: no bag to search on or none to judge on, or none that can be replayed.
     """
-    if len(bags) < 2:
-        raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
-    kept = list(bags[HELD_OUT - 1 :: HELD_OUT]) or [bags[-1]]
+    kept = list(held_out or bags[HELD_OUT - 1 :: HELD_OUT] or bags[-1:])
     searched = [bag for bag in bags if bag not in kept]
+    if not searched:
+        raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options, create=True)
     if not study.get_trials(deepcopy=False):
