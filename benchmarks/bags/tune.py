@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 tools/run python benchmarks/bags/tune.py
 
-The scripted expert is at the wheel: what the policy should come close to, with as few observations as it can. A recording
-that is in the folder already is not made again; a search that was stopped goes on.
+The scripted expert is at the wheel: what the policy should come close to, with as few observations as it can. A
+recording that is in the folder already is not made again; a search that was stopped goes on.
 """
 
 from __future__ import annotations

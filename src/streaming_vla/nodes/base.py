@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
@@ -107,10 +107,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def stamp(self, monotonic_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
-        now = self.get_clock().now()
+        nanoseconds = self.get_clock().now().nanoseconds
         if monotonic_s is not None:
-            now -= Duration(nanoseconds=round((time.monotonic() - monotonic_s) * 1e9))
-        return now.to_msg()
+            nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
+        return Time(nanoseconds=max(0, nanoseconds)).to_msg()  # a simulated clock begins at 0, again and again
 
     def listen(
         self,
