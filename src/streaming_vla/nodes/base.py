@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
@@ -59,7 +60,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self._parameters_of_node = declare(self, name, self.update)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
 
     # hooks
 
