@@ -52,7 +52,7 @@ def prefill(policy: CompactPolicy, cache: SessionCache, seen: PolicyObservation)
 
 
 def test_sliced_prefill_equals_the_training_pass(policy: CompactPolicy) -> None:
-    model = policy._model
+    model = policy.model
     cache = new_cache()
     seen = [observation(1), observation(2), observation(3, "close the drawer")]
     slices = [prefill(policy, cache, each) for each in seen]
@@ -75,7 +75,7 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
     cache = new_cache()
     prefill(policy, cache, observation(1))
     view = cache.view()
-    model = policy._model
+    model = policy.model
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
         position, time = torch.randn(1, 5, 4), torch.rand(1, 5)
@@ -133,7 +133,7 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
 
 
 def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
-    model, time = policy._model, torch.tensor([0.25, 0.25])
+    model, time = policy.model, torch.tensor([0.25, 0.25])
     features = model.flow.features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
     assert torch.equal(features[0], features[1])
     seen = model.flow.features(torch.zeros(2, 4), time)
@@ -147,10 +147,10 @@ def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
         noisy, time = torch.randn(1, 3, CONFIG.trained_horizon, 4), torch.rand(1, 3)
-        together = policy._model.chunk(noisy, time, layers, torch.full((3,), 25), None)
+        together = policy.model.chunk(noisy, time, layers, torch.full((3,), 25), None)
         for index in range(3):
             one = slice(index, index + 1)
-            alone = policy._model.chunk(noisy[:, one], time[:, one], layers, torch.tensor([25]), None)
+            alone = policy.model.chunk(noisy[:, one], time[:, one], layers, torch.tensor([25]), None)
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
 
 
@@ -240,7 +240,7 @@ def test_a_predictor_looks_ahead_from_the_base_cameras_tokens_and_replaces_them(
     assert torch.equal(seen.seen, moved.seen), "what was seen is what is looked ahead from, replaced or not"
     with torch.inference_mode():
         change = predictor(seen.seen, torch.from_numpy(pending).float())
-        first = next(iter(policy._model.trunk_layers))
+        first = next(iter(policy.model.trunk_layers))
         tokens = seen.seen + change
         expected = first.heads_of(tokens.unsqueeze(0))[2][0]
     base = slice(0, CONFIG.tokens_per_camera)

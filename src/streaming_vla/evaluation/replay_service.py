@@ -38,7 +38,8 @@ class ReplayService(PolicyService):
         """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
         try:
             frames = {
-                name: encode_message(message, self._pictures[kind]) for name, (kind, message) in snapshot.frames.items()
+                name: encode_message(message, replace(self._pictures[name], kind=kind))  # of the bag, whatever is set
+                for name, (kind, message) in snapshot.frames.items()
             }
         except ValueError:
             return None

@@ -104,6 +104,7 @@ class Demonstrations:
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
+        self._wordings: dict[str, tuple[str, ...]] = {}
         self.seeds: dict[str, list[int]] = {}
         self.frames = 0
         for file in check_demonstrations(folder) if files is None else files:
@@ -159,11 +160,11 @@ class Demonstrations:
         frames = frames + frames[-1:] * (length - len(frames))
         windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
         actions, previous = np.stack([w.actions for w in windows]), np.stack([w.previous for w in windows])
-        instructions = get_task(task).instructions
+        instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
             if others:
-                instructions = get_task(others[random.integers(len(others))]).instructions
+                instructions = self._wordings[others[random.integers(len(others))]]
                 actions = self._stay(previous)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
@@ -204,15 +205,18 @@ class Demonstrations:
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
         episode = Episode(file.stem, track, *(given[name] for name in EPISODE_FIELDS))
-        self._episodes.setdefault(metadata["task"], []).append(episode)
-        self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
-        if metadata["task"] in MEMORY_TASKS:
+        task, seed = metadata["task"], int(metadata["seed"])
+        self._episodes.setdefault(task, []).append(episode)
+        # a shard of somebody's own data says itself what was asked for
+        own = metadata.get("instruction")
+        self._wordings[task] = (own,) if own is not None else get_task(task).instructions
+        self.seeds.setdefault(task, []).append(seed)
+        if task in MEMORY_TASKS:
             first = int(np.flatnonzero(episode.waiting)[-1]) + 1
-            told = endings(metadata["task"], int(metadata["seed"]), track, episode.state, first)
-            for answer, (other, goal) in enumerate(told):
+            for answer, (other, goal) in enumerate(endings(task, seed, track, episode.state, first)):
                 scene = episode.scene.copy()
                 scene[first:] = np.tile(goal, 2)
-                kept = self._endings.setdefault(metadata["task"], {}).setdefault(answer, [])
+                kept = self._endings.setdefault(task, {}).setdefault(answer, [])
                 kept.append(dataclasses.replace(episode, track=other, scene=scene))
         self.frames += len(episode.step)
 
