@@ -160,7 +160,6 @@ def _fit(view: CacheView, other: CacheView) -> bool:
 
 def _steps(policy: StreamingPolicy, queries: list[FlowQuery]) -> list[Vector]:
     if len(queries) == 1:
-        (query,) = queries
-        return [policy.flow_step(query.view, query.position, query.index)]
+        return [policy.flow_step(*queries[0])]
     together: list[Vector] = policy.flow_steps(queries)  # type: ignore[attr-defined] # only then there are several
     return together

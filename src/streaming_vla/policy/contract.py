@@ -104,13 +104,12 @@ class Prefilled(NamedTuple):
     seen: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class FlowQuery:
-    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step."""
+class FlowQuery(NamedTuple):
+    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step, `step` its index."""
 
     view: CacheView
     position: Vector
-    index: int
+    step: int
 
 
 class StreamingPolicy(Protocol):
