@@ -97,6 +97,12 @@ def test_an_aged_observation_is_taken_before_its_hand_over() -> None:
     assert flown[10] == (2, 2, 0)
 
 
+@pytest.mark.parametrize(("start", "first"), [("rezero", 0.0), ("episode", 0.1), ("pending", 0.04)])
+def test_the_sum_of_a_new_flow_counts_from_where_it_is_told(start: str, first: float) -> None:
+    policy, _ = fly(11, age=4, start=start)  # ten actions of 0.01, four of them behind the second picture
+    assert policy.positions[10] == pytest.approx(first)
+
+
 def test_a_late_context_lets_the_old_one_go_on() -> None:
     _, flown = fly(20, late=4)
     assert flown[9] == (1, 1, 9) and flown[10] == (2, 1, 10)
