@@ -18,7 +18,10 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     zip_safe=False,
-    extras_require={"huggingface": ["transformers>=5.23"]},  # kv_cache.huggingface
+    extras_require={
+        "huggingface": ["transformers>=5.23"],  # kv_cache.huggingface
+        "ray": ["ray>=2.50"],  # streaming-vla replay --ray
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/streaming_vla"]),
         (SHARE, ["package.xml"]),

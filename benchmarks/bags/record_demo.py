@@ -6,7 +6,6 @@ tools/run python benchmarks/bags/record_demo.py BAG --task drawer-open --episode
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +33,8 @@ def main() -> None:
         command = [sys.executable, "-m", "streaming_vla.cli", "record", "--out", str(options.bag)]
         with subprocess.Popen(command) as recorder:
             try:
+                while not options.bag.exists() and recorder.poll() is None:
+                    simulation.driver.spin(0.5)
                 simulation.driver.spin(SETTLE_S)
                 for node, values in MODES[options.mode].items():
                     simulation.driver.set_parameters(node, values)
@@ -42,7 +43,7 @@ def main() -> None:
                     print(f"{scene.task} {scene.seed}: success {record.success}, {record.duration_s:.1f} s", flush=True)
                 simulation.driver.spin(1.0)
             finally:
-                recorder.send_signal(signal.SIGINT)  # else leaving the block would wait for it for ever
+                recorder.terminate()  # else leaving the block would wait for it for ever
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ def observation() -> PolicyObservation:
 
 def prefill(served: CompactPolicy, cache: SessionCache) -> None:
     """Encode an observation and append it, queries reported where the policy reads them."""
-    cache.append(*prefill_whole(served, observation(), cache.view()))
+    prefilled = prefill_whole(served, observation(), cache.view())
+    cache.append(prefilled.keys, prefilled.values)
 
 
 @torch.inference_mode()

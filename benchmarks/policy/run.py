@@ -1,14 +1,17 @@
 """Measures the shipped policy alone, condition by condition, on held-out seeds; writes results.json and results.md.
 
-A condition that is in results.json already is left out, so that a run can be stopped and continued.
+A condition that is in results.json already is left out, so that a run can be stopped and continued. Results of other
+weights are forgotten.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +31,8 @@ from streaming_vla.evaluation.progress import counting
 from streaming_vla.policy.contract import PolicyObservation, prefill_whole
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
+from streaming_vla.robots.memory_rules import EPISODES
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.robots.tasks import TASKS
 
@@ -49,6 +54,8 @@ CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
     "delay4_mean": (PilotOptions(cache=HISTORY, age=4), "default"),
     "late4_mean": (PilotOptions(cache=HISTORY, late=4), "default"),
 }
+# of the memory tasks: everything, and a window that has lost the cue
+MEMORY = {"full": PilotOptions(cache=CacheOptions("full")), "window": PilotOptions(cache=HISTORY)}
 
 
 def main(
@@ -63,16 +70,21 @@ def main(
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     file, chosen = find_model(checkpoint), parse_seeds(seeds)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if results.get("sha256") != digest:
+        results = {"sha256": digest}
     results |= {"episodes_per_task": len(chosen), "seeds": [chosen.start, chosen.stop]} | _latencies(file)
     tables: dict[str, Any] = results.setdefault("tables", {})
-    wanted = list(CONDITIONS) if conditions == "all" else conditions.split(",")
+    wanted = [*CONDITIONS, "memory"] if conditions == "all" else conditions.split(",")
     for name in wanted:
-        if name not in tables:
-            tables[name] = _run(file, *CONDITIONS[name], chosen, processes, name)
+        if name == "memory":
+            _measure_memory(results, file, chosen, processes, output)
+        elif name not in tables:
+            tables[name] = _run(file, *CONDITIONS[name], TASKS, chosen, processes, name)
             results[name] = tables[name]["mean"]
             _write(results, output)
     if second is not None and "second_seed_mean" not in tables:
-        table = _run(find_model(second), *CONDITIONS["mt10_mean"], chosen, processes, "second seed")
+        table = _run(find_model(second), *CONDITIONS["mt10_mean"], TASKS, chosen, processes, "second seed")
         tables["second_seed_mean"], results["second_seed_mean"] = table, table["mean"]
     if "stuck_probe" not in results:
         found = probe(
@@ -82,10 +94,29 @@ def main(
     _write(results, output)
 
 
+def _measure_memory(results: dict[str, Any], file: Path, seeds: range, processes: int, output: Path) -> None:
+    """Run the memory tasks with each of MEMORY; chance is one of the goals."""
+    for name, options in MEMORY.items():
+        key = f"memory, {name}"
+        if key in results["tables"]:
+            continue
+        table = results["tables"][key] = _run(file, options, "default", MEMORY_TASKS, seeds, processes, key)
+        for task, row in table["per_task"].items():
+            figures = results.setdefault("memory", {}).setdefault(task, {"chance": 1 / EPISODES[task].choices})
+            figures[name] = row["success"]
+        _write(results, output)
+
+
 def _run(
-    file: Path, options: PilotOptions, instruction: str, seeds: range, processes: int, name: str
+    file: Path,
+    options: PilotOptions,
+    instruction: str,
+    tasks: Iterable[str],
+    seeds: range,
+    processes: int,
+    name: str,
 ) -> dict[str, Any]:
-    trials = [Trial(task, seed, instruction) for task in TASKS for seed in seeds]
+    trials = [Trial(task, seed, instruction) for task in tasks for seed in seeds]
     done = []
     with counting() as progress:
         bar = progress.add_task(name, total=len(trials))
@@ -107,7 +138,8 @@ def _latencies(file: Path) -> dict[str, float]:
     prefills, steps = [], []
     for _ in range(TIMED):
         began = time.perf_counter()
-        cache.append(*prefill_whole(policy, observation, cache.view()))
+        prefilled = prefill_whole(policy, observation, cache.view())
+        cache.append(prefilled.keys, prefilled.values)
         prefills.append(time.perf_counter() - began)
         began = time.perf_counter()
         policy.flow_step(cache.view(), spec.layout.start(), 3)

@@ -1,122 +1,94 @@
 """The study of strategies on the virtual clock: strategies x latency profiles x tasks.
 
-    python benchmarks/streaming/run.py                                    # everything, 50 episodes a cell
-    python benchmarks/streaming/run.py --episodes 2 --strategy ours --strategy afm --profile paper --task reach
+    python benchmarks/streaming/run.py                                  # everything, 50 episodes a cell: hours
+    python benchmarks/streaming/run.py --plan claims                    # what the README claims, about 40 minutes
+    python benchmarks/streaming/run.py --profiles paper --strategies ours,afm --tasks reach --episodes 10
 
-Finished cells are kept in out/streaming/cells and are not run again; results.json, results.md, pareto.png and
-timeline.png beside this file are made of all of them. Strategies for chunks need a model with a chunk head.
+Every episode is kept in out/streaming/cells and not run again; results.json, results.md, pareto.png and timeline.png
+beside this file are made of what was asked for. Baselines have the parameters of tuned.json (tune.py).
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib
-import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streaming_vla.evaluation.results import write_json
+from streaming_vla.evaluation.progress import counting
 from streaming_vla.evaluation.timeline import draw_timeline
-from streaming_vla.evaluation.virtual_episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
-from streaming_vla.evaluation.virtual_strategies import STRATEGIES, find_strategy
-from streaming_vla.evaluation.virtual_study import MovableGoal, Row, aggregate, as_row, markdown, measures
+from streaming_vla.evaluation.virtual_cells import MOVED, Cell, Cells, Models
+from streaming_vla.evaluation.virtual_cost import costs
+from streaming_vla.evaluation.virtual_runs import policy_of_process, run
+from streaming_vla.evaluation.virtual_strategies import STRATEGIES, Setup, changed, find_strategy
+from streaming_vla.evaluation.virtual_study import Row, aggregate, markdown
 from streaming_vla.inference.latency_profile import find_profile
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.policy.models import find_model
-from streaming_vla.robots.tasks import TASKS, get_task
+from streaming_vla.robots.tasks import HELD_OUT_SEED, select_tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "measured", "jetson", "remote_wifi")
-FIRST_HELD_OUT_SEED = 10_000  # smaller seeds are those of the demonstrations
-MOVED = "reach, goal moved"
-MOVED_AT_STEP = 15
-TIMELINE = ("afm", "ours")
+TIMELINE = ("synchronous_10", "afm", "ours")  # each above ours
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One strategy with one profile on one task, or on reach with a goal that is moved."""
+class Part:
+    """A part of a plan: strategies x profiles, so many episodes of each task."""
 
-    strategy: str
-    profile: str
-    task: str
+    strategies: tuple[str, ...]
+    profiles: tuple[str, ...]
     episodes: int
-    model: str
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file that keeps its rows."""
-        task = self.task.replace(", ", "_").replace(" ", "_")
-        return f"{Path(self.model).stem}__{self.strategy}__{Path(self.profile).stem}__{task}__{self.episodes}.json"
 
 
-@functools.cache
-def _tools(model: str) -> tuple[Any, MovableGoal]:
-    """Return policy and robot of this process."""
-    torch.set_num_threads(1)
-    policy = load_policy(find_model(model))
-    return policy, MovableGoal(image_size=2 * policy.spec.image_size)
+PLANS: dict[str, tuple[Part, ...]] = {
+    "full": (Part(tuple(STRATEGIES), PROFILES, 50),),
+    # success needs many episodes of few strategies, starving few episodes of all
+    "claims": (
+        Part(
+            ("ours", "synchronous_5", "synchronous_10", "ours_adaptive", "ours_random", "ours_action_norm"),
+            ("paper",),
+            50,
+        ),
+        Part(tuple(STRATEGIES), PROFILES, 2),
+    ),
+}
 
 
-def run_one(cell: Cell, seed: int) -> VirtualEpisode:
-    """Run one episode of a cell."""
-    policy, robot = _tools(cell.model)
-    moved = cell.task == MOVED
-    task = "reach" if moved else cell.task
-    options = EpisodeOptions(cell.strategy, task, seed, get_task(task).instructions[0])
-    disturbance = Disturbance(MOVED_AT_STEP, robot.mirror_goal) if moved else None
-    return run_episode(find_strategy(cell.strategy), find_profile(cell.profile), policy, robot, options, disturbance)
+def tuned_strategies(file: Path) -> dict[str, Setup]:
+    """Return every strategy with the parameters that tune.py found; without its file as they are."""
+    found = json.loads(file.read_text(encoding="utf-8"))["changes"] if file.is_file() else {}
+    return {name: changed(setup, found.get(name, {})) for name, setup in STRATEGIES.items()}
 
 
-def _row(job: tuple[Cell, int]) -> tuple[Cell, Row]:
-    return job[0], as_row(measures(run_one(*job)))
+def cells_of(parts: Iterable[Part], tasks: list[str], setups: dict[str, Setup]) -> list[Cell]:
+    """Return the cells of a plan; of those that differ in the number of episodes only, the one with most."""
+    most: dict[Cell, int] = {}
+    for part in parts:
+        for name in part.strategies:
+            for profile in part.profiles:
+                for task in (*tasks, MOVED):
+                    cell = Cell(name, setups[name], profile, task, 0)
+                    most[cell] = max(most.get(cell, 0), part.episodes)
+    return [replace(cell, episodes=episodes) for cell, episodes in most.items()]
 
 
-def run_cells(cells: list[Cell], folder: Path, processes: int, console: Console) -> None:
-    """Run what is not there yet; a cell is written when its last episode is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [cell for cell in cells if not (folder / cell.file_name).exists()]
-    jobs = [(cell, FIRST_HELD_OUT_SEED + number) for cell in missing for number in range(cell.episodes)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"{len(cells) - len(missing)} of {len(cells)} cells kept", total=len(jobs))
-        rows: dict[Cell, list[Row]] = {}
-        for cell, row in _rows(jobs, processes):
-            rows.setdefault(cell, []).append(row)
-            if len(rows[cell]) == cell.episodes:
-                write_json({"rows": sorted(rows[cell], key=lambda each: each["seed"])}, folder / cell.file_name)
-            progress.update(bar, advance=1, description=f"{cell.strategy}, {cell.profile}, {cell.task}")
-
-
-def _rows(jobs: list[tuple[Cell, int]], processes: int) -> Iterator[tuple[Cell, Row]]:
-    if processes == 1:
-        yield from map(_row, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_row, jobs)
-
-
-def summarise(cells: list[Cell], folder: Path) -> list[Row]:
+def summarise(cells: list[Cell], kept: Cells, cost: dict[str, int]) -> list[Row]:
     """Return one line per strategy and profile."""
     found: list[Row] = []
     for strategy, profile in dict.fromkeys((cell.strategy, cell.profile) for cell in cells):
         rows: dict[bool, list[Row]] = {False: [], True: []}
         for cell in cells:
             if (cell.strategy, cell.profile) == (strategy, profile):
-                rows[cell.task == MOVED] += json.loads((folder / cell.file_name).read_text())["rows"]
+                rows[cell.task == MOVED] += kept.rows(cell)
         period_ms = find_profile(profile).control_period_ms
-        found.append(aggregate(strategy, profile, period_ms, rows[False], rows[True]))
+        found.append(aggregate(strategy, profile, period_ms, rows[False], rows[True], cost))
     return found
 
 
@@ -144,48 +116,89 @@ def draw_pareto(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_timelines(cells: list[Cell], models: Models, out: Path) -> None:
+    """Write the timeline of one scene of each of TIMELINE above that of the last, where both are in the study."""
+    first = {cell.strategy: cell for cell in reversed(cells) if cell.task != MOVED}
+    if TIMELINE[-1] not in first:
+        return
+    records = {name: run(first[name].job(HELD_OUT_SEED, models)).record for name in TIMELINE if name in first}
+    for name in TIMELINE[:-1]:
+        if name in records:
+            draw_timeline(records[name], records[TIMELINE[-1]], out / f"timeline_{name}.png")
+
+
 def main(
-    strategy: Annotated[list[str] | None, typer.Option(help="give it again for more; default: all")] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="name or path; default: all shipped")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="default: MT10")] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="of every cell")] = 50,
+    plan: Annotated[str, typer.Option(help="full or claims; the options below choose from it")] = "full",
+    strategies: Annotated[str, typer.Option(help="names with commas between; default: those of the plan")] = "",
+    profiles: Annotated[str, typer.Option(help="names or paths with commas between; default: those of the plan")] = "",
+    tasks: Annotated[str, typer.Option(help="names with commas between, or mt10, memory, all")] = "mt10",
+    episodes: Annotated[int | None, typer.Option(min=1, help="of every cell; default: as the plan says")] = None,
     model: Annotated[str, typer.Option(help="shipped model or path")] = "compact_mt10",
-    processes: Annotated[int, typer.Option(min=1)] = 1,
-    cells: Annotated[Path, typer.Option(help="folder of the finished cells")] = Path("out/streaming/cells"),
+    saliency_model: Annotated[str, typer.Option(help="its predictor; auto: the one of its name")] = "auto",
+    tuned: Annotated[Path, typer.Option(help="what tune.py found")] = HERE / "tuned.json",
+    processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
+    cells: Annotated[Path, typer.Option(help="folder of the kept episodes")] = Path("out/streaming/cells"),
     out: Annotated[Path, typer.Option(help="folder of the results")] = HERE,
 ) -> None:
     """Run the study, or what of it is missing, and write its results."""
     console = Console()
-    chosen = strategy or list(STRATEGIES)
+    models = Models(model, saliency_model)
     try:
-        needs_chunks = [name for name in chosen if find_strategy(name).chunks is not None]
-        tasks = [get_task(name).name for name in task or TASKS]
-        profiles = list(profile or PROFILES)
-        for name in profiles:
-            find_profile(name)
-        has_chunks = hasattr(load_policy(find_model(model)), "chunk_step")
-    except ValueError as error:
+        setups = tuned_strategies(tuned)
+        parts = _chosen(plan, strategies, profiles, episodes)
+        everything = cells_of(parts, select_tasks(tasks), setups)
+        policy = policy_of_process(model, saliency_model)
+        kept = Cells(cells, models)
+    except (ValueError, OSError) as error:
         console.print(f"run.py: {error}", style="red", soft_wrap=True)
         raise typer.Exit(1) from error
-    if needs_chunks and not has_chunks:
-        console.print(f"Left out, model {model} has no chunk head: {', '.join(needs_chunks)}", soft_wrap=True)
-        chosen = [name for name in chosen if name not in needs_chunks]
-    everything = [
-        Cell(name, latency, each, episodes, model)
-        for name in chosen
-        for latency in profiles
-        for each in (*tasks, MOVED)
-    ]
-    run_cells(everything, cells, processes, console)
-    rows = summarise(everything, cells)
+    if policy.predictor is None:
+        asking = [name for name, setup in setups.items() if setup.monitor.mode == "adaptive" or setup.replace_tokens]
+        console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
+        everything = [cell for cell in everything if cell.strategy not in asking]
+    jobs = kept.missing(everything)
+    with counting() as progress:
+        bar = progress.add_task(f"{len(everything)} cells", total=len(jobs))
+        kept.run(
+            jobs,
+            processes,
+            lambda cell: progress.update(
+                bar, advance=1, description=f"{cell.strategy}, {Path(cell.profile).stem}, {cell.task}"
+            ),
+        )
+    rows = summarise(everything, kept, costs(policy))
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(rows), encoding="utf-8")
     draw_pareto(rows, out / "pareto.png")
-    if set(TIMELINE) <= set(chosen):
-        pair = [run_one(Cell(name, profiles[0], tasks[0], 1, model), FIRST_HELD_OUT_SEED).record for name in TIMELINE]
-        draw_timeline(pair[0], pair[1], out / "timeline.png")
+    draw_timelines(everything, models, out)
     console.print(markdown(rows), soft_wrap=True)
+
+
+def _chosen(plan: str, strategies: str, profiles: str, episodes: int | None) -> list[Part]:
+    """Return the parts of a plan that were asked for.
+
+    Raises:
+        ValueError: an unknown plan, strategy or profile.
+    """
+    if plan not in PLANS:
+        raise ValueError(f"plan '{plan}' is unknown: choose one of {', '.join(PLANS)}")
+    names, latencies = _names(strategies), _names(profiles)
+    for name in names:
+        find_strategy(name)
+    for latency in latencies:
+        find_profile(latency)
+    found = []
+    for part in PLANS[plan]:
+        chosen = tuple(name for name in part.strategies if not names or name in names)
+        # a profile of one's own is in no plan
+        where = tuple(latency for latency in latencies if latency in part.profiles or latency not in PROFILES)
+        found.append(Part(chosen, where if latencies else part.profiles, episodes or part.episodes))
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

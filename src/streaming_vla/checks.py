@@ -116,17 +116,20 @@ def package() -> str:
 
 
 def model() -> str:
-    """Load the policy that the inference node takes by default."""
+    """Load the policy that the inference node takes by default, with its saliency model."""
     from streaming_vla.parameters.tables import table
-    from streaming_vla.policy.loading import CheckpointError, load_policy
+    from streaming_vla.policy.loading import CheckpointError
     from streaming_vla.policy.models import find_model
+    from streaming_vla.saliency.loading import load_with_predictor
 
+    name, saliency_model = (str(table("inference")[key].default) for key in ("model", "saliency_model"))
     try:
-        path = find_model(str(table("inference")["model"].default))
-        load_policy(path)
+        path = find_model(name)
+        policy = load_with_predictor(name, saliency_model)
     except CheckpointError as error:
         raise Trouble(str(error)) from error
-    return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    predictor = "no saliency model" if policy.predictor is None else "with its saliency model"
+    return f"{path} ({path.stat().st_size / 1e6:.1f} MB), {predictor}"
 
 
 def simulator() -> str:

@@ -13,6 +13,7 @@ import typer
 
 from streaming_vla import graph
 from streaming_vla.evaluation import cli as bag_commands
+from streaming_vla.evaluation.calibrate_command import calibrate
 from streaming_vla.evaluation.policy_command import evaluate
 from streaming_vla.nodes.demo_options import DEFAULT_TASKS, DemoOptions
 from streaming_vla.robots.tasks import select_tasks
@@ -145,6 +146,7 @@ def doctor(
 
 
 app.command()(evaluate)
+app.command()(calibrate)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
 

@@ -25,8 +25,9 @@ from making import (
     write_own,
 )  # fmt: skip
 
+from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset
 from streaming_vla.bags.errors import MissingTopic, NoCamera, WrongType
-from streaming_vla.bags.export import DatasetError, DatasetFacts, read_dataset, write_dataset
+from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.steps import StepOptions, episodes
@@ -117,7 +118,21 @@ def test_episodes_are_cut_as_they_were_told(tmp_path: Path) -> None:
     assert first.pictures["left"][0].shape == (16, 16, 3)
     steps = np.stack(first.action)[:, 0] / 0.1
     assert np.allclose(np.diff(steps), 1.0, atol=1e-3)  # every step has its own command
-    assert np.allclose(np.stack(first.state)[:, 0], 0.01 * steps, atol=0.011)
+    # what was seen at a step comes before what the robot was told then
+    assert np.allclose(np.stack(first.state)[:, 0], 0.01 * (steps - 1), atol=1e-6)
+    assert all(np.array_equal(pixels, first.pictures["right"][k]) for k, pixels in enumerate(first.pictures["left"]))
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_command_that_is_late_is_taken_once(tmp_path: Path) -> None:
+    late = np.random.default_rng(0).integers(-STEP_NS // 3, STEP_NS // 3, 2 * STEPS).tolist()
+    said = [
+        (topic, time + late.pop() if topic == "/command" and time > BEGIN_NS + STEP_NS else time, data)
+        for topic, time, data in with_commands()
+    ]
+    with Bag(write_own(tmp_path / "bag", sorted(said, key=lambda each: each[1]))) as bag:
+        (found,) = episodes(Ingest(bag, OPTIONS), StepOptions(0.05, 16, instruction="go"))
+    assert np.allclose(np.diff(np.stack(found.action)[:, 0]), 0.1, atol=1e-3)
 
 
 @pytest.mark.usefixtures("more_types")

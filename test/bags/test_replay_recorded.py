@@ -78,9 +78,9 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             run.heard.setdefault((machine, handler, arguments[0].sequence), self.now)
         tell(self, machine, handler, *arguments)
 
-    def keeping(self: PolicyService, snapshot: Snapshot, shift: Any) -> Any:
+    def keeping(self: PolicyService, snapshot: Snapshot, shift: Any, pending: Any = None) -> Any:
         run.snapshots[snapshot.request.sequence] = snapshot
-        return prefill(self, snapshot, shift)
+        return prefill(self, snapshot, shift, pending)
 
     with monkeypatch.context() as patch:
         patch.setattr(virtual.World, "tell", telling)

@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from typer.testing import CliRunner
 
 from kv_cache.cache import CacheView
@@ -23,7 +22,7 @@ from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.policy_command import parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.robots.metaworld import MetaWorldRobot
@@ -47,11 +46,11 @@ class CountingPolicy:
         self.seen: list[PolicyObservation] = []
         self.positions: list[float] = []
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         self.seen.append(observation)
         yield
         token = torch.full((1, 1, 1, 2), float(len(self.seen)))
-        return token, token
+        return Prefilled(token, token)
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         self.positions.append(float(position[0]))
@@ -96,6 +95,12 @@ def test_an_aged_observation_is_taken_before_its_hand_over() -> None:
     _, flown = fly(25, age=4)
     assert flown[5] == (1, 1, 5) and flown[6] == (2, 1, 6)
     assert flown[10] == (2, 2, 0)
+
+
+@pytest.mark.parametrize(("start", "first"), [("rezero", 0.0), ("episode", 0.1), ("pending", 0.04)])
+def test_the_sum_of_a_new_flow_counts_from_where_it_is_told(start: str, first: float) -> None:
+    policy, _ = fly(11, age=4, start=start)  # ten actions of 0.01, four of them behind the second picture
+    assert policy.positions[10] == pytest.approx(first)
 
 
 def test_a_late_context_lets_the_old_one_go_on() -> None:

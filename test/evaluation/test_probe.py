@@ -8,12 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.evaluation.probe import ProbeResult, probe
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.robots.metaworld import CAMERAS, MetaWorldRobot
 
@@ -30,9 +29,9 @@ class Mover:
     def __init__(self, size: float, turn: float) -> None:
         self._size, self._turn = size, turn
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         yield
-        return torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
+        return Prefilled(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         return np.array([self._size - self._turn * position[0], 0.0, 0.0, 1.0])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation import tune as module
 from streaming_vla.evaluation.replay import Replayed
 from streaming_vla.evaluation.replay_run import ReplayJob
-from streaming_vla.evaluation.tune import Score, Tuned, TuneOptions, tune
+from streaming_vla.evaluation.tune import Score, Tuned, TuneOptions, open_study, tune
 from streaming_vla.evaluation.tune_files import parameter_file, verdict, write_tuned
 from streaming_vla.parameters.load import read
 
@@ -50,12 +53,51 @@ def test_what_is_better_on_unseen_bags_is_taken(tmp_path: Path, landscape: list[
     assert "observations go from 2.00" in verdict(found)
 
 
+def test_bags_to_judge_on_can_be_named(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None, [Path("judge")])
+    assert {tuple(bags) for bags, _ in landscape} == {tuple(BAGS), (Path("judge"),)}
+
+
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
     rounds: list[int] = []
     tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: rounds.append(1))
     found = tune(BAGS, ReplayJob(), options(tmp_path, 6), lambda: rounds.append(1))
     assert len(rounds) == 6
     assert len(found.trials) == 6
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from streaming_vla.evaluation import tune as module
+from streaming_vla.evaluation.replay_run import ReplayJob
+
+def replay_all(bags, job):
+    time.sleep(0.02)
+    return [dict((name, value) for _, name, value in job.changes)]
+
+module.replay_all = replay_all
+module.score = lambda replays: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
+options = module.TuneOptions(16, 1, sys.argv[1], Path(sys.argv[2]))
+rounds = []
+module.tune([Path("one"), Path("two"), Path("three")], ReplayJob(), options, lambda: rounds.append(1))
+"""
+
+
+def test_two_machines_share_a_study(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    command = [sys.executable, "-c", WORKER, storage]
+    machines = [subprocess.Popen([*command, str(tmp_path / name)], stderr=subprocess.PIPE, text=True) for name in "ab"]
+    for machine in machines:
+        _, said = machine.communicate(timeout=100)
+        assert machine.returncode == 0, said
+    study = open_study(TuneOptions(16, 1, storage, tmp_path))
+    trials = study.get_trials()
+    assert 16 <= len(trials) <= 17  # both may begin the last one
+    drawn = [tuple(trial.params.items()) for trial in trials]
+    assert len(set(drawn)) >= len(drawn) - 1  # the first may find no trial yet and both begin with the parameter file
+    began = sorted((trial.datetime_start, trial.datetime_complete) for trial in trials)
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(began)), "only one of them worked"
 
 
 def test_defaults_that_nothing_beats_stay(

@@ -14,6 +14,7 @@ import torch
 
 from kv_cache import CacheSpec
 from streaming_vla.evaluation.records import ObservationAt, StateAt
+from streaming_vla.evaluation.virtual_cost import costs
 from streaming_vla.evaluation.virtual_episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
 from streaming_vla.evaluation.virtual_policy import hand_after
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES
@@ -28,7 +29,7 @@ from streaming_vla.evaluation.virtual_study import (
     reaction_ms,
 )
 from streaming_vla.inference.latency_profile import find_profile
-from streaming_vla.policy.contract import PolicySpec
+from streaming_vla.policy.contract import PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout
 from streaming_vla.robots.metaworld import CAMERAS, RenderError
@@ -60,7 +61,7 @@ class Leftward:
         yield
         values = torch.zeros(1, 1, 2, 4)
         values[0, 0, :, :3] = torch.from_numpy(observation.state[:3])
-        return torch.ones(1, 1, 2, 4), values
+        return Prefilled(torch.ones(1, 1, 2, 4), values, values[0, 0])
 
     def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
         """Move by 0.2 cm."""
@@ -73,7 +74,7 @@ class Leftward:
             velocity = velocity + guide.correction(noisy + (1.0 - time) * velocity, time)
         return noisy + duration * velocity
 
-    def look_ahead(self, view, pending):  # type: ignore[no-untyped-def]
+    def look_ahead(self, seen, pending):  # type: ignore[no-untyped-def]
         """As far as it moved."""
         return float(np.linalg.norm(pending[:3]))
 
@@ -127,7 +128,7 @@ def test_every_strategy_runs_with_a_real_robot(strategy: str) -> None:
     found = measures(episode)
     assert found.problem == "" and found.executed >= 4 and found.observations >= 2
     assert all(abs(command.values[0] + 0.2) < 0.05 for _, command in episode.commands if command.values[0] != 0.0)
-    row = aggregate(strategy, "paper", 27.0, [as_row(found)], [])
+    row = aggregate(strategy, "paper", 27.0, [as_row(found)], [], {})
     assert row["t_action_ms"] >= 27.0 and row["observations_per_s"] > 0
 
 
@@ -177,7 +178,7 @@ def test_the_future_state_moves_the_hand_only() -> None:
 
 def test_a_line_of_the_results_has_what_readers_of_the_file_expect() -> None:
     rows = [as_row(measures(run(name, steps=45))) for name in ("afm", "ours")]
-    line = aggregate("both", "paper", 27.0, rows, [])
+    line = aggregate("both", "paper", 27.0, rows, [], costs(Leftward()))
     assert {
         "strategy", "profile", "tasks", "episodes", "success", "success_low", "success_high", "t_action_ms",
         "t_halt_ms", "t_halt_p95_ms", "observations_per_s", "reaction_ms", "jerk",
@@ -188,4 +189,4 @@ def test_a_line_of_the_results_has_what_readers_of_the_file_expect() -> None:
     table = markdown([line]).splitlines()
     assert len(table) == 3 and len({row.count("|") for row in table}) == 1
     with pytest.raises(ValueError, match="has no episode"):
-        aggregate("none", "paper", 27.0, [], [])
+        aggregate("none", "paper", 27.0, [], [], {})

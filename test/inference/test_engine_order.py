@@ -200,15 +200,14 @@ def test_saliency() -> None:
     policy = ToyPolicy(saliency=0.25)
     engine = prepared(policy)
 
-    def ask(context: int, pending: list[float], session: str = "/a") -> SaliencyResult:
+    def ask(context: int, pending: list[float], session: str = "/a", engine: Engine = engine) -> SaliencyResult:
         answer: Answer[SaliencyResult] = Answer()
         engine.predict_saliency(session, SaliencyRequest(1, context, np.array(pending)), answer)
         finish(engine)
         return answer.get()
 
     assert ask(0, [0.0, 0.0]) == SaliencyResult(True, "", "", 0.25)
-    policy.saliency = None
-    assert ask(0, [0.0, 0.0]).code == "no_predictor"
+    assert ask(0, [0.0, 0.0], engine=prepared(ToyPolicy(saliency=None))).code == "no_predictor"
     policy.saliency = float("inf")
     assert ask(0, [0.0, 0.0]).code == "policy_failed"
     assert ask(0, [0.0]).code == "bad_pending"

@@ -17,7 +17,7 @@ from kv_cache import CacheSpec, CacheView
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.values import ContextReport, EncodedObservation, FlowResult, Refusal
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.events import FlowRequest
 
@@ -47,7 +47,7 @@ class ToyPolicy:
         slices: of a prefill.
         slice_s: how long a slice takes, seconds.
         hook: called with the name of every piece of work before it is done; may raise or wait.
-        saliency: what look_ahead returns.
+        saliency: what look_ahead returns; None: no predictor.
         log: (piece of work, mark of the robot), in order.
     """
 
@@ -61,7 +61,7 @@ class ToyPolicy:
     threads: set[str] = field(default_factory=set)
     spec: PolicySpec = SPEC
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         """Take `slices` slices."""
         self.seen.append(observation)
         mark = float(observation.state[0])
@@ -76,7 +76,8 @@ class ToyPolicy:
             raise
         cache = self.spec.cache
         shape = (cache.layers, cache.kv_heads, self.tokens, cache.head_dim)
-        return torch.ones(shape), torch.full(shape, mark)
+        seen = None if self.saliency is None else torch.full((1, 1), mark)
+        return Prefilled(torch.ones(shape), torch.full(shape, mark), seen)
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         """Return what the view holds."""
@@ -84,9 +85,10 @@ class ToyPolicy:
         self._do(f"flow {index}", newest)
         return np.array([float(view.values.mean()) / 1000.0, newest / 1000.0])
 
-    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Return the number that was set."""
-        self._do("look ahead", float(view.values[0, 0, -1, 0]))
+        self._do("look ahead", float(seen))
+        assert self.saliency is not None, "nothing was seen"
         return self.saliency
 
     def names(self) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_vla.pictures.decode import COMPRESSED, IMAGE, POINTS, check_message, check_picture, pixels_of
-from streaming_vla.pictures.encode import PictureOptions, encode_message, square
+from streaming_vla.pictures.encode import PictureOptions, camera_options, encode_message, square
 from streaming_vla.pictures.encodings import DEPTHS, ENCODINGS
 
 SIZE = (24, 32)
@@ -202,6 +202,15 @@ def test_pictures_are_turned_upright(rotation: int) -> None:
     assert turned.shape == (30, 30, 3)
     assert turned[:6].min() == 255
     assert turned[10:].max() == 0
+
+
+def test_options_of_all_cameras_or_of_each() -> None:
+    values = {"cameras": ("a", "b"), "camera_types": (COMPRESSED,), "camera_rotations": (0, 90), "image_size": 32,
+              "jpeg_quality": 80}  # fmt: skip
+    found = camera_options(values)
+    assert found == {"a": PictureOptions(32, 80, COMPRESSED), "b": PictureOptions(32, 80, COMPRESSED, 90)}
+    with pytest.raises(ValueError, match="camera_types has 3 entries, expected one for all or one for each of a, b"):
+        camera_options({**values, "camera_types": (COMPRESSED,) * 3})
 
 
 def test_a_rotation_in_between_is_refused() -> None:

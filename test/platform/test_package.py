@@ -31,6 +31,7 @@ KEYS = {
     "numpy": "python3-numpy",
     "optuna": None,
     "pyarrow": None,
+    "ray": None,
     "pydantic": None,  # the distributions' package may be version 1
     "rich": "python3-rich",
     "rosbags": None,

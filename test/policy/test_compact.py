@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import Guide, PolicyObservation
+from streaming_vla.policy.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole
+from streaming_vla.saliency.predictor import ChangePredictor
 from streaming_vla.training.losses import block_mask
 
 CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
@@ -44,7 +47,7 @@ def prefill(policy: CompactPolicy, cache: SessionCache, seen: PolicyObservation)
             next(work)
             slices += 1
         except StopIteration as done:
-            cache.append(*done.value)
+            cache.append(done.value.keys, done.value.values)
             return slices
 
 
@@ -120,7 +123,7 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
         try:
             next(work)
         except StopIteration as done:
-            keys, values = done.value
+            keys, values, _ = done.value
             break
     from kv_cache.rotary import rotate
 
@@ -200,3 +203,47 @@ def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1, ""))
     assert np.isfinite(policy.flow_step(cache.view(), np.zeros(4), 0)).all()
+
+
+def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: CompactPolicy) -> None:
+    views = []
+    for seed in range(3):
+        cache = new_cache()
+        prefill(policy, cache, observation(seed))
+        views.append(cache.view())
+    random = np.random.default_rng(0)
+    queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
+    together = policy.flow_steps(queries)
+    for query, action in zip(queries, together, strict=True):
+        assert action == pytest.approx(policy.flow_step(*query), abs=1e-5)
+    with pytest.raises(ValueError, match="flow step 16 is outside"):
+        policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
+
+
+def after(policy: CompactPolicy, seen: PolicyObservation) -> Prefilled:
+    """Return the prefill of an observation without a history."""
+    return prefill_whole(policy, seen, new_cache().view())
+
+
+def test_a_predictor_looks_ahead_from_the_base_cameras_tokens_and_replaces_them() -> None:
+    torch.manual_seed(2)
+    policy = CompactPolicy(CompactModel(CONFIG), "toy")
+    plain = after(policy, observation(1))
+    assert plain.seen is None, "nobody would look at it"
+    predictor = ChangePredictor(CONFIG.tokens_per_camera, CONFIG.width, 4, width=16)
+    torch.nn.init.normal_(predictor.head.weight)
+    policy.predictor = predictor.eval()
+    pending = np.array([0.5, 0.0, -1.0, 1.0])
+    seen, moved = after(policy, observation(1)), after(policy, replace(observation(1), pending=pending))
+    assert seen.seen is not None and moved.seen is not None
+    assert torch.equal(seen.keys, plain.keys), "without pending actions a predictor changes nothing"
+    assert torch.equal(seen.seen, moved.seen), "what was seen is what is looked ahead from, replaced or not"
+    with torch.inference_mode():
+        change = predictor(seen.seen, torch.from_numpy(pending).float())
+        first = next(iter(policy.model.trunk_layers))
+        tokens = seen.seen + change
+        expected = first.heads_of(tokens.unsqueeze(0))[2][0]
+    base = slice(0, CONFIG.tokens_per_camera)
+    torch.testing.assert_close(moved.values[0][:, base], expected)
+    assert torch.equal(moved.values[0][:, CONFIG.tokens_per_camera :], seen.values[0][:, CONFIG.tokens_per_camera :])
+    assert policy.look_ahead(seen.seen, pending) == pytest.approx(float(change.norm()), rel=1e-5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import time
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Episode, Observation, ObserveRequest
 
@@ -19,7 +21,15 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture(scope="module")
 def robot(suite: Any, probe: Any) -> Any:
-    suite.start("observer", cameras=["front"], camera_topics=["front/image"], image_size=48, frame_timeout_s=0.5)
+    suite.start(
+        "observer",
+        cameras=["front", "wrist"],
+        camera_topics=["front/image", "wrist/compressed"],
+        camera_types=["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"],
+        camera_rotations=[0, 90],
+        image_size=48,
+        frame_timeout_s=0.5,
+    )
     probe.wait_for_nodes("observer")
     return Robot(probe)
 
@@ -33,6 +43,7 @@ class Robot:
         self.episodes = probe.publisher(Episode, "episode", LATCHED)
         self.requests = probe.publisher(ObserveRequest, "observe_request")
         self.pictures = probe.publisher(Image, "front/image")
+        self.compressed = probe.publisher(CompressedImage, "wrist/compressed")
         self.states = probe.publisher(Float64MultiArray, "robot_state")
 
     def begin(self, number: int, wait: bool = True) -> None:
@@ -46,6 +57,10 @@ class Robot:
     def show(self, image: Image | None = None) -> None:
         self.states.publish(Float64MultiArray(data=[0.0, 0.5, 0.25, 1.0]))
         self.pictures.publish(image or picture_message(np.full((60, 80, 3), 128, np.uint8), "front"))
+        lying = np.zeros((60, 80), np.uint8)
+        lying[:, :40] = 255  # lies on its left side: the bright half belongs on top
+        compressed = CompressedImage(format="png", data=array.array("B", cv2.imencode(".png", lying)[1].tobytes()))
+        self.compressed.publish(compressed)
 
     def show_until_observed(self) -> Observation:
         count = len(self.observations)
@@ -63,7 +78,10 @@ def test_one_request_one_observation(robot: Robot) -> None:
     observation = robot.show_until_observed()
     assert (observation.episode, observation.sequence, observation.reason) == (1, 0, 1)
     assert (observation.instruction, observation.session) == ("open the drawer", "/")
-    assert list(observation.cameras) == ["front"] and observation.images[0].format == "jpeg"
+    assert list(observation.cameras) == ["front", "wrist"]
+    assert {image.format for image in observation.images} == {"jpeg"}
+    upright = cv2.imdecode(np.asarray(observation.images[1].data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert upright.shape == (48, 48) and upright[:20].min() > 200 and upright[28:].max() < 50
     assert list(observation.state) == [0.0, 0.5, 0.25, 1.0]
     robot.show()
     robot.probe.spin(0.3)
@@ -108,6 +126,6 @@ def test_other_episodes_and_sessions_are_dropped(robot: Robot) -> None:
 
 
 def test_a_silent_camera_is_named(robot: Robot) -> None:
-    robot.probe.node.create_publisher(Image, "wrist/image", 1)
+    robot.probe.node.create_publisher(CompressedImage, "side/compressed", 1)
     robot.probe.wait(lambda: "'front' sends nothing" in robot.probe.problem("observer"), "no warning")
-    robot.probe.wait(lambda: "/wrist/image" in robot.probe.problem("observer"), "no topics are named")
+    robot.probe.wait(lambda: "/side/compressed" in robot.probe.problem("observer"), "no topics are named")

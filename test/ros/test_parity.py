@@ -134,3 +134,6 @@ def test_the_wire_changes_no_decision(strategy: str) -> None:
         assert [said(over_the_wire(effect)) for effect in effects] == [said(effect) for effect in told.effects], told
         decisions += len(effects)
     assert decisions > 300
+    if strategy == "ours_adaptive":
+        counted = machines["monitor"].counters
+        assert min(counted["sent_salient"], counted["suppressed_calm"]) > 3, "the predictor decided, both ways"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
-from streaming_vla.nodes.pictures import check_picture, encode_picture, picture_message
+from streaming_vla.nodes.pictures import encode_message, picture_message
+from streaming_vla.pictures.decode import check_picture
+from streaming_vla.pictures.encode import PictureOptions
 
 
 def image(encoding: str, pixels: np.ndarray, padding: int = 0) -> Image:
@@ -28,20 +30,22 @@ def decoded(data: bytes) -> np.ndarray:
 @pytest.mark.parametrize(("encoding", "colour"), [("rgb8", (200, 100, 50)), ("bgr8", (50, 100, 200))])
 def test_colours_and_padding(encoding: str, colour: tuple[int, int, int], padding: int) -> None:
     pixels = np.full((40, 60, 3), colour, np.uint8)
-    picture = decoded(encode_picture(check_picture(image(encoding, pixels, padding)), 32, 92))
+    picture = decoded(encode_message(check_picture(image(encoding, pixels, padding)), PictureOptions(32, 92)))
     assert picture.shape == (32, 32, 3)
     assert np.abs(picture.astype(int) - (200, 100, 50)).max() <= 4
 
 
 def test_grey_is_taken() -> None:
-    picture = decoded(encode_picture(check_picture(image("mono8", np.full((8, 8), 99, np.uint8))), 16, 92))
+    picture = decoded(
+        encode_message(check_picture(image("mono8", np.full((8, 8), 99, np.uint8))), PictureOptions(16, 92))
+    )
     assert np.abs(picture.astype(int) - 99).max() <= 2
 
 
 def test_the_centre_square_is_kept() -> None:
     pixels = np.zeros((32, 96, 3), np.uint8)
     pixels[:, 32:64] = 255
-    assert decoded(encode_picture(image("rgb8", pixels), 32, 92)).min() > 240
+    assert decoded(encode_message(image("rgb8", pixels), PictureOptions(32, 92))).min() > 240
 
 
 def test_a_message_holds_the_picture() -> None:

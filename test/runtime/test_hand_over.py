@@ -109,6 +109,18 @@ def test_what_the_new_flow_starts_from(start: str, expected: float) -> None:
     assert at_hand_over(start).position == pytest.approx([expected, 0.0, 0.5])
 
 
+def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
+    pair = Pair(OPTIONS)
+    pair.context(0)
+    assert pair.generator.pending() == pytest.approx(LAYOUT.start()), "nothing was sent"
+    pair.answer(0.1, 0.0, 0.5)
+    pair.answer(0.2, 0.0, 0.25)
+    assert pair.generator.pending() == pytest.approx([0.3, 0.0, 0.25]), "0.1 begins now, 0.2 is sent"
+    pair.period()
+    pair.answer(0.4, 0.0, 0.75)
+    assert pair.generator.pending() == pytest.approx([0.6, 0.0, 0.75]), "0.2 begins now, the newest grip counts"
+
+
 def test_a_starved_robots_picture_shows_all_that_was_executed() -> None:
     pair = Pair(replace(OPTIONS, start="pending", overrun=False))
     pair.context(0, horizon=1, trained=1)

@@ -63,7 +63,7 @@ class Straw:
         self.requests: list[ChunkRequest] = []
         self.shifts: list[Vector | None] = []
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Give a context."""
         if not self.alive:
             return None

@@ -100,7 +100,7 @@ def compare_with_online(
     cache, online = SessionCache(CONFIG.cache, kept), []
     position = np.array([1.5, -2.0, 0.5, 1.0])
     for each in seen:
-        cache.append(*prefill_whole(policy, each, cache.view()))
+        cache.append(*prefill_whole(policy, each, cache.view())[:2])
         online += [policy.flow_step(cache.view(), position, index) for index in (0, 3)]
     passed = network.run(tokens, draw)
     places = torch.from_numpy(position).float().expand(1, len(online), -1)

@@ -1,14 +1,9 @@
-"""Episodes from bags as a data set in the format of LeRobot (v2.1): parquet for numbers, one MP4 per camera.
-
-The layout is described at github.com/huggingface/lerobot: meta/info.json, meta/episodes.jsonl, meta/tasks.jsonl,
-meta/episodes_stats.jsonl, data/chunk-000/episode_000000.parquet, videos/chunk-000/<camera>/episode_000000.mp4.
-"""
+"""Writes episodes from bags as a data set in the format of LeRobot (v2.1): parquet for numbers, one MP4 per camera."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,32 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import parquet
 
+from streaming_vla.bags.dataset import CAMERA, DATA, VERSION, VIDEO, DatasetError, DatasetFacts
 from streaming_vla.bags.steps import EpisodeSteps
-from streaming_vla.pictures.encode import encode_pixels
 from streaming_vla.pictures.encodings import Pixels
 
-VERSION = "v2.1"
 CHUNK = 1000  # episodes of a folder
 CODEC, PIXEL_FORMAT, QUALITY = "libx264", "yuv420p", "18"  # crf 18 looks like the original
 KEY_FRAME_EVERY = 2  # training reads frames in any order
-JPEG_QUALITY = 92  # of the arrays for training, as in the demonstrations
-DATA = "data/chunk-{chunk:03d}/episode_{number:06d}.parquet"
-VIDEO = "videos/chunk-{chunk:03d}/{camera}/episode_{number:06d}.mp4"
-
-
-class DatasetError(ValueError):
-    """A data set cannot be written or read; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What is the same for all episodes."""
-
-    fps: float
-    cameras: tuple[str, ...]
-    size: int
-    state_names: tuple[str, ...]
-    action_names: tuple[str, ...]
 
 
 def write_dataset(folder: Path, episodes: Iterable[EpisodeSteps], facts: DatasetFacts) -> int:
@@ -82,55 +58,6 @@ def write_dataset(folder: Path, episodes: Iterable[EpisodeSteps], facts: Dataset
     return len(lengths)
 
 
-def read_dataset(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the episodes as `training.demonstrations.record_episode` makes them, with their instruction.
-
-    Returns:
-        state [T, S] float32, action [T, A] float32, clean [T] bool (all True: what a robot did is kept), jpeg [bytes]
-        uint8 and offset [T, cameras, 2] int64 into it, success [1] bool (True), instruction str, cameras tuple.
-
-    Raises:
-        DatasetError: the folder holds no data set of this layout.
-    """
-    try:
-        information = json.loads((folder / "meta/info.json").read_text(encoding="utf-8"))
-        lines = (folder / "meta/episodes.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"'{folder}' is no LeRobot data set ({error}): expected meta/info.json") from error
-    if information.get("codebase_version") != VERSION:
-        raise DatasetError(
-            f"data set '{folder}' is of version {information.get('codebase_version')}, expected {VERSION}"
-        )
-    keys = [name for name, feature in information["features"].items() if feature["dtype"] == "video"]
-    for line in lines:
-        entry = json.loads(line)
-        number = entry["episode_index"]
-        place = {"chunk": number // information["chunks_size"], "number": number}
-        table = parquet.read_table(folder / DATA.format(**place))
-        films = [read_video(folder / VIDEO.format(camera=key, **place)) for key in keys]
-        blob, offsets = bytearray(), []
-        for pictures in zip(*films, strict=True):
-            spans = []
-            for pixels in pictures:
-                data = encode_pixels(pixels, JPEG_QUALITY)
-                spans.append((len(blob), len(blob) + len(data)))
-                blob += data
-            offsets.append(spans)
-        state = np.stack(table["observation.state"].to_numpy()).astype(np.float32)
-        if len(offsets) != len(state):
-            raise DatasetError(f"episode {number} of '{folder}' has {len(state)} steps, but {len(offsets)} pictures")
-        yield {
-            "state": state,
-            "action": np.stack(table["action"].to_numpy()).astype(np.float32),
-            "clean": np.ones(len(state), dtype=bool),
-            "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
-            "offset": np.array(offsets, dtype=np.int64),
-            "success": np.array([True]),
-            "instruction": entry["tasks"][0],
-            "cameras": tuple(key.removeprefix("observation.images.") for key in keys),
-        }
-
-
 def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     """Write [H, W, 3] BGR pictures as H.264; H and W are even."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,12 +70,6 @@ def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
         for pixels in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")))
         container.mux(stream.encode())
-
-
-def read_video(path: Path) -> list[Pixels]:
-    """Return the pictures of a film, [H, W, 3] BGR."""
-    with av.open(str(path)) as container:
-        return [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0)]
 
 
 def _write_episode(
@@ -182,7 +103,7 @@ def _write_episode(
         name: _statistics(array) for name, array in {"observation.state": state, "action": action, **columns}.items()
     }
     for camera, pictures in episode.pictures.items():
-        key = f"observation.images.{camera}"
+        key = CAMERA + camera
         write_video(folder / VIDEO.format(camera=key, **place), pictures, facts.fps)
         stats[key] = _picture_statistics(pictures)
     return stats
@@ -247,7 +168,7 @@ def _information(facts: DatasetFacts, lengths: Sequence[int], tasks: int) -> dic
         "features": {
             "observation.state": numbers(facts.state_names),
             "action": numbers(facts.action_names),
-            **{f"observation.images.{camera}": video for camera in facts.cameras},
+            **{CAMERA + camera: video for camera in facts.cameras},
             "timestamp": whole("float32"),
             **{name: whole("int64") for name in ("frame_index", "episode_index", "index", "task_index")},
         },

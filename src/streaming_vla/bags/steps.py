@@ -42,8 +42,8 @@ class StepOptions:
 class EpisodeSteps:
     """One episode of T steps.
 
-    pictures: per camera T pictures [size, size, 3] uint8 BGR; state [T, S]; action [T, A], the newest command of the
-    robot at the end of each step.
+    pictures: per camera T pictures [size, size, 3] uint8 BGR; state [T, S]; action [T, A], the newest command at the
+    end of each step: what the robot was told after the step's pictures were taken.
     """
 
     instruction: str
@@ -88,6 +88,9 @@ class _Cutter:
         self._action: tuple[float, npt.NDArray[np.float32]] | None = None
         self._due_s: float | None = None
         self._episode: EpisodeSteps | None = None
+        self._seen: tuple[float, dict[str, Pixels], npt.NDArray[np.float32]] | None = (
+            None  # begin of the step that runs
+        )
 
     def take(self, event: Frame | State | Said) -> Iterator[EpisodeSteps]:
         if self._due_s is not None and event.time_s < self._due_s - 2 * self._options.period_s:
@@ -103,10 +106,16 @@ class _Cutter:
         elif event.topic == EPISODE:
             yield from self._episode_said(event)
         if self._due_s is None and self._instruction is not None and self._complete(event.time_s):
-            self._due_s = event.time_s + self._options.period_s
+            assert self._action is not None, "a complete step has one"
+            # in the middle between two commands, so that one that is a little late is not taken twice
+            behind_s = (event.time_s - self._action[0]) % self._options.period_s
+            half_s = 0.5 * self._options.period_s
+            self._due_s = event.time_s + half_s - behind_s + (0.0 if behind_s <= half_s else self._options.period_s)
 
     def end(self) -> Iterator[EpisodeSteps]:
-        episode, self._episode, self._due_s = self._episode, None, None
+        if self._seen is not None and self._action is not None and self._action[0] >= self._seen[0]:
+            self._finish_step()
+        episode, self._episode, self._due_s, self._seen = self._episode, None, None, None
         self._frames.clear()
         self._state = self._action = None
         if episode is not None and len(episode):
@@ -133,12 +142,22 @@ class _Cutter:
             return
         if self._episode is None:
             self._episode = EpisodeSteps(self._instruction or "", now_s, {camera: [] for camera in self._cameras})
-        assert self._state is not None and self._action is not None, "a complete step has them"
-        for camera in self._cameras:
-            self._episode.pictures[camera].append(self._picture(self._frames[camera]))
-        self._episode.state.append(self._state.values.astype(np.float32))
-        self._episode.action.append(self._action[1])
+        assert self._state is not None, "a complete step has one"
+        self._finish_step()
+        pictures = {camera: self._picture(self._frames[camera]) for camera in self._cameras}
+        self._seen = now_s, pictures, self._state.values.astype(np.float32)
         self._due_s = now_s + self._options.period_s
+
+    def _finish_step(self) -> None:
+        """Give the step that runs its action."""
+        seen, self._seen = self._seen, None
+        if seen is None or self._action is None or self._episode is None:
+            return
+        _, pictures, state = seen
+        for camera, pixels in pictures.items():
+            self._episode.pictures[camera].append(pixels)
+        self._episode.state.append(state)
+        self._episode.action.append(self._action[1])
 
     def _picture(self, frame: Frame) -> Pixels:
         known = self._decoded.get(frame.camera)

@@ -30,6 +30,7 @@ def replay(
     ] = "recorded",
     out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
     workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    ray: Annotated[str, typer.Option(help="address of a Ray cluster that replays the bags instead")] = "",
     namespace: Namespace = "/",
     instruction: Instruction = "",
     action_topic: ActionTopic = "command",
@@ -54,7 +55,7 @@ def replay(
                 if refusal:
                     console.print(refusal, style="red", highlight=False)
 
-            replays = replay_all(bags, job, workers, done)
+            replays = replay_all(bags, job, workers, done, ray)
         run = report_run(profile, replays, job)
     except (ValueError, OSError) as error:
         _end(error)
@@ -88,6 +89,9 @@ def tune(
     out: Annotated[Path, typer.Option(help="folder of the study and of what it finds")] = Path("out/tune"),
     trials: Annotated[int, typer.Option(help="replays of the bags, those of a stopped search counted", min=1)] = 64,
     workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    held_out: Annotated[
+        list[Path] | None, typer.Option(help="bag to judge what is found; without one, every third of the bags")
+    ] = None,
     storage: Annotated[str, typer.Option(help="database URL of a study that several machines share")] = "",
     namespace: Namespace = "/",
     instruction: Instruction = "",
@@ -108,7 +112,7 @@ def tune(
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("trials", total=trials)
             options = TuneOptions(trials, workers, storage, out, seed)
-            found = search(bags, job, options, lambda: progress.advance(task))
+            found = search(bags, job, options, lambda: progress.advance(task), held_out or ())
         written = write_tuned(out, found)
     except (ValueError, OSError) as error:
         _end(error)
@@ -125,11 +129,13 @@ def export(
     action_topic: ActionTopic = "command",
 ) -> None:
     """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
-    from streaming_vla.bags.export import DatasetFacts, write_dataset
+    from streaming_vla.bags.dataset import DatasetFacts
+    from streaming_vla.bags.export import write_dataset
     from streaming_vla.bags.ingest import Ingest, IngestOptions
     from streaming_vla.bags.reader import Bag
     from streaming_vla.bags.steps import StepOptions, episodes
     from streaming_vla.evaluation.machine_options import all_values
+    from streaming_vla.pictures.encode import camera_options
 
     try:
         values = all_values(params)
@@ -137,7 +143,8 @@ def export(
         period_s = float(generator["control_period_s"])
         topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
         ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), (), namespace)
-        steps = StepOptions(period_s, observer["image_size"], action_topic, instruction)
+        turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
+        steps = StepOptions(period_s, observer["image_size"], action_topic, instruction, turned)
 
         def all_episodes() -> Any:
             for path in bags:

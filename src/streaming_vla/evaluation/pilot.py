@@ -17,8 +17,10 @@ from kv_cache.cache import SessionCache
 from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.chunk_log import ChunkLog
 from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy, prefill_whole
+from streaming_vla.policy.layout import Vector
 from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.runtime.hand_over import STARTS
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
 HEADS = ("flow", "chunk")
@@ -35,6 +37,7 @@ class PilotOptions:
         cache: what is kept of the history.
         head: "flow" (one action at a time) or "chunk" (all actions of a context denoised at once).
         blank: cameras whose pictures are black.
+        start: what the sum of a new flow counts from, see runtime/hand_over.py; it must be the one that was learned.
         seed: of the chunk's noise.
     """
 
@@ -43,6 +46,7 @@ class PilotOptions:
     cache: CacheOptions = NEWEST_ONLY
     head: str = "flow"
     blank: tuple[str, ...] = ()
+    start: str = "rezero"
     seed: int = 0
 
     def check(self, policy: StreamingPolicy) -> None:
@@ -54,6 +58,8 @@ class PilotOptions:
         spec = policy.spec
         if self.head not in HEADS:
             raise ValueError(f"head '{self.head}' is unknown: choose one of {', '.join(HEADS)}")
+        if self.start not in STARTS:
+            raise ValueError(f"start '{self.start}' is unknown: choose one of {', '.join(STARTS)}")
         overrun = spec.trained_horizon - spec.execution_horizon
         if not 0 <= self.age <= spec.execution_horizon:
             raise ValueError(
@@ -96,7 +102,8 @@ class Pilot:
         self._steps = 0
         self._look_now = True
         self._index = 0
-        self._last: npt.NDArray[np.float64] | None = None
+        self._last: Vector | None = None
+        self._executed = self._at_picture = self._policy.spec.layout.start()  # sums
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
 
     def __call__(self, robot: MetaWorldRobot) -> npt.NDArray[np.float32]:
@@ -117,6 +124,7 @@ class Pilot:
         self._index += 1
         self._steps += 1
         self._last = action
+        self._executed = self._policy.spec.layout.advance(self._executed, action)
         return action.astype(np.float32)
 
     def insert(self, keys: Tensor, values: Tensor) -> None:
@@ -140,7 +148,8 @@ class Pilot:
         """Begin with the newest context."""
         self._view = self.cache.view()
         layout = self._policy.spec.layout
-        self._position = layout.start(self._last)
+        sums = {"rezero": layout.start(), "episode": self._executed, "pending": self._executed - self._at_picture}
+        self._position = np.where(layout.absolute, layout.start(self._last), sums[self._options.start])
         self._index = 0
         if self._options.head == "chunk":
             self._chunk = self._denoise()
@@ -158,8 +167,10 @@ class Pilot:
         return spec.layout.clip(chunk)
 
     def _observe(self, robot: MetaWorldRobot) -> None:
+        self._at_picture = self._executed
         observation = self.look(robot)
-        self._append(*prefill_whole(self._policy, observation, self.cache.view()))
+        prefilled = prefill_whole(self._policy, observation, self.cache.view())
+        self._append(prefilled.keys, prefilled.values)
         if self._keep_pictures:
             self.pictures.append(observation.images[0])
 

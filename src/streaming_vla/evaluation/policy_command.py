@@ -64,6 +64,9 @@ def evaluate(
     ] = None,
     keep_rate: Annotated[float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")] = 0.1,
     blank: Annotated[list[str] | None, typer.Option(help="camera that shows black; again for another")] = None,
+    start: Annotated[
+        str, typer.Option(help="what the flow's sum counts from: rezero, episode or pending, as it was trained")
+    ] = "rezero",
     instruction: Annotated[str, typer.Option(help="default, held_out or wrong")] = "default",
     maximum_steps: Annotated[
         int, typer.Option(min=1, help="an episode fails when it lasts longer; one of a memory task ends by itself")
@@ -98,7 +101,7 @@ def evaluate(
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
         gate_file = str(find_model(gate)) if gate else ""
         kept = CacheOptions(cache, sinks, recent, chunk, budget, capacity, gate_file, threshold, keep_rate)
-        options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()))
+        options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         options.check(load_policy(file))
         trials = [

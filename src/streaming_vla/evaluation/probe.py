@@ -59,7 +59,8 @@ def _look(policy: StreamingPolicy, robot: MetaWorldRobot, instruction: str) -> C
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
     images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
-    cache.append(*prefill_whole(policy, PolicyObservation(images, robot.state(), instruction), cache.view()))
+    prefilled = prefill_whole(policy, PolicyObservation(images, robot.state(), instruction), cache.view())
+    cache.append(prefilled.keys, prefilled.values)
     return cache.view()
 
 

@@ -29,8 +29,8 @@ from streaming_vla.evaluation.replay_service import ReplayService
 from streaming_vla.evaluation.virtual import World
 from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.inference.latency_profile import LatencyProfile
-from streaming_vla.pictures.decode import TYPES, pixels_of
-from streaming_vla.pictures.encode import PictureOptions, square
+from streaming_vla.pictures.decode import pixels_of
+from streaming_vla.pictures.encode import camera_options, square
 from streaming_vla.policy.contract import StreamingPolicy
 from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.events import Action, Command
@@ -185,8 +185,8 @@ class _Player:
         self._strip_s: dict[str, float] = {}
         observer = options.values["observer"]
         self._cameras = tuple(observer["cameras"])
-        pictures = {kind: PictureOptions(observer["image_size"], observer["jpeg_quality"], kind) for kind in TYPES}
-        self._service = ReplayService(policy, machines.engine, pictures)
+        self._pictures = camera_options(observer)
+        self._service = ReplayService(policy, machines.engine, self._pictures)
         clock = Clock()
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
@@ -303,6 +303,7 @@ class _Player:
         world.record = record
         self._strip_s.clear()
         self._newest.clear()  # as the observer does
+        self._service.observed, self._service.cache = {}, []  # of a prefill that outlived its episode
         self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
         self._service.clock = lambda: world.now
         times = self._times.episodes.get(self._number) if self._times is not None else None
@@ -334,5 +335,7 @@ class _Player:
         if self._running is None or self._world.now - self._strip_s.get(event.camera, -1e9) < STRIP_PERIOD_S:
             return
         self._strip_s[event.camera] = self._world.now
-        pixels: npt.NDArray[np.uint8] = square(pixels_of(event.message, event.kind), STRIP_PIXELS)[..., ::-1]
+        pixels: npt.NDArray[np.uint8] = square(
+            pixels_of(event.message, event.kind), STRIP_PIXELS, self._pictures[event.camera].rotation
+        )[..., ::-1]
         self._running.record.frames.append(SeenFrame(self._world.now, event.camera, pixels))

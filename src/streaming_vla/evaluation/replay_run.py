@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from streaming_vla.bags.errors import BagError
+from streaming_vla.evaluation.fleet import map_on_cluster
 from streaming_vla.evaluation.machine_options import all_values
 from streaming_vla.evaluation.replay import RECORDED, Replayed, ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, records_of, summarise_replays
 from streaming_vla.evaluation.report_html import Run, make_run
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.contract import StreamingPolicy
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.policy.models import find_model
+from streaming_vla.saliency.loading import load_with_predictor
 
 FALLBACK = "measured"  # profile of bags that do not tell their latencies
 
@@ -36,6 +36,12 @@ class ReplayJob:
     instruction: str = ""
     action_topic: str = "command"
     seed: int = 0
+
+    def whole(self) -> ReplayJob:
+        """Return the same job without its parameter file, for another machine."""
+        values = self.values()
+        changes = tuple((node, name, value) for node, each in values.items() for name, value in each.items())
+        return replace(self, params_file=None, changes=changes)
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Return the value of every parameter; ParameterFileError when the file cannot be used."""
@@ -54,37 +60,32 @@ class ReplayJob:
 
 
 def replay_all(
-    bags: Sequence[Path], job: ReplayJob, workers: int = 1, done: Callable[[Path, str], None] | None = None
+    bags: Sequence[Path],
+    job: ReplayJob,
+    workers: int = 1,
+    done: Callable[[Path, str], None] | None = None,
+    ray: str = "",
 ) -> list[Replayed]:
     """Replay every bag; the result is in the order of `bags`, whatever finishes first.
 
     Args:
         workers: processes; 1 works in this one.
         done: told each bag that is through, with what refused it ("" for nothing).
+        ray: address of a Ray cluster that replays them instead (see `fleet.map_on_cluster`).
 
     Raises:
         BagError: none of them can be used; the message has one line for each.
+        ValueError: there is no such cluster, or the package ray is missing.
     """
     found: dict[Path, Replayed] = {}
     refusals: dict[Path, str] = {}
-
-    def keep(path: Path, result: Replayed | str) -> None:
+    for path, result in map_on_cluster(partial(_replay, job.whole()), bags, ray) if ray else _each(bags, job, workers):
         if isinstance(result, str):
             refusals[path] = result
         else:
             found[path] = result
         if done is not None:
             done(path, refusals.get(path, ""))
-
-    if workers == 1 or len(bags) == 1:
-        for path in bags:
-            keep(path, replay_one(path, job))
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(bags)), mp_context=context) as pool:
-            futures = {pool.submit(replay_one, path, job): path for path in bags}
-            for future in as_completed(futures):
-                keep(futures[future], future.result())
     if not found:
         raise BagError("\n".join(refusals.values()))
     for path, sentence in refusals.items():
@@ -92,18 +93,35 @@ def replay_all(
     return [found[path] for path in bags]
 
 
+def _each(bags: Sequence[Path], job: ReplayJob, workers: int) -> Iterator[tuple[Path, Replayed | str]]:
+    """Yield each bag with its replay or what refuses it, as they come."""
+    if workers == 1 or len(bags) == 1:
+        for path in bags:
+            yield path, replay_one(path, job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(bags)), mp_context=context) as pool:
+        futures = {pool.submit(replay_one, path, job): path for path in bags}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _replay(job: ReplayJob, path: Path) -> Replayed | str:
+    return replay_one(path, job)
+
+
 def replay_one(path: Path, job: ReplayJob) -> Replayed | str:
     """Replay one bag; return the sentence that refuses it when it cannot be used."""
     options = job.options()
     try:
-        return replay(path, _policy(str(options.values["inference"]["model"])), options)
+        return replay(path, _policy(options.values), options)
     except BagError as error:
         return str(error)
 
 
 def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
     """Return the replays as a run of the report; its curves are those of the longest episode."""
-    names = _policy(str(job.values()["inference"]["model"])).spec.layout.names
+    names = _policy(job.values()).spec.layout.names
     numbers = summarise_replays(replays, names)
     longest = max(
         (episode for each in replays for episode in each.episodes), key=lambda episode: episode.record.duration_s
@@ -140,9 +158,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _policy(values: Mapping[str, Mapping[str, Any]]) -> StreamingPolicy:
+    inference = values["inference"]
+    return _loaded(str(inference["model"]), str(inference["saliency_model"]))
+
+
 @cache
-def _policy(model: str) -> StreamingPolicy:
+def _loaded(model: str, saliency_model: str) -> StreamingPolicy:
     import torch
 
     torch.set_num_threads(1)
-    return load_policy(find_model(model))
+    return load_with_predictor(model, saliency_model)

@@ -34,15 +34,16 @@ class ReplayService(PolicyService):
         self.observed: dict[int, str] = {}
         self.cache: list[tuple[float, Any]] = []
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
         try:
             frames = {
-                name: encode_message(message, self._pictures[kind]) for name, (kind, message) in snapshot.frames.items()
+                name: encode_message(message, replace(self._pictures[name], kind=kind))  # of the bag, whatever is set
+                for name, (kind, message) in snapshot.frames.items()
             }
         except ValueError:
             return None
-        context = super().prefill(replace(snapshot, frames=frames), shift)
+        context = super().prefill(replace(snapshot, frames=frames), shift, pending)
         if context is not None:
             self.observed[snapshot.request.sequence] = digest(frames.values(), snapshot.state)
             self.cache.append((self.clock(), self._sessions.find(SESSION).cache.stats()))

@@ -6,26 +6,23 @@ after they were made.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
-import numpy as np
 
 from streaming_vla.evaluation import report_html_charts as charts
-from streaming_vla.evaluation.records import EpisodeRecord, Frame
+from streaming_vla.evaluation.records import EpisodeRecord
 from streaming_vla.evaluation.report_html_page import TEMPLATE
 from streaming_vla.evaluation.report_html_rows import rows, verdict
+from streaming_vla.evaluation.report_html_strip import strip, strips
 from streaming_vla.evaluation.results import halting, write_json
 from streaming_vla.evaluation.timeline import stretches
 
 TIMELINE_S = 3.0
-STRIP_PICTURES = 12
-STRIP_PIXELS = 96
+KIB = 1024.0
 Run = dict[str, Any]
 
 
@@ -46,7 +43,8 @@ def make_run(
         numbers: as `results.aggregate` or `replay_compare.summarise_replays` make them.
         parameters: YAML text.
         series: further curves: saliency [[s, value]], kv_bytes and kv_full_bytes [[s, bytes]], chunks_kept
-            [[s, count]], actions {dimension: {replayed: [[s, value]], recorded: [[s, value]]}}.
+            [[s, count]], actions {dimension: {replayed: [[s, value]], recorded: [[s, value]]}}; and memory_map, a
+            picture of what became of every chunk: {data: PNG in base64, about: what is seen, in words}.
     """
     longest = max(records, key=lambda record: record.duration_s)
     return {
@@ -55,7 +53,7 @@ def make_run(
         "parameters": parameters,
         "halts_ms": [value for record in records for value in halting(record).halts_ms],
         "timeline": _timeline(longest),
-        "strips": _strips(longest, series.get("saliency", [])),
+        "strips": strips(longest, series.get("saliency", [])),
         **series,
     }
 
@@ -80,22 +78,23 @@ def compare(first: Path, second: Path, folder: Path) -> Path:
         ReportError: one of them holds no report.
     """
     runs = []
+    alike = first.name == second.name
     for path in (first, second):
         file = path / "report.json" if path.is_dir() else path
         try:
             held = json.loads(file.read_text(encoding="utf-8"))["runs"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ReportError(f"'{path}' holds no report.json of a demo or replay: {error}") from error
-        runs += [{**run, "name": f"{path.name}: {run['name']}"} for run in held]
-    return write_report(folder, f"{first.name} and {second.name}", "Two reports side by side.", runs)
+        runs += [{**run, "name": f"{path if alike else path.name}: {run['name']}"} for run in held]
+    names = (str(first), str(second)) if alike else (first.name, second.name)
+    return write_report(folder, " and ".join(names), "Two reports side by side.", runs)
 
 
 def page(title: str, about: str, runs: Sequence[Run]) -> str:
     """Return the HTML of a report."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    strips = [{**strip, "name": f"{run['name']}, {strip['name']}"} for run in runs for strip in run["strips"]]
     return environment.from_string(TEMPLATE).render(
-        title=title, about=about, runs=runs, verdict=verdict(runs), rows=rows(runs), charts=_charts(runs), strips=strips
+        title=title, about=about, runs=runs, verdict=verdict(runs), rows=rows(runs), charts=_charts(runs)
     )
 
 
@@ -104,16 +103,30 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         _section("Timeline", [_part(_draw_timeline(run), TIMELINE_CAPTION, run["name"]) for run in runs]),
         _section("Halting at hand-overs", [_part(_draw_halting(runs), HALTING_CAPTION)]),
         _section("Latencies", [_part(_draw_latencies(runs), LATENCY_CAPTION)]),
-        _section("Saliency", [_part(_draw_curves(runs, {"saliency": ""}, "saliency"), SALIENCY_CAPTION)]),
+        _section(
+            "What the cameras saw",
+            [
+                *(
+                    _part(strip(f"{run['name']}, {each['name']}", each["pictures"]), _strip_caption(run), name)
+                    for run in runs
+                    for each in run["strips"]
+                    for name in [f"{run['name']}, {each['name']}"]
+                ),
+                _part(_draw_curves(runs, {"saliency": ""}, "saliency"), SALIENCY_CAPTION),
+            ],
+        ),
         _section(
             "Memory of the KV cache",
             [
-                _part(_draw_curves(runs, {"kv_bytes": "", "kv_full_bytes": " (full cache)"}, "bytes"), KV_CAPTION),
+                *(_part(_draw_memory_map(run), MEMORY_CAPTION, run["name"]) for run in runs),
+                _part(_draw_curves(runs, {"kv_bytes": "", "kv_full_bytes": " (full cache)"}, "KiB", KIB), KV_CAPTION),
                 _part(_draw_curves(runs, {"chunks_kept": ""}, "summaries kept"), CHUNKS_CAPTION),
             ],
         ),
-        _section("Actions against the recording", _draw_actions(runs)),
-        _section("Error over the horizon", [_part(_draw_horizon(runs), HORIZON_CAPTION)]),
+        _section(
+            "Actions against the recording",
+            [*_draw_actions(runs), _part(_draw_horizon(runs), HORIZON_CAPTION, "error over the horizon")],
+        ),
     ]
     return [section for section in made if section["parts"]]
 
@@ -150,15 +163,34 @@ def _draw_latencies(runs: Sequence[Run]) -> str:
     return charts.ranges(stages, "ms", LATENCY_CAPTION)
 
 
-def _draw_curves(runs: Sequence[Run], keys: Mapping[str, str], label: str) -> str:
-    series = {f"{run['name']}{suffix}": run.get(key, []) for run in runs for key, suffix in keys.items()}
-    return charts.lines(series, "seconds of the run", label, f"{label} over time")
+def _draw_curves(runs: Sequence[Run], keys: Mapping[str, str], label: str, unit: float = 1.0) -> str:
+    series = {
+        f"{run['name']}{suffix}": [[at_s, value / unit] for at_s, value in run.get(key, [])]
+        for run in runs
+        for key, suffix in keys.items()
+    }
+    return charts.lines(series, "seconds of the episode", label, f"{label} over time")
+
+
+def _draw_memory_map(run: Run) -> str:
+    picture = run.get("memory_map")
+    return charts.picture(picture["data"], picture["about"]) if picture else ""
+
+
+def _strip_caption(run: Run) -> str:
+    return STRIP_CAPTION + (STRIP_SALIENCY if run.get("saliency") else "")
 
 
 def _draw_actions(runs: Sequence[Run]) -> list[dict[str, str]]:
     return [
         _part(
-            charts.lines(curves, "seconds of the run", name, f"{name}: replayed and recorded actions over time"),
+            charts.lines(
+                {key: curves[key] for key in ("recorded", "replayed")},
+                "seconds of the episode",
+                name,
+                f"{name}: replayed and recorded actions over time",
+                broad="recorded",
+            ),
             f"{name}, action units: what the replay executed, and what the robot was told.",
             f"{run['name']}: {name}",
         )
@@ -172,7 +204,7 @@ def _draw_horizon(runs: Sequence[Run]) -> str:
     for run in runs:
         errors = run["numbers"].get("action_error", {}).get("by_horizon", {})
         series[run["name"]] = [[float(index), error] for index, error in errors.items()]
-    return charts.lines(series, "step of the horizon", "mean error, action units", HORIZON_CAPTION)
+    return charts.lines(series, "step of the horizon", "mean error", HORIZON_CAPTION)
 
 
 def _timeline(record: EpisodeRecord) -> list[list[Any]]:
@@ -186,32 +218,17 @@ def _timeline(record: EpisodeRecord) -> list[list[Any]]:
     return [list(span) for span in spans if span[2] > 0 and span[1] < TIMELINE_S]
 
 
-def _strips(record: EpisodeRecord, saliency: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    strips = []
-    for camera in dict.fromkeys(frame.camera for frame in record.frames):
-        frames = [frame for frame in record.frames if frame.camera == camera]
-        places = np.unique(np.linspace(0, len(frames) - 1, min(STRIP_PICTURES, len(frames))).astype(int))
-        pictures = [_picture(frames[place], record.begin_s, saliency) for place in places]
-        strips.append({"name": f"camera {camera}", "pictures": pictures})
-    return strips
-
-
-def _picture(frame: Frame, begin_s: float, saliency: Sequence[Sequence[float]]) -> dict[str, str]:
-    small = cv2.resize(frame.picture, (STRIP_PIXELS, STRIP_PIXELS), interpolation=cv2.INTER_AREA)[..., ::-1]
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(small), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    time_s = frame.time_s - begin_s
-    newest = [value for at_s, value in saliency if at_s <= time_s]
-    return {
-        "data": base64.b64encode(data.tobytes()).decode(),
-        "time": f"{time_s:.1f}",
-        "note": f"saliency {newest[-1]:.2f}" if newest else "",
-    }
-
-
 TIMELINE_CAPTION = "What every part did, from the first action on; red: the arm had no action to execute."
+STRIP_CAPTION = (
+    "Evenly spread moments of the longest episode; blue: why an observation was sent before the next picture."
+)
+STRIP_SALIENCY = " The bar is the predicted change, of the largest one."
+MEMORY_CAPTION = (
+    "Each chunk of the history: its picture, the gate's score, and whether it was kept, dropped or evicted."
+)
 HALTING_CAPTION = "How long the arm had nothing to execute at each hand-over, in milliseconds."
 LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin line) of each stage, in milliseconds."
 SALIENCY_CAPTION = "Predicted change of what the cameras see, in units of the calibrated scale."
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."
 CHUNKS_CAPTION = "Chunks of the history that live on as a summary."
-HORIZON_CAPTION = "Mean difference to what the robot did, by the action's place in its horizon."
+HORIZON_CAPTION = "Mean difference to what the robot did (action units), by the place of an action in its horizon."

@@ -22,12 +22,12 @@ section, header { background: var(--back); border: 1px solid var(--line); border
   margin-top: 14px; }
 figure { margin: 0; }
 figcaption, .about { color: var(--faint); font-size: .92rem; margin-top: 4px; }
-.verdict li { margin: 5px 0; }
+.verdict li { margin: 5px 0; overflow-wrap: anywhere; }
 .verdict { margin: 10px 0 0; padding-left: 20px; font-size: 1.06rem; }
 .good::marker { color: var(--good); content: "\\2713\\00a0"; }
 .bad::marker { color: var(--bad); content: "!\\00a0"; }
 .wide { overflow-x: auto; }
-svg { display: block; width: 100%; min-width: 560px; height: auto; font: 13px system-ui, sans-serif; }
+svg { display: block; width: 100%; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--faint); }
 .grid { stroke: #e4e8ec; stroke-width: 1; fill: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: .9rem; }
@@ -39,8 +39,23 @@ th:first-child, td:first-child { text-align: left; white-space: normal; min-widt
 .strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; }
 .strip figure { flex: 0 0 auto; width: 96px; }
 .strip img { width: 96px; height: 96px; border-radius: 6px; display: block; }
-.strip figcaption { text-align: center; font-size: .8rem; margin: 2px 0 0; }
+.strip figcaption { text-align: center; font-size: .8rem; line-height: 1.35; margin: 2px 0 0; }
+.bar { display: block; height: 6px; border-radius: 3px; background: #e4e8ec; margin: 3px 0 1px; }
+.bar i { display: block; height: 6px; border-radius: 3px; background: #d9731a; }
+.sent { display: inline-block; background: #dbe7f5; color: #1c4f8a; border-radius: 8px; padding: 0 7px;
+  margin-top: 2px; }
+.picture { display: block; width: 100%; min-width: 760px; height: auto; }
+figure + figure { margin-top: 14px; }
+.strip figure { margin-top: 0; }
 pre { overflow-x: auto; font-size: .85rem; background: var(--soft); padding: 12px; border-radius: 8px; }
+@media (max-width: 600px) {
+  main { padding: 8px 8px 40px; }
+  section, header { padding: 12px; }
+  svg { font-size: 22px; }
+  table { font-size: .88rem; }
+  th, td { padding: 5px 4px; white-space: normal; }
+  th:first-child, td:first-child { min-width: 7em; }
+}
 details summary { cursor: pointer; font-weight: 600; }
 </style>
 </head>
@@ -70,16 +85,7 @@ details summary { cursor: pointer; font-weight: 600; }
 <figcaption>{{ part.caption }}</figcaption>
 </figure>
 {% endfor %}</section>
-{% endfor %}{% if strips %}<section>
-<h2>What the cameras saw</h2>
-{% for strip in strips %}<h3>{{ strip.name }}</h3>
-<div class="strip" tabindex="0" role="group" aria-label="{{ strip.name }}">
-{% for picture in strip.pictures %}<figure><img src="data:image/jpeg;base64,{{ picture.data }}"
- alt="{{ strip.name }} at {{ picture.time }} s"><figcaption>{{ picture.time }} s{% if picture.note %}<br>
-{{ picture.note }}{% endif %}</figcaption></figure>
-{% endfor %}</div>
-{% endfor %}</section>
-{% endif %}{% for run in runs %}{% if run.parameters %}<section>
+{% endfor %}{% for run in runs %}{% if run.parameters %}<section>
 <details><summary>Parameters of {{ run.name }}</summary><pre>{{ run.parameters }}</pre></details>
 </section>
 {% endif %}{% endfor %}</main>

@@ -61,6 +61,16 @@ def _row(unit: str, digits: int, *path: str) -> Callable[[Numbers], str]:
     return lambda numbers: _number(find(numbers), unit, digits)
 
 
+def _kib(*path: str) -> Callable[[Numbers], str]:
+    find = _at(*path)
+    return lambda numbers: _number(None if (size := find(numbers)) is None else size / 1024, "KiB")
+
+
+def _chunks(numbers: Numbers) -> str:
+    counts = [_at("kv_cache", f"chunks_{fate}")(numbers) for fate in ("kept", "dropped", "evicted")]
+    return ", ".join(str(count) for count in counts) if any(counts) else NOTHING
+
+
 def _reasons(numbers: Numbers) -> str:
     reasons = _at("observations", "by_reason")(numbers) or {}
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in reasons.items() if count) or NOTHING
@@ -89,7 +99,8 @@ _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("decisions as when recorded", _row("", 3, "live", "decision_agreement")),
     ("action error, mean", _row("", 4, "action_error", "mean")),
     ("action error by dimension", _dimensions),
-    ("KV cache, mean", _row("B", 0, "kv_cache", "bytes", "mean")),
-    ("full KV cache, mean", _row("B", 0, "kv_cache", "full_bytes", "mean")),
+    ("KV cache, mean", _kib("kv_cache", "bytes", "mean")),
+    ("full KV cache, mean", _kib("kv_cache", "full_bytes", "mean")),
+    ("chunks kept, dropped, evicted", _chunks),
     ("saliency, mean", _row("", 3, "saliency", "mean")),
 )

@@ -27,6 +27,7 @@ from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
 OBJECTIVES = ("observations_per_s", "error")
+POPULATION = 16  # of a generation
 HELD_OUT = 3  # every third bag is kept from the search
 
 Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
@@ -77,7 +78,7 @@ class TuneOptions:
     """How to search.
 
     Args:
-        trials: replays of all searched bags.
+        trials: replays of all searched bags, over all processes and machines.
         workers: processes; each works on trials of its own.
         storage: database URL of a study that several machines share; "" keeps a file in `folder`.
         folder: of the study; a search that was stopped goes on.
@@ -91,47 +92,80 @@ class TuneOptions:
     seed: int = 0
 
 
-def tune(bags: Sequence[Path], job: ReplayJob, options: TuneOptions, done: Callable[[], None]) -> Tuned:
-    """Search and return what was found; `done` is called after every batch of trials.
+def tune(
+    bags: Sequence[Path],
+    job: ReplayJob,
+    options: TuneOptions,
+    done: Callable[[], None],
+    held_out: Sequence[Path] = (),
+) -> Tuned:
+    """Search and return what was found; `done` is called after every trial.
+
+    Args:
+        held_out: bags to judge what was found; without them every third of `bags` is kept from the search.
 
     Raises:
-        ValueError: fewer than two bags, or none that can be replayed.
+        ValueError: no bag to search on or none to judge on, or none that can be replayed.
     """
-    if len(bags) < 2:
-        raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
-    kept = list(bags[HELD_OUT - 1 :: HELD_OUT]) or [bags[-1]]
+    kept = list(held_out or bags[HELD_OUT - 1 :: HELD_OUT] or bags[-1:])
     searched = [bag for bag in bags if bag not in kept]
+    if not searched:
+        raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options, create=True)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(_defaults(job))
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    # a sampler draws the same again for the same seed, so every trial has its own
-    each_options = [replace(options, seed=options.seed + number) for number in range(finished, options.trials)]
+    missing = range(_finished(study), options.trials)
     if options.workers == 1:
-        for each in each_options:
-            work(searched, job, each, 1)
+        for _ in missing:
+            work(searched, job, options)
             done()
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-            for future in [pool.submit(work, searched, job, each, 1) for each in each_options]:
+            for future in [pool.submit(work, searched, job, options) for _ in missing]:
                 future.result()
                 done()
-    return _judged(open_study(options), kept, job)
+    return _judged(open_study(options), searched, kept, job)
 
 
-def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions, trials: int) -> None:
-    """Do `trials` trials of the study; any number of processes and machines may do so at the same time."""
+def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions) -> None:
+    """Do one trial of the study unless others have done enough; any number of machines may do so at the same time."""
     study = open_study(options)
-    study.optimize(lambda trial: _objective(trial, bags, job), n_trials=trials)
+    if _finished(study) < options.trials:
+        study.optimize(lambda trial: _objective(trial, bags, job), n_trials=1)
+
+
+class _SampledByNumber(optuna.samplers.BaseSampler):
+    """NSGA-II whose draws follow from the trial's number: machines that share a study do not draw the same."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        seed = self._seed + trial.number
+        self._sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, *args: Any) -> Any:
+        return self._sampler.infer_relative_search_space(*args)
+
+    def sample_relative(self, *args: Any) -> Any:
+        return self._sampler.sample_relative(*args)
+
+    def sample_independent(self, *args: Any) -> Any:
+        return self._sampler.sample_independent(*args)
+
+    def after_trial(self, *args: Any) -> None:
+        self._sampler.after_trial(*args)
 
 
 def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
     """Return the study, made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage: Any = options.storage or JournalStorage(JournalFileBackend(str(options.folder / "study.journal")))
-    sampler = optuna.samplers.NSGAIISampler(population_size=16, seed=options.seed)
+    sampler = _SampledByNumber(options.seed)
     if create:
         return optuna.create_study(
             storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
@@ -208,13 +242,18 @@ def _defaults(job: ReplayJob) -> dict[str, Any]:
     return found
 
 
-def _judged(study: optuna.Study, kept: Sequence[Path], job: ReplayJob) -> Tuned:
+def _finished(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def _judged(study: optuna.Study, searched: Sequence[Path], kept: Sequence[Path], job: ReplayJob) -> Tuned:
     trials = sorted(
         (trial for trial in study.get_trials(deepcopy=False) if trial.state == optuna.trial.TrialState.COMPLETE),
         key=lambda trial: trial.number,
     )
     scores = [Score(*trial.values) for trial in trials]
-    base = scores[0]
+    # another machine may still be at work on the first trial, the parameter file's own
+    base = scores[0] if trials and trials[0].number == 0 else score(replay_all(searched, job))
     default = score(replay_all(kept, job))
     better = [(trial, each) for trial, each in zip(trials, scores, strict=True) if each.better(base)]
     # the one that gains most at what it gains least, as a share of the default

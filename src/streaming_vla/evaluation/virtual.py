@@ -45,10 +45,12 @@ from streaming_vla.runtime.observer import Observer
 class Service(Protocol):
     """What the inference node does, without its time."""
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
-        """Turn a snapshot into a context; the robot's state is moved on by the actions `shift`, [A], if given.
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
+        """Turn a snapshot into a context; None when it does not answer.
 
-        None when it does not answer.
+        Args:
+            shift: [A], actions by which the robot's state is moved on; None: it stays.
+            pending: [A], actions by which the picture's tokens are moved on; None: they stay.
         """
 
     def flow_step(self, request: FlowRequest) -> FlowReply | None:
@@ -135,6 +137,7 @@ class World:
         self.commands: list[tuple[float, Command]] = []
         self.actions: list[Action] = []
         self.flow_requests: list[tuple[float, FlowRequest]] = []
+        self.pending: Callable[[], Vector] | None = None  # of the actions that a picture lacks; None: nobody asks
         self.trace: list[Told] | None = None  # set to a list to keep what every machine is told
         self._chunks: dict[int, ChunkRequest] = {}  # by observation, until its prefill is done
         self._sense()
@@ -236,11 +239,12 @@ class World:
         self.record.observations.append(ObservationAt(taken_s, request.sequence, request.reason, size, snapshot.skew_s))
         # encoding is part of T_o: the span marks when the picture was taken
         self.record.spans.append(Span("observer", "observe", taken_s, taken_s, request.sequence))
+        pending = self.pending() if self.pending is not None else None
         self.tell("generator", "on_request", request)
 
         def prefilled(begin_s: float, end_s: float) -> None:
             chunk = self._chunks.pop(request.sequence, None)
-            context = self.service.prefill(snapshot, chunk.shift if chunk is not None else None)
+            context = self.service.prefill(snapshot, chunk.shift if chunk is not None else None, pending)
             self.record.spans.append(Span("inference", "prefill", begin_s, end_s, request.sequence))
             if context is None:
                 return

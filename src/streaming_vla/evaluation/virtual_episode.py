@@ -48,6 +48,7 @@ class VirtualEpisode:
         hand: [N, 3], position of the hand at the end of every control period, metres.
         judged: saliencies with the context that they are of.
         disturbed_s: when the world was disturbed, NaN without a disturbance.
+        work: how often the model did each kind of work (virtual_cost.WORK).
     """
 
     record: EpisodeRecord
@@ -56,6 +57,7 @@ class VirtualEpisode:
     hand: npt.NDArray[np.float64]
     judged: list[tuple[int, float]] = field(default_factory=list)
     disturbed_s: float = math.nan
+    work: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def run_episode(
     if disturbance is not None:
         disturbed_s = disturbance.at_step * period_s
         clock.after(disturbed_s, disturbance.happen)
+    if setup.replace_tokens and isinstance(source, Generator):
+        world.pending = source.pending
     world.start(options.instruction)
 
     def over() -> bool:
@@ -126,5 +130,11 @@ def run_episode(
     machines = {"monitor": monitor, "generator": source, "executor": executor, "observer": observer}
     record.counters = {name: machine.counters.as_dict() for name, machine in machines.items()}
     return VirtualEpisode(
-        record, world.commands, world.actions, np.array(plant.hand), list(monitor.judged), disturbed_s
+        record,
+        world.commands,
+        world.actions,
+        np.array(plant.hand),
+        list(monitor.judged),
+        disturbed_s,
+        dict(service.work),
     )

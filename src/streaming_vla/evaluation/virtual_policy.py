@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -49,8 +51,9 @@ class PolicyService:
         self._sessions = Sessions(policy.spec, options)
         self._random = np.random.default_rng(seed)
         self.last_state: Vector | None = None  # of the newest observation
+        self.work: Counter[str] = Counter()  # how often each kind of virtual_cost.WORK was done
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None) -> ContextReady | None:
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Prefill an observation; None when it is outdated."""
         spec, request = self._policy.spec, snapshot.request
         state = snapshot.state if shift is None else hand_after(snapshot.state, shift)
@@ -60,9 +63,10 @@ class PolicyService:
             session.admit(request.episode, request.sequence)
         except Refused:
             return None
-        seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction)
+        seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction, pending)
         with torch.inference_mode():
-            session.extend(request.sequence, *prefill_whole(self._policy, seen, session.cache.view()))
+            self.work["prefill"] += 1
+            session.extend(request.sequence, prefill_whole(self._policy, seen, session.cache.view()))
         self.last_state = snapshot.state
         return ContextReady(request.episode, request.sequence, spec.execution_horizon, spec.trained_horizon)
 
@@ -73,6 +77,7 @@ class PolicyService:
         except Refused as refused:
             return FlowReply(request.episode, request.context, request.index, False, np.zeros(0), refused.reason)
         with torch.inference_mode():
+            self.work["flow_step"] += 1
             values = self._policy.flow_step(view, request.position, request.index)
         return FlowReply(request.episode, request.context, request.index, True, values)
 
@@ -84,6 +89,8 @@ class PolicyService:
             view = self._sessions.find(SESSION).context(request.episode, request.context)
         except Refused as refused:
             return ChunkReply(request.episode, request.context, False, np.zeros((0, 0)), refused.reason)
+        kind = "chunk_step" if request.guide is None or not request.guide.exact else "exact_chunk_step"
+        self.work[kind] += request.steps
         noisy = self._random.standard_normal((spec.trained_horizon, spec.layout.size))
         for step in range(request.steps):
             noisy = policy.chunk_step(view, noisy, step / request.steps, 1.0 / request.steps, request.guide)
@@ -93,11 +100,11 @@ class PolicyService:
         """Ask the policy's predictor."""
         numbers = (question.episode, question.context, question.index)
         try:
-            view = self._sessions.find(SESSION).context(question.episode, question.context)
+            seen = self._sessions.find(SESSION).seen(question.episode, question.context)
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
-        with torch.inference_mode():
-            saliency = self._policy.look_ahead(view, question.pending)
-        if saliency is None:
+        if seen is None:
             return SaliencyReply(*numbers, False, float("nan"), f"policy {self._policy.spec.name} has no predictor")
-        return SaliencyReply(*numbers, True, saliency)
+        self.work["look_ahead"] += 1
+        with torch.inference_mode():
+            return SaliencyReply(*numbers, True, self._policy.look_ahead(seen, question.pending))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from streaming_vla.policy.layout import ActionLayout
 from streaming_vla.runtime.baselines.strategies import (
@@ -22,6 +23,13 @@ OFF = MonitorOptions(mode="off")
 EXECUTE = 10  # actions of a chunk that are executed, where nothing else is said
 
 
+class MakesStrategy(Protocol):
+    """A dataclass of a strategy's parameters that makes the strategy."""
+
+    def __call__(self, layout: ActionLayout) -> Strategy:
+        """Return the strategy for a policy of chunks with this layout."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """One strategy.
@@ -30,15 +38,17 @@ class Setup:
         about: what it does, one line.
         monitor: options; control period and early actions of chunks are filled in.
         generator: options of the action flow's generator; None when `chunks` is given.
-        chunks: makes the strategy of a chunk policy for a layout.
+        chunks: parameters and maker of the strategy of a chunk policy.
         similarity: LeRobot's filter, distance in units of the robot's state; 0: none.
+        replace_tokens: the action flow's pictures are moved on by the predictor over the actions that they lack.
     """
 
     about: str
     monitor: MonitorOptions = OFF
     generator: GeneratorOptions | None = None
-    chunks: Callable[[ActionLayout], Strategy] | None = None
+    chunks: MakesStrategy | None = None
     similarity: float = 0.0
+    replace_tokens: bool = False
 
     def generator_options(self, control_period_s: float) -> GeneratorOptions:
         """Return the options of the action flow's generator.
@@ -65,13 +75,68 @@ class Setup:
         return replace(options, mode="always", early_actions=min(early, horizon), last_chance=False)
 
 
+def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
+    """Return `setup` with other parameters.
+
+    Args:
+        changes: by part ("monitor", "generator", "chunks", "setup" for Setup's own) and name.
+
+    Raises:
+        ValueError: the setup has no such part or parameter, or a value out of range.
+    """
+    for part, values in changes.items():
+        try:
+            if part == "setup":
+                setup = replace(setup, **values)
+            else:
+                setup = replace(setup, **{part: replace(getattr(setup, part), **values)})
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"strategy '{setup.about}' cannot change {part} {dict(values)}: {error}") from error
+    return setup
+
+
 STREAM = MonitorOptions(mode="always", lead_actions=0)
 OVERRUN = GeneratorOptions(lead_actions=0)
 PUBLISHED = GeneratorOptions(overrun=False)
+AEO = MonitorOptions(mode="adaptive", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
     return replace(STREAM, mode=mode, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Synchronous:
+    """Makes control in turns."""
+
+    execute: int
+    steps: int = 10
+
+    def __call__(self, layout: ActionLayout) -> Strategy:
+        return Synchronous(self.execute, self.steps)
+
+
+@dataclass(frozen=True)
+class _Ensembling:
+    """Makes temporal ensembling."""
+
+    decay: float = 0.01
+    steps: int = 10
+
+    def __call__(self, layout: ActionLayout) -> Strategy:
+        return TemporalEnsembling(self.decay, self.steps)
+
+
+@dataclass(frozen=True)
+class _FutureState:
+    """Makes VLASH's future state."""
+
+    execute: int = EXECUTE
+    early: int = 0
+    steps: int = 10
+
+    def __call__(self, layout: ActionLayout) -> Strategy:
+        return FutureState(layout, self.execute, self.early, self.steps)
 
 
 @dataclass(frozen=True)
@@ -114,11 +179,9 @@ class _Rtc:
 
 
 STRATEGIES: dict[str, Setup] = {
-    "synchronous_5": Setup("chunk, execute 5, observe when nothing is left", chunks=lambda layout: Synchronous(5)),
-    "synchronous_10": Setup("chunk, execute 10, observe when nothing is left", chunks=lambda layout: Synchronous(10)),
-    "temporal_ensembling": Setup(
-        "ACT: a chunk before every action, averaged", chunks=lambda layout: TemporalEnsembling()
-    ),
+    "synchronous_5": Setup("chunk, execute 5, observe when nothing is left", chunks=_Synchronous(5)),
+    "synchronous_10": Setup("chunk, execute 10, observe when nothing is left", chunks=_Synchronous(10)),
+    "temporal_ensembling": Setup("ACT: a chunk before every action, averaged", chunks=_Ensembling()),
     "lerobot_weighted_average": Setup("LeRobot's queue, 0.3 old + 0.7 new", chunks=_Queue()),
     "lerobot_latest_only": Setup("LeRobot's queue, the newest action", chunks=_Queue("latest_only")),
     "lerobot_average": Setup("LeRobot's queue, the mean", chunks=_Queue("average")),
@@ -126,7 +189,7 @@ STRATEGIES: dict[str, Setup] = {
     "lerobot_similarity": Setup("LeRobot's queue with its similarity filter (1 cm)", chunks=_Queue(), similarity=0.01),
     "rtc": Setup("real-time chunking, identity for the Jacobian", chunks=_Rtc()),
     "rtc_exact": Setup("real-time chunking, true Jacobian", chunks=_Rtc(exact=True)),
-    "vlash": Setup("VLASH: the state after the pending actions", chunks=lambda layout: FutureState(layout, EXECUTE)),
+    "vlash": Setup("VLASH: the state after the pending actions", chunks=_FutureState()),
     "chunk_naive_early": Setup("chunk, observe with 2 actions left", chunks=_HandOver("zero", overrun=False, early=2)),
     "chunk_from_m": Setup("chunk, observe early, new chunk from index m", chunks=_HandOver("elapsed")),
     "chunk_from_0": Setup("chunk, observe early, new chunk from index 0", chunks=_HandOver("zero")),
@@ -134,12 +197,20 @@ STRATEGIES: dict[str, Setup] = {
     "afm_naive_early": Setup(
         "action flow, observe with 2 actions left", MonitorOptions(mode="always", early_actions=2), PUBLISHED
     ),
-    "afm_aeo": Setup(
-        "StreamingVLA: observe with 2 actions left where the predicted change is small",
-        MonitorOptions(mode="adaptive", early_actions=2, observe_when="calm", last_chance=False),
+    "afm_random_early": Setup(
+        "action flow, observe with 2 actions left at random",
+        MonitorOptions(mode="random", early_actions=2, last_chance=False),
         PUBLISHED,
     ),
+    "afm_aeo": Setup(
+        "StreamingVLA: observe with 2 actions left where the change is small, tokens replaced by the prediction",
+        AEO,
+        PUBLISHED,
+        replace_tokens=True,
+    ),
+    "afm_aeo_stale": Setup("the same, tokens as they were seen", AEO, PUBLISHED),
     "ours": Setup("action flow, m as measured, overrun", STREAM, OVERRUN),
+    "ours_replacing": Setup("ours, tokens replaced by the prediction", STREAM, OVERRUN, replace_tokens=True),
     "ours_adaptive": Setup("ours, observe where the predictor says so", _saliency("adaptive"), OVERRUN),
     "ours_random": Setup("ours, observe early at random", _saliency("random"), OVERRUN),
     "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), OVERRUN),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from streaming_vla.evaluation.records import EpisodeRecord
 from streaming_vla.evaluation.results import halting
 from streaming_vla.evaluation.statistics import wilson_interval
+from streaming_vla.evaluation.virtual_cost import flops
 from streaming_vla.evaluation.virtual_episode import VirtualEpisode
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.runtime.events import CommandKind, Mode
@@ -42,6 +43,7 @@ class EpisodeMeasures:
         jerk: root mean square of the hand's jerk, m/s^3 on the control clock.
         jumps: largest change over the hand's dimensions at each hand-over, action units.
         reaction_ms: the world was disturbed to the first action of a picture that shows it; NaN without.
+        work: how often the model did each kind of work.
     """
 
     task: str
@@ -56,6 +58,7 @@ class EpisodeMeasures:
     jerk: float
     jumps: tuple[float, ...]
     reaction_ms: float
+    work: dict[str, int]
 
 
 def measures(episode: VirtualEpisode) -> EpisodeMeasures:
@@ -75,6 +78,7 @@ def measures(episode: VirtualEpisode) -> EpisodeMeasures:
         jerk=jerk(episode.hand, record.control_period_s),
         jumps=tuple(hand_over_jumps(episode)),
         reaction_ms=reaction_ms(record, episode.disturbed_s),
+        work=episode.work,
     )
 
 
@@ -116,18 +120,25 @@ def as_row(episode: EpisodeMeasures) -> Row:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(episode).items()}
 
 
+def row_of(episode: VirtualEpisode) -> Row:
+    """Return what an episode is measured by, as plain values."""
+    return as_row(measures(episode))
+
+
 def aggregate(
     strategy: str,
     profile: str,
     control_period_ms: float,
     episodes: Sequence[Mapping[str, Any]],
     moved: Sequence[Mapping[str, Any]],
+    cost: Mapping[str, int],
 ) -> Row:
     """Return the line of results.json of one strategy with one profile.
 
     Args:
         episodes: rows of all tasks.
         moved: rows of the episodes in which the goal was moved.
+        cost: FLOPs of each kind of work (virtual_cost.costs).
 
     Raises:
         ValueError: there is no episode.
@@ -139,6 +150,7 @@ def aggregate(
     executed = sum(row["executed"] for row in episodes)
     starved_s = sum(row["starved_s"] for row in episodes)
     seconds = sum(row["seconds"] for row in episodes)
+    observations = sum(row["observations"] for row in episodes)
     halts = [value for row in episodes for value in row["halts_ms"]]
     jumps = [value for row in episodes for value in row["jumps"]]
     return {
@@ -154,7 +166,9 @@ def aggregate(
         "t_halt_p95_ms": float(np.percentile(halts, 95)) if halts else None,
         "t_halt_longest_ms": max(halts, default=None),
         "starved_fraction": starved_s / seconds,
-        "observations_per_s": sum(row["observations"] for row in episodes) / seconds,
+        "observations_per_s": observations / seconds,
+        "actions_per_observation": executed / observations if observations else None,
+        "mflops_per_action": sum(flops(row["work"], cost) for row in episodes) / executed / 1e6 if executed else None,
         "reaction_ms": _mean([row["reaction_ms"] for row in moved]),
         "jerk": _mean([row["jerk"] for row in episodes]),
         "jump": _mean(jumps),
@@ -179,6 +193,8 @@ COLUMNS = (
     ("t_halt_longest_ms", "longest", "{:.1f}"),
     ("starved_fraction", "starved", "{:.2%}"),
     ("observations_per_s", "observations/s", "{:.2f}"),
+    ("actions_per_observation", "actions/observation", "{:.1f}"),
+    ("mflops_per_action", "MFLOPs/action", "{:.1f}"),
     ("reaction_ms", "reaction ms", "{:.0f}"),
     ("jerk", "jerk m/s3", "{:.1f}"),
     ("jump", "jump", "{:.2f}"),

@@ -9,9 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from streaming_vla.inference.delay import Delay, held
+from streaming_vla.inference.flow_steps import Asked, FlowSteps, answered
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.prefill import Prefill, refuse_observation
-from streaming_vla.inference.refused import Refused
+from streaming_vla.inference.refused import Refused, checked
 from streaming_vla.inference.replies import Replies
 from streaming_vla.inference.request import Notice, Request, Shared
 from streaming_vla.inference.sessions import Sessions, check_fit
@@ -25,7 +26,6 @@ from streaming_vla.inference.values import (
 from streaming_vla.inference.waiting import ObservationDone, Waiting, WaitingObservation
 from streaming_vla.inference.worker import Priority, Worker
 from streaming_vla.policy.contract import StreamingPolicy
-from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.events import FlowRequest
 from streaming_vla.runtime.latency import LatencyTracker
 
@@ -59,6 +59,7 @@ class Engine:
     ) -> None:
         sessions = Sessions(policy.spec, options)
         self._shared = Shared(policy, sessions, Waiting(), Replies(), LatencyTracker(warm_up=1), clock)
+        self._flow_steps = FlowSteps(self._shared)
         self._worker = Worker("inference engine")
         self._delay = delay
 
@@ -111,40 +112,27 @@ class Engine:
         self._tell(old, Refused("superseded", sentence))
 
     def flow_step(self, session: str, request: FlowRequest, done: Callable[[FlowResult], None]) -> None:
-        """Do one step of the flow against a kept context of the session."""
-
-        def serve(queued_s: float) -> FlowResult:
-            shared, spec = self._shared, self._shared.policy.spec
-            view = shared.sessions.find(session).context(request.episode, request.context)
-            if not 0 <= request.index < spec.trained_horizon:
-                raise Refused(
-                    "bad_index",
-                    f"step {request.index} of the flow is asked for, there are 0 to {spec.trained_horizon - 1}",
-                )
-            position = _checked("bad_position", "flow state", spec.layout, request.position)
-            begin_s = shared.clock()
-            values = spec.layout.check(shared.policy.flow_step(view, position, request.index))
-            compute_s = shared.clock() - begin_s
-            shared.flow_latency.add(compute_s)
-            return FlowResult(True, "", "", values, compute_s, queued_s)
-
-        def refuse(refused: Refused, queued_s: float) -> FlowResult:
-            return FlowResult(False, refused.code, refused.reason, np.zeros(0), 0.0, queued_s)
-
+        """Do one step of the flow against a kept context of the session, together with others that wait and fit."""
         now = self._shared.clock()
         done = done if self._delay is None else held(self._delay, "flow_step", now, done)
-        self._submit(Request(self._shared, Priority.FLOW_STEP, session, serve, refuse, done, now))
+        try:
+            self._shared.waiting.enter(session, Priority.FLOW_STEP)
+        except Refused as refused:
+            answer = answered(refused, 0.0, 0.0, done)
+            self._worker.submit(Notice(lambda: self._shared.replies.send(*answer)))
+            return
+        self._worker.submit(self._flow_steps.add(Asked(session, request, done, now)))
 
     def predict_saliency(self, session: str, request: SaliencyRequest, done: Callable[[SaliencyResult], None]) -> None:
         """Ask the policy's predictor how much the pending actions change what the cameras see."""
 
         def serve(_queued_s: float) -> SaliencyResult:
             shared, spec = self._shared, self._shared.policy.spec
-            view = shared.sessions.find(session).context(request.episode, request.context)
-            pending = _checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
-            saliency = shared.policy.look_ahead(view, pending)
-            if saliency is None:
-                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor")
+            seen = shared.sessions.find(session).seen(request.episode, request.context)
+            pending = checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
+            if seen is None:
+                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
+            saliency = shared.policy.look_ahead(seen, pending)
             if not np.isfinite(saliency):
                 raise ValueError(f"saliency is {saliency}")
             return SaliencyResult(True, "", "", float(saliency))
@@ -179,10 +167,3 @@ class Engine:
 
     def _tell(self, waiting: WaitingObservation, refused: Refused) -> None:
         self._worker.submit(Notice(lambda: refuse_observation(self._shared, waiting, refused)))
-
-
-def _checked(code: str, what: str, layout: ActionLayout, values: Vector) -> Vector:
-    try:
-        return layout.check(values)
-    except ValueError as error:
-        raise Refused(code, f"{what}: {error}") from error

@@ -77,11 +77,11 @@ class Prefill:
             observation.instruction,
         )
         yield
-        keys, values = yield from shared.policy.prefill(seen, session.cache.view())
-        if keys.shape[2] != spec.tokens_per_observation:
-            raise ValueError(f"it made {keys.shape[2]} tokens, it declares {spec.tokens_per_observation}")
+        prefilled = yield from shared.policy.prefill(seen, session.cache.view())
+        if prefilled.keys.shape[2] != spec.tokens_per_observation:
+            raise ValueError(f"it made {prefilled.keys.shape[2]} tokens, it declares {spec.tokens_per_observation}")
         yield  # the append turns keys, which takes as long as a slice
-        session.extend(observation.sequence, keys, values)
+        session.extend(observation.sequence, prefilled)
         return session
 
     def _check_still_wanted(self, observation: EncodedObservation) -> None:

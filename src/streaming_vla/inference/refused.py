@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from streaming_vla.policy.layout import ActionLayout, Vector
+
 
 class Refused(Exception):
     """A request that cannot be served: `code` to count it by, `reason` in one sentence."""
@@ -16,3 +18,15 @@ def describe(action: str, error: Exception) -> str:
     """Return one sentence about an unexpected error in `action`; the rest is in the log."""
     lines = str(error).strip().splitlines()
     return f"{action} failed with {type(error).__name__}{': ' + lines[0] if lines else ''}"
+
+
+def checked(code: str, what: str, layout: ActionLayout, values: Vector) -> Vector:
+    """Return `values` as an action's vector [A].
+
+    Raises:
+        Refused: with `code`, another shape or a value that is not finite.
+    """
+    try:
+        return layout.check(values)
+    except ValueError as error:
+        raise Refused(code, f"{what}: {error}") from error

@@ -10,7 +10,7 @@ from kv_cache.cache import MAX_BYTES, CacheView, SessionCache, required_bytes
 from kv_cache.policies import CacheFullError
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.refused import Refused
-from streaming_vla.policy.contract import PolicySpec
+from streaming_vla.policy.contract import PolicySpec, Prefilled
 
 
 class Session:
@@ -22,7 +22,7 @@ class Session:
         self.epoch = 0
         self.episode = -1
         self._sequence = -1
-        self._contexts: dict[int, CacheView] = {}
+        self._contexts: dict[int, tuple[CacheView, Tensor | None]] = {}
         self._contexts_kept = contexts_kept
 
     def begin(self, episode: int) -> None:
@@ -48,22 +48,23 @@ class Session:
                 "old_sequence", f"observation {sequence} of {self.name} comes after observation {self._sequence}"
             )
 
-    def extend(self, sequence: int, keys: Tensor, values: Tensor) -> CacheView:
-        """Add the tokens of an observation, [L, Hkv, T, d] before rotation, and return the new context.
+    def extend(self, sequence: int, prefilled: Prefilled) -> CacheView:
+        """Add the tokens of an observation and return the new context.
 
         Raises:
             Refused: the cache is full.
             ValueError: wrong shapes or numbers.
         """
         try:
-            self.cache.append(keys, values)
+            self.cache.append(prefilled.keys, prefilled.values)
         except CacheFullError as error:
             raise Refused("cache_full", str(error)) from error
         self._sequence = sequence
-        self._contexts[sequence] = self.cache.view()
+        view = self.cache.view()
+        self._contexts[sequence] = view, prefilled.seen
         while len(self._contexts) > self._contexts_kept:
             del self._contexts[next(iter(self._contexts))]
-        return self._contexts[sequence]
+        return view
 
     def context(self, episode: int, sequence: int) -> CacheView:
         """Return the context of an observation.
@@ -71,14 +72,25 @@ class Session:
         Raises:
             Refused: another episode, or a context that is not kept.
         """
+        return self._kept(episode, sequence)[0]
+
+    def seen(self, episode: int, sequence: int) -> Tensor | None:
+        """Return what the prefill of an observation left for the look-ahead; None: the policy has no predictor.
+
+        Raises:
+            Refused: another episode, or a context that is not kept.
+        """
+        return self._kept(episode, sequence)[1]
+
+    def _kept(self, episode: int, sequence: int) -> tuple[CacheView, Tensor | None]:
         if episode != self.episode:
             code = "old_episode" if episode < self.episode else "no_context"
             raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")
-        view = self._contexts.get(sequence)
-        if view is None:
+        context = self._contexts.get(sequence)
+        if context is None:
             kept = ", ".join(map(str, self._contexts)) or "none"
             raise Refused("no_context", f"context {sequence} of {self.name} is not kept, there is {kept}")
-        return view
+        return context
 
 
 class Sessions:

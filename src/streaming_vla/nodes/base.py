@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
@@ -61,7 +62,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self._parameters_of_node = declare(self, name, self.update)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
 
     # hooks
 
@@ -109,10 +111,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def stamp(self, monotonic_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
-        now = self.get_clock().now()
+        nanoseconds = self.get_clock().now().nanoseconds
         if monotonic_s is not None:
-            now -= Duration(nanoseconds=round((time.monotonic() - monotonic_s) * 1e9))
-        return now.to_msg()
+            nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
+        return Time(nanoseconds=max(0, nanoseconds)).to_msg()  # a simulated clock begins at 0, again and again
 
     def listen(
         self,

@@ -33,8 +33,8 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import SuiteNode, reliable
 from streaming_vla.nodes.spin import run
 from streaming_vla.parameters.spec import Value
-from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
+from streaming_vla.saliency.loading import load_with_predictor
 
 Result = TypeVar("Result")
 LONGEST_ANSWER_S = 2.0
@@ -58,7 +58,7 @@ class InferenceNode(SuiteNode):
         # the cores belong to the control loop: one thread here, and none that spin beside it
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._policy = load_policy(find_model(self.value("model")))
+        self._policy = load_with_predictor(self.value("model"), self.value("saliency_model"))
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
@@ -110,7 +110,8 @@ class InferenceNode(SuiteNode):
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
         counts = self._engine.counts() if self._engine is not None else {}
-        figures: dict[str, object] = {"model": self._policy.spec.name, **counts}
+        predictor = "yes" if self._policy.predictor is not None else "no"
+        figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor, **counts}
         if self._delay is not None:
             figures |= {"latency_profile": self._delay.profile.name, "later_than_profile": self._delay.late()}
         return "", figures

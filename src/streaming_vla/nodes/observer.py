@@ -10,18 +10,24 @@ from typing import Any
 
 import cv2
 from rclpy.time import Time
-from sensor_msgs.msg import Image
+from sensor_msgs import msg as sensor_msgs
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
 from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
-from streaming_vla.nodes.pictures import check_picture, encode_picture
+from streaming_vla.nodes.pictures import camera_options, check_message, encode_message
 from streaming_vla.nodes.spin import run
 from streaming_vla.parameters.spec import Value
+from streaming_vla.pictures.decode import COMPRESSED, IMAGE, POINTS
 from streaming_vla.runtime.events import Episode, ObserveRequest, Snapshot
 from streaming_vla.runtime.observer import Observer, ObserverOptions
 
+MESSAGES = {
+    IMAGE: sensor_msgs.Image,
+    COMPRESSED: sensor_msgs.CompressedImage,
+    POINTS: sensor_msgs.PointCloud2,
+}
 SILENT_S = 3.0
 ROBOT_STATE = "robot state"  # beside the cameras' names
 
@@ -41,11 +47,14 @@ class ObserverNode(SuiteNode):
         if len(cameras) != len(topics):
             raise ValueError(f"camera_topics has {len(topics)} topics, expected one for each of {', '.join(cameras)}")
         self._options(self.values())
+        options = camera_options(self.values())
         cv2.setNumThreads(1)
         self._publisher = self.create_publisher(wire.Observation, "observation", reliable(4))
         self.listen_to_episode()
         for camera, topic in zip(cameras, topics, strict=True):
-            self.listen(Image, topic, partial(self._heard, camera), partial(self._on_picture, camera), BEST_EFFORT)
+            kind = options[camera].kind
+            heard, taken = partial(self._heard, camera, kind), partial(self._on_picture, camera)
+            self.listen(MESSAGES[kind], topic, heard, taken, BEST_EFFORT)
         self.listen(Float64MultiArray, self.value("robot_state_topic"), self._state_from, self._on_state, BEST_EFFORT)
         self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
 
@@ -93,7 +102,7 @@ class ObserverNode(SuiteNode):
         problem = "; ".join(f"'{name}' sends nothing on '{self.resolve_topic_name(topics[name])}'" for name in silent)
         if problem:
             types = self.get_topic_names_and_types()
-            sending = [name for name, kinds in types if "sensor_msgs/msg/Image" in kinds and self._is_sent(name)]
+            sending = [name for name, kinds in types if MESSAGES.keys() & set(kinds) and self._is_sent(name)]
             problem += f"; picture topics with a publisher: {', '.join(sending) or 'none'}"
             self.get_logger().warning(problem, throttle_duration_sec=10.0)
         counters = self._machine.counters.as_dict() if self._machine is not None else {}
@@ -110,18 +119,18 @@ class ObserverNode(SuiteNode):
             frame_timeout_s=values["frame_timeout_s"],
         )
 
-    def _heard(self, camera: str, image: Image) -> Image:
+    def _heard(self, camera: str, kind: str, message: Any) -> Any:
         self._heard_s[camera] = time.monotonic()  # what is refused was sent all the same
-        return check_picture(image)
+        return check_message(message, kind)
 
     def _state_from(self, message: Float64MultiArray) -> Any:
         self._heard_s[ROBOT_STATE] = time.monotonic()
         return message.data
 
-    def _on_picture(self, camera: str, image: Image) -> None:
+    def _on_picture(self, camera: str, message: Any) -> None:
         if self._machine is not None:
-            stamp_s = Time.from_msg(image.header.stamp).nanoseconds * 1e-9
-            self._publish(self._machine.on_frame(camera, image, stamp_s, time.monotonic()))
+            stamp_s = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
+            self._publish(self._machine.on_frame(camera, message, stamp_s, time.monotonic()))
 
     def _on_state(self, values: Any) -> None:
         if self._machine is not None:
@@ -136,8 +145,12 @@ class ObserverNode(SuiteNode):
 
     def _publish(self, snapshots: list[Snapshot]) -> None:
         for snapshot in snapshots:
-            size, quality = self.value("image_size"), self.value("jpeg_quality")
-            pictures = {name: encode_picture(image, size, quality) for name, image in snapshot.frames.items()}
+            options = camera_options(self.values())
+            try:
+                pictures = {name: encode_message(each, options[name]) for name, each in snapshot.frames.items()}
+            except ValueError as error:  # only whole decoding tells that a compressed picture is damaged
+                self.refuse("undecodable_picture", f"observation {snapshot.request.sequence} dropped: {error}")
+                continue
             stamp = Time(nanoseconds=round(snapshot.stamp_s * 1e9)).to_msg()
             observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)
             observation.instruction = snapshot.instruction

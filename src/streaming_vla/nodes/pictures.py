@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import Image
 
-from streaming_vla.pictures.decode import check_picture
-from streaming_vla.pictures.encode import encode_picture
+from streaming_vla.pictures.decode import check_message
+from streaming_vla.pictures.encode import camera_options, encode_message
 
-__all__ = ["check_picture", "encode_picture", "picture_message"]
+__all__ = ["camera_options", "check_message", "encode_message", "picture_message"]
 
 
 def picture_message(pixels: npt.NDArray[np.uint8], frame: str) -> Image:

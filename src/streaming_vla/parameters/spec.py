@@ -59,7 +59,7 @@ class Parameter:
         """What is allowed, in words."""
         words = f"a list, each {_TYPE_NAMES[self.element_type]}" if self.is_list else _TYPE_NAMES[self.element_type]
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            return f"{'a list, each ' if self.is_list else ''}one of {', '.join(self.choices)}"
         if self.low is not None and self.high is not None:
             words += f" from {self.low:.10g} to {self.high:.10g}"
         elif self.low is not None:

@@ -14,7 +14,22 @@ OBSERVER = (
     Parameter(
         "camera_topics",
         ("camera/corner2/image", "camera/gripperPOV/image"),
-        "Picture topic of each camera (sensor_msgs/Image: RGB, BGR, grey, Bayer, YUV or depth).",
+        "Picture topic of each camera.",
+    ),
+    Parameter(
+        "camera_types",
+        ("sensor_msgs/msg/Image",),
+        "Message type of each camera, or one for all: Image (rgb8, bgr8, mono8, bayer, yuv, 16UC1, 32FC1), "
+        "CompressedImage (jpeg, png, compressedDepth), or PointCloud2, which becomes a picture of distances.",
+        choices=("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2"),
+    ),
+    Parameter(
+        "camera_rotations",
+        (0,),
+        "How far each camera's picture is turned clockwise to stand upright (0, 90, 180 or 270), or one for all.",
+        "degrees",
+        low=0,
+        high=270,
     ),
     Parameter("robot_state_topic", "robot_state", "Topic of the robot's state (std_msgs/Float64MultiArray)."),
     Parameter("image_size", 96, "Width and height of the policy's pictures.", "px", low=16, high=1024),
@@ -51,6 +66,12 @@ OBSERVER = (
 INFERENCE = (
     AUTOSTART,
     Parameter("model", "compact_mt10", "Name of a shipped model, or path of a .safetensors checkpoint."),
+    Parameter(
+        "saliency_model",
+        "auto",
+        "Look-ahead predictor of the monitor's mode adaptive: name of a shipped file, or path of a .safetensors file; "
+        "auto takes the one of the model's name with _saliency behind it, if there is one; empty: none.",
+    ),
     Parameter(
         "cache_policy",
         "window",

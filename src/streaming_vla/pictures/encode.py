@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,27 @@ class PictureOptions:
             )
 
 
+def camera_options(values: Mapping[str, Any]) -> dict[str, PictureOptions]:
+    """Return how the messages of each camera become pictures, by camera, from the parameters of the observer.
+
+    Raises:
+        ValueError: a list is neither one for all cameras nor one for each, or a rotation is another one.
+    """
+    cameras = values["cameras"]
+    given = {}
+    for name in ("camera_types", "camera_rotations"):
+        each = values[name] if len(values[name]) != 1 else values[name] * len(cameras)
+        if len(each) != len(cameras):
+            raise ValueError(
+                f"{name} has {len(each)} entries, expected one for all or one for each of {', '.join(cameras)}"
+            )
+        given[name] = each
+    return {
+        camera: PictureOptions(values["image_size"], values["jpeg_quality"], kind, rotation)
+        for camera, kind, rotation in zip(cameras, given["camera_types"], given["camera_rotations"], strict=True)
+    }
+
+
 def square(pixels: Pixels, size: int, rotation: int = 0) -> Pixels:
     """Return the turned centre square of [H, W, 3], resized to [size, size, 3]."""
     turn = TURNS[rotation]
@@ -67,8 +89,3 @@ def encode_message(message: Any, options: PictureOptions) -> bytes:
     """Return a checked camera message as the policy's JPEG; ValueError when it cannot be decoded."""
     pixels = pixels_of(message, options.kind, options.depth_limit_m)
     return encode_pixels(square(pixels, options.size, options.rotation), options.quality)
-
-
-def encode_picture(image: Any, size: int, quality: int) -> bytes:
-    """Return the centre square of a checked sensor_msgs/Image, resized to `size` x `size` px, as JPEG."""
-    return encode_message(image, PictureOptions(size, quality))

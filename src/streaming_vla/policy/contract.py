@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,18 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
 
-__all__ = ["ChunkPolicy", "Guide", "PolicyObservation", "PolicySpec", "StreamingPolicy", "prefill_whole", "run_slices"]
+__all__ = [
+    "BatchingPolicy",
+    "ChunkPolicy",
+    "FlowQuery",
+    "Guide",
+    "PolicyObservation",
+    "PolicySpec",
+    "Prefilled",
+    "StreamingPolicy",
+    "prefill_whole",
+    "run_slices",
+]
 
 Result = TypeVar("Result")
 
@@ -70,11 +81,35 @@ class PolicyObservation:
         images: [cameras, S, S, 3], RGB.
         state: [state_size], in the policy's order and units.
         instruction: plain text.
+        pending: [A], sum of the actions that will be executed between the pictures and the hand-over (newest value for
+            absolute dimensions): a policy with a look-ahead predictor moves the base camera's tokens on by them. None
+            leaves the pictures as they are.
     """
 
     images: npt.NDArray[np.uint8]
     state: npt.NDArray[np.float32]
     instruction: str
+    pending: Vector | None = None
+
+
+class Prefilled(NamedTuple):
+    """What a prefill makes of an observation.
+
+    keys before rotation and values of the new tokens, each [L, Hkv, T, d]; seen [tokens, features] is what `look_ahead`
+    is given later, None when the policy has no look-ahead predictor.
+    """
+
+    keys: Tensor
+    values: Tensor
+    seen: Tensor | None = None
+
+
+class FlowQuery(NamedTuple):
+    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step, `step` its index."""
+
+    view: CacheView
+    position: Vector
+    step: int
 
 
 class StreamingPolicy(Protocol):
@@ -84,13 +119,10 @@ class StreamingPolicy(Protocol):
     def spec(self) -> PolicySpec:
         """What it is fed and what it gives."""
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         """Turn an observation into tokens that follow `view`.
 
         Yields between slices, so that a flow step never waits for more than one of them.
-
-        Returns:
-            Keys before rotation and values of the new tokens, each [L, Hkv, T, d].
         """
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
@@ -102,11 +134,20 @@ class StreamingPolicy(Protocol):
             index: step of the flow, 0 .. trained_horizon - 1; its time is index / trained_horizon.
         """
 
-    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
-        """Return how much the pending actions [A] change what the cameras see, in calibrated units.
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
+        """Return how much the pending actions change what the cameras see, in units of a typical change.
 
-        None when the policy has no predictor.
+        Args:
+            seen: what the prefill left of the observation, see Prefilled.
+            pending: [A], sum of the actions (newest value for absolute dimensions).
         """
+
+
+class BatchingPolicy(StreamingPolicy, Protocol):
+    """A policy that also does flow steps of several contexts in one pass; the engine asks it where shapes allow."""
+
+    def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
+        """Return what `flow_step` returns of each; the views have as many tokens and the same next position."""
 
 
 def run_slices(work: Generator[None, None, Result]) -> Result:
@@ -119,7 +160,7 @@ def run_slices(work: Generator[None, None, Result]) -> Result:
             return result
 
 
-def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> tuple[Tensor, Tensor]:
+def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> Prefilled:
     """Run all slices of a prefill; returns what `prefill` does."""
     return run_slices(policy.prefill(observation, view))
 

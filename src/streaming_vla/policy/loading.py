@@ -45,7 +45,12 @@ def save_policy(
 
 
 def load_policy(path: Path) -> CompactPolicy:
-    """Load a checkpoint and check all of it.
+    """Load a checkpoint as a policy; CheckpointError as of `load_model`."""
+    return CompactPolicy(load_model(path), path.stem)
+
+
+def load_model(path: Path) -> CompactModel:
+    """Load the network of a checkpoint and check all of it.
 
     Raises:
         CheckpointError: missing, too large, no safetensors, another format, or tensors that do not fit.
@@ -72,7 +77,7 @@ def load_policy(path: Path) -> CompactPolicy:
         raise
     except ValueError as error:
         raise CheckpointError(f"checkpoint '{path}' does not fit this version: {error}") from error
-    return CompactPolicy(model, path.stem)
+    return model
 
 
 def _check_size(path: Path, config: CompactConfig) -> None:

@@ -57,6 +57,12 @@ def shown(flashes: Sequence[Flash], step: int) -> Colour:
     return next((flash.colour for flash in flashes if flash.begin <= step < flash.end), look.DARK)
 
 
+def expert_move(hand: npt.NDArray[np.float64], target: Point) -> npt.NDArray[np.float64]:
+    """Return the clipped proportional move of a hand [3] towards the place above `target`, [3] in action units."""
+    x, y, _ = target
+    return np.clip(_GAIN_PER_M * (np.array((x, y, HAND_HEIGHT_M)) - hand), -1.0, 1.0)
+
+
 class MemoryEpisode(ABC):
     """The plan of one episode and where it stands. A shallow copy is an independent branch.
 
@@ -158,9 +164,7 @@ class MemoryEpisode(ABC):
 
     def expert_action(self, hand: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the clipped proportional action towards `target`, [4]."""
-        x, y, _ = self.target()
-        moves = np.clip(_GAIN_PER_M * (np.array((x, y, HAND_HEIGHT_M)) - hand), -1.0, 1.0)
-        return np.array((*moves, OPEN_EFFORT), dtype=np.float32)
+        return np.array((*expert_move(hand, self.target()), OPEN_EFFORT), dtype=np.float32)
 
     def _plan_decoy(self, random: np.random.Generator) -> list[Flash]:
         flashes, now = [], 0

@@ -119,6 +119,10 @@ class Generator:
             self._forget()
         return []
 
+    def pending(self) -> Vector:
+        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
+        return self.hand_over.pending()
+
     @property
     def lead_actions(self) -> int:
         """Actions that may be sent and not begun, at this moment."""

@@ -81,13 +81,26 @@ class HandOver:
         fresh = self._layout.start(self.last_sent)
         if kind == "rezero":
             return fresh
-        total = self._executed
-        for action in self.outstanding:
-            total = self._layout.advance(total, action.values)
+        total = self._ahead()
         if kind == "pending":
             # an observation that nobody told of counts from now: its pending actions are unknown
             total = total - self._at_picture.get(sequence, total)
         return np.where(self._summed, total, fresh)
+
+    def pending(self) -> Vector:
+        """Return the sum of the action that begins now and of those sent behind it, [A]: a picture of now lacks them.
+
+        Absolute dimensions have their newest value.
+        """
+        total = self._ahead()
+        return np.where(self._summed, total - self._before, total)
+
+    def _ahead(self) -> Vector:
+        """Return E + P."""
+        total = self._executed
+        for action in self.outstanding:
+            total = self._layout.advance(total, action.values)
+        return total
 
     def begin(self, first: Vector) -> None:
         """A new context takes over with the action `first`, [A]."""

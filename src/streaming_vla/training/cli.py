@@ -1,4 +1,4 @@
-"""`streaming-vla train`: demonstrations, the policy and the gate of its cache."""
+"""`streaming-vla train`: demonstrations, the policy, the gate of its cache and its look-ahead predictor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from streaming_vla.evaluation.progress import counting
-from streaming_vla.training.setup import DEMONSTRATIONS, GATE_PLAN, GATE_RUN, PLAN, RUN, compact_config
+from streaming_vla.training.setup import (
+    DEMONSTRATIONS,
+    GATE_PLAN,
+    GATE_RUN,
+    OWN_PLAN,
+    OWN_RUN,
+    PLAN,
+    RUN,
+    SALIENCY_PLAN,
+    SHIPPED,
+    compact_config,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy and its gate on them.")
 
@@ -59,27 +70,46 @@ def demos(
 
 @app.command()
 def policy(
-    plan: Annotated[Path, typer.Option(help="training plan: every hyperparameter")] = PLAN,
-    folder: Annotated[Path, typer.Option(help="where checkpoints and the log go; a run there is resumed")] = RUN,
+    data: Annotated[Path | None, typer.Option(help="recordings of your own: what 'streaming-vla export' wrote")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help=f"every hyperparameter; without it {PLAN}, with --data {OWN_PLAN}")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help=f"of checkpoints and log, a run there is resumed; {RUN}, with --data {OWN_RUN}"),
+    ] = None,
     demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
-    output: Annotated[Path, typer.Option(help="the finished policy")] = Path("models/compact_mt10.safetensors"),
-    initial: Annotated[str | None, typer.Option(help="a policy's name or file to start from")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help=f"the finished policy; {SHIPPED}, with --data policy.safetensors of the folder")
+    ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(help="policy to start from: name, file or none; with --data the shipped one, else none"),
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train the compact policy as the plan says, and write it with its loss curves."""
+    """Train the compact policy as the plan says, or fine-tune it on recordings, and write it with its loss curves."""
     from streaming_vla.policy.models import find_model
     from streaming_vla.training.curves import draw_losses
     from streaming_vla.training.dataset import check_demonstrations
+    from streaming_vla.training.own_data import prepare
     from streaming_vla.training.plan import load_plan
     from streaming_vla.training.trainer import Run, export, train
 
+    initial = initial or ("none" if data is None else SHIPPED.stem)
+    folder = folder or (RUN if data is None else OWN_RUN)
+    output = output or (SHIPPED if data is None else folder / "policy.safetensors")
     with _one_sentence():
-        chosen = load_plan(plan)
-        config = compact_config(chosen)
-        check_demonstrations(demonstrations)
-        start = None if initial is None else find_model(initial)
-    run = Run(config, demonstrations, chosen, folder, seed, processes, start)
+        chosen = load_plan(plan or (PLAN if data is None else OWN_PLAN))
+        start = None if initial == "none" else find_model(initial)
+        if data is None:
+            check_demonstrations(demonstrations)
+            run = Run(compact_config(chosen), demonstrations, chosen, folder, seed, processes, start)
+        else:
+            own = prepare(data, chosen, folder, start)
+            print(f"{own.episodes.total()} episodes: " + ", ".join(f"{n} of '{t}'" for t, n in own.episodes.items()))
+            run = Run(own.config, own.demonstrations, own.plan, folder, seed, processes, own.initial)
     train(run)
     export(run, output)
     draw_losses(folder / "log.jsonl", folder / "losses.png")
@@ -120,3 +150,39 @@ def gate(
         figures = trainer.finish(output, policy_output)
     Console().print_json(data=figures)
     Console().print(f"the gate is in {output}")
+
+
+@app.command()
+def saliency(
+    model: Annotated[str, typer.Option(help="the policy's name or file; its encoder stays as it is")] = "compact_mt10",
+    plan: Annotated[Path, typer.Option(help="plan of the predictor: every hyperparameter")] = SALIENCY_PLAN,
+    demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
+    output: Annotated[
+        Path | None, typer.Option(help="the finished predictor; default: models/<model>_saliency.safetensors")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the predictor of what the base camera sees after the pending actions, and check it on other episodes."""
+    import torch
+
+    from streaming_vla.policy.loading import load_policy
+    from streaming_vla.policy.models import find_model
+    from streaming_vla.training.saliency import train_saliency
+    from streaming_vla.training.saliency_plan import load_saliency_plan
+
+    torch.set_num_threads(1)
+    with _one_sentence():
+        chosen = load_saliency_plan(plan)
+        file = find_model(model)
+        target = output or Path("models") / f"{file.stem}_saliency.safetensors"
+        with counting() as progress:
+            bars = {name: progress.add_task(name, total=None) for name in ("encoding episodes", "training steps")}
+            check = train_saliency(
+                load_policy(file),
+                demonstrations,
+                chosen,
+                target,
+                seed,
+                lambda name, done, total: progress.update(bars[name], completed=done, total=total),
+            )
+    Console().print(f"{check.sentence()}\nthe predictor is in {target}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from safetensors import safe_open
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import get_task, unrelated
+from streaming_vla.training.endings import DECISIONS, SETTLED_STEPS, endings
 from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
 from streaming_vla.training.windows import Branches, Track, draw_window
@@ -100,6 +103,8 @@ class Demonstrations:
         self._config = config
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[Episode]] = {}
+        self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
+        self._wordings: dict[str, tuple[str, ...]] = {}
         self.seeds: dict[str, list[int]] = {}
         self.frames = 0
         for file in check_demonstrations(folder) if files is None else files:
@@ -136,7 +141,10 @@ class Demonstrations:
     def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
-        return _remembering(episode, episodes, source, random) if source.memory else _cut(episode, source, random)
+        if not source.memory:
+            return _cut(episode, source, random)
+        others = self._endings[task][int(episode.recall.max())] if random.random() < source.spliced else []
+        return _remembering(episode, episodes, others, source, random)
 
     def _sequence(
         self,
@@ -152,11 +160,11 @@ class Demonstrations:
         frames = frames + frames[-1:] * (length - len(frames))
         windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
         actions, previous = np.stack([w.actions for w in windows]), np.stack([w.previous for w in windows])
-        instructions = get_task(task).instructions
+        instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
             if others:
-                instructions = get_task(others[random.integers(len(others))]).instructions
+                instructions = self._wordings[others[random.integers(len(others))]]
                 actions = self._stay(previous)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
@@ -197,8 +205,19 @@ class Demonstrations:
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
         episode = Episode(file.stem, track, *(given[name] for name in EPISODE_FIELDS))
-        self._episodes.setdefault(metadata["task"], []).append(episode)
-        self.seeds.setdefault(metadata["task"], []).append(int(metadata["seed"]))
+        task, seed = metadata["task"], int(metadata["seed"])
+        self._episodes.setdefault(task, []).append(episode)
+        # a shard of somebody's own data says itself what was asked for
+        own = metadata.get("instruction")
+        self._wordings[task] = (own,) if own is not None else get_task(task).instructions
+        self.seeds.setdefault(task, []).append(seed)
+        if task in MEMORY_TASKS:
+            first = int(np.flatnonzero(episode.waiting)[-1]) + 1
+            for answer, (other, goal) in enumerate(endings(task, seed, track, episode.state, first)):
+                scene = episode.scene.copy()
+                scene[first:] = np.tile(goal, 2)
+                kept = self._endings.setdefault(task, {}).setdefault(answer, [])
+                kept.append(dataclasses.replace(episode, track=other, scene=scene))
         self.frames += len(episode.step)
 
 
@@ -218,13 +237,23 @@ def _cut(episode: Episode, source: Source, random: np.random.Generator) -> list[
 
 
 def _remembering(
-    episode: Episode, episodes: Sequence[Episode], source: Source, random: np.random.Generator
+    episode: Episode,
+    episodes: Sequence[Episode],
+    endings: Sequence[Episode],
+    source: Source,
+    random: np.random.Generator,
 ) -> list[tuple[Episode, int]]:
-    """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes."""
-    places = np.concatenate(([0], _strides(episode, source, random).cumsum()))
-    own = [(episode, int(place)) for place in places if place < len(episode.step)]
+    """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes.
+
+    Args:
+        endings: where there are any, the later part of the wait and the choice are those of one of them.
+    """
+    own = _through(episode, 0, source, random)
+    if endings:
+        own = _spliced(own, endings[int(random.integers(len(endings)))], source, random)
+    own = own[: source.length]
     spare = int(random.integers(source.length - len(own) + 1))
-    waits = [number for number, (_, place) in enumerate(own) if episode.waiting[place]]
+    waits = [number for number, (each, place) in enumerate(own) if each.waiting[place]]
     added: list[tuple[Episode, int]] = []
     while len(added) < spare and waits:
         other = episodes[int(random.integers(len(episodes)))]
@@ -235,3 +264,31 @@ def _remembering(
         return own
     cut = waits[random.integers(len(waits))] + 1
     return own[:cut] + added[:spare] + own[cut:]
+
+
+def _through(episode: Episode, first: int, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
+    """Return up to T observations from frame `first` on."""
+    places = first + np.concatenate(([0], _strides(episode, source, random).cumsum()))
+    return [(episode, int(place)) for place in places if place < len(episode.step)]
+
+
+def _spliced(
+    own: list[tuple[Episode, int]], ending: Episode, source: Source, random: np.random.Generator
+) -> list[tuple[Episode, int]]:
+    """Return the cue and the settling of `own`, then the rest of the wait and the first of the choice of `ending`."""
+    mine, theirs = _settled(own[0][0]), _settled(ending)
+    after = _through(ending, theirs + int(random.integers(3)), source, random)
+    choice = [pair for pair in after if pair[1] > theirs and not ending.waiting[pair[1]]]
+    wait = [pair for pair in after if ending.waiting[pair[1]]]
+    return [pair for pair in own if pair[1] <= mine] + wait + choice[:DECISIONS]
+
+
+def _settled(episode: Episode) -> int:
+    """Return the frame at which the hand has reached the marker, in the wait."""
+    waiting = np.flatnonzero(episode.waiting)
+    since = episode.step[waiting] - episode.step[waiting[0]]
+    return int(waiting[min(int(np.searchsorted(since, SETTLED_STEPS)), len(waiting) - 1)])
+
+
+def _pictures(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
+    return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])

@@ -61,6 +61,8 @@ class Source(Section):
         whole_history: each observation that has a history sees all of it.
         memory: sequences begin at the episode's start, and pieces of the wait of other episodes of the task are put
             into the wait, a random number of them, so that the cue lies up to `length` observations back.
+        spliced: share of the memory sequences whose wait and choice are another episode's, told for the answer of the
+            sequence's own cue.
         acted: observations of a sequence whose actions are learned, half of them its last ones, the others drawn; the
             rest is only seen. None: all.
         delay: fewest and most steps from a picture to the first of the actions that are learned with it, drawn for each
@@ -79,6 +81,7 @@ class Source(Section):
     forget: Annotated[float, Field(ge=0, le=1)] = 0.6
     whole_history: bool = False
     memory: bool = False
+    spliced: Annotated[float, Field(ge=0, le=1)] = 0.0
     acted: Annotated[int, Field(ge=2)] | None = None
     delay: tuple[Annotated[int, Field(ge=0)], int] = (0, 0)
     counterfactual: Annotated[float, Field(ge=0, le=1)] = 0.0

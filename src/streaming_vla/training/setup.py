@@ -16,6 +16,10 @@ RUN = Path("data/policy")
 PLAN = Path("config/training/compact.yaml")
 GATE_RUN = Path("data/gate")
 GATE_PLAN = Path("config/training/compact_gate.yaml")
+SALIENCY_PLAN = Path("config/training/saliency.yaml")
+OWN_RUN = Path("data/own")  # with recordings of one's own
+OWN_PLAN = Path("config/training/own_data.yaml")
+SHIPPED = Path("models/compact_mt10.safetensors")
 
 
 def compact_config(plan: TrainingPlan) -> CompactConfig:

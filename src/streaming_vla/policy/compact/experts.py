@@ -12,8 +12,9 @@ from typing import Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from kv_cache.rotary import turn
 from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.layers import Layer, attend, rotated
+from streaming_vla.policy.compact.layers import Layer, attend, turning
 
 WAVELENGTHS = (64.0, 16.0, 4.0)  # of the sine features of the flow's state, in action units
 TIME_FREQUENCIES = 6
@@ -69,10 +70,10 @@ class Expert(nn.Module):
             if own is None:
                 own = mask.new_ones((count, count))
             mask = torch.cat((mask, own.expand(batch, 1, count, count)), dim=-1)
-        base = self.config.rope_base
+        cos, sin = turning(places, self.config)  # once: in a pass of one token it would cost as much as a layer
         for layer, (cached_keys, cached_values) in zip(self.layers, cache, strict=True):
             queries, keys, values = layer.heads_of(tokens)
-            queries, keys = rotated(queries, places, base), rotated(keys, places, base)
+            queries, keys = turn(queries, cos, sin), turn(keys, cos, sin)
             keys, values = torch.cat((cached_keys, keys), dim=2), torch.cat((cached_values, values), dim=2)
             tokens = layer.finish(tokens, attend(queries, keys, values, mask))
         answer: Tensor = self.head(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kv_cache.rotary import rotate
+from kv_cache.rotary import angles, frequencies_of, rotate
 from streaming_vla.policy.compact.config import CompactConfig
 
 
@@ -64,3 +64,9 @@ class Layer(Projection):
 def rotated(heads: Tensor, positions: Tensor, base: float) -> Tensor:
     """Rotate heads [B, H, T, d] to `positions` [T] (RoPE, arXiv 2104.09864)."""
     return rotate(heads, positions, base).to(heads.dtype)
+
+
+def turning(positions: Tensor, config: CompactConfig) -> tuple[Tensor, Tensor]:
+    """Return what `kv_cache.rotary.turn` needs to rotate heads to `positions` [T], for all layers of one pass."""
+    cos, sin = angles(positions, frequencies_of(config.head_dim, config.rope_base, positions.device))
+    return cos.float(), sin.float()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,17 +14,33 @@ from streaming_vla.policy.compact.experts import LayerCache
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.policy.compact.layers import Layer, attend, rotated
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.contract import PolicyObservation, PolicySpec
+from streaming_vla.policy.compact.vision import CameraEncoder
+from streaming_vla.policy.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import Vector
 
 
-class CompactPolicy:
-    """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread."""
+class Predictor(Protocol):
+    """Says how the base camera's tokens change when actions are executed (saliency.predictor.ChangePredictor)."""
 
-    def __init__(self, model: CompactModel, name: str) -> None:
+    def __call__(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Return the change, [..., T, F], of tokens [..., T, F] by summed actions [..., A]."""
+
+    def saliency(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Return the length of that change in units of a typical one, [...]."""
+
+
+class CompactPolicy:
+    """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread.
+
+    Attributes:
+        predictor: of `look_ahead` and of the tokens after pending actions; None: the policy has none.
+    """
+
+    def __init__(self, model: CompactModel, name: str, predictor: Predictor | None = None) -> None:
         config = model.config
         self.model = model.eval()
+        self.predictor = predictor
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._layout = config.layout
         self.spec = PolicySpec(
@@ -38,11 +55,23 @@ class CompactPolicy:
             cache=config.cache,
         )
 
+    @property
+    def base_encoder(self) -> CameraEncoder:
+        """The encoder of the first camera, whose tokens the predictor looks ahead from."""
+        return next(iter(self.model.cameras))
+
     @torch.inference_mode()
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         """Encode camera by camera, then run layer by layer; a slice ends at every yield (see StreamingPolicy)."""
-        tokens = yield from self.encode(observation)
-        return (yield from self.extend(tokens, view))
+        tokens, seen = (yield from self.encode(observation)), None
+        if self.predictor is not None:
+            count = self.model.config.tokens_per_camera
+            seen = tokens[0, :count]
+            if observation.pending is not None:
+                moved = seen + self.predictor(seen, _as_tensor(observation.pending))
+                tokens = torch.cat((moved.unsqueeze(0), tokens[:, count:]), dim=1)
+        keys, values = yield from self.extend(tokens, view)
+        return Prefilled(keys, values, seen)
 
     @torch.inference_mode()
     def encode(self, observation: PolicyObservation) -> Generator[None, None, Tensor]:
@@ -80,13 +109,20 @@ class CompactPolicy:
     @torch.inference_mode()
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
         """Return action `index` of the newest observation in `view` (see StreamingPolicy)."""
-        config = self.model.config
-        if not 0 <= index < config.trained_horizon:
-            raise ValueError(f"flow step {index} is outside the trained horizon 0 .. {config.trained_horizon - 1}")
-        state = torch.from_numpy(np.asarray(position, dtype=np.float32)).view(1, 1, -1)
-        time = torch.full((1, 1), index / config.trained_horizon)
-        action = self.model.flow(state, time, _batch(view), torch.tensor([view.next_position]), mask=None)
-        return self._layout.clip(action[0, 0].double().numpy())
+        return self.flow_steps([FlowQuery(view, position, index)])[0]
+
+    @torch.inference_mode()
+    def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
+        """Return the action of each query, all in one pass (see BatchingPolicy)."""
+        horizon = self.model.config.trained_horizon
+        for query in queries:
+            if not 0 <= query.step < horizon:
+                raise ValueError(f"flow step {query.step} is outside the trained horizon 0 .. {horizon - 1}")
+        state = torch.stack([_as_tensor(query.position) for query in queries]).unsqueeze(1)
+        time = torch.tensor([[query.step / horizon] for query in queries])
+        place = torch.tensor([queries[0].view.next_position])
+        actions = self.model.flow(state, time, _batch([query.view for query in queries]), place, mask=None)
+        return [self._layout.clip(action.double().numpy()) for action in actions[:, 0]]
 
     def chunk_step(
         self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
@@ -96,19 +132,30 @@ class CompactPolicy:
             chunk = torch.from_numpy(np.asarray(noisy, dtype=np.float32)).unsqueeze(0).unsqueeze(0)
             chunk.requires_grad_(guide is not None and guide.exact)
             first = torch.tensor([view.next_position])
-            velocity = self.model.chunk(chunk, torch.full((1, 1), time), _batch(view), first, mask=None)
+            velocity = self.model.chunk(chunk, torch.full((1, 1), time), _batch([view]), first, mask=None)
             if guide is not None:
                 velocity = velocity + _guidance(chunk, velocity, time, guide)
             after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()
             return after
 
-    def look_ahead(self, view: CacheView, pending: Vector) -> float | None:
-        """Return None: the compact policy has no predictor of what its cameras will see."""
-        return None
+    @torch.inference_mode()
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
+        """Return what the predictor says (see StreamingPolicy); an observation without one leaves nothing `seen`."""
+        assert self.predictor is not None, "only a prefill with a predictor leaves something seen"
+        return float(self.predictor.saliency(seen, _as_tensor(pending)))
 
 
-def _batch(view: CacheView) -> LayerCache:
-    return [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(view.keys, view.values, strict=True)]
+def _as_tensor(values: Vector) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def _batch(views: Sequence[CacheView]) -> LayerCache:
+    if len(views) == 1:  # nothing to copy
+        keys, values = views[0].keys.unsqueeze(1), views[0].values.unsqueeze(1)
+    else:
+        keys = torch.stack([view.keys for view in views], dim=1)
+        values = torch.stack([view.values for view in views], dim=1)
+    return list(zip(keys, values, strict=True))
 
 
 def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:

@@ -1,0 +1,70 @@
+"""Tunes on three recordings of the simulated robot and judges on two of other tasks; writes `tune` into results.json.
+
+    OMP_NUM_THREADS=1 tools/run python benchmarks/bags/tune.py
+
+The scripted expert is at the wheel: what the policy should come close to, with as few observations as it can. A
+recording that is in the folder already is not made again; a search that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import expert_bags
+from rich.progress import Progress
+
+from streaming_vla.evaluation.replay_run import ReplayJob
+from streaming_vla.evaluation.results import write_json
+from streaming_vla.evaluation.tune import TuneOptions, tune
+from streaming_vla.evaluation.tune_files import verdict, write_tuned
+from streaming_vla.robots.tasks import HELD_OUT_SEED
+
+SEARCHED = ("drawer-open", "window-open", "door-open")
+HELD_OUT = ("drawer-close", "window-close")
+PROFILE = "measured"
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def recording(folder: Path, task: str, episodes: int) -> Path:
+    """Return the recording of a task, made when it is not there."""
+    bag = folder / task
+    if not bag.exists():
+        expert_bags.write(bag, task, range(HELD_OUT_SEED, HELD_OUT_SEED + episodes))
+    return bag
+
+
+def main() -> None:
+    """Entry point of the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("out/tune"), help="of the recordings and the study")
+    parser.add_argument("--episodes", type=int, default=2, help="of each task")
+    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    options = parser.parse_args()
+    searched, kept = (
+        [recording(options.folder, task, options.episodes) for task in each] for each in (SEARCHED, HELD_OUT)
+    )
+    search = TuneOptions(options.trials, options.workers, "", options.folder / "study")
+    with Progress() as progress:
+        task = progress.add_task("trials", total=options.trials)
+        found = tune(searched, ReplayJob(profile=PROFILE), search, lambda: progress.advance(task), kept)
+    write_tuned(options.folder / "study", found)
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results["tune"] = {
+        "default": asdict(found.default),
+        "tuned": asdict(found.tuned),
+        "values": {f"{node}.{name}": value for node, name, value in found.values},
+        "searched": SEARCHED,
+        "held_out": HELD_OUT,
+        "trials": len(found.trials),
+        "verdict": verdict(found),
+    }
+    write_json(results, RESULTS)
+    print(json.dumps(results["tune"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Look-ahead predictors on disk: safetensors with the policy that they belong to, which is checked.
+
+A predictor reads the tokens of one encoder. Those of another encoder have the same shape and mean something else, so
+the file holds a hash of the encoder's weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.loading import CheckpointError, load_policy
+from streaming_vla.policy.models import SUFFIX, find_model
+from streaming_vla.saliency.predictor import ChangePredictor
+
+FORMAT = "streaming_vla.saliency.1"
+MAXIMUM_BYTES = 64 * 1024**2
+LARGEST_SIZE = 65_536  # of tokens, features, actions and width
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Arguments of a ChangePredictor.
+
+    Raises:
+        ValueError: a size out of range.
+    """
+
+    tokens: int
+    features: int
+    actions: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 1 to {LARGEST_SIZE}")
+
+    def make(self) -> ChangePredictor:
+        """Return an untrained predictor."""
+        return ChangePredictor(self.tokens, self.features, self.actions, self.width)
+
+
+def sizes_for(policy: CompactPolicy, width: int) -> Sizes:
+    """Return the sizes of a predictor for the base camera of `policy`."""
+    place = policy.base_encoder.place
+    return Sizes(place.shape[0], place.shape[1], policy.spec.layout.size, width)
+
+
+def encoder_hash(encoder: nn.Module) -> str:
+    """Return what names the weights of an encoder: SHA-256 over names, shapes and values."""
+    digest = sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_predictor(
+    path: Path, predictor: ChangePredictor, sizes: Sizes, policy: CompactPolicy, training: Mapping[str, object]
+) -> None:
+    """Write a predictor for `policy`, and how it was trained (plain values)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().float().contiguous() for name, value in predictor.state_dict().items()}
+    owner = {"name": policy.spec.name, "encoder_sha256": encoder_hash(policy.base_encoder)}
+    metadata = {
+        "format": FORMAT,
+        "sizes": json.dumps(vars(sizes)),
+        "policy": json.dumps(owner),
+        "training": json.dumps(dict(training)),
+    }
+    save_file(tensors, path, metadata)
+
+
+def load_predictor(path: Path, policy: CompactPolicy) -> ChangePredictor:
+    """Load a predictor and check all of it.
+
+    Raises:
+        CheckpointError: missing, too large, no safetensors, another format, of another policy, or tensors that do not
+            fit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"saliency model '{path}' does not exist; make one with 'streaming-vla train saliency'")
+    if path.stat().st_size > MAXIMUM_BYTES:
+        raise CheckpointError(
+            f"saliency model '{path}' has {path.stat().st_size} bytes, expected at most {MAXIMUM_BYTES}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"saliency model '{path}' has format {metadata.get('format', 'none')!r}, expected {FORMAT!r}: "
+                    "train one with 'streaming-vla train saliency'"
+                )
+            owner = json.loads(metadata["policy"])
+            if owner["encoder_sha256"] != encoder_hash(policy.base_encoder):
+                raise CheckpointError(
+                    f"saliency model '{path}' belongs to a policy {owner['name']} with other weights than "
+                    f"{policy.spec.name} has: train it again with 'streaming-vla train saliency'"
+                )
+            sizes = Sizes(**json.loads(metadata["sizes"]))
+            wanted = sizes_for(policy, sizes.width)
+            if sizes != wanted:
+                raise CheckpointError(f"saliency model '{path}' has {sizes}, policy {policy.spec.name} needs {wanted}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+        predictor = sizes.make()
+        shapes = {name: value.shape for name, value in predictor.state_dict().items()}
+        if {name: value.shape for name, value in tensors.items()} != shapes:
+            raise CheckpointError(f"saliency model '{path}' has tensors of other shapes than its sizes; it is damaged")
+        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+            raise CheckpointError(f"saliency model '{path}' has numbers that are not finite; it is damaged")
+    except CheckpointError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"saliency model '{path}' cannot be read ({error}); expected {FORMAT} safetensors"
+        ) from error
+    predictor.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return predictor.eval().requires_grad_(False)
+
+
+def load_with_predictor(model: str, saliency_model: str) -> CompactPolicy:
+    """Load the policy `model` with its look-ahead predictor.
+
+    Args:
+        model: name of a shipped model, or path.
+        saliency_model: the same of the predictor; "auto": the one of the policy's name and "_saliency", none when there
+            is no such file; empty: none.
+
+    Raises:
+        CheckpointError: a file cannot be used, or they do not belong together.
+    """
+    policy = load_policy(find_model(model))
+    if saliency_model == AUTO:
+        own = own_predictor(model)
+        policy.predictor = None if own is None else load_predictor(own, policy)
+    elif saliency_model:
+        policy.predictor = load_predictor(find_model(saliency_model), policy)
+    return policy
+
+
+def own_predictor(model: str) -> Path | None:
+    """Return the file of the predictor that belongs to `model` by its name, None when there is none."""
+    with contextlib.suppress(CheckpointError):
+        return find_model(f"{model.removesuffix(SUFFIX)}_saliency{SUFFIX if model.endswith(SUFFIX) else ''}")
+    return None
