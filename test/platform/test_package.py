@@ -31,8 +31,8 @@ KEYS = {
     "numpy": "python3-numpy",
     "optuna": None,
     "pyarrow": None,
-    "ray": None,
     "pydantic": None,  # the distributions' package may be version 1
+    "ray": None,
     "rich": "python3-rich",
     "rosbags": None,
     "safetensors": None,

@@ -40,6 +40,9 @@ SEARCH: dict[tuple[str, str], Range] = {
     ("inference", "cache_threshold"): (0.05, 0.95),
     ("inference", "cache_budget"): (16, 512),
 }
+# Parameters that must say the same on other nodes.
+LINKED = {("generator", "lead_actions"): ("saliency_monitor", "executor")}
+Change = tuple[str, str, Any]  # node, parameter, value
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Tuned:
 
     default: Score
     tuned: Score
-    values: tuple[tuple[str, str, Any], ...]
+    values: tuple[Change, ...]
     front: tuple[Score, ...]
     trials: tuple[Score, ...]
 
@@ -209,7 +212,7 @@ def tracking_errors(episode: ReplayedEpisode) -> list[float]:
 
 
 def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tuple[float, float]:
-    changes = []
+    drawn: dict[str, Any] = {}
     for (node, name), limits in _searched(job.values()).items():
         key = f"{node}.{name}"
         if isinstance(limits[0], str):
@@ -218,9 +221,18 @@ def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tup
             value = trial.suggest_int(key, int(limits[0]), int(limits[1]))
         else:
             value = trial.suggest_float(key, float(limits[0]), float(limits[1]), log=True)
-        changes.append((node, name, value))
-    found = score(replay_all(bags, replace(job, changes=(*job.changes, *changes))))
+        drawn[key] = value
+    found = score(replay_all(bags, replace(job, changes=(*job.changes, *changes_of(drawn)))))
     return found.observations_per_s, found.error
+
+
+def changes_of(drawn: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Return the changes that a trial's values (by NODE.PARAMETER) mean, linked parameters of other nodes with them."""
+    changes: list[Change] = []
+    for key, value in drawn.items():
+        node, name = key.split(".", 1)
+        changes += [(each, name, value) for each in (node, *LINKED.get((node, name), ()))]
+    return tuple(changes)
 
 
 def _searched(values: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Range]:
@@ -260,8 +272,8 @@ def _judged(study: optuna.Study, searched: Sequence[Path], kept: Sequence[Path],
     better.sort(key=lambda pair: max(pair[1].observations_per_s / base.observations_per_s, pair[1].error / base.error))
     front = tuple(Score(*trial.values) for trial in study.best_trials)
     for trial, _ in better:
-        values = tuple((*key.split(".", 1), value) for key, value in trial.params.items())
-        found = score(replay_all(kept, replace(job, changes=(*job.changes, *values))))  # type: ignore[arg-type]
+        values = changes_of(trial.params)
+        found = score(replay_all(kept, replace(job, changes=(*job.changes, *values))))
         if found.better(default):
-            return Tuned(default, found, values, front, tuple(scores))  # type: ignore[arg-type]
+            return Tuned(default, found, values, front, tuple(scores))
     return Tuned(default, default, (), front, tuple(scores))
