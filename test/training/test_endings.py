@@ -75,6 +75,10 @@ def test_spliced_sequences_go_where_their_own_cue_says(folder: Path) -> None:
         assert len(set(batch.recall[0])) == 1
         assert goals[rounded(batch.scene[0, -1, :3])] == batch.recall[0, 0]
         chosen = [rounded(place) in goals for place in batch.scene[0, :, :3]]
+        shown = np.isfinite(batch.goals[0, :, :3]).all(axis=(-2, -1))
+        np.testing.assert_array_equal(shown, chosen)
+        right = batch.goals[0, -1, batch.recall[0, 0]]
+        np.testing.assert_allclose(right, batch.scene[0, -1, :2], rtol=1e-6)
         assert sum(chosen) <= DECISIONS and chosen == sorted(chosen), "nothing but the first of the choice"
 
 

@@ -91,6 +91,12 @@ def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path
     assert batch.present[:, 0].all() and not batch.present.all()
 
 
+def test_a_sequence_may_be_far_longer_than_its_episode(folder: Path) -> None:
+    source = SOURCE.model_copy(update={"length": 40, "stride": (14, 14)})
+    batch = Demonstrations(folder, CONFIG).sample(16, source, np.random.default_rng(0))
+    assert batch.present.sum(axis=1).max() <= 5  # 30 frames, one in seven of them
+
+
 def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None:
     data = Demonstrations(folder, CONFIG)
     source = Source(tasks={"window-open": 1.0}, length=40, stride=(4, 4), memory=True, wrong_instruction=0.0)
@@ -156,7 +162,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None
         losses.append(float(loss.detach()))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    assert set(parts) == {"flow", "absolute", "hidden", "chunk", "scene", "recall"}
+    assert set(parts) == {"flow", "absolute", "hidden", "chunk", "scene", "recall", "goals"}
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 

@@ -23,6 +23,7 @@ from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
 from streaming_vla.training.windows import Branches, Track, draw_window
 
+GOALS = 4  # most answers of a memory task
 EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
 
@@ -34,7 +35,8 @@ class Batch:
     actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
     (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
-    waiting [B, T] bool (the wait of a memory task), task [B] (number of Demonstrations.tasks).
+    waiting [B, T] bool (the wait of a memory task), goals [B, T, GOALS, 2] (x and y in metres of the goal of every
+    answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
     """
 
     pictures: npt.NDArray[Any]
@@ -48,15 +50,17 @@ class Batch:
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
     waiting: npt.NDArray[np.bool_]
+    goals: npt.NDArray[np.float32]
     task: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A recorded episode of F frames (see record_episode); `name` is that of its file."""
+    """A recorded episode of F frames (see record_episode and Batch); `name` is that of its file."""
 
     name: str
     track: Track
+    goals: npt.NDArray[np.float32]
     step: npt.NDArray[np.int32]
     state: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
@@ -184,6 +188,7 @@ class Demonstrations:
             np.array(recall, dtype=np.int64),
             present,
             np.array([bool(each.waiting[frame]) for each, frame in frames]),
+            np.stack([each.goals[frame] for each, frame in frames]),
             np.array(self.tasks.index(task)),
         )
 
@@ -204,7 +209,8 @@ class Demonstrations:
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
-        episode = Episode(file.stem, track, *(given[name] for name in EPISODE_FIELDS))
+        goals = np.full((len(track.step), GOALS, 2), np.nan, dtype=np.float32)
+        episode = Episode(file.stem, track, goals, *(given[name] for name in EPISODE_FIELDS))
         task, seed = metadata["task"], int(metadata["seed"])
         self._episodes.setdefault(task, []).append(episode)
         # a shard of somebody's own data says itself what was asked for
@@ -216,6 +222,7 @@ class Demonstrations:
             for answer, (other, goal) in enumerate(endings(task, seed, track, episode.state, first)):
                 scene = episode.scene.copy()
                 scene[first:] = np.tile(goal, 2)
+                goals[first:, answer] = goal[:2]
                 kept = self._endings.setdefault(task, {}).setdefault(answer, [])
                 kept.append(dataclasses.replace(episode, track=other, scene=scene))
         self.frames += len(episode.step)
@@ -232,7 +239,8 @@ def _cut(episode: Episode, source: Source, random: np.random.Generator) -> list[
     """Return up to T observations of an episode; both ends are met more often than a uniform start would meet them."""
     ahead = np.concatenate(([0], _strides(episode, source, random).cumsum()))
     frames, total = len(episode.step), int(ahead[-1])
-    start = int(np.clip(random.uniform(-0.3 * total - 1, frames - 0.7 * total), 0, max(0, frames - 1 - total)))
+    first = -0.3 * total - 1
+    start = int(np.clip(random.uniform(first, max(first, frames - 0.7 * total)), 0, max(0, frames - 1 - total)))
     return [(episode, int(place)) for place in start + ahead if place < frames]
 
 

@@ -20,7 +20,7 @@ SCENE_SIZE = 6
 
 
 class Auxiliary(nn.Module):
-    """Heads that exist in training only: where object and goal are, and what is to be remembered.
+    """Heads that exist in training only: where object and goals are, and what is to be remembered.
 
     Args:
         width: of the trunk's tokens.
@@ -34,6 +34,7 @@ class Auxiliary(nn.Module):
         self.seen = nn.Linear(width, SCENE_SIZE)  # from the first camera's keypoints alone
         self.known = nn.Linear(width, SCENE_SIZE)  # from the trunk's last token of an observation
         self.recall = nn.Linear(width, RECALL_CLASSES)
+        self.goals = nn.Linear(width, 2 * RECALL_CLASSES)  # which of them is right is not asked
         self.register_buffer("scene_mean", torch.zeros(SCENE_SIZE))
         self.register_buffer("scene_scale", torch.ones(SCENE_SIZE))
 
@@ -92,6 +93,10 @@ def batch_loss(
     recall = functional.cross_entropy(
         auxiliary.recall(ends).flatten(0, 1), given["recall"].flatten(), ignore_index=-1, reduction="sum"
     ) / max(1, int((batch.recall >= 0).sum()))
+    goals = (given["goals"] - auxiliary.scene_mean[:2]) / auxiliary.scene_scale[:2]
+    shown = goals.isfinite()
+    told = auxiliary.goals(ends).view_as(goals)
+    apart = (told - goals.nan_to_num()).square()[shown].sum() / shown.sum().clamp(min=1)
     parts = {
         "flow": flow,
         "absolute": absolute,
@@ -99,6 +104,7 @@ def batch_loss(
         "chunk": chunk,
         "scene": (where * share).sum(),
         "recall": recall,
+        "goals": apart,
     }
     loss = (
         flow
@@ -106,6 +112,7 @@ def batch_loss(
         + weights.chunk * chunk
         + weights.scene * parts["scene"]
         + weights.recall * recall
+        + weights.goals * apart
     )
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 

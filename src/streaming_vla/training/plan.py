@@ -134,12 +134,14 @@ class Weights(Section):
         chunk: of the chunk's denoising.
         scene: of naming where the object and the goal are (an auxiliary head that is not shipped).
         recall: of naming what is to be remembered (an auxiliary head that is not shipped).
+        goals: of naming where the goal of every answer is (an auxiliary head that is not shipped).
     """
 
     absolute: Annotated[float, Field(ge=0)] = 0.25
     chunk: Annotated[float, Field(ge=0)] = 0.2
     scene: Annotated[float, Field(ge=0)] = 0.05
     recall: Annotated[float, Field(ge=0)] = 0.1
+    goals: Annotated[float, Field(ge=0)] = 0.1
 
 
 class Optimiser(Section):
