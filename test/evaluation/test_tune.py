@@ -54,6 +54,11 @@ def test_what_is_better_on_unseen_bags_is_taken(tmp_path: Path, landscape: list[
     assert "observations go from 2.00" in verdict(found)
 
 
+def test_better_is_no_worse_at_both() -> None:
+    assert Score(1.0, 0.5).better(Score(1.0, 0.6)) and Score(0.9, 0.5).better(Score(1.0, 0.5))
+    assert not Score(1.0, 0.5).better(Score(1.0, 0.5)) and not Score(0.9, 0.6).better(Score(1.0, 0.5))
+
+
 def test_what_belongs_together_is_changed_together() -> None:
     assert set(changes_of({"generator.lead_actions": 3, "saliency_monitor.max_silence_s": 1.5})) == {
         *((node, "lead_actions", 3) for node in ("generator", "saliency_monitor", "executor")),
@@ -115,9 +120,9 @@ def test_defaults_that_nothing_beats_stay(
     monkeypatch.setattr(module, "score", lambda _: Score(1.0 + len(landscape), 1.0 + len(landscape)))
     found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
     assert found.values == ()
-    assert verdict(found).startswith("The defaults are on the front: no trial beats the defaults at both objectives")
+    assert verdict(found).startswith("The defaults are on the front: no trial beats them")
     other = replace(found, front=(Score(0.0, 0.0),))
-    assert verdict(other).startswith("No trial beats the defaults")
+    assert verdict(other).startswith("The defaults stay")
     assert found.tuned == found.default
 
 

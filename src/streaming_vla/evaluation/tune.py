@@ -1,7 +1,7 @@
 """Searches parameters on bags: fewer observations against being closer to what the robot did (Optuna, NSGA-II).
 
 The first trial is the parameter file as it is. What is found is judged on bags that the search has not seen, and taken
-only if it is better there at both objectives.
+only if it is no worse there at either objective and better at one.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Score:
     error: float
 
     def better(self, other: Score) -> bool:
-        """True when better at both."""
-        return self.observations_per_s < other.observations_per_s and self.error < other.error
+        """True when no worse at both and better at one (Pareto dominance)."""
+        mine, others = (self.observations_per_s, self.error), (other.observations_per_s, other.error)
+        return mine != others and all(ours <= theirs for ours, theirs in zip(mine, others, strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Tuned:
         default: of the parameter file, on the bags that were kept from the search.
         tuned: of the values, on the same bags.
         values: (node, parameter, value) that were changed; empty when the defaults are on the front.
-        front: scores on the searched bags that no other beats at both.
+        front: scores on the searched bags that no other beats.
         trials: score of each trial on the searched bags, the first is the default.
     """
 

@@ -23,8 +23,9 @@ INK, FAINT, GOOD = "#24292f", "#a8b1ba", "#2f6fb6"
 def verdict(tuned: Tuned) -> str:
     """Return what came out of it, one sentence."""
     if not tuned.values:
-        front = "The defaults are on the front: no" if tuned.trials[0] in tuned.front else "No"
-        return f"{front} trial beats the defaults at both objectives on the bags that were kept back."
+        if tuned.trials[0] in tuned.front:
+            return "The defaults are on the front: no trial beats them."
+        return "The defaults stay: what beats them on the searched bags does not on those that were kept back."
     return (
         f"On the bags that were kept back, observations go from {tuned.default.observations_per_s:.2f} to "
         f"{tuned.tuned.observations_per_s:.2f} per s and the error from {tuned.default.error:.4f} to "
