@@ -63,8 +63,8 @@ class FlowSteps:
             if not group or (hasattr(self._shared.policy, "flow_steps") and _fit(query.view, group[0][1].view)):
                 group.append((asked, query))
         self._leave([asked for asked, _ in (*refused, *group)])
-        for asked, refusal in refused:
-            self._answer(asked, refusal, self._shared.clock(), 0.0)
+        for asked, why in refused:
+            self._answer(asked, why, self._shared.clock(), 0.0)
         if group:
             begin_s = self._shared.clock()
             outcomes = self._do([query for _, query in group])
@@ -160,6 +160,6 @@ def _fit(view: CacheView, other: CacheView) -> bool:
 
 def _steps(policy: StreamingPolicy, queries: list[FlowQuery]) -> list[Vector]:
     if len(queries) == 1:
-        return [policy.flow_step(*queries[0])]
+        return [policy.flow_step(queries[0].view, queries[0].position, queries[0].index)]
     together: list[Vector] = policy.flow_steps(queries)  # type: ignore[attr-defined] # only then there are several
     return together

@@ -101,7 +101,8 @@ class Prefilled(NamedTuple):
     seen: Tensor | None = None
 
 
-class FlowQuery(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class FlowQuery:
     """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step."""
 
     view: CacheView
