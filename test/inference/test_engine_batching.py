@@ -28,7 +28,7 @@ class BatchingToy(ToyPolicy):
     def flow_steps(self, queries: list[FlowQuery]) -> list[Vector]:
         """Do each."""
         self.passes.append(len(queries))
-        found = [self.flow_step(*query) for query in queries]
+        found = [self.flow_step(query.view, query.position, query.index) for query in queries]
         newest = [float(query.view.values[0, 0, -1, 0]) for query in queries]
         return [np.full(2, np.nan) if mark == self.sick else own for mark, own in zip(newest, found, strict=True)]
 

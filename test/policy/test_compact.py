@@ -215,7 +215,7 @@ def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: Comp
     queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
     together = policy.flow_steps(queries)
     for query, action in zip(queries, together, strict=True):
-        assert action == pytest.approx(policy.flow_step(*query), abs=1e-5)
+        assert action == pytest.approx(policy.flow_step(query.view, query.position, query.index), abs=1e-5)
     with pytest.raises(ValueError, match="flow step 16 is outside"):
         policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
 

@@ -7,6 +7,7 @@ only if it is no worse there at either objective and better at one.
 from __future__ import annotations
 
 import multiprocessing
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import DatabaseError
 
 from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode
 from streaming_vla.evaluation.replay_compare import records_of
@@ -27,6 +29,7 @@ from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
 OBJECTIVES = ("observations_per_s", "error")
+TABLES_S = 5.0  # for another machine to make the tables of a new database
 POPULATION = 16  # of a generation
 HELD_OUT = 3  # every third bag is kept from the search
 
@@ -170,11 +173,19 @@ def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage: Any = options.storage or JournalStorage(JournalFileBackend(str(options.folder / "study.journal")))
     sampler = _SampledByNumber(options.seed)
-    if create:
+    if not create:
+        return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+
+    def make() -> optuna.Study:
         return optuna.create_study(
             storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
         )
-    return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+
+    try:
+        return make()
+    except DatabaseError:  # another machine is making the tables of the same new database
+        time.sleep(TABLES_S)
+        return make()
 
 
 def score(replays: Sequence[Replayed]) -> Score:

@@ -160,6 +160,6 @@ def _fit(view: CacheView, other: CacheView) -> bool:
 
 def _steps(policy: StreamingPolicy, queries: list[FlowQuery]) -> list[Vector]:
     if len(queries) == 1:
-        return [policy.flow_step(*queries[0])]
+        return [policy.flow_step(queries[0].view, queries[0].position, queries[0].index)]
     together: list[Vector] = policy.flow_steps(queries)  # type: ignore[attr-defined] # only then there are several
     return together

@@ -104,12 +104,13 @@ class Prefilled(NamedTuple):
     seen: Tensor | None = None
 
 
-class FlowQuery(NamedTuple):
-    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step, `step` its index."""
+@dataclass(frozen=True, eq=False)
+class FlowQuery:
+    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step."""
 
     view: CacheView
     position: Vector
-    step: int
+    index: int
 
 
 class StreamingPolicy(Protocol):

@@ -158,11 +158,11 @@ def _linear(learned: Pairs, held_out: Pairs) -> Tensor:
     offset = target.mean(0)
     gram, product = rows.T @ rows, rows.T @ (target - offset)
     eye = len(rows) * torch.eye(gram.shape[0])
-    answers = [new @ torch.linalg.solve(gram + ridge * eye, product) + offset for ridge in RIDGES]
+    answers: list[Tensor] = [new @ torch.linalg.solve(gram + ridge * eye, product) + offset for ridge in RIDGES]
     true = held_out.change
-    shaped = [answer.view_as(true) for answer in answers]
-    best: Tensor = min(shaped, key=lambda answer: float((answer - true).square().mean()))
-    return best
+    shaped: list[Tensor] = [answer.view_as(true) for answer in answers]
+    errors = [float((answer - true).square().mean()) for answer in shaped]
+    return shaped[errors.index(min(errors))]
 
 
 def _rank_correlation(first: Tensor, second: Tensor) -> float:

@@ -24,11 +24,11 @@ class SaliencyPlan(Section):
     """
 
     longest_wait: Annotated[int, Field(ge=1)] = 24
-    episodes_per_task: Annotated[int, Field(ge=2)] = 80
+    episodes_per_task: Annotated[int, Field(ge=2)] = 60
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     width: Annotated[int, Field(ge=8)] = 128
-    steps: Annotated[int, Field(ge=1)] = 3000
-    batch: Annotated[int, Field(ge=1)] = 256
+    steps: Annotated[int, Field(ge=1)] = 2500
+    batch: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     check_pairs: Annotated[int, Field(ge=100)] = 8000

@@ -116,10 +116,10 @@ class CompactPolicy:
         """Return the action of each query, all in one pass (see BatchingPolicy)."""
         horizon = self.model.config.trained_horizon
         for query in queries:
-            if not 0 <= query.step < horizon:
-                raise ValueError(f"flow step {query.step} is outside the trained horizon 0 .. {horizon - 1}")
+            if not 0 <= query.index < horizon:
+                raise ValueError(f"flow step {query.index} is outside the trained horizon 0 .. {horizon - 1}")
         state = torch.stack([_as_tensor(query.position) for query in queries]).unsqueeze(1)
-        time = torch.tensor([[query.step / horizon] for query in queries])
+        time = torch.tensor([[query.index / horizon] for query in queries])
         place = torch.tensor([queries[0].view.next_position])
         actions = self.model.flow(state, time, _batch([query.view for query in queries]), place, mask=None)
         return [self._layout.clip(action.double().numpy()) for action in actions[:, 0]]
