@@ -86,7 +86,7 @@ from streaming_vla.evaluation import tune as module
 from streaming_vla.evaluation.replay_run import ReplayJob
 
 def replay_all(bags, job):
-    time.sleep(0.02)
+    time.sleep(0.3)  # longer than one of them may be late
     return [dict((name, value) for _, name, value in job.changes)]
 
 module.replay_all = replay_all

@@ -29,7 +29,7 @@ from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
 OBJECTIVES = ("observations_per_s", "error")
-TABLES_S = 5.0  # for another machine to make the tables of a new database
+TABLES_S = 1.0  # for another machine to make the tables of a new database
 POPULATION = 16  # of a generation
 HELD_OUT = 3  # every third bag is kept from the search
 
