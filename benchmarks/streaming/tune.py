@@ -34,7 +34,7 @@ def main(
     episodes: Annotated[int, typer.Option(min=1, help="of each task and combination")] = 2,
     fewer: Annotated[
         float, typer.Option(help="share of the observations that ours_adaptive and its rivals save")
-    ] = 0.32,
+    ] = 0.3,
     model: Annotated[str, typer.Option(help="shipped model or path")] = "compact_mt10",
     saliency_model: Annotated[str, typer.Option(help="its predictor; auto: the one of its name")] = "auto",
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,

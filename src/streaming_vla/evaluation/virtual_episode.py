@@ -110,6 +110,7 @@ def run_episode(
     observer = Observer(ObserverOptions(spec.cameras))
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
     hardware = Hardware(profile, clock, options.seed)
+    _measured_before(monitor, hardware, profile, 0 if setup.chunks is None else setup.chunks(spec.layout).steps)
     world = World((observer, monitor, source, executor), service, plant, hardware, clock, record)
     disturbed_s = math.nan
     if disturbance is not None:
@@ -138,3 +139,16 @@ def run_episode(
         disturbed_s,
         dict(service.work),
     )
+
+
+def _measured_before(monitor: Monitor, hardware: Hardware, profile: LatencyProfile, steps: int) -> None:
+    """Let monitor and model know their usual latencies: nodes live longer than an episode.
+
+    Args:
+        steps: of the denoising that an observation waits for before its chunk is there; 0: it waits for none.
+    """
+    flow_s = profile.flow_step.median_ms / 1000.0
+    usual_s = (profile.observe.median_ms + 2.0 * profile.transport.median_ms) / 1000.0 + steps * flow_s
+    for _ in range(monitor.request_latency.warm_up + 1):
+        monitor.request_latency.add(usual_s)
+    hardware.flow_latency.add(flow_s)
