@@ -86,13 +86,16 @@ from streaming_vla.evaluation import tune as module
 from streaming_vla.evaluation.replay_run import ReplayJob
 
 def replay_all(bags, job):
-    time.sleep(0.3)  # longer than one of them may be late
+    time.sleep(0.1)
     return [dict((name, value) for _, name, value in job.changes)]
 
 module.replay_all = replay_all
 module.score = lambda replays: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
 options = module.TuneOptions(16, 1, sys.argv[1], Path(sys.argv[2]))
 rounds = []
+options.folder.mkdir()
+while len([each for each in options.folder.parent.iterdir() if each.is_dir()]) < 2:  # both begin together
+    time.sleep(0.001)
 module.tune([Path("one"), Path("two"), Path("three")], ReplayJob(), options, lambda: rounds.append(1))
 """
 
@@ -102,9 +105,13 @@ def test_two_machines_share_a_study(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/study.db"
     command = [sys.executable, "-c", WORKER, storage]
     machines = [subprocess.Popen([*command, str(tmp_path / name)], stderr=subprocess.PIPE, text=True) for name in "ab"]
-    for machine in machines:
-        _, said = machine.communicate(timeout=250)
-        assert machine.returncode == 0, said
+    try:
+        for machine in machines:
+            _, said = machine.communicate(timeout=250)
+            assert machine.returncode == 0, said
+    finally:
+        for machine in machines:
+            machine.kill()
     study = open_study(TuneOptions(16, 1, storage, tmp_path))
     trials = study.get_trials()
     assert 16 <= len(trials) <= 17  # both may begin the last one
@@ -112,6 +119,12 @@ def test_two_machines_share_a_study(tmp_path: Path) -> None:
     assert len(set(drawn)) >= len(drawn) - 1  # the first may find no trial yet and both begin with the parameter file
     began = sorted((trial.datetime_start, trial.datetime_complete) for trial in trials)
     assert any(later[0] < earlier[1] for earlier, later in pairwise(began)), "only one of them worked"
+
+
+def test_a_database_that_is_none_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPENING_PERIOD_S", 0.0)
+    with pytest.raises(ValueError, match=r"database 'sqlite:////nowhere/study.db' cannot be opened: unable to open"):
+        open_study(TuneOptions(1, 1, "sqlite:////nowhere/study.db", tmp_path), create=True)
 
 
 def test_defaults_that_nothing_beats_stay(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DatabaseError
 
@@ -29,8 +29,8 @@ from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
 OBJECTIVES = ("observations_per_s", "error")
-TABLES_S = 1.0  # for another machine to make the tables of a new database
 POPULATION = 16  # of a generation
+OPENINGS, OPENING_PERIOD_S = 20, 0.5
 HELD_OUT = 3  # every third bag is kept from the search
 
 Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
@@ -171,21 +171,31 @@ class _SampledByNumber(optuna.samplers.BaseSampler):
 def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
     """Return the study, made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage: Any = options.storage or JournalStorage(JournalFileBackend(str(options.folder / "study.journal")))
+    storage = _database(options.storage) if options.storage else _journal(options.folder)
     sampler = _SampledByNumber(options.seed)
-    if not create:
-        return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
-
-    def make() -> optuna.Study:
+    if create:
         return optuna.create_study(
             storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
         )
+    return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
 
-    try:
-        return make()
-    except DatabaseError:  # another machine is making the tables of the same new database
-        time.sleep(TABLES_S)
-        return make()
+
+def _journal(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+def _database(url: str) -> RDBStorage:
+    """Open a database, whose tables another machine may be making at this moment: then once more."""
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # it serves one writer at a time
+    for left in reversed(range(OPENINGS)):
+        try:
+            return RDBStorage(url, engine_kwargs=patience)
+        except DatabaseError as error:
+            if not left:
+                reason = " ".join(str(error.orig).split())
+                raise ValueError(f"the study's database '{url}' cannot be opened: {reason}") from error
+            time.sleep(OPENING_PERIOD_S)
+    raise AssertionError("the last opening has returned or raised")
 
 
 def score(replays: Sequence[Replayed]) -> Score:
