@@ -7,6 +7,7 @@ import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from typing import Generic, TypeVar
 
 import torch
@@ -89,5 +90,10 @@ def run_all(
     if processes == 1:
         yield from map(work, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(work, jobs, chunksize=2)
+    yield from _pool(processes).imap_unordered(work, jobs, chunksize=2)
+
+
+@functools.cache
+def _pool(processes: int) -> Pool:
+    """Return processes that stay: making the scenes of all tasks takes one of them half a minute."""
+    return multiprocessing.get_context("spawn").Pool(processes)
