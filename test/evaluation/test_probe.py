@@ -22,23 +22,24 @@ LAYOUT = ActionLayout(
 
 
 class Mover:
-    """Moves along x, `size` long; turns back by `turn` of the sum."""
+    """Moves along x, `size` long; where it has not moved, `stuck` long."""
 
     spec = PolicySpec("mover", CAMERAS, 32, 4, LAYOUT, 10, 16, 1, CacheSpec(1, 1, 2))
 
-    def __init__(self, size: float, turn: float) -> None:
-        self._size, self._turn = size, turn
+    def __init__(self, size: float, stuck: float) -> None:
+        self._size, self._stuck = size, stuck
 
     def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         yield
         return Prefilled(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
 
     def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
-        return np.array([self._size - self._turn * position[0], 0.0, 0.0, 1.0])
+        moved = index == 0 or position[0] > 0.0
+        return np.array([self._size if moved else self._stuck, 0.0, 0.0, 1.0])
 
 
-@pytest.mark.parametrize(("size", "turn", "share"), [(0.5, 0.1, 0.0), (0.5, 0.5, 1.0), (0.1, 0.5, None)])
-def test_what_counts_as_turned(size: float, turn: float, share: float | None) -> None:
-    result = probe(cast(Any, Mover(size, turn)), MetaWorldRobot(64), [("reach", 10_000)])
+@pytest.mark.parametrize(("size", "stuck", "share"), [(0.5, 0.1, 0.0), (0.5, -0.5, 1.0), (0.1, -0.5, None)])
+def test_what_counts_as_turned(size: float, stuck: float, share: float | None) -> None:
+    result = probe(cast(Any, Mover(size, stuck)), MetaWorldRobot(64), [("reach", 10_000)])
     assert isinstance(result, ProbeResult)
     assert (result.share if result.compared else None) == share

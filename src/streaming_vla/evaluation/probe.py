@@ -18,9 +18,8 @@ from streaming_vla.robots.frames import as_seen
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.robots.tasks import get_task
 
-SUM = 2.0  # action units: what two full actions come to
 LEAST = 0.3  # a shorter action has no direction that counts
-INDEX = 2  # of the flow step that is asked
+INDEX = 2  # of the flow step that is asked: two actions lie behind it
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ProbeResult:
 
 
 def probe(policy: StreamingPolicy, robot: MetaWorldRobot, trials: Iterable[tuple[str, int]]) -> ProbeResult:
-    """Let the expert run episodes and ask the policy at every tenth picture: sum 0 against a sum along its own action.
+    """Let the expert run episodes and ask the policy at every tenth picture: sum 0 against the sum of its own actions.
 
     Args:
         trials: task and seed of each episode.
@@ -65,12 +64,14 @@ def _look(policy: StreamingPolicy, robot: MetaWorldRobot, instruction: str) -> C
 
 
 def _compare(policy: StreamingPolicy, view: CacheView) -> bool | None:
-    """Return whether the action turns when the sum says that it has been executed; None where it is too short."""
+    """Return whether the action turns when the sum says that nothing has moved; None where it is too short."""
     layout = policy.spec.layout
     summed = ~np.asarray(layout.absolute)
-    plain = np.where(summed, policy.flow_step(view, layout.start(), INDEX), 0.0)
-    length = float(np.linalg.norm(plain))
-    if length < LEAST:
+    position = layout.start()
+    for index in range(INDEX):
+        position = layout.advance(position, policy.flow_step(view, position, index))
+    going = policy.flow_step(view, position, INDEX)[summed]
+    if np.linalg.norm(going) < LEAST:
         return None
-    moved = np.where(summed, SUM / length * plain, layout.start())
-    return bool(plain @ policy.flow_step(view, moved, INDEX) < 0.0)
+    stuck = policy.flow_step(view, np.where(summed, 0.0, position), INDEX)[summed]
+    return bool(going @ stuck < 0.0)
