@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/tune"), help="of the recordings and the study")
     parser.add_argument("--episodes", type=int, default=2, help="of each task")
-    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
     searched, kept = (
