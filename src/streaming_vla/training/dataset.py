@@ -23,7 +23,7 @@ from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
 from streaming_vla.training.windows import Branches, Track, draw_window
 
-GOALS = 4  # most answers of a memory task
+ANSWERS = 4  # most answers of a memory task
 EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
 
@@ -35,7 +35,7 @@ class Batch:
     actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
     (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
-    waiting [B, T] bool (the wait of a memory task), goals [B, T, GOALS, 2] (x and y in metres of the goal of every
+    waiting [B, T] bool (the wait of a memory task), goals [B, T, ANSWERS, 2] (x and y in metres of the goal of every
     answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
     """
 
@@ -209,7 +209,7 @@ class Demonstrations:
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
-        goals = np.full((len(track.step), GOALS, 2), np.nan, dtype=np.float32)
+        goals = np.full((len(track.step), ANSWERS, 2), np.nan, dtype=np.float32)
         episode = Episode(file.stem, track, goals, *(given[name] for name in EPISODE_FIELDS))
         task, seed = metadata["task"], int(metadata["seed"])
         self._episodes.setdefault(task, []).append(episode)
@@ -296,7 +296,3 @@ def _settled(episode: Episode) -> int:
     waiting = np.flatnonzero(episode.waiting)
     since = episode.step[waiting] - episode.step[waiting[0]]
     return int(waiting[min(int(np.searchsorted(since, SETTLED_STEPS)), len(waiting) - 1)])
-
-
-def _pictures(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
-    return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])

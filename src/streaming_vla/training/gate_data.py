@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.training.dataset import Demonstrations, Episode, check_demonstrations
+from streaming_vla.training.dataset import ANSWERS, Demonstrations, Episode, check_demonstrations
 from streaming_vla.training.gate_plan import GatePlan
-from streaming_vla.training.losses import RECALL_CLASSES
 from streaming_vla.training.plan import Source
 
-NOTHING = RECALL_CLASSES  # class of a sequence that has shown nothing to remember
+NOTHING = ANSWERS  # class of a sequence that has shown nothing to remember
 FRAMES_AT_ONCE = 32
 
 

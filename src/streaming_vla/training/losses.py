@@ -11,11 +11,10 @@ from torch.nn import functional
 
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, history_mask
-from streaming_vla.training.dataset import Batch
+from streaming_vla.training.dataset import ANSWERS, Batch
 from streaming_vla.training.flow_targets import draw_targets
 from streaming_vla.training.plan import Flow, Source, TrainingPlan
 
-RECALL_CLASSES = 4
 SCENE_SIZE = 6
 
 
@@ -33,8 +32,8 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.seen = nn.Linear(width, SCENE_SIZE)  # from the first camera's keypoints alone
         self.known = nn.Linear(width, SCENE_SIZE)  # from the trunk's last token of an observation
-        self.recall = nn.Linear(width, RECALL_CLASSES)
-        self.goals = nn.Linear(width, 2 * RECALL_CLASSES)  # which of them is right is not asked
+        self.recall = nn.Linear(width, ANSWERS)
+        self.goals = nn.Linear(width, 2 * ANSWERS)  # which of them is right is not asked
         self.register_buffer("scene_mean", torch.zeros(SCENE_SIZE))
         self.register_buffer("scene_scale", torch.ones(SCENE_SIZE))
 
