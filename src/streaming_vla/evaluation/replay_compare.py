@@ -198,10 +198,10 @@ def _reasons(reasons: Sequence[Reason]) -> dict[str, int]:
 
 
 def _cache(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
-    stats = [each for episode in episodes for _, each in episode.cache]
+    stats = [each for episode in episodes for each in episode.record.cache]
     if not stats:
         return {}
-    last = [episode.cache[-1][1] for episode in episodes if episode.cache]
+    last = [episode.record.cache[-1] for episode in episodes if episode.record.cache]
     return {
         "policy": stats[-1].policy,
         "bytes": asdict(summarise(each.bytes for each in stats)),
