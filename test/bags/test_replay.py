@@ -29,6 +29,7 @@ from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.inference.latency_profile import LatencyProfile, Spread
 from streaming_vla.pictures.encode import camera_options
 from streaming_vla.policy.contract import PolicyObservation, Prefilled
+from streaming_vla.robot_state import JOINTS
 from streaming_vla.runtime.events import ObserveRequest, Reason, Snapshot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
@@ -63,8 +64,13 @@ def options(**inputs: Any) -> ReplayOptions:
     return ReplayOptions(values, PROFILE, **inputs)
 
 
-def bag(folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True) -> Path:
-    """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps."""
+def bag(
+    folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True, joints: bool = False
+) -> Path:
+    """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps.
+
+    With `joints` the same state is also said as that of the joints hand, wrist and arm.
+    """
     said = []
 
     def say(topic: str, time_ns: int, message: Any) -> None:
@@ -78,6 +84,11 @@ def bag(folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras:
         for name in ("front", "wrist") if cameras else ():
             say(f"/{name}/image", now_ns + 1000, image(picture(step), now_ns))
         say("/robot_state", now_ns + 2000, floats([100.0 + step, 0.0, 0.0]))
+        if joints:
+            positions = np.array([0.0, 100.0 + step, 0.0])
+            none = {"velocity": np.zeros(0), "effort": np.zeros(0)}
+            state = make(JOINTS, header=header(now_ns), name=["arm", "hand", "wrist"], position=positions, **none)
+            say("/joints", now_ns + 2000, state)
         say("/command", now_ns + 3000, floats([0.05, -0.5]))
     return write_own(folder, said)
 
@@ -152,6 +163,26 @@ def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
     replayed = run(bag(tmp_path / "bag", jump_at=40))
     assert any("jumps back" in problem for problem in replayed.problems)
     assert replayed.episodes[0].record.duration_s == pytest.approx(STEPS * 0.05, abs=0.3)
+
+
+def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/joints", "sensor_msgs/msg/JointState")
+    path = bag(tmp_path / "bag", joints=True)
+    asked = options(instruction="go")
+    observer = asked.values["observer"]
+    observer.update(robot_state_topic="joints", robot_state_type=JOINTS, robot_state_joints=("hand", "wrist", "arm"))
+    policy = ToyPolicy()
+    replayed = replay(path, policy, asked)
+    assert replayed.problems == [] and len(policy.seen) > 20
+    plain = run(path)
+    assert replayed.episodes[0].observed == plain.episodes[0].observed
+    observer["robot_state_joints"] = ("hand", "wrist")
+    with pytest.raises(
+        ValueError, match=r"no episode .* were heard: messages of /joints are left out: the state has 2"
+    ):
+        summarise_replays([replay(path, policy, asked)], LAYOUT.names)
+    observer["robot_state_joints"] = ("hand", "wrist", "foot")
+    assert "joint foot is not among arm, hand, wrist" in replay(path, policy, asked).problems[0]
 
 
 def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from streaming_vla.pictures.decode import pixels_of
 from streaming_vla.pictures.encode import camera_options, square
 from streaming_vla.policy.contract import StreamingPolicy
 from streaming_vla.policy.layout import Vector
+from streaming_vla.robot_state import joints_of
 from streaming_vla.runtime.events import Action, Command
 from streaming_vla.runtime.executor import Executor
 from streaming_vla.runtime.generator import Generator
@@ -112,8 +113,9 @@ def replay(
     observer = options.values["observer"]
     topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
     others = (*LIVE_TOPICS, INSTRUCTION, options.action_topic)
+    state_topic, joints, size = observer["robot_state_topic"], joints_of(observer), policy.spec.state_size
     with Bag(path) as bag:
-        ingest = Ingest(bag, IngestOptions(topics, observer["robot_state_topic"], others, (), options.namespace))
+        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size))
         if not (options.instruction or ingest.has("episode") or ingest.has(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "

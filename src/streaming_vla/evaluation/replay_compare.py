@@ -33,7 +33,11 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
     """
     episodes = [episode for each in replays for episode in each.episodes]
     if not episodes:
-        raise ValueError("the bags hold no episode in which every camera and the robot's state were heard")
+        said = "; ".join(problem for each in replays for problem in each.problems)
+        raise ValueError(
+            "the bags hold no episode in which every camera and the robot's state were heard"
+            + (f": {said}" if said else "")
+        )
     records = [episode.record for episode in episodes]
     numbers = aggregate(records)
     for name in ("success", "success_rate", "success_interval_95", "episode_s", "episode"):
