@@ -16,7 +16,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 ALLOWED = {
     "kv_cache": set(),
     "streaming_vla.pictures": set(),
-    "streaming_vla.bags": {"streaming_vla.pictures"},
+    "streaming_vla.robot_state": set(),
+    "streaming_vla.bags": {"streaming_vla.pictures", "streaming_vla.robot_state"},
     "streaming_vla.policy": {"kv_cache"},
     "streaming_vla.saliency": {"kv_cache", "streaming_vla.policy"},
     "streaming_vla.runtime": {"streaming_vla.policy", "streaming_vla.saliency"},
@@ -26,7 +27,17 @@ BELOW_NODES = {
     "kv_cache",
     *(
         f"streaming_vla.{name}"
-        for name in ("policy", "saliency", "runtime", "inference", "robots", "parameters", "bags", "pictures")
+        for name in (
+            "policy",
+            "saliency",
+            "runtime",
+            "inference",
+            "robots",
+            "parameters",
+            "bags",
+            "pictures",
+            "robot_state",
+        )
     ),
 }
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
+import yaml
 from making import BEGIN_NS, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
 
-from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_facts
+from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset, read_facts
 from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.steps import EpisodeSteps
 from streaming_vla.evaluation.cli import export as export_command
@@ -19,6 +21,7 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import load_model, load_policy, save_policy
+from streaming_vla.robot_state import JOINTS
 from streaming_vla.training.dataset import Demonstrations
 from streaming_vla.training.own_data import WORDS, prepare, windows
 from streaming_vla.training.plan import Augment, Optimiser, Source, TrainingPlan
@@ -59,6 +62,8 @@ def bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             say(name, now_ns + 1000, image(picture(step), now_ns))
         say("/robot_state", now_ns + 2000, floats([0.01 * step, 0.6, 0.2, 1.0]))
         say("/command", now_ns + 3000, floats([0.01 * (step % STEPS), 0.0, 0.0, -0.5]))
+        joints = {"position": np.array([0.3, 0.01 * step]), "velocity": np.zeros(0), "effort": np.zeros(0)}
+        say("/joint_states", now_ns + 4000, make(JOINTS, header=header(now_ns), name=["elbow", "wrist"], **joints))
     return write_own(tmp_path / "bag", said)
 
 
@@ -96,6 +101,22 @@ def test_from_a_bag_to_a_policy(bag: Path, tmp_path: Path) -> None:
     assert after.config.words == (*before.config.words, "gizmo", "stow")
     assert not torch.equal(after.state_dict()[WORDS][:4], before.state_dict()[WORDS])
     assert load_policy(tmp_path / "policy.safetensors").spec.cameras == CAMERAS
+
+
+def test_joints_are_exported_by_name(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"robot_state_topic": "joint_states", "robot_state_type": JOINTS, "robot_state_joints": ["wrist", "elbow"]}
+    params = tmp_path / "robot.yaml"
+    params.write_text(yaml.safe_dump({"observer": {"ros__parameters": about}}))
+    export_command([bag], tmp_path / "data", params)
+    assert read_facts(tmp_path / "data").state_names == ("wrist", "elbow")
+    for number, found in enumerate(read_dataset(tmp_path / "data")):
+        steps = number * STEPS + np.arange(len(found["state"]))
+        np.testing.assert_allclose(found["state"], np.stack([0.01 * steps, np.full(len(steps), 0.3)], 1), atol=0.011)
+    params.write_text(yaml.safe_dump({"observer": {"ros__parameters": {**about, "robot_state_joints": ["foot"]}}}))
+    with pytest.raises(typer.Exit):
+        export_command([bag], tmp_path / "none", params)
+    said = capsys.readouterr().err
+    assert "messages of /joint_states are left out: joint foot is not among elbow, wrist" in said
 
 
 def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import sys
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
 
+from kv_cache import CacheView, Gate, GateConfig
+from kv_cache.gate_file import save_gate
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
 from streaming_vla.evaluation import replay_run
 from streaming_vla.evaluation.machine_options import all_values, machine_options
 from streaming_vla.evaluation.replay import Replayed, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, summarise_replays
-from streaming_vla.evaluation.report_html import page
+from streaming_vla.evaluation.replay_service import ReplayService
+from streaming_vla.evaluation.report_html import compare, page, write_report
+from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.inference.latency_profile import LatencyProfile, Spread
-from streaming_vla.runtime.events import Reason
+from streaming_vla.pictures.encode import camera_options
+from streaming_vla.policy.contract import PolicyObservation, Prefilled
+from streaming_vla.robot_state import JOINTS
+from streaming_vla.runtime.events import ObserveRequest, Reason, Snapshot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
-from toy import LAYOUT, SPEC, ToyPolicy
+from toy import LAYOUT, SPEC, TOKENS, ToyPolicy
 
 STEPS = 100
 PROFILE = LatencyProfile("test", "", 50.0, Spread(20.0, 20.0), Spread(5.0, 5.0), Spread(1.0, 1.0))
@@ -52,8 +64,13 @@ def options(**inputs: Any) -> ReplayOptions:
     return ReplayOptions(values, PROFILE, **inputs)
 
 
-def bag(folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True) -> Path:
-    """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps."""
+def bag(
+    folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True, joints: bool = False
+) -> Path:
+    """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps.
+
+    With `joints` the same state is also said as that of the joints hand, wrist and arm.
+    """
     said = []
 
     def say(topic: str, time_ns: int, message: Any) -> None:
@@ -67,6 +84,11 @@ def bag(folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras:
         for name in ("front", "wrist") if cameras else ():
             say(f"/{name}/image", now_ns + 1000, image(picture(step), now_ns))
         say("/robot_state", now_ns + 2000, floats([100.0 + step, 0.0, 0.0]))
+        if joints:
+            positions = np.array([0.0, 100.0 + step, 0.0])
+            none = {"velocity": np.zeros(0), "effort": np.zeros(0)}
+            state = make(JOINTS, header=header(now_ns), name=["arm", "hand", "wrist"], position=positions, **none)
+            say("/joints", now_ns + 2000, state)
         say("/command", now_ns + 3000, floats([0.05, -0.5]))
     return write_own(folder, said)
 
@@ -143,6 +165,26 @@ def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
     assert replayed.episodes[0].record.duration_s == pytest.approx(STEPS * 0.05, abs=0.3)
 
 
+def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/joints", "sensor_msgs/msg/JointState")
+    path = bag(tmp_path / "bag", joints=True)
+    asked = options(instruction="go")
+    observer = asked.values["observer"]
+    observer.update(robot_state_topic="joints", robot_state_type=JOINTS, robot_state_joints=("hand", "wrist", "arm"))
+    policy = ToyPolicy()
+    replayed = replay(path, policy, asked)
+    assert replayed.problems == [] and len(policy.seen) > 20
+    plain = run(path)
+    assert replayed.episodes[0].observed == plain.episodes[0].observed
+    observer["robot_state_joints"] = ("hand", "wrist")
+    with pytest.raises(
+        ValueError, match=r"no episode .* were heard: messages of /joints are left out: the state has 2"
+    ):
+        summarise_replays([replay(path, policy, asked)], LAYOUT.names)
+    observer["robot_state_joints"] = ("hand", "wrist", "foot")
+    assert "joint foot is not among arm, hand, wrist" in replay(path, policy, asked).problems[0]
+
+
 def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:
     with pytest.raises(NoCamera, match="has no picture topic"):
         run(bag(tmp_path / "blind", cameras=False))
@@ -168,3 +210,78 @@ def test_many_bags_and_their_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made["numbers"]["bags"][0]["episodes"] == 1
     with pytest.raises(BagError, match="does not exist"):
         replay_run.replay_all([tmp_path / "missing"], job)
+
+
+class VariedPolicy(ToyPolicy):
+    """A policy whose keys are of each observation, so that a gate tells them apart."""
+
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+        prefilled = yield from super().prefill(observation, view)
+        noise = torch.Generator().manual_seed(int(observation.state[0]))
+        return prefilled._replace(keys=torch.randn(prefilled.keys.shape, generator=noise))
+
+
+def a_gate(path: Path) -> Path:
+    """Write a gate of the toy's shape that was never trained, but tells keys apart."""
+    torch.manual_seed(3)  # whose scores lie on both sides of one half
+    gate = Gate(GateConfig.of(SPEC.cache, width=8, hidden=8))
+    with torch.no_grad():
+        gate.head.weight.mul_(60.0)
+        gate.head.bias.zero_()
+    save_gate(path, gate, 0.5, {})
+    return path
+
+
+def test_the_report_shows_what_the_gate_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_run, "_policy", lambda model: VariedPolicy())
+    changes = tuple((node, name, value) for node, entries in CHANGES.items() for name, value in entries.items())
+    window = replay_run.ReplayJob(changes=changes, profile="measured", instruction="go")
+    cache = {
+        "cache_policy": "gated",
+        "cache_gate": str(a_gate(tmp_path / "gate.safetensors")),
+        "cache_recent": 2 * TOKENS,
+        "cache_chunk": TOKENS,
+        "cache_budget": 3 * TOKENS + 4,
+    }
+    gated = replace(window, changes=changes + tuple(("inference", name, value) for name, value in cache.items()))
+    path = bag(tmp_path / "bag")
+    for name, job in {"window": window, "gated": gated}.items():
+        replays = replay_run.replay_all([path], job)
+        write_report(tmp_path / name, "Replay", "", [replay_run.report_run("measured", replays, job)])
+    (episode,) = replays[0].episodes
+    last, count = episode.record.cache[-1], len(episode.record.cache)
+    assert count == len(episode.observed) == len(episode.record.pictures) > 20
+    assert last.chunks_kept and last.chunks_dropped and last.chunks_evicted
+    html = (tmp_path / "gated" / "report.html").read_text()
+    (shown,) = re.findall(r'<img class="picture" src="data:image/png;base64,([^"]+)" alt="([^"]+)">', html)
+    assert cv2.imdecode(np.frombuffer(base64.b64decode(shown[0]), np.uint8), cv2.IMREAD_COLOR).shape[1] > 1500
+    held = last.chunks_kept - last.chunks_evicted
+    for part in (f"{count} observations", f"{held} kept as a summary (", f"{last.chunks_dropped} dropped (",
+                 f"{last.chunks_evicted} evicted (", "kept from 0.5 on"):  # fmt: skip
+        assert part in shown[1]
+    sentence = "measured: The cache keeps no chunks by score (cache_policy window)"
+    assert sentence in (tmp_path / "window" / "report.html").read_text()
+    both = compare(tmp_path / "gated", tmp_path / "window", tmp_path / "both").read_text()
+    assert both.count('class="picture"') == 1 and f"window: {sentence}" in both
+    both = compare(tmp_path / "gated", tmp_path / "gated", tmp_path / "both").read_text()
+    assert both.count('class="picture"') == 2
+
+
+def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path) -> None:
+    values = options().values
+    machines = machine_options(values, SPEC)
+    service = ReplayService(ToyPolicy(), machines.engine, camera_options(values["observer"]), Clock())
+    frames = dict.fromkeys(("front", "wrist"), (TYPES["/front/image"], image(picture(3), BEGIN_NS)))
+
+    def prefill(episode: int, sequence: int) -> None:
+        request = ObserveRequest(episode, sequence, Reason.START)
+        assert service.prefill(Snapshot(request, frames, 0.0, 0.0, np.zeros(3), "go"), None) is not None
+
+    service.begin(1)
+    prefill(1, 0)
+    assert list(service.observed) == list(service.pictures) == [at.sequence for at in service.cache] == [0]
+    service.begin(2)
+    prefill(1, 1)
+    assert not service.observed and not service.pictures and not service.cache
+    prefill(2, 0)
+    assert [at.full_tokens for at in service.cache] == [TOKENS]

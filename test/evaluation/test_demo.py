@@ -10,8 +10,8 @@ import pytest
 from episodes import make_episode
 from rich.console import Console
 
-from streaming_vla.evaluation.records import EpisodeRecord, Scene
-from streaming_vla.nodes.demo import MODES, representative_pair
+from streaming_vla.evaluation.records import CacheAt, EpisodeRecord, Scene
+from streaming_vla.nodes.demo import MODES, _present, representative_pair
 from streaming_vla.nodes.demo_display import Display
 from streaming_vla.nodes.demo_options import DemoOptions
 from streaming_vla.parameters.spec import check
@@ -58,6 +58,21 @@ def test_the_timeline_shows_a_scene_that_both_modes_solve() -> None:
     assert [record.task for record in pair] == ["push", "push"]
     assert [record.mode for record in pair] == ["synchronous", "streaming"]
     assert representative_pair(_pair("door-open", 1, True)) is None
+
+
+def test_the_report_tells_what_the_cache_held(tmp_path: Path) -> None:
+    records = _pair("door-open", 2, True)
+    for record in records:
+        grown = [CacheAt(record.begin_s + n, n, "window", 25, 9e3, 25 * (n + 1), 9e3, 0, n, 0, ()) for n in range(3)]
+        record.cache = grown
+    _present(records, Console(file=io.StringIO()), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    for mode in MODES:
+        assert (
+            f"<p>{mode}: The cache keeps no chunks by score (cache_policy window): at the end it held 25 of 75 tokens "
+            "as they were, the newest ones.</p>"
+        ) in html
+    assert 'aria-label="KiB over time"' in html
 
 
 def test_without_a_terminal_every_episode_is_one_line() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kv_cache import POLICY_NAMES, CacheSpec, Gate, GateConfig, SessionCache, make_policy
+from kv_cache import POLICY_NAMES, CacheSpec, CacheStats, Gate, GateConfig, SessionCache, make_policy
 from streaming_vla.evaluation.chunk_log import ChunkFate, ChunkLog, Fate
 from streaming_vla.evaluation.memory_map import MemoryMap, draw_memory_map, map_of_episode
 from streaming_vla.evaluation.memory_outcome import fates_by_observation, held_observations, outcome_of
@@ -32,13 +32,17 @@ class Flown:
         made = make_policy(policy, **cast(Any, sizes), gate=gate, threshold=threshold, keep_rate=0.5)
         self.cache, self.chunks = SessionCache(SPEC, made), ChunkLog()
         self.recorded = ChunkLog()
+        self.told: list[CacheStats] = []
+        self.held: list[tuple[int, ...]] = []
         self.looks = [10 * number for number in range(observations)]
         self.pictures = [np.full((8, 8, 3), 5 * number, np.uint8) for number in range(observations)]
         for _ in range(observations):
             self.cache.append(*torch.randn(2, 2, 1, BLOCK, 4))
             stats = self.cache.stats()
             told = (stats.chunks_kept, stats.chunks_dropped, stats.chunks_evicted, stats.scores)
-            self.chunks.add(*told, (number for number, _ in self.cache.kept_chunks()))
+            self.told.append(stats)
+            self.held.append(tuple(number for number, _ in self.cache.kept_chunks()))
+            self.chunks.add(*told, self.held[-1])
             self.recorded.add(*told)
 
 

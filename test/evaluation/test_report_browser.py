@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -11,11 +12,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from episodes import make_episode
 
+from streaming_vla.evaluation.chunk_log import Fate
+from streaming_vla.evaluation.memory_map import MemoryMap, draw_memory_map
 from streaming_vla.evaluation.report_html import make_run, page
 from streaming_vla.evaluation.results import aggregate
 
@@ -82,10 +84,19 @@ def browser() -> str:
     return path
 
 
-def run(name: str) -> dict[str, Any]:
+def memory_map() -> dict[str, str]:
+    """Return the map of an episode of 40 observations with every fate, as a report holds it."""
+    order = (Fate.EVICTED, Fate.KEPT, Fate.DROPPED, Fate.WINDOW)
+    fates = [(fate, None if fate is Fate.WINDOW else 0.3 * (1 + number % 3)) for fate in order for number in range(10)]
+    pictures = [np.full((96, 96, 3), 6 * number, np.uint8) for number in range(40)]
+    drawn, map_of = io.BytesIO(), MemoryMap("bag: open the drawer\ncache gated", pictures, fates, 0.5)
+    draw_memory_map(map_of, drawn)
+    return {"data": base64.b64encode(drawn.getvalue()).decode(), "about": map_of.in_words()}
+
+
+def run(name: str, **memory: Any) -> dict[str, Any]:
     record = make_episode(name)
     curve = [[0.1 * step, abs(np.sin(step))] for step in range(40)]
-    _, data = cv2.imencode(".png", np.full((120, 900, 3), 200, np.uint8))
     numbers = {
         **aggregate([record]),
         "action_error": {
@@ -96,11 +107,10 @@ def run(name: str) -> dict[str, Any]:
         "bags": [{"bag": "b", "problems": ["/a/rather/long/path/of/a/recording/robot_2026-11-26T14-00-00 breaks off"]}],
     }  # fmt: skip
     actions = {part: {"replayed": curve, "recorded": curve} for part in ("dx", "dy", "dz", "gripper")}
-    memory_map = {"data": base64.b64encode(data.tobytes()).decode(), "about": "The memory of one episode."}
     parameters = "observer:\n  camera_topics: [" + "a_rather_long_topic/image, " * 20 + "]\n"
     return make_run(
         name, [record], numbers, parameters, saliency=curve, kv_bytes=[[t, 1e5 + 1e6 * v] for t, v in curve],
-        kv_full_bytes=[[t, 1e7 * t] for t, _ in curve], chunks_kept=curve, actions=actions, memory_map=memory_map,
+        kv_full_bytes=[[t, 1e7 * t] for t, _ in curve], chunks_kept=curve, actions=actions, **memory,
     )  # fmt: skip
 
 
@@ -121,11 +131,16 @@ def look(browser: str, text: str, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def test_the_page_is_whole_on_a_laptop_and_on_a_phone(browser: str, tmp_path: Path) -> None:
-    found, said = look(browser, page("Two runs", "Of the same bag.", [run("synchronous"), run("streaming")]), tmp_path)
+    why = {"about": "The cache keeps no chunks by score (cache_policy window): it held the newest 25 tokens."}
+    runs = [
+        run(name, memory_map=memory)
+        for name, memory in (("synchronous", memory_map()), ("streaming", memory_map()), ("without", why))
+    ]
+    found, said = look(browser, page("Three runs", "Of the same bag.", runs), tmp_path)
     assert set(found) == {str(width) for width in WIDTHS_PX}
     for width, seen in found.items():
         assert not seen["problems"], f"{width} px: {seen['problems']}"
-        assert seen["images"] == 2 * 2 * 12 + 2  # two runs of two cameras, and a map of the memory each
+        assert seen["images"] == 3 * 2 * 12 + 2  # three runs of two cameras, and two maps of the memory
         assert seen["drawings"] > 12
         assert seen["figures"] > seen["images"]
         assert seen["scripts"] == 0

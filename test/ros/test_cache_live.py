@@ -1,4 +1,4 @@
-"""The gated cache of the inference node: threshold and budget change while it runs, and its statistics tell all."""
+"""The gated cache of the inference node: its statistics give the memory map, and it is tuned while it runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.
         cache_budget=10 * spec.tokens_per_observation,
     )
     probe.wait_for_nodes("inference")
-    return probe, spec, suite
+    return probe, spec, suite, str(gate)
 
 
 def put(probe: Any, name: str, value: Any) -> Any:
@@ -44,7 +44,7 @@ def put(probe: Any, name: str, value: Any) -> Any:
     return probe.call(SetParameters, "/inference/set_parameters", parameters=parameters).results[0]
 
 
-def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: Any) -> Any:
+def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: Any, episode: int = 2) -> Any:
     """Send observations one by one and return the statistics after the last."""
     from sensor_msgs.msg import CompressedImage
     from streaming_vla_interfaces import msg as wire
@@ -55,9 +55,8 @@ def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: 
         picture = np.full((spec.image_size, spec.image_size, 3), 9 * number, np.uint8)
         data = bytes(encode_frame(picture, spec.image_size))
         images = [CompressedImage(format="jpeg", data=data) for _ in spec.cameras]
-        message = wire.Observation(
-            session=SESSION, episode=1, sequence=number, instruction="reach", cameras=list(spec.cameras), images=images
-        )
+        message = wire.Observation(session=SESSION, episode=episode, sequence=number, reason=1)
+        message.instruction, message.cameras, message.images = "reach", list(spec.cameras), images
         message.state = [0.0] * spec.state_size
         before = len(heard)
         publisher.publish(message)
@@ -65,10 +64,38 @@ def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: 
     return heard[-1][1]
 
 
+def test_what_is_recorded_gives_the_memory_map(inference: Any) -> None:
+    from streaming_vla_interfaces import msg as wire
+
+    from streaming_vla.evaluation.memory_series import memory_series
+    from streaming_vla.evaluation.records import EpisodeRecord
+    from streaming_vla.nodes.recording import Recorder
+    from streaming_vla.parameters.tables import table
+
+    probe, spec, _, gate = inference
+    recorder = Recorder(probe.node)
+    heard = probe.record(wire.KvCacheStats, "/kv_cache_stats")
+    publisher = probe.publisher(wire.Observation, "/observation")
+    probe.wait(lambda: probe.node.count_publishers("/kv_cache_stats"), "nobody tells of the cache")
+    observe(probe, spec, heard, range(OBSERVATIONS), publisher, episode=1)
+    probe.spin(0.3)
+    record = EpisodeRecord("streaming", "reach", 0, "reach", 1, 0.05, 0.0, end_s=float("inf"))
+    recorder.fill(record)
+    assert [at.sequence for at in record.cache] == sorted(record.pictures) == list(range(OBSERVATIONS))
+    changes = {"cache_policy": "gated", "cache_gate": gate, "cache_recent": spec.tokens_per_observation}
+    given = {name: parameter.default for name, parameter in table("inference").items()} | changes
+    given |= {"cache_chunk": spec.tokens_per_observation, "cache_budget": 10 * spec.tokens_per_observation}
+    series = memory_series(record, given)
+    assert [count for _, count in series["chunks_kept"]] == list(range(1, OBSERVATIONS))
+    about = series["memory_map"]["about"]
+    assert f"{OBSERVATIONS - 1} kept as a summary (0 to {OBSERVATIONS - 2}); 1 in the window" in about
+    assert series["memory_map"]["data"]
+
+
 def test_budget_and_threshold_are_set_live_and_told(inference: Any) -> None:
     from streaming_vla_interfaces import msg as wire
 
-    probe, spec, suite = inference
+    probe, spec, suite, _ = inference
     block = spec.tokens_per_observation
     heard = probe.record(wire.KvCacheStats, "/kv_cache_stats")
     publisher = probe.publisher(wire.Observation, "/observation")

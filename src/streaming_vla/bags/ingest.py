@@ -19,9 +19,9 @@ from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
 from streaming_vla.pictures.decode import TYPES as PICTURE_TYPES
 from streaming_vla.pictures.decode import check_message
+from streaming_vla.robot_state import TYPES as STATE_TYPES
+from streaming_vla.robot_state import StateReader
 
-ARRAY, JOINTS = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
-STATE_TYPES = (ARRAY, JOINTS)
 OWN_PACKAGE = "streaming_vla_interfaces"
 NS = 1e-9
 
@@ -34,8 +34,9 @@ class IngestOptions:
         camera_topics: picture topic of each camera, in the policy's order of cameras.
         state_topic: topic of the robot's state.
         others: more topics that are handed over where the bag has them.
-        joints: names of the joints whose positions are the state, in order; for JointState, () takes all.
+        joints: names of the joints whose positions are the state, in order, see StateReader; for JointState.
         namespace: of the robot in the bag.
+        state_size: numbers of the state; None takes any.
     """
 
     camera_topics: Mapping[str, str]
@@ -43,6 +44,7 @@ class IngestOptions:
     others: tuple[str, ...] = ()
     joints: tuple[str, ...] = ()
     namespace: str = "/"
+    state_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Ingest:
                 f"{names or 'none'}: set the observer's robot_state_topic"
             )
         self._state = self._checked(state, STATE_TYPES)
+        self._values = StateReader(self._state.type, self.options.joints, self.options.state_size)
         self.retime: Callable[[RawMessage], RawMessage] | None = None  # see Bag.messages
         self._others = {topic.name: name for name in self.options.others if (topic := self._find(name)) is not None}
 
@@ -148,16 +151,6 @@ class Ingest:
         if raw.topic == self._state.name:
             return State(time_s, self._values(message))
         return Said(time_s, self._others[raw.topic], message)
-
-    def _values(self, message: Any) -> npt.NDArray[np.float64]:
-        if self._state.type == ARRAY:
-            return np.array(message.data, dtype=np.float64)
-        places = {name: place for place, name in enumerate(message.name)}
-        names = self.options.joints or tuple(message.name)
-        missing = [name for name in names if name not in places]
-        if missing:
-            raise ValueError(f"joint {', '.join(missing)} is not among {', '.join(message.name)}")
-        return np.array([message.position[places[name]] for name in names], dtype=np.float64)
 
     def _find(self, name: str) -> Topic | None:
         space = "/" + self.options.namespace.strip("/")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 
 class Fate(enum.Enum):
-    """Where the tokens of a chunk are at the end."""
+    """Where the tokens of a chunk are at the end; the values are for readers."""
 
-    KEPT = "kept"  # as a summary
+    KEPT = "kept as a summary"
     DROPPED = "dropped"
     EVICTED = "evicted"  # was a summary until the budget was used up
     WINDOW = "in the window"

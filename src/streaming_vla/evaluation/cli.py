@@ -136,27 +136,30 @@ def export(
     from streaming_vla.bags.steps import StepOptions, episodes
     from streaming_vla.evaluation.machine_options import all_values
     from streaming_vla.pictures.encode import camera_options
+    from streaming_vla.robot_state import joints_of
 
     try:
         values = all_values(params)
         observer, generator = values["observer"], values["generator"]
         period_s = float(generator["control_period_s"])
         topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
-        ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), (), namespace)
+        joints = joints_of(observer)
+        ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), joints, namespace)
         turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
         steps = StepOptions(period_s, observer["image_size"], action_topic, instruction, turned)
 
         def all_episodes() -> Any:
             for path in bags:
                 with Bag(path) as bag:
-                    yield from episodes(Ingest(bag, ingest), steps)
-                    for problem in bag.problems:
+                    heard = Ingest(bag, ingest)
+                    yield from episodes(heard, steps)
+                    for problem in (*bag.problems, *heard.said.values()):
                         print(problem, file=sys.stderr)
 
         names = tuple(generator["action_names"])
         found = all_episodes()
         first = next(found, None)
-        state = tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
+        state = joints or tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
         facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, names)
 
         def with_first() -> Any:

@@ -79,13 +79,21 @@ def machine_options(values: Mapping[str, Values], spec: PolicySpec) -> MachineOp
         monitor=_make(MonitorOptions, {**values["saliency_monitor"], "action_absolute": layout.absolute}),
         generator=_make(GeneratorOptions, values["generator"]),
         executor=_make(ExecutorOptions, {**values["executor"], "limits": limits}),
-        engine=_engine_options(values["inference"], spec),
+        engine=engine_options(values["inference"], spec.tokens_per_observation),
     )
 
 
-def _engine_options(values: Values, spec: PolicySpec) -> EngineOptions:
+def engine_options(values: Values, block: int) -> EngineOptions:
+    """Return the engine's options for one robot from the parameters of the inference node.
+
+    Args:
+        block: tokens of an observation.
+
+    Raises:
+        ValueError: a value is out of range, or the gate cannot be loaded.
+    """
     given = {key if key == "cache_policy" else key.removeprefix("cache_"): value for key, value in values.items()}
-    given.update(recent=given["recent"] or spec.tokens_per_observation, max_sessions=1, contexts_kept=CONTEXTS_KEPT)
+    given.update(recent=given["recent"] or block, max_sessions=1, contexts_kept=CONTEXTS_KEPT)
     name = given.pop("gate", "")
     loaded = load_gate(find_model(name)) if name else None
     if loaded is not None:

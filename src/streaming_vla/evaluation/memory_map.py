@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from streaming_vla.evaluation.chunk_log import Fate
+from kv_cache.policies.base import CachePolicy
+from streaming_vla.evaluation.chunk_log import ChunkLog, Fate
 from streaming_vla.evaluation.memory_outcome import fates_by_observation
 from streaming_vla.evaluation.pilot import Pilot
+from streaming_vla.evaluation.records import EpisodeRecord
 from streaming_vla.robots.memory_episode import MemoryEpisode
 
 COLOURS = {Fate.KEPT: "#1a7f37", Fate.DROPPED: "#d0d7de", Fate.EVICTED: "#bf8700", Fate.WINDOW: "#0969da"}
+HATCHES = {Fate.EVICTED: "////"}  # who cannot tell green from brown can tell kept from evicted
+INCHES, DPI = (11.0, 4.0), 150  # letters can be read where it is as wide as a page
+LARGEST_INCHES = 0.62  # of a picture in the row
 SHOWN = 24  # pictures that fit into the row
+NAMED = 12  # stretches of observations that are named in words
+TITLE_CHARACTERS = 60  # of an instruction
 FAINT = "#57606a"
+Picture = npt.NDArray[np.uint8] | bytes
 
 
 @dataclass(frozen=True)
@@ -30,17 +45,31 @@ class MemoryMap:
 
     Args:
         title: one line.
-        pictures: [S, S, 3] each, one per observation.
+        pictures: one per observation: [S, S, 3] RGB, or its JPEG; empty where it is not known.
         fates: what became of each observation, and its score where there is one.
         threshold: least score that is kept; None where there is none.
         marks: first observation and name of every part of the episode.
     """
 
     title: str
-    pictures: Sequence[npt.NDArray[np.uint8]]
+    pictures: Sequence[Picture]
     fates: Sequence[tuple[Fate, float | None]]
     threshold: float | None = None
     marks: Sequence[tuple[int, str]] = ()
+
+    def in_words(self) -> str:
+        """Return what the map shows, for those who cannot see it."""
+        told = []
+        for fate in COLOURS:
+            numbers = [number for number, (own, _) in enumerate(self.fates) if own is fate]
+            if numbers:
+                told.append(f"{len(numbers)} {fate.value} ({_stretches(numbers)})")
+        text = f"Memory map of {len(self.fates)} observations: {'; '.join(told)}."
+        scores = [score for _, score in self.fates if score is not None]
+        if scores:
+            text += f" Scores from {min(scores):.3g} to {max(scores):.3g}"
+            text += "." if self.threshold is None else f", kept from {self.threshold:.3g} on."
+        return text
 
 
 def map_of_episode(pilot: Pilot, block: int, task: str, seed: int, memory: MemoryEpisode | None) -> MemoryMap:
@@ -51,8 +80,6 @@ def map_of_episode(pilot: Pilot, block: int, task: str, seed: int, memory: Memor
         memory: the episode of a memory task, whose parts are marked.
     """
     policy, stats = pilot.cache.policy, pilot.cache.stats()
-    sizes = policy.sizes
-    fates = fates_by_observation(pilot.chunks.fates(), len(pilot.looks), sizes.sinks, sizes.chunk, block)
     marks: list[tuple[int, str]] = []
     if memory is not None:
         parts = ((0, "cue"), (memory.cue_steps, "wait"), (memory.cue_steps + memory.wait_steps, "choice"))
@@ -63,12 +90,34 @@ def map_of_episode(pilot: Pilot, block: int, task: str, seed: int, memory: Memor
         f"{task}, seed {seed}, cache {policy.name}: {stats.tokens} of {stats.full_tokens} tokens held, "
         f"{stats.bytes / 1024:.0f} of {stats.full_bytes / 1024:.0f} KiB"
     )
-    threshold = policy.least_score if policy.scored and math.isfinite(policy.least_score) else None
-    return MemoryMap(title, pilot.pictures, fates, threshold, marks)
+    fates = _fates(pilot.chunks, len(pilot.looks), policy, block)
+    return MemoryMap(title, pilot.pictures, fates, _threshold(policy), marks)
 
 
-def draw_memory_map(map_of: MemoryMap, path: Path) -> None:
-    """Write the map as a picture.
+def map_of_record(record: EpisodeRecord, policy: CachePolicy, block: int) -> MemoryMap:
+    """Return the map of an episode whose record tells of its cache.
+
+    Args:
+        policy: of that cache.
+        block: tokens of an observation.
+    """
+    log = ChunkLog()
+    for at in record.cache:
+        log.add(at.chunks_kept, at.chunks_dropped, at.chunks_evicted, at.scores, at.held)
+    last = record.cache[-1]
+    count = last.full_tokens // block
+    sequences = {at.full_tokens // block - 1: at.sequence for at in record.cache}
+    pictures = [record.pictures.get(sequences.get(number, -1), b"") for number in range(count)]
+    said = textwrap.shorten(record.instruction, TITLE_CHARACTERS, placeholder=" ...")
+    title = (
+        f"{record.task}: {said}\ncache {last.policy}: {last.tokens} of {last.full_tokens} tokens held, "
+        f"{last.bytes / 1024:.0f} of {last.full_bytes / 1024:.0f} KiB"
+    )
+    return MemoryMap(title, pictures, _fates(log, count, policy, block), _threshold(policy))
+
+
+def draw_memory_map(map_of: MemoryMap, file: Path | io.BytesIO) -> None:
+    """Write the map as a picture, PNG where the file has no name.
 
     Raises:
         ValueError: there is no observation, or not as many pictures as fates.
@@ -76,39 +125,51 @@ def draw_memory_map(map_of: MemoryMap, path: Path) -> None:
     count = len(map_of.fates)
     if not count or len(map_of.pictures) != count:
         raise ValueError(f"memory map: {len(map_of.pictures)} pictures of {count} observations, expected one of each")
-    figure = Figure(figsize=(16, 4.2), layout="constrained")
-    frames, scores = figure.subplots(2, 1, height_ratios=(0.9, 1.6), sharex=True)
+    figure = Figure(figsize=INCHES, layout="constrained")
+    frames, scores = figure.subplots(2, 1, height_ratios=(1.0, 2.0), sharex=True)
     _draw_frames(frames, map_of)
     _draw_scores(scores, map_of)
-    figure.suptitle(map_of.title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(map_of.title, x=0.01, ha="left", fontsize=11)  # a phone shows the left part first
+    figure.savefig(file, dpi=DPI)
+
+
+def _fates(log: ChunkLog, count: int, policy: CachePolicy, block: int) -> list[tuple[Fate, float | None]]:
+    return fates_by_observation(log.fates(), count, policy.sizes.sinks, policy.sizes.chunk, block)
+
+
+def _threshold(policy: CachePolicy) -> float | None:
+    return policy.least_score if policy.scored and math.isfinite(policy.least_score) else None
 
 
 def _draw_frames(axes: Axes, map_of: MemoryMap) -> None:
-    """Draw evenly spread pictures, each framed in the colour of its observation's fate."""
+    """Draw evenly spread pictures, each under the colour of its observation's fate."""
     count = len(map_of.fates)
-    every = count / min(count, SHOWN)
-    for place in range(min(count, SHOWN)):
+    shown = min(count, SHOWN)
+    every = count / shown
+    points = 72 * min(0.9 * INCHES[0] / shown, LARGEST_INCHES)
+    for place in range(shown):
         number = int((place + 0.5) * every)
         left, right = place * every - 0.5, (place + 1) * every - 0.5
-        margin = 0.04 * every
-        axes.imshow(
-            map_of.pictures[number], extent=(left + margin, right - margin, 0.0, 1.0), aspect="auto", origin="upper"
-        )
-        axes.text((left + right) / 2, -0.08, str(number), ha="center", va="top", fontsize=7, color=FAINT)
-        axes.plot((left + margin, right - margin), (1.05, 1.05), color=COLOURS[map_of.fates[number][0]], linewidth=3)
-    axes.set(xlim=(-0.5, count - 0.5), ylim=(-0.3, 1.1))
+        middle, margin = (left + right) / 2, 0.04 * every
+        pixels = _pixels(map_of.pictures[number])
+        if pixels is not None:
+            drawn = AnnotationBbox(OffsetImage(pixels, zoom=points / pixels.shape[1]), (middle, 0.5), frameon=False)
+            drawn.set_in_layout(False)
+            axes.add_artist(drawn)
+        axes.text(middle, 0.0, str(number), ha="center", va="top", fontsize=8, color=FAINT)
+        axes.plot((left + margin, right - margin), (1.0, 1.0), color=COLOURS[map_of.fates[number][0]], linewidth=3)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(-0.25, 1.05))
     axes.axis("off")
 
 
 def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
     """Draw the score of every observation as a bar, and its fate as the colour of the strip below."""
     fates = map_of.fates
-    for fate, colour in COLOURS.items():
+    top = max([1.0, *(score for _, score in fates if score is not None)])
+    for fate in COLOURS:
         places = [number for number, (own, _) in enumerate(fates) if own is fate]
-        heights = [fates[number][1] or 0.0 for number in places]
-        axes.bar(places, heights, width=0.8, color=colour)
-        axes.bar(places, [0.08] * len(places), width=1.0, bottom=-0.14, color=colour)
+        axes.add_collection(_bars(fate, [(number, 0.8, 0.0, fates[number][1] or 0.0) for number in places]))
+        axes.add_collection(_bars(fate, [(number, 1.0, -0.14 * top, -0.06 * top) for number in places]))
     if map_of.threshold is not None:
         axes.axhline(map_of.threshold, color="#d1242f", linewidth=1, linestyle="--")
         axes.annotate(
@@ -120,19 +181,50 @@ def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
             ha="right",
             fontsize=8,
             color="#d1242f",
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1},
         )
     for number, name in map_of.marks:
         axes.axvline(number - 0.5, color=FAINT, linewidth=0.8)
-        axes.annotate(name, (number - 0.4, 1.04), fontsize=8, color=FAINT, va="bottom")
-    axes.set(xlabel="observation", ylabel="score", ylim=(-0.16, 1.14), yticks=(0.0, 0.5, 1.0))
+        axes.annotate(name, (number - 0.4, 1.04 * top), fontsize=8, color=FAINT, va="bottom")
+    axes.set(xlabel="observation", ylabel="score", ylim=(-0.16 * top, 1.14 * top))
+    axes.set_yticks((0.0, 0.5 * top, top))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     present = [fate for fate in COLOURS if any(own is fate for own, _ in fates)]
     axes.legend(
-        handles=[Patch(color=COLOURS[fate], label=fate.value) for fate in present],
-        loc="upper right",
+        handles=[Patch(**_look(fate), label=fate.value) for fate in present],
+        loc="upper left",
         ncols=len(present),
         fontsize=8,
         frameon=False,
-        bbox_to_anchor=(1.0, 1.16),
+        bbox_to_anchor=(0.0, 1.2),
     )
+
+
+def _bars(fate: Fate, bars: Sequence[tuple[int, float, float, float]]) -> PolyCollection:
+    """Return bars (middle, width, bottom, top) as one drawing: an hour has thousands."""
+    corners = [
+        [(x - width / 2, low), (x - width / 2, high), (x + width / 2, high), (x + width / 2, low)]
+        for x, width, low, high in bars
+    ]
+    return PolyCollection(corners, **_look(fate), linewidth=0)
+
+
+def _look(fate: Fate) -> dict[str, Any]:
+    return {"facecolor": COLOURS[fate], "edgecolor": "white", "hatch": HATCHES.get(fate, "")}
+
+
+def _pixels(picture: Picture) -> npt.NDArray[np.uint8] | None:
+    if isinstance(picture, np.ndarray):
+        return picture
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
+    return None if decoded is None else np.asarray(decoded[..., ::-1], np.uint8)
+
+
+def _stretches(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in words: "0 to 3, 7"."""
+    groups: Iterable[list[int]] = (
+        [number for _, number in group] for _, group in groupby(enumerate(numbers), lambda each: each[1] - each[0])
+    )
+    told = [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
+    return ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} stretches more" if len(told) > NAMED else "")

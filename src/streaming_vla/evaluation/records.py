@@ -7,6 +7,7 @@ may be compared; records of several machines must not be mixed in one episode.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,36 @@ class ContextAt:
 
 
 @dataclass(frozen=True)
+class CacheAt:
+    """The KV cache at `time_s`, when an observation was in it; the names are those of KvCacheStats.msg.
+
+    Args:
+        held: numbers of the chunks that are held as summaries; None where nobody tells.
+    """
+
+    time_s: float
+    sequence: int
+    policy: str
+    tokens: int
+    bytes: int
+    full_tokens: int
+    full_bytes: int
+    chunks_kept: int
+    chunks_dropped: int
+    chunks_evicted: int
+    scores: tuple[float, ...]
+    held: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, stats: Any, time_s: float, sequence: int, held: tuple[int, ...] | None = None) -> CacheAt:
+        """Return what CacheStats or KvCacheStats.msg say."""
+        return cls(
+            time_s, sequence, stats.policy, stats.tokens, stats.bytes, stats.full_tokens, stats.full_bytes,
+            stats.chunks_kept, stats.chunks_dropped, stats.chunks_evicted, tuple(stats.scores), held,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Frame:
     """A camera picture, [H, W, 3] uint8 RGB, taken at `time_s`."""
 
@@ -107,6 +138,8 @@ class EpisodeRecord:
     contexts: list[ContextAt] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    cache: list[CacheAt] = field(default_factory=list)  # after each prefill
+    pictures: dict[int, bytes] = field(default_factory=dict)  # JPEG of the first camera, by observation
     counters: dict[str, dict[str, int]] = field(default_factory=dict)  # per node, counted in this episode
 
     @property

@@ -33,6 +33,7 @@ from streaming_vla.pictures.decode import pixels_of
 from streaming_vla.pictures.encode import camera_options, square
 from streaming_vla.policy.contract import StreamingPolicy
 from streaming_vla.policy.layout import Vector
+from streaming_vla.robot_state import joints_of
 from streaming_vla.runtime.events import Action, Command
 from streaming_vla.runtime.executor import Executor
 from streaming_vla.runtime.generator import Generator
@@ -54,7 +55,6 @@ class ReplayedEpisode:
         record: of the replay.
         actions: that the replay sent to its executor.
         observed: what was prefilled: digest of JPEGs and state, by sequence.
-        cache: statistics of the KV cache after each prefill, by time.
         judged: saliencies with the context that they are of.
         live: what the bag's own suite did; empty for a bag of another robot.
     """
@@ -63,7 +63,6 @@ class ReplayedEpisode:
     live: LiveEpisode
     actions: list[Action] = field(default_factory=list)
     observed: dict[int, str] = field(default_factory=dict)
-    cache: list[tuple[float, Any]] = field(default_factory=list)
     judged: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -114,8 +113,9 @@ def replay(
     observer = options.values["observer"]
     topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
     others = (*LIVE_TOPICS, INSTRUCTION, options.action_topic)
+    state_topic, joints, size = observer["robot_state_topic"], joints_of(observer), policy.spec.state_size
     with Bag(path) as bag:
-        ingest = Ingest(bag, IngestOptions(topics, observer["robot_state_topic"], others, (), options.namespace))
+        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size))
         if not (options.instruction or ingest.has("episode") or ingest.has(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
@@ -186,8 +186,8 @@ class _Player:
         observer = options.values["observer"]
         self._cameras = tuple(observer["cameras"])
         self._pictures = camera_options(observer)
-        self._service = ReplayService(policy, machines.engine, self._pictures)
         clock = Clock()
+        self._service = ReplayService(policy, machines.engine, self._pictures, clock)
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
         period_s = machines.executor.control_period_s
@@ -286,31 +286,29 @@ class _Player:
         episode.judged = list(world.monitor.judged)
         world.tell("monitor", "stop_episode")
         self._hardware.follow(None, 0.0)
-        world.record = replace(record, states=[], requests=[], observations=[], contexts=[], spans=[], frames=[])
+        world.record = _emptied(record)
         episode.actions, world.actions = world.actions, []
-        episode.observed, self._service.observed = self._service.observed, {}
-        episode.cache, self._service.cache = self._service.cache, []
+        service = self._service
+        episode.observed, record.pictures, record.cache = service.observed, service.pictures, service.cache
+        service.begin()
         world.commands, world.flow_requests = [], []
         self.episodes.append(episode)
 
     def _begin(self, instruction: str) -> None:
         self.end()
         world = self._world
-        record = replace(
-            world.record, instruction=instruction, seed=len(self.episodes), begin_s=world.now,
-            states=[], requests=[], observations=[], contexts=[], spans=[], frames=[],
-        )  # fmt: skip
+        record = _emptied(world.record)
+        record.instruction, record.seed, record.begin_s = instruction, len(self.episodes), world.now
         world.record = record
         self._strip_s.clear()
         self._newest.clear()  # as the observer does
-        self._service.observed, self._service.cache = {}, []  # of a prefill that outlived its episode
         self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
-        self._service.clock = lambda: world.now
         times = self._times.episodes.get(self._number) if self._times is not None else None
         self._hardware.follow(times, self._bag_begin_s - self._clock_offset_s)
         world.start(instruction)
         assert world.episode is not None, "the monitor has just begun one"
         record.number = world.episode.number
+        self._service.begin(record.number)
 
     def _episode_said(self, message: Any) -> None:
         if not message.active:
@@ -339,3 +337,10 @@ class _Player:
             pixels_of(event.message, event.kind), STRIP_PIXELS, self._pictures[event.camera].rotation
         )[..., ::-1]
         self._running.record.frames.append(SeenFrame(self._world.now, event.camera, pixels))
+
+
+def _emptied(record: EpisodeRecord) -> EpisodeRecord:
+    """Return a record of the same robot without what has happened."""
+    return replace(
+        record, states=[], requests=[], observations=[], contexts=[], spans=[], frames=[], cache=[], pictures={}
+    )

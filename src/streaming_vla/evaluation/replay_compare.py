@@ -33,7 +33,11 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
     """
     episodes = [episode for each in replays for episode in each.episodes]
     if not episodes:
-        raise ValueError("the bags hold no episode in which every camera and the robot's state were heard")
+        said = "; ".join(problem for each in replays for problem in each.problems)
+        raise ValueError(
+            "the bags hold no episode in which every camera and the robot's state were heard"
+            + (f": {said}" if said else "")
+        )
     records = [episode.record for episode in episodes]
     numbers = aggregate(records)
     for name in ("success", "success_rate", "success_interval_95", "episode_s", "episode"):
@@ -198,10 +202,10 @@ def _reasons(reasons: Sequence[Reason]) -> dict[str, int]:
 
 
 def _cache(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
-    stats = [each for episode in episodes for _, each in episode.cache]
+    stats = [each for episode in episodes for each in episode.record.cache]
     if not stats:
         return {}
-    last = [episode.cache[-1][1] for episode in episodes if episode.cache]
+    last = [episode.record.cache[-1] for episode in episodes if episode.record.cache]
     return {
         "policy": stats[-1].policy,
         "bytes": asdict(summarise(each.bytes for each in stats)),

@@ -15,6 +15,7 @@ import yaml
 from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation.fleet import map_on_cluster
 from streaming_vla.evaluation.machine_options import all_values
+from streaming_vla.evaluation.memory_series import memory_series
 from streaming_vla.evaluation.replay import RECORDED, Replayed, ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, records_of, summarise_replays
 from streaming_vla.evaluation.report_html import Run, make_run
@@ -130,7 +131,8 @@ def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
         {node: {key: _plain(value) for key, value in values.items()} for node, values in job.values().items()},
         sort_keys=False,
     )
-    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names))
+    memory = memory_series(longest.record, job.values()["inference"])
+    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names), **memory)
 
 
 def _curves(episode: ReplayedEpisode, names: Sequence[str]) -> dict[str, Any]:
@@ -144,12 +146,8 @@ def _curves(episode: ReplayedEpisode, names: Sequence[str]) -> dict[str, Any]:
         }
         for place, name in enumerate(names)
     }
-    cache = [(time_s - begin_s, stats) for time_s, stats in episode.cache]
     return {
         "saliency": [[context_s[context], value] for context, value in episode.judged if context in context_s],
-        "kv_bytes": [[time_s, stats.bytes] for time_s, stats in cache],
-        "kv_full_bytes": [[time_s, stats.full_bytes] for time_s, stats in cache],
-        "chunks_kept": [[time_s, stats.chunks_kept] for time_s, stats in cache if stats.chunks_kept],
         "actions": actions,
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
+from streaming_vla.evaluation.records import CacheAt
+from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.evaluation.virtual_policy import SESSION, PolicyService
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.sessions import Sessions
@@ -21,18 +23,30 @@ from streaming_vla.runtime.events import ContextReady, Snapshot
 class ReplayService(PolicyService):
     """A service whose frames are (kind, message) of a bag.
 
+    Args:
+        pictures: how the messages of each camera become JPEG.
+        clock: of the run.
+
     Attributes:
-        observed: digest of what was prefilled, by sequence.
-        cache: time and statistics of the KV cache after each prefill.
+        observed: digest of what was prefilled, by sequence; of the episode that `begin` named.
+        pictures: JPEG of the first camera, likewise.
+        cache: the KV cache after each prefill, likewise.
     """
 
-    def __init__(self, policy: StreamingPolicy, options: EngineOptions, pictures: Mapping[str, PictureOptions]) -> None:
+    def __init__(
+        self, policy: StreamingPolicy, options: EngineOptions, pictures: Mapping[str, PictureOptions], clock: Clock
+    ) -> None:
         super().__init__(policy, recent=0, seed=0)
         self._sessions = Sessions(policy.spec, options)
-        self._pictures = pictures
-        self.clock: Callable[[], float] = lambda: 0.0
+        self._pictures, self._clock = pictures, clock
+        self.begin()
+
+    def begin(self, episode: int | None = None) -> None:
+        """Keep what is prefilled for `episode` from now on, None: nothing; a prefill may outlive its episode."""
+        self._episode = episode
         self.observed: dict[int, str] = {}
-        self.cache: list[tuple[float, Any]] = []
+        self.pictures: dict[int, bytes] = {}
+        self.cache: list[CacheAt] = []
 
     def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
@@ -44,9 +58,12 @@ class ReplayService(PolicyService):
         except ValueError:
             return None
         context = super().prefill(replace(snapshot, frames=frames), shift, pending)
-        if context is not None:
-            self.observed[snapshot.request.sequence] = digest(frames.values(), snapshot.state)
-            self.cache.append((self.clock(), self._sessions.find(SESSION).cache.stats()))
+        if context is not None and context.episode == self._episode:
+            cache = self._sessions.find(SESSION).cache
+            held = tuple(number for number, _ in cache.kept_chunks())
+            self.observed[context.sequence] = digest(frames.values(), snapshot.state)
+            self.pictures[context.sequence] = frames[self._policy.spec.cameras[0]]
+            self.cache.append(CacheAt.of(cache.stats(), self._clock.now, context.sequence, held))
         return context
 
 

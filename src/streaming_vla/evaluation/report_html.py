@@ -44,7 +44,8 @@ def make_run(
         parameters: YAML text.
         series: further curves: saliency [[s, value]], kv_bytes and kv_full_bytes [[s, bytes]], chunks_kept
             [[s, count]], actions {dimension: {replayed: [[s, value]], recorded: [[s, value]]}}; and memory_map, a
-            picture of what became of every chunk: {data: PNG in base64, about: what is seen, in words}.
+            picture of what became of every chunk: {data: PNG in base64, about: what is seen, in words}, without data
+            where there is none and `about` says why.
     """
     longest = max(records, key=lambda record: record.duration_s)
     return {
@@ -122,17 +123,18 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 _part(_draw_curves(runs, {"kv_bytes": "", "kv_full_bytes": " (full cache)"}, "KiB", KIB), KV_CAPTION),
                 _part(_draw_curves(runs, {"chunks_kept": ""}, "summaries kept"), CHUNKS_CAPTION),
             ],
+            _without_map(runs),
         ),
         _section(
             "Actions against the recording",
             [*_draw_actions(runs), _part(_draw_horizon(runs), HORIZON_CAPTION, "error over the horizon")],
         ),
     ]
-    return [section for section in made if section["parts"]]
+    return [section for section in made if section["parts"] or section["notes"]]
 
 
-def _section(title: str, parts: Sequence[dict[str, str]]) -> dict[str, Any]:
-    return {"title": title, "parts": [part for part in parts if part["drawing"]]}
+def _section(title: str, parts: Sequence[dict[str, str]], notes: Sequence[str] = ()) -> dict[str, Any]:
+    return {"title": title, "notes": list(notes), "parts": [part for part in parts if part["drawing"]]}
 
 
 def _part(drawing: str, caption: str, name: str = "") -> dict[str, str]:
@@ -173,8 +175,13 @@ def _draw_curves(runs: Sequence[Run], keys: Mapping[str, str], label: str, unit:
 
 
 def _draw_memory_map(run: Run) -> str:
-    picture = run.get("memory_map")
-    return charts.picture(picture["data"], picture["about"]) if picture else ""
+    picture = run.get("memory_map", {})
+    return charts.picture(picture["data"], picture["about"]) if picture.get("data") else ""
+
+
+def _without_map(runs: Sequence[Run]) -> list[str]:
+    told = {run["name"]: run.get("memory_map", {}) for run in runs}
+    return [f"{name}: {each['about']}" for name, each in told.items() if each and not each.get("data")]
 
 
 def _strip_caption(run: Run) -> str:
@@ -224,7 +231,8 @@ STRIP_CAPTION = (
 )
 STRIP_SALIENCY = " The bar is the predicted change, of the largest one."
 MEMORY_CAPTION = (
-    "Each chunk of the history: its picture, the gate's score, and whether it was kept, dropped or evicted."
+    "The longest episode, observation by observation: what the camera saw, the score that its chunk was judged by, and "
+    "what became of it. Above 24 observations pictures are left out, evenly spread."
 )
 HALTING_CAPTION = "How long the arm had nothing to execute at each hand-over, in milliseconds."
 LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin line) of each stage, in milliseconds."

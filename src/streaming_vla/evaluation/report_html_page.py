@@ -79,7 +79,8 @@ details summary { cursor: pointer; font-weight: 600; }
 </section>
 {% for chart in charts %}<section>
 <h2>{{ chart.title }}</h2>
-{% for part in chart.parts %}<figure>
+{% for note in chart.notes %}<p>{{ note }}</p>
+{% endfor %}{% for part in chart.parts %}<figure>
 {% if part.name %}<h3>{{ part.name }}</h3>{% endif %}
 {{ part.drawing | safe }}
 <figcaption>{{ part.caption }}</figcaption>

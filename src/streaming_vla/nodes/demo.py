@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from streaming_vla.evaluation.filmstrip import draw_filmstrip
+from streaming_vla.evaluation.memory_series import memory_series
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.report import comparison_table, summary_sentences
 from streaming_vla.evaluation.report_html import make_run, write_report
@@ -18,6 +19,7 @@ from streaming_vla.evaluation.timeline import draw_timeline
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.nodes.demo_display import Display
 from streaming_vla.nodes.demo_options import DemoOptions
+from streaming_vla.parameters.tables import table
 
 if TYPE_CHECKING:
     from streaming_vla.nodes.driver import Driver
@@ -86,7 +88,12 @@ def _present(records: Sequence[EpisodeRecord], console: Console, out: Path) -> N
         if record.problem:
             console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
     write_json(results, out / "results.json")
-    runs = [make_run(mode, [each for each in records if each.mode == mode], results[mode]) for mode in results]
+    inference = {name: parameter.default for name, parameter in table("inference").items()}
+    runs = []
+    for mode in results:
+        of_mode = [record for record in records if record.mode == mode]
+        longest = max(of_mode, key=lambda record: record.duration_s)
+        runs.append(make_run(mode, of_mode, results[mode], **memory_series(longest, inference)))
     about = f"{len(records)} episodes on the simulated robot, each scene once in every mode."
     written = [out / "results.json", write_report(out, "Demo: " + " and ".join(results), about, runs)]
     pair = representative_pair(records)

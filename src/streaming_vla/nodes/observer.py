@@ -20,6 +20,7 @@ from streaming_vla.nodes.pictures import camera_options, check_message, encode_m
 from streaming_vla.nodes.spin import run
 from streaming_vla.parameters.spec import Value
 from streaming_vla.pictures.decode import COMPRESSED, IMAGE, POINTS
+from streaming_vla.robot_state import ARRAY, JOINTS, StateReader, joints_of
 from streaming_vla.runtime.events import Episode, ObserveRequest, Snapshot
 from streaming_vla.runtime.observer import Observer, ObserverOptions
 
@@ -28,6 +29,7 @@ MESSAGES = {
     COMPRESSED: sensor_msgs.CompressedImage,
     POINTS: sensor_msgs.PointCloud2,
 }
+STATES = {ARRAY: Float64MultiArray, JOINTS: sensor_msgs.JointState}
 SILENT_S = 3.0
 ROBOT_STATE = "robot state"  # beside the cameras' names
 
@@ -55,7 +57,9 @@ class ObserverNode(SuiteNode):
             kind = options[camera].kind
             heard, taken = partial(self._heard, camera, kind), partial(self._on_picture, camera)
             self.listen(MESSAGES[kind], topic, heard, taken, BEST_EFFORT)
-        self.listen(Float64MultiArray, self.value("robot_state_topic"), self._state_from, self._on_state, BEST_EFFORT)
+        kind, topic = self.value("robot_state_type"), self.value("robot_state_topic")
+        self._read_state = StateReader(kind, joints_of(self.values()))
+        self.listen(STATES[kind], topic, self._state_from, self._on_state, BEST_EFFORT)
         self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
 
     def activate(self) -> None:
@@ -99,7 +103,7 @@ class ObserverNode(SuiteNode):
         topics = dict(zip(self.value("cameras"), self.value("camera_topics"), strict=True))
         topics[ROBOT_STATE] = self.value("robot_state_topic")
         silent = [name for name, heard_s in self._heard_s.items() if now - heard_s > SILENT_S]
-        problem = "; ".join(f"'{name}' sends nothing on '{self.resolve_topic_name(topics[name])}'" for name in silent)
+        problem = "; ".join(self._silence(name, self.resolve_topic_name(topics[name])) for name in silent)
         if problem:
             types = self.get_topic_names_and_types()
             sending = [name for name, kinds in types if MESSAGES.keys() & set(kinds) and self._is_sent(name)]
@@ -107,6 +111,15 @@ class ObserverNode(SuiteNode):
             self.get_logger().warning(problem, throttle_duration_sec=10.0)
         counters = self._machine.counters.as_dict() if self._machine is not None else {}
         return problem, {"observations": self._sent, **counters}
+
+    def _silence(self, name: str, topic: str) -> str:
+        state = name == ROBOT_STATE
+        kind = self.value("robot_state_type") if state else camera_options(self.values())[name].kind
+        sent = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
+        if not sent or kind in sent:
+            return f"'{name}' sends nothing on '{topic}'"
+        parameter = "robot_state_type" if state else "camera_types"
+        return f"'{name}' sends {', '.join(sorted(sent))} on '{topic}', expected {kind}: set {parameter}"
 
     def _is_sent(self, topic: str) -> bool:
         return bool(self.count_publishers(topic))
@@ -123,9 +136,9 @@ class ObserverNode(SuiteNode):
         self._heard_s[camera] = time.monotonic()  # what is refused was sent all the same
         return check_message(message, kind)
 
-    def _state_from(self, message: Float64MultiArray) -> Any:
+    def _state_from(self, message: Any) -> Any:
         self._heard_s[ROBOT_STATE] = time.monotonic()
-        return message.data
+        return self._read_state(message)
 
     def _on_picture(self, camera: str, message: Any) -> None:
         if self._machine is not None:

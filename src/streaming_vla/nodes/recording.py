@@ -15,6 +15,7 @@ from sensor_msgs.msg import Image
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.evaluation.records import (
+    CacheAt,
     ContextAt,
     EpisodeRecord,
     Frame,
@@ -32,7 +33,7 @@ Counts = dict[str, dict[str, int]]  # per node
 
 FRAME_PERIOD_S = 0.2  # film strips need no more
 OF_EPISODE = {"queue_depth", "executed", "hand_overs"}  # figures that start again with an episode: no counters
-KINDS = ("states", "requests", "observations", "contexts", "spans")
+KINDS = ("states", "requests", "observations", "pictures", "contexts", "cache", "spans")
 
 
 def seconds(stamp: Time) -> float:
@@ -56,8 +57,9 @@ class Recorder:
         self.heard_s: dict[str, float] = {}  # when each node's diagnostics came
         self._listen(wire.ExecutionState, "execution_state", "states", _state, reliable(200))
         self._listen(wire.ObserveRequest, "observe_request", "requests", _request, reliable(10))
-        self._listen(wire.Observation, "observation", "observations", _observation, reliable(10))
+        self._listen(wire.Observation, "observation", "observations", self._observed, reliable(10))
         self._listen(wire.Context, "context", "contexts", _context, reliable(10))
+        self._listen(wire.KvCacheStats, "kv_cache_stats", "cache", _cache, reliable(10))
         self._listen(wire.StageSpan, "spans", "spans", _span, SPANS)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, reliable(50))
         for camera in cameras:
@@ -86,7 +88,8 @@ class Recorder:
         record.states = sorted((at for at in kept["states"] if at.time_s <= record.end_s), key=lambda at: at.time_s)
         record.requests = [at for at in kept["requests"] if at.time_s <= record.end_s]
         record.contexts = [at for at in kept["contexts"] if at.time_s <= record.end_s]
-        record.observations = kept["observations"]
+        record.cache = [at for at in kept["cache"] if at.time_s <= record.end_s]
+        record.observations, record.pictures = kept["observations"], dict(kept["pictures"])
         record.spans = sorted((at for at in kept["spans"] if at.begin_s <= record.end_s), key=lambda at: at.begin_s)
         for camera, pictures in self._pictures.items():
             record.frames += [
@@ -99,6 +102,11 @@ class Recorder:
             self._kept[message.episode][kind].append(convert(message))
 
         self._node.create_subscription(message_type, topic, receive, qos)
+
+    def _observed(self, message: wire.Observation) -> ObservationAt:
+        if message.images:
+            self._kept[message.episode]["pictures"].append((message.sequence, bytes(message.images[0].data)))
+        return _observation(message)
 
     def _picture_keeper(self, camera: str) -> Callable[[bytes], None]:
         kept = self._pictures[camera]
@@ -151,6 +159,10 @@ def _context(message: wire.Context) -> ContextAt:
     return ContextAt(
         seconds(message.header.stamp), message.sequence, message.tokens, message.prefill_s, message.queued_s
     )
+
+
+def _cache(message: wire.KvCacheStats) -> CacheAt:
+    return CacheAt.of(message, seconds(message.header.stamp), message.sequence)
 
 
 def _span(message: wire.StageSpan) -> Span:

@@ -31,7 +31,20 @@ OBSERVER = (
         low=0,
         high=270,
     ),
-    Parameter("robot_state_topic", "robot_state", "Topic of the robot's state (std_msgs/Float64MultiArray)."),
+    Parameter("robot_state_topic", "robot_state", "Topic of the robot's state, in the policy's order."),
+    Parameter(
+        "robot_state_type",
+        "std_msgs/msg/Float64MultiArray",
+        "Message type of the robot's state: Float64MultiArray, which is the state, or JointState, whose positions are. "
+        "Of a bag its own type counts.",
+        choices=("std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"),
+    ),
+    Parameter(
+        "robot_state_joints",
+        ("",),
+        "For JointState: joints whose positions are the state, in the policy's order; one empty name takes every joint "
+        "in the order of the first message.",
+    ),
     Parameter("image_size", 96, "Width and height of the policy's pictures.", "px", low=16, high=1024),
     Parameter("jpeg_quality", 92, "Quality of the encoded pictures.", low=1, high=100, live=True),
     Parameter(

@@ -1,0 +1,87 @@
+"""The robot's state from a message: the same code for the live observer and for bags. No rclpy.
+
+A message is anything with the fields of its ROS type: those of rclpy and those that are read from a bag are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ARRAY, JOINTS = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
+TYPES = (ARRAY, JOINTS)
+EVERY_JOINT = ("",)  # of a parameter, which must not be an empty list
+
+
+def joints_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the joints whose positions are the state, () for every joint, from the parameters of the observer.
+
+    Raises:
+        ValueError: a joint is named twice or has no name, or the state is no JointState.
+    """
+    joints: tuple[str, ...] = values["robot_state_joints"]
+    if joints == EVERY_JOINT:
+        return ()
+    if "" in joints or len(set(joints)) != len(joints):
+        raise ValueError(f"robot_state_joints is {list(joints)}, expected the name of every joint once")
+    if values["robot_state_type"] != JOINTS:
+        raise ValueError(
+            f"robot_state_joints names {', '.join(joints)}, but robot_state_type is {values['robot_state_type']}, "
+            f"which has no joints: set it to {JOINTS}"
+        )
+    return joints
+
+
+class StateReader:
+    """Turns the messages of one topic into states.
+
+    Args:
+        kind: message type, one of TYPES.
+        joints: names of the joints whose positions are the state, in order; () takes those of the first JointState, in
+            its order, for all that follow.
+        size: numbers that the policy needs; None where nobody knows.
+    """
+
+    def __init__(self, kind: str, joints: Sequence[str] = (), size: int | None = None) -> None:
+        self._kind, self._joints, self._size = kind, tuple(joints), size
+
+    def __call__(self, message: Any) -> npt.NDArray[np.float64]:
+        """Return the state [state_size]: numbers as they are, or joint positions (rad, m).
+
+        Raises:
+            ValueError: a joint is missing, twice there or at no finite position, names and positions do not match, or
+                the state has another size.
+        """
+        state = self._positions(message) if self._kind == JOINTS else np.array(message.data, dtype=np.float64)
+        if self._size is not None and len(state) != self._size:
+            raise ValueError(
+                f"the state has {len(state)} numbers, the policy needs {self._size}: set the observer's "
+                "robot_state_topic and robot_state_joints to what the policy was trained with"
+            )
+        return state
+
+    def _positions(self, message: Any) -> npt.NDArray[np.float64]:
+        names = tuple(message.name)
+        if not names or len(message.position) != len(names):
+            raise ValueError(
+                f"{len(message.position)} positions for {len(names)} joints, expected a position for every joint"
+            )
+        wanted = self._joints or names
+        places = {name: place for place, name in enumerate(names)}
+        missing = [name for name in wanted if name not in places]
+        if missing:
+            raise ValueError(
+                f"joint {', '.join(missing)} is not among {', '.join(names)}: correct the observer's "
+                "robot_state_joints, or let one message hold all of the robot's joints"
+            )
+        if len(places) != len(names):
+            raise ValueError(f"a joint is named twice among {', '.join(names)}, expected every joint once")
+        state = np.array([message.position[places[name]] for name in wanted], dtype=np.float64)
+        bad = [f"{name} at {value}" for name, value in zip(wanted, state, strict=True) if not np.isfinite(value)]
+        if bad:
+            raise ValueError(f"joint {', '.join(bad)}, expected finite positions: see to the robot's driver")
+        self._joints = wanted
+        return state

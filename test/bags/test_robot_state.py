@@ -1,0 +1,77 @@
+"""The robot's state from messages: of the live robot and of a bag alike, and what is wrong with one is said."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from making import BEGIN_NS, floats, header, make
+
+from streaming_vla.parameters.tables import table
+from streaming_vla.robot_state import ARRAY, JOINTS, TYPES, StateReader, joints_of
+
+
+def joint_state(names: list[str], positions: list[float]) -> Any:
+    """Return a JointState as it is read from a bag."""
+    numbers = {"position": np.array(positions), "velocity": np.zeros(0), "effort": np.zeros(0)}
+    return make(JOINTS, header=header(BEGIN_NS), name=names, **numbers)
+
+
+def test_numbers_are_the_state() -> None:
+    state = StateReader(ARRAY)(floats([0.0, 0.5, 1.0]))
+    assert state.dtype == np.float64 and state.tolist() == [0.0, 0.5, 1.0]
+
+
+def test_positions_come_in_the_order_that_is_asked_for() -> None:
+    read = StateReader(JOINTS, ("wrist", "elbow"))
+    assert read(joint_state(["elbow", "finger", "wrist"], [0.5, 9.0, 0.25])).tolist() == [0.25, 0.5]
+    live = SimpleNamespace(name=["wrist", "elbow"], position=[1.0, 2.0])
+    assert read(live).tolist() == [1.0, 2.0]
+
+
+def test_without_names_the_first_message_sets_the_order() -> None:
+    read = StateReader(JOINTS)
+    with pytest.raises(ValueError, match="joint b at inf"):
+        read(joint_state(["b", "a"], [np.inf, 0.0]))
+    assert read(joint_state(["a", "b"], [1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert read(joint_state(["b", "a"], [4.0, 3.0])).tolist() == [3.0, 4.0]
+    with pytest.raises(ValueError, match="joint a, b is not among finger: correct the observer's robot_state_joints"):
+        read(joint_state(["finger"], [0.0]))
+
+
+@pytest.mark.parametrize(
+    ("names", "positions", "sentence"),
+    [
+        (["a"], [1.0], "joint b is not among a: correct the observer's robot_state_joints, or let one message hold"),
+        (["a", "b"], [1.0], "1 positions for 2 joints, expected a position for every joint"),
+        ([], [], "0 positions for 0 joints"),
+        (["a", "b"], [1.0, np.nan], "joint b at nan, expected finite positions"),
+        (["a", "b", "a"], [1.0, 2.0, 3.0], "a joint is named twice among a, b, a"),
+    ],
+)
+def test_a_bad_message_is_refused(names: list[str], positions: list[float], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        StateReader(JOINTS, ("a", "b"))(joint_state(names, positions))
+
+
+@pytest.mark.parametrize("message", [floats([1.0, 2.0]), joint_state(["a", "b"], [1.0, 2.0])], ids=TYPES)
+def test_a_state_of_another_size_is_refused(message: Any) -> None:
+    kind = ARRAY if hasattr(message, "data") else JOINTS
+    assert StateReader(kind, size=2)(message).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="the state has 2 numbers, the policy needs 4: set the observer's"):
+        StateReader(kind, size=4)(message)
+
+
+def test_parameters_name_the_joints() -> None:
+    values = {name: parameter.default for name, parameter in table("observer").items()}
+    assert table("observer")["robot_state_type"].choices == TYPES and values["robot_state_type"] == ARRAY
+    assert joints_of(values) == ()
+    named = {**values, "robot_state_type": JOINTS, "robot_state_joints": ("a", "b")}
+    assert joints_of(named) == ("a", "b")
+    for joints in (("a", "a"), ("a", "")):
+        with pytest.raises(ValueError, match="expected the name of every joint once"):
+            joints_of({**named, "robot_state_joints": joints})
+    with pytest.raises(ValueError, match="robot_state_joints names a, b, but robot_state_type is std_msgs"):
+        joints_of({**named, "robot_state_type": ARRAY})
