@@ -28,7 +28,6 @@ from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import parse_waits
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.evaluation.statistics import wilson_interval
-from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
 
@@ -111,7 +110,7 @@ class Episodes:
 
 def main(
     gate: Annotated[list[str], typer.Option(help="the gate's name or file; again for those of further training seeds")],
-    checkpoint: Annotated[str, typer.Option(help="the policy's name or file")] = "compact_mt10",
+    checkpoint: Annotated[list[str], typer.Option(help="the policy's, in the order of the gates")],
     episodes: Annotated[int, typer.Option(min=1, help="of every task and cache, seeds from 10000 on")] = 100,
     tasks: Annotated[str, typer.Option(help="names with commas between, or memory")] = "memory",
     policies: Annotated[str, typer.Option(help="caches beside gated")] = "full,window,random,mean",
@@ -123,47 +122,61 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     out: Annotated[Path, typer.Option(help="folder of results.json")] = HERE,
 ) -> None:
-    """Run what is missing and write memory_tasks, cue_kept, mt10_delta_points and recall_after_10000."""
+    """Run what is missing and write memory_tasks, memory_seeds, cue_kept, mt10_delta_points and recall_after_10000.
+
+    The first gate and its policy run everything; those of further training seeds the memory tasks, gated and full.
+    """
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
-    file, gates, waits = find_model(checkpoint), [find_model(name) for name in gate], parse_waits(wait_steps)
-    load_policy(file)
-    runs = Episodes(out / "memory_episodes.jsonl", file, processes)
+    if len(gate) != len(checkpoint):
+        raise typer.BadParameter(f"{len(gate)} gates and {len(checkpoint)} checkpoints: give every gate its policy's")
+    waits, chosen = parse_waits(wait_steps), select_tasks(tasks)
+    trained = [
+        (Episodes(out / "memory_episodes.jsonl", find_model(policy), processes), gated_cache(find_model(name), budget))
+        for name, policy in zip(gate, checkpoint, strict=True)
+    ]
+    (runs, gated), *others = trained
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)
-    gated = [gated_cache(path, budget) for path in gates]
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results |= {
-        "memory_command": f"python benchmarks/kv_cache/memory.py --checkpoint {checkpoint} "
-        + " ".join(f"--gate {name}" for name in gate)
-        + f" --episodes {episodes} --wait-steps {wait_steps} --budget {budget}",
-        "memory_tasks": {},
-        "cue_kept": {},
-    }
+    results |= {"memory_wait_steps": waits, "memory_tasks": {}, "memory_seeds": [], "cue_kept": {}}
 
     def store() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
-    for task in select_tasks(tasks):
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for number, cache in enumerate(gated):
-            name = "gated" if number == 0 else f"gated_{number + 1}"
-            rows[name] = runs.run(Condition(task, name, cache, waits), seeds)
-        for name in policies.split(","):
-            rows[name] = runs.run(Condition(task, name, beside(name, gated[0], rows["gated"]), waits), seeds)
-            results["memory_tasks"][task] = {each: figures(of_cache) for each, of_cache in rows.items()}
-            results["cue_kept"][task] = {
-                each: cue_kept(of_cache) for each, of_cache in rows.items() if each.startswith("gated")
-            }
-            store()
+    for task in chosen:
+        rows = measure(runs, task, gated, waits, seeds, policies.split(","))
+        results["memory_tasks"][task] = {name: figures(of_cache) for name, of_cache in rows.items()}
+        results["cue_kept"][task] = cue_kept(rows["gated"])
+        store()
     if mt10_episodes:
-        results |= mt10(runs, gated[0], range(HELD_OUT_SEED, HELD_OUT_SEED + mt10_episodes))
+        results |= mt10(runs, gated, range(HELD_OUT_SEED, HELD_OUT_SEED + mt10_episodes))
         store()
     if long_episodes:
         long_rows = runs.run_ten_hours(
-            gated[0], "cued-reach", long_observations, range(HELD_OUT_SEED, HELD_OUT_SEED + long_episodes)
+            gated, "cued-reach", long_observations, range(HELD_OUT_SEED, HELD_OUT_SEED + long_episodes)
         )
         results[f"recall_after_{long_observations}"] = figures(long_rows) | {"cue_kept": cue_kept(long_rows)}
         store()
+    for other, cache in others:
+        of_tasks = {task: measure(other, task, cache, waits, seeds, ["full"]) for task in chosen}
+        results["memory_seeds"].append(
+            {
+                task: {name: figures(of_cache) for name, of_cache in rows.items()}
+                | {"cue_kept": cue_kept(rows["gated"])}
+                for task, rows in of_tasks.items()
+            }
+        )
+        store()
+
+
+def measure(
+    runs: Episodes, task: str, gated: CacheOptions, waits: tuple[int, int], seeds: range, policies: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a memory task with the gated cache and with those that are measured beside it."""
+    rows = {"gated": runs.run(Condition(task, "gated", gated, waits), seeds)}
+    for name in policies:
+        rows[name] = runs.run(Condition(task, name, beside(name, gated, rows["gated"]), waits), seeds)
+    return rows
 
 
 def gated_cache(gate: Path, budget: int) -> CacheOptions:
