@@ -35,7 +35,7 @@ def _one_sentence() -> Iterator[None]:
     """End the command with the sentence of a refusal instead of a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ChildProcessError) as error:
         print(f"streaming-vla: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 
@@ -60,7 +60,7 @@ def demos(
         checkpoint = None if pilot is None else find_model(pilot)
         recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
         wanted = [(each, wanted_shards(folder, each)) for each in recordings]
-    with counting() as progress:
+    with _one_sentence(), counting() as progress:
         there = sum(shard.path.exists() for _, shards in wanted for shard in shards)
         bar = progress.add_task("episodes", total=sum(len(shards) for _, shards in wanted), completed=there)
         for recording, shards in wanted:
