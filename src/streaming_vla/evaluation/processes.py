@@ -36,7 +36,7 @@ def map_in_processes(
 def open_pool(processes: int) -> ProcessPoolExecutor:
     """Return processes that start when there is work, and end with this one."""
     # multiprocessing's own Pool waits for ever for the work of a process that has been killed
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
 
 def map_in(
@@ -73,19 +73,19 @@ def map_in(
             future.cancel()
 
 
-def _work_through(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    return [work(item) for item in items]
-
-
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that made it is gone, or at Ctrl-C, whatever it is at."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # else it would go on with the next of the work
-    # its wait for work does not notice that there is nobody left to give it any
+    # neither a wait for work nor a training notices by itself that nobody is left to take what comes of it
     parent = multiprocessing.parent_process()
-    assert parent is not None, "only worker processes are initialised"
+    assert parent is not None, "only a worker process has a parent"
 
     def watch() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _work_through(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [work(item) for item in items]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
+from streaming_vla.evaluation.processes import end_with_parent
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import save_policy
@@ -147,6 +148,7 @@ def train(run: Run) -> None:
 
 
 def _work(rank: int, run: Run, store: str) -> None:
+    end_with_parent()  # else a run that is killed goes on, beside the one that is started in its folder then
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=run.processes)
     Trainer(run).run()
