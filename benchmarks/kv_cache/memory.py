@@ -32,7 +32,6 @@ from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
 
 HERE = Path(__file__).parent
-AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
 EVERYTHING = 16_384  # tokens: room for every summary of the mean
 MT10_POLICIES = ("full", "window", "gated")
 MT10_WINDOW = 100  # tokens of history with which the policy is measured in benchmarks/policy
@@ -78,7 +77,7 @@ class Episodes:
             for seed in seeds
             if (key, seed) not in self._rows
         ]
-        options = PilotOptions(age=AGE, cache=condition.cache)
+        options = PilotOptions(age=ten_hours.AGE, cache=condition.cache)
         found = (
             {"seed": result.trial.seed, "success": result.success, **asdict(result.memory)}
             for result in evaluate(self._checkpoint, trials, options, self._processes)

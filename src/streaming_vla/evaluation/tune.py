@@ -28,7 +28,6 @@ from streaming_vla.evaluation.results import halting
 from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
-OBJECTIVES = ("observations_per_s", "error")
 POPULATION = 16  # of a generation
 OPENINGS, OPENING_PERIOD_S = 20, 0.5
 HELD_OUT = 3  # every third bag is kept from the search

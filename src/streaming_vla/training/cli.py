@@ -167,12 +167,13 @@ def saliency(
 
     from streaming_vla.policy.loading import load_policy
     from streaming_vla.policy.models import find_model
+    from streaming_vla.training.plan import read_plan
     from streaming_vla.training.saliency import train_saliency
-    from streaming_vla.training.saliency_plan import load_saliency_plan
+    from streaming_vla.training.saliency_plan import SaliencyPlan
 
     torch.set_num_threads(1)
     with _one_sentence():
-        chosen = load_saliency_plan(plan)
+        chosen = read_plan(plan, SaliencyPlan)
         file = find_model(model)
         target = output or Path("models") / f"{file.stem}_saliency.safetensors"
         with counting() as progress:

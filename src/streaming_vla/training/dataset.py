@@ -94,8 +94,6 @@ class Demonstrations:
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
         self._wordings: dict[str, tuple[str, ...]] = {}
-        self.seeds: dict[str, list[int]] = {}
-        self.frames = 0
         for file in check_demonstrations(folder) if files is None else files:
             self._load(file)
 
@@ -195,13 +193,12 @@ class Demonstrations:
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
         goals = np.full((len(track.step), ANSWERS, 2), np.nan, dtype=np.float32)
-        episode = Episode(file.stem, track, goals, *(given[name] for name in EPISODE_FIELDS))
+        episode = Episode(file.stem, track, goals, **{name: given[name] for name in EPISODE_FIELDS})
         task, seed = metadata["task"], int(metadata["seed"])
         self._episodes.setdefault(task, []).append(episode)
         # a shard of somebody's own data says itself what was asked for
         own = metadata.get("instruction")
         self._wordings[task] = (own,) if own is not None else get_task(task).instructions
-        self.seeds.setdefault(task, []).append(seed)
         if task in MEMORY_TASKS:
             first = int(np.flatnonzero(episode.waiting)[-1]) + 1
             for answer, (other, goal) in enumerate(endings(task, seed, track, episode.state, first)):
@@ -210,4 +207,3 @@ class Demonstrations:
                 goals[first:, answer] = goal[:2]
                 kept = self._endings.setdefault(task, {}).setdefault(answer, [])
                 kept.append(dataclasses.replace(episode, track=other, scene=scene))
-        self.frames += len(episode.step)

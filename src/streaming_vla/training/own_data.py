@@ -156,7 +156,7 @@ def _for_instructions(plan: TrainingPlan, episodes: Counter[str], config: Compac
         source.model_copy(update={"tasks": tasks, "memory": False, "wrong_instruction": 0.0})
         for source in plan.sources
     )
-    weights = plan.weights.model_copy(update={"scene": 0.0, "recall": 0.0})
+    weights = plan.weights.model_copy(update={"scene": 0.0, "recall": 0.0, "goals": 0.0})
     return plan.model_copy(update={"sources": sources, "weights": weights})
 
 
