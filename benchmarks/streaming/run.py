@@ -153,7 +153,7 @@ def main(
     except (ValueError, OSError) as error:
         _end(error, console)
     if policy.predictor is None:
-        asking = [name for name, setup in setups.items() if setup.monitor.mode == "adaptive" or setup.replace_tokens]
+        asking = [name for name, setup in setups.items() if setup.needs_predictor]
         console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
         everything = [cell for cell in everything if cell.strategy not in asking]
     jobs = kept.missing(everything)
