@@ -43,7 +43,11 @@ BELOW_NODES = {
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}
 MESSAGES_ALLOWED = "streaming_vla.robots.commands"
 KV_CACHE_PACKAGES = {"torch"}
-KV_CACHE_OPTIONAL = {"kv_cache.huggingface": {"transformers"}, "kv_cache.gate_file": {"safetensors"}}
+KV_CACHE_OPTIONAL = {
+    "kv_cache.huggingface": {"transformers"},
+    "kv_cache.gate_file": {"safetensors"},
+    "kv_cache.tensor_file": {"safetensors"},
+}
 RUNTIME_PACKAGES = {"numpy"}
 
 

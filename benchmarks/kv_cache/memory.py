@@ -10,10 +10,8 @@ import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,13 +24,13 @@ from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import parse_waits
+from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.evaluation.statistics import wilson_interval
 from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
 
 HERE = Path(__file__).parent
-AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
 EVERYTHING = 16_384  # tokens: room for every summary of the mean
 MT10_POLICIES = ("full", "window", "gated")
 MT10_WINDOW = 100  # tokens of history with which the policy is measured in benchmarks/policy
@@ -78,7 +76,7 @@ class Episodes:
             for seed in seeds
             if (key, seed) not in self._rows
         ]
-        options = PilotOptions(age=AGE, cache=condition.cache)
+        options = PilotOptions(age=ten_hours.AGE, cache=condition.cache)
         found = (
             {"seed": result.trial.seed, "success": result.success, **asdict(result.memory)}
             for result in evaluate(self._checkpoint, trials, options, self._processes)
@@ -94,10 +92,8 @@ class Episodes:
             work = functools.partial(
                 ten_hours.run, checkpoint=self._checkpoint, cache=cache, task=task, observations=observations
             )
-            # unlike multiprocessing's Pool it does not wait for ever for a process that has been killed
-            with ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn")) as pool:
-                done = (each.result() for each in as_completed([pool.submit(work, seed) for seed in missing]))
-                self._take(key, done, f"{observations} observations", len(missing))
+            done = (row for _, row in map_in_processes(work, missing, self._processes, again=RESUMED))
+            self._take(key, done, f"{observations} observations", len(missing))
         return [self._rows[key, seed] for seed in seeds]
 
     def _take(self, key: str, found: Iterable[dict[str, Any]], description: str, total: int) -> None:

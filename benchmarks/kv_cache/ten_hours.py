@@ -24,7 +24,7 @@ from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.memory_episode import Phase
 from streaming_vla.robots.metaworld import MetaWorldRobot
 
-AGE = 2
+AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
 WAIT_STEPS = 300  # of the simulated part
 LOOK_EVERY = 10  # steps between the observations that are repeated
 REST_STEPS = 20  # of the wait, after the repeated observations

@@ -68,6 +68,10 @@ def main(
 ) -> None:
     """Run every condition that is not in the results yet."""
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
+    known = [*CONDITIONS, "memory"]
+    wanted = known if conditions == "all" else conditions.split(",")
+    if unknown := sorted(set(wanted) - set(known)):
+        raise typer.BadParameter(f"unknown condition {', '.join(unknown)}: choose from {', '.join(known)}, or all")
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     file, chosen = find_model(checkpoint), parse_seeds(seeds)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -75,7 +79,6 @@ def main(
         results = {"sha256": digest}
     results |= {"episodes_per_task": len(chosen), "seeds": [chosen.start, chosen.stop]} | _latencies(file)
     tables: dict[str, Any] = results.setdefault("tables", {})
-    wanted = [*CONDITIONS, "memory"] if conditions == "all" else conditions.split(",")
     for name in wanted:
         if name == "memory":
             _measure_memory(results, file, chosen, processes, output)

@@ -14,12 +14,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import matplotlib
 import typer
 from rich.console import Console
 
+from streaming_vla.evaluation.processes import WorkerLost
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.evaluation.timeline import draw_timeline
 from streaming_vla.evaluation.virtual_cells import MOVED, Cell, Cells, Models
@@ -150,22 +151,24 @@ def main(
         policy = policy_of_process(model, saliency_model)
         kept = Cells(cells, models)
     except (ValueError, OSError) as error:
-        console.print(f"run.py: {error}", style="red", soft_wrap=True)
-        raise typer.Exit(1) from error
+        _end(error, console)
     if policy.predictor is None:
-        asking = [name for name, setup in setups.items() if setup.monitor.mode == "adaptive" or setup.replace_tokens]
+        asking = [name for name, setup in setups.items() if setup.needs_predictor]
         console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
         everything = [cell for cell in everything if cell.strategy not in asking]
     jobs = kept.missing(everything)
-    with counting() as progress:
-        bar = progress.add_task(f"{len(everything)} cells", total=len(jobs))
-        kept.run(
-            jobs,
-            processes,
-            lambda cell: progress.update(
-                bar, advance=1, description=f"{cell.strategy}, {Path(cell.profile).stem}, {cell.task}"
-            ),
-        )
+    try:
+        with counting() as progress:
+            bar = progress.add_task(f"{len(everything)} cells", total=len(jobs))
+            kept.run(
+                jobs,
+                processes,
+                lambda cell: progress.update(
+                    bar, advance=1, description=f"{cell.strategy}, {Path(cell.profile).stem}, {cell.task}"
+                ),
+            )
+    except WorkerLost as error:
+        _end(error, console)
     rows = summarise(everything, kept, costs(policy))
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -173,6 +176,11 @@ def main(
     draw_pareto(rows, out / "pareto.png")
     draw_timelines(everything, models, out)
     console.print(markdown(rows), soft_wrap=True)
+
+
+def _end(error: Exception, console: Console) -> NoReturn:
+    console.print(f"run.py: {error}", style="red", soft_wrap=True)
+    raise typer.Exit(1) from error
 
 
 def _chosen(plan: str, strategies: str, profiles: str, episodes: int | None) -> list[Part]:

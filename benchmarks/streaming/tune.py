@@ -50,7 +50,7 @@ def main(
         for name in names:
             find_strategy(name)
         if policy_of_process(model, saliency_model).predictor is None:
-            asking = [name for name in names if STRATEGIES[name].monitor.mode == "adaptive"]
+            asking = [name for name in names if STRATEGIES[name].needs_predictor]
             console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
             names = [name for name in names if name not in asking]
         scenes = [

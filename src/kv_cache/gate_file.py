@@ -7,18 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kv_cache.gate import Gate, GateConfig
-
-FORMAT = "kv_cache.gate.1"
-MAXIMUM_BYTES = 256 * 1024**2
+from kv_cache.tensor_file import TensorFormat
 
 
 class GateFileError(ValueError):
     """A file cannot be used as a gate; the message says which, why and what was expected."""
+
+
+FORMAT = TensorFormat(
+    kind="gate",
+    name="kv_cache.gate.1",
+    maximum_bytes=256 * 1024**2,
+    origin="train a gate with 'streaming-vla train gate'",
+    error=GateFileError,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def save_gate(path: Path, gate: Gate, threshold: float, training: Mapping[str, o
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().contiguous() for name, value in gate.state_dict().items()}
     metadata = {
-        "format": FORMAT,
+        "format": FORMAT.name,
         "architecture": gate.config.to_json(),
         "threshold": repr(float(threshold)),
         "training": json.dumps(dict(training)),
@@ -55,32 +60,9 @@ def load_gate(path: Path) -> LoadedGate:
     Raises:
         GateFileError: missing, too large, no safetensors, another format, or tensors that do not fit.
     """
-    if not path.is_file():
-        raise GateFileError(f"gate '{path}' does not exist; expected a .safetensors file of a gate")
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise GateFileError(f"gate '{path}' has {path.stat().st_size} bytes, expected at most {MAXIMUM_BYTES}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise GateFileError(
-                    f"gate '{path}' has format {metadata.get('format', 'none')!r}, expected {FORMAT!r}: it is not a "
-                    "gate of this version; train one with 'streaming-vla train gate'"
-                )
-            config = GateConfig.from_json(metadata["architecture"])
-            threshold = float(metadata["threshold"])
-            training = json.loads(metadata["training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        with torch.device("meta"):
-            expected = {name: value.shape for name, value in Gate(config).state_dict().items()}
-        if {name: value.shape for name, value in tensors.items()} != expected:
-            raise GateFileError(f"gate '{path}' has tensors of another shape than its architecture; it is damaged")
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise GateFileError(f"gate '{path}' has numbers that are not finite; it is damaged")
-        gate = Gate(config)
-        gate.load_state_dict(tensors)
-    except GateFileError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise GateFileError(f"gate '{path}' cannot be read ({error}); expected {FORMAT} safetensors") from error
+    with FORMAT.open(path) as file:
+        config = GateConfig.from_json(file.metadata["architecture"])
+        threshold = float(file.metadata["threshold"])
+        training = json.loads(file.metadata["training"])
+        gate = file.build(lambda: Gate(config))
     return LoadedGate(gate.eval().requires_grad_(False), threshold, training)

@@ -124,7 +124,7 @@ def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:
     own = prepare(data, plan(**SHAPE), tmp_path / "run", None)
     assert own.plan.sources[0].tasks == {"instruction-0": 2.0, "instruction-1": 1.0}
     demonstrations = Demonstrations(own.demonstrations, own.config)
-    assert demonstrations.frames == 60
+    assert [len(each.step) for each in demonstrations.episodes] == [20, 20, 20]
     batch = demonstrations.sample(32, own.plan.sources[0], np.random.default_rng(0))
     step = batch.state[..., 0]
     expected = np.where(step[..., None] + np.arange(16) < 20, step[..., None] + np.arange(16), 19)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
 from streaming_vla.evaluation.policy_command import parse_seeds
 from streaming_vla.evaluation.policy_report import tabulate, to_markdown
+from streaming_vla.evaluation.processes import WorkerLost
 from streaming_vla.policy.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout, Vector
@@ -192,5 +192,5 @@ class Deadly:
 
 def test_a_process_that_dies_ends_the_evaluation(tmp_path: Path) -> None:
     trials = [cast(Trial, Deadly()), Trial("reach", 0)]
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(WorkerLost, match="run the command again"):
         list(evaluate(tmp_path / "none.safetensors", trials, PilotOptions()))

@@ -21,7 +21,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cells, list[i
     """Return cells whose episodes cost nothing, and the seeds that were run; the third one fails the first time."""
     ran: list[int] = []
 
-    def run_all(jobs: list[Any], measure: object, processes: int) -> Any:
+    def run_all(jobs: list[Any], measure: object, processes: int, again: str) -> Any:
         for key, job in jobs:
             ran.append(job.seed)
             if len(ran) == 3:

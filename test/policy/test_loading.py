@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ def checkpoint(tmp_path: Path) -> Path:
 def rewrite(path: Path, drop: str = "", metadata: dict[str, str] | None = None, **changed: torch.Tensor) -> None:
     tensors = load_file(path) | changed
     tensors.pop(drop, None)
-    save_file(tensors, path, {"format": FORMAT, "architecture": CONFIG.to_json()} if metadata is None else metadata)
+    save_file(
+        tensors, path, {"format": FORMAT.name, "architecture": CONFIG.to_json()} if metadata is None else metadata
+    )
 
 
 def test_round_trip(checkpoint: Path) -> None:
@@ -53,14 +56,23 @@ def test_garbage(tmp_path: Path) -> None:
 
 def test_foreign_format(checkpoint: Path) -> None:
     rewrite(checkpoint, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="not a compact policy"):
+    with pytest.raises(CheckpointError, match=r"has format 'pt', expected 'streaming_vla.compact.2'; train a"):
         load_policy(checkpoint)
 
 
-@pytest.mark.parametrize("architecture", ["{", "[]", '{"width": 3}'])
-def test_foreign_architecture(checkpoint: Path, architecture: str) -> None:
-    rewrite(checkpoint, metadata={"format": FORMAT, "architecture": architecture})
-    with pytest.raises(CheckpointError, match=r"bad|cannot be read|does not fit"):
+@pytest.mark.parametrize(
+    ("architecture", "sentence"),
+    [
+        ({}, "its metadata has no 'architecture'"),
+        ({"architecture": "{"}, "cannot be read"),
+        ({"architecture": "[]"}, "does not fit this version: .* not an object"),
+        ({"architecture": '{"width": 3}'}, "does not fit this version: .*image_size"),
+        ({"architecture": replace(CONFIG, mlp_ratio=10**6).to_json()}, "has shape .*, expected .*48000000"),
+    ],
+)
+def test_foreign_architecture(checkpoint: Path, architecture: dict[str, str], sentence: str) -> None:
+    rewrite(checkpoint, metadata={"format": FORMAT.name, **architecture})
+    with pytest.raises(CheckpointError, match=sentence):
         load_policy(checkpoint)
 
 

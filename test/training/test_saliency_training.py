@@ -21,9 +21,10 @@ from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.policy.loading import save_policy
 from streaming_vla.robots.frames import encode_frame
 from streaming_vla.saliency.loading import load_predictor
+from streaming_vla.training.plan import read_plan
 from streaming_vla.training.saliency import train_saliency
 from streaming_vla.training.saliency_data import Followed, PairSampler, chosen_files, encode, is_held_out
-from streaming_vla.training.saliency_plan import SaliencyPlan, load_saliency_plan
+from streaming_vla.training.saliency_plan import SaliencyPlan
 
 torch.set_num_threads(1)
 CONFIG = CompactConfig(words=(UNKNOWN, "go"), width=48, layers=2, image_size=32)
@@ -139,4 +140,4 @@ def test_the_command_writes_a_predictor_and_refuses_in_one_sentence(demonstratio
     assert refused.exit_code == 1 and "no demonstrations in" in refused.output
     plan.write_text("step: 5\n")
     with pytest.raises(ValueError, match="step: Extra inputs"):
-        load_saliency_plan(plan)
+        read_plan(plan, SaliencyPlan)

@@ -84,7 +84,8 @@ def test_augmented_pictures_stay_in_range_and_blank_cameras_are_black() -> None:
 
 def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path) -> None:
     data = Demonstrations(folder, CONFIG)
-    assert data.seeds == {"reach": [0, 1], "window-open": [0, 1]} and data.frames == 120
+    names = [episode.name for episode in data.episodes]
+    assert names == ["reach_0_00000", "reach_0_00001", "window-open_0_00000", "window-open_0_00001"]
     batch = data.sample(64, SOURCE.model_copy(update={"length": 8}), np.random.default_rng(0))
     assert batch.pictures.shape == (64, 8, 2, 32, 32, 3)
     assert batch.actions.shape == (64, 8, 16, 4)

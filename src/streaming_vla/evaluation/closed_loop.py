@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from streaming_vla.evaluation.memory_map import MemoryMap, map_of_episode
 from streaming_vla.evaluation.memory_outcome import MemoryOutcome, outcome_of
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
+from streaming_vla.evaluation.processes import map_in_processes
 from streaming_vla.evaluation.records import EpisodeRecord, Frame
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.memory_episode import WAIT_STEPS
@@ -81,21 +80,19 @@ def wording(trial: Trial) -> str:
 
 def evaluate(
     checkpoint: Path,
-    trials: Iterable[Trial],
+    trials: Sequence[Trial],
     options: PilotOptions,
     processes: int = 1,
     wanted: Wanted = Wanted(),
 ) -> Iterator[EpisodeResult]:
-    """Run trials in parallel processes; yields results as they come."""
-    context = multiprocessing.get_context("spawn")
+    """Run trials in parallel processes; yields results as they come.
+
+    Raises:
+        WorkerLost: a process was killed.
+    """
     run = functools.partial(_run, checkpoint=checkpoint, options=options, wanted=wanted)
-    # unlike multiprocessing's Pool, which waits for ever, it raises BrokenProcessPool when a process has been killed
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        try:
-            for future in as_completed([pool.submit(run, trial) for trial in trials]):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for _, result in map_in_processes(run, trials, processes):
+        yield result
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -90,6 +90,7 @@ def evaluate(
     from streaming_vla.evaluation.memory_map import draw_memory_map
     from streaming_vla.evaluation.pilot import PilotOptions
     from streaming_vla.evaluation.policy_report import tabulate, to_markdown
+    from streaming_vla.evaluation.processes import WorkerLost
     from streaming_vla.policy.loading import load_policy
     from streaming_vla.policy.models import find_model
     from streaming_vla.robots.tasks import select_tasks
@@ -109,22 +110,24 @@ def evaluate(
         ]
         loop.wording(trials[0])
     except ValueError as error:
-        print(f"streaming-vla: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        _end(error)
     results = []
-    with counting() as progress:
-        bar = progress.add_task("episodes", total=len(trials))
-        wanted = loop.Wanted(strips is not None, memory_map is not None)
-        for result in loop.evaluate(file, trials, options, processes, wanted):
-            results.append(result)
-            good = sum(each.success for each in results)
-            progress.update(bar, advance=1, description=f"{result.trial.task}: {good}/{len(results)} in all")
-            if strips is not None and result.record is not None and not result.success:
-                strips.mkdir(parents=True, exist_ok=True)
-                draw_filmstrip(result.record, strips / f"{result.trial.task}_{result.trial.seed}.png")
-            if memory_map is not None and result.memory_map is not None:
-                name = f"{memory_map.stem}_{result.trial.task}_{result.trial.seed}{memory_map.suffix}"
-                draw_memory_map(result.memory_map, memory_map if len(trials) == 1 else memory_map.with_name(name))
+    try:
+        with counting() as progress:
+            bar = progress.add_task("episodes", total=len(trials))
+            wanted = loop.Wanted(strips is not None, memory_map is not None)
+            for result in loop.evaluate(file, trials, options, processes, wanted):
+                results.append(result)
+                good = sum(each.success for each in results)
+                progress.update(bar, advance=1, description=f"{result.trial.task}: {good}/{len(results)} in all")
+                if strips is not None and result.record is not None and not result.success:
+                    strips.mkdir(parents=True, exist_ok=True)
+                    draw_filmstrip(result.record, strips / f"{result.trial.task}_{result.trial.seed}.png")
+                if memory_map is not None and result.memory_map is not None:
+                    name = f"{memory_map.stem}_{result.trial.task}_{result.trial.seed}{memory_map.suffix}"
+                    draw_memory_map(result.memory_map, memory_map if len(trials) == 1 else memory_map.with_name(name))
+    except WorkerLost as error:
+        _end(error)
     results.sort(key=lambda result: trials.index(result.trial))
     table = tabulate(results, options)
     Console().print(to_markdown(table))
@@ -134,5 +137,9 @@ def evaluate(
             json_file.write_text(json.dumps(table, indent=1) + "\n")
             json_file.with_suffix(".md").write_text(to_markdown(table))
         except OSError as error:
-            print(f"streaming-vla: '{json_file}' cannot be written: {error.strerror}", file=sys.stderr)
-            raise typer.Exit(1) from error
+            _end(f"'{json_file}' cannot be written: {error.strerror}")
+
+
+def _end(reason: object) -> NoReturn:
+    print(f"streaming-vla: {reason}", file=sys.stderr)
+    raise typer.Exit(1)

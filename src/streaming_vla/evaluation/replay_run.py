@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation.fleet import map_on_cluster
 from streaming_vla.evaluation.machine_options import all_values
 from streaming_vla.evaluation.memory_series import memory_series
+from streaming_vla.evaluation.processes import map_in_processes
 from streaming_vla.evaluation.replay import RECORDED, Replayed, ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, records_of, summarise_replays
 from streaming_vla.evaluation.report_html import Run, make_run
@@ -98,20 +97,12 @@ def _each(bags: Sequence[Path], job: ReplayJob, workers: int) -> Iterator[tuple[
     """Yield each bag with its replay or what refuses it, as they come."""
     if workers == 1 or len(bags) == 1:
         for path in bags:
-            yield path, replay_one(path, job)
+            yield path, _replay(job, path)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(bags)), mp_context=context) as pool:
-        futures = {pool.submit(replay_one, path, job): path for path in bags}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    yield from map_in_processes(partial(_replay, job), bags, min(workers, len(bags)))
 
 
 def _replay(job: ReplayJob, path: Path) -> Replayed | str:
-    return replay_one(path, job)
-
-
-def replay_one(path: Path, job: ReplayJob) -> Replayed | str:
     """Replay one bag; return the sentence that refuses it when it cannot be used."""
     options = job.options()
     try:

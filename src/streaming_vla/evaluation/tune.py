@@ -6,12 +6,11 @@ only if it is no worse there at either objective and better at one.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DatabaseError
 
+from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode
 from streaming_vla.evaluation.replay_compare import records_of
 from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
@@ -28,7 +28,6 @@ from streaming_vla.evaluation.results import halting
 from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
-OBJECTIVES = ("observations_per_s", "error")
 POPULATION = 16  # of a generation
 OPENINGS, OPENING_PERIOD_S = 20, 0.5
 HELD_OUT = 3  # every third bag is kept from the search
@@ -113,6 +112,7 @@ def tune(
 
     Raises:
         ValueError: no bag to search on or none to judge on, or none that can be replayed.
+        WorkerLost: a process was killed.
     """
     kept = list(held_out or bags[HELD_OUT - 1 :: HELD_OUT] or bags[-1:])
     searched = [bag for bag in bags if bag not in kept]
@@ -128,11 +128,9 @@ def tune(
             work(searched, job, options)
             done()
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-            for future in [pool.submit(work, searched, job, options) for _ in missing]:
-                future.result()
-                done()
+        trials = [options] * len(missing)
+        for _ in map_in_processes(partial(work, searched, job), trials, options.workers, again=RESUMED):
+            done()
     return _judged(open_study(options), searched, kept, job)
 
 

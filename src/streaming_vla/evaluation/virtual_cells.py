@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from streaming_vla.evaluation.processes import RESUMED
 from streaming_vla.evaluation.results import write_json
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup
@@ -94,13 +95,17 @@ class Cells:
     def run(
         self, jobs: Sequence[tuple[tuple[Cell, int], VirtualRun]], processes: int, done: Callable[[Cell], None]
     ) -> None:
-        """Run episodes; each cell is written when its last one is done, or when the run is stopped."""
+        """Run episodes; each cell is written when its last one is done, or when the run is stopped.
+
+        Raises:
+            WorkerLost: a process was killed.
+        """
         waiting = {cell: 0 for (cell, _), _ in jobs}
         for (cell, _), _ in jobs:
             waiting[cell] += 1
         new: dict[Cell, dict[int, Row]] = {cell: {} for cell in waiting}
         try:
-            for (cell, seed), row in run_all(jobs, row_of, processes):
+            for (cell, seed), row in run_all(jobs, row_of, processes, RESUMED):
                 new[cell][seed] = row
                 if len(new[cell]) == waiting[cell]:
                     self._keep(cell, new.pop(cell))

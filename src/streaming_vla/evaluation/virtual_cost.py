@@ -13,11 +13,12 @@ from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 
-WORK = ("prefill", "flow_step", "chunk_step", "exact_chunk_step", "look_ahead")
-
 
 def costs(policy: StreamingPolicy) -> dict[str, int]:
-    """Return the FLOPs of every kind of work of WORK that `policy` can do, history left out."""
+    """Return the FLOPs of every kind of work that `policy` can do, history left out.
+
+    The kinds are prefill, flow_step, chunk_step, exact_chunk_step and look_ahead.
+    """
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
     images = np.zeros((len(spec.cameras), spec.image_size, spec.image_size, 3), dtype=np.uint8)

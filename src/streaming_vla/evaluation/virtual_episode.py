@@ -48,7 +48,7 @@ class VirtualEpisode:
         hand: [N, 3], position of the hand at the end of every control period, metres.
         judged: saliencies with the context that they are of.
         disturbed_s: when the world was disturbed, NaN without a disturbance.
-        work: how often the model did each kind of work (virtual_cost.WORK).
+        work: how often the model did each kind of work (virtual_cost.costs).
     """
 
     record: EpisodeRecord

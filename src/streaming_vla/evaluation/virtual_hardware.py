@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Clock:
 
     def due_s(self) -> float:
         """Return when the next event happens; infinity when there is none."""
-        return self._events[0][0] if self._events else float("inf")
+        return self._events[0][0] if self._events else math.inf
 
     def happen(self) -> None:
         """Let the next event happen; its time must have come."""
@@ -46,7 +47,7 @@ class _Work:
 
     slices_s: list[float]
     done: Done
-    begin_s: float = field(default=float("nan"))
+    begin_s: float = math.nan
 
 
 class Hardware:
@@ -141,7 +142,7 @@ class Hardware:
             return
         self._busy.add(id(line))
         kind, order, work = heapq.heappop(line)
-        if work.begin_s != work.begin_s:
+        if math.isnan(work.begin_s):
             work.begin_s = self._clock.now
         self._clock.after(work.slices_s.pop(), lambda: self._slice_done(line, kind, order, work))
 

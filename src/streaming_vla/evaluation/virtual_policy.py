@@ -13,6 +13,7 @@ from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.sessions import Sessions
 from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policy.layout import Vector
+from streaming_vla.robots.metaworld import METRES_PER_UNIT
 from streaming_vla.runtime.baselines.events import ChunkReply, ChunkRequest
 from streaming_vla.runtime.events import (
     ContextReady,
@@ -24,7 +25,6 @@ from streaming_vla.runtime.events import (
 )
 
 SESSION = "/"
-METRES_PER_UNIT = 0.01  # of Meta-World's action and state, whose first three numbers are the hand
 
 
 def hand_after(state: Vector, actions: Vector) -> Vector:
@@ -51,7 +51,7 @@ class PolicyService:
         self._sessions = Sessions(policy.spec, options)
         self._random = np.random.default_rng(seed)
         self.last_state: Vector | None = None  # of the newest observation
-        self.work: Counter[str] = Counter()  # how often each kind of virtual_cost.WORK was done
+        self.work: Counter[str] = Counter()  # how often each kind of work of virtual_cost.costs was done
 
     def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Prefill an observation; None when it is outdated."""

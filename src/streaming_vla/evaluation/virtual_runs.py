@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.pool import Pool
 from typing import Generic, TypeVar
 
 import torch
 
+from streaming_vla.evaluation.processes import AGAIN, WorkerLost, map_in, open_pool
 from streaming_vla.evaluation.virtual_episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
 from streaming_vla.evaluation.virtual_strategies import Setup
 from streaming_vla.evaluation.virtual_study import MovableGoal
@@ -73,27 +73,40 @@ class _Measured(Generic[Result]):
 
     measure: Callable[[VirtualEpisode], Result]
 
-    def __call__(self, job: tuple[Key, VirtualRun]) -> tuple[Key, Result]:
-        return job[0], self.measure(run(job[1]))
+    def __call__(self, job: tuple[Key, VirtualRun]) -> Result:
+        return self.measure(run(job[1]))
 
 
 def run_all(
-    jobs: Sequence[tuple[Key, VirtualRun]], measure: Callable[[VirtualEpisode], Result], processes: int
+    jobs: Sequence[tuple[Key, VirtualRun]],
+    measure: Callable[[VirtualEpisode], Result],
+    processes: int,
+    again: str = AGAIN,
 ) -> Iterator[tuple[Key, Result]]:
     """Run jobs and yield the key and the measure of each as it is done, with several processes in any order.
 
     Args:
         measure: a function that a process can be sent.
         processes: one core each; 1 works in this process.
+        again: see `processes.map_in`.
+
+    Raises:
+        WorkerLost: a process was killed.
     """
     work = _Measured(measure)
     if processes == 1:
-        yield from map(work, jobs)
+        for job in jobs:
+            yield job[0], work(job)
         return
-    yield from _pool(processes).imap_unordered(work, jobs, chunksize=2)
+    try:
+        for (key, _), result in map_in(_pool(processes), work, jobs, at_once=2, again=again):
+            yield key, result
+    except WorkerLost:
+        _pool.cache_clear()
+        raise
 
 
 @functools.cache
-def _pool(processes: int) -> Pool:
+def _pool(processes: int) -> ProcessPoolExecutor:
     """Return processes that stay: making the scenes of all tasks takes one of them half a minute."""
-    return multiprocessing.get_context("spawn").Pool(processes)
+    return open_pool(processes)

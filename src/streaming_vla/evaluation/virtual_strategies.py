@@ -50,6 +50,11 @@ class Setup:
     similarity: float = 0.0
     replace_tokens: bool = False
 
+    @property
+    def needs_predictor(self) -> bool:
+        """Whether the policy's look-ahead predictor is asked."""
+        return self.monitor.mode == "adaptive" or self.replace_tokens
+
     def generator_options(self, control_period_s: float) -> GeneratorOptions:
         """Return the options of the action flow's generator.
 

@@ -9,21 +9,26 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kv_cache.tensor_file import TensorFormat
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.compact.policy import CompactPolicy
 
-FORMAT = "streaming_vla.compact.2"
-MAXIMUM_BYTES = 512 * 1024**2
-
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message says which, why and what was expected."""
+
+
+FORMAT = TensorFormat(
+    kind="checkpoint",
+    name="streaming_vla.compact.2",
+    maximum_bytes=512 * 1024**2,
+    origin="train a compact policy of this version with 'streaming-vla train policy'",
+    error=CheckpointError,
+)
 
 
 def save_policy(
@@ -40,7 +45,7 @@ def save_policy(
     tensors |= {name: weights[name].float().contiguous() for name in ("state_mean", "state_scale")}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
-        tensors, path, {"format": FORMAT, "architecture": config.to_json(), "training": json.dumps(dict(training))}
+        tensors, path, {"format": FORMAT.name, "architecture": config.to_json(), "training": json.dumps(dict(training))}
     )
 
 
@@ -55,50 +60,6 @@ def load_model(path: Path) -> CompactModel:
     Raises:
         CheckpointError: missing, too large, no safetensors, another format, or tensors that do not fit.
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist; expected a .safetensors file of a compact policy")
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise CheckpointError(f"checkpoint '{path}' has {path.stat().st_size} bytes, expected at most {MAXIMUM_BYTES}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"checkpoint '{path}' has format {metadata.get('format', 'none')!r}, expected {FORMAT!r}: "
-                    "it is not a compact policy of this version; train one with 'streaming-vla train policy'"
-                )
-            config = CompactConfig.from_json(metadata["architecture"])
-            _check_size(path, config)
-            model = CompactModel(config)
-            _load(path, model, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"checkpoint '{path}' cannot be read ({error}); expected {FORMAT} safetensors") from error
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint '{path}' does not fit this version: {error}") from error
-    return model
-
-
-def _check_size(path: Path, config: CompactConfig) -> None:
-    """Refuse an architecture that is absurdly large before its memory is taken."""
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in CompactModel(config).parameters())
-    if 2 * count > 2 * MAXIMUM_BYTES:
-        raise CheckpointError(f"checkpoint '{path}' names an architecture of {count} parameters, more than is allowed")
-
-
-def _load(path: Path, model: CompactModel, tensors: dict[str, Tensor]) -> None:
-    expected = model.state_dict()
-    different = sorted(set(expected) ^ set(tensors))
-    if different:
-        raise CheckpointError(f"checkpoint '{path}' misses or adds tensors, first '{different[0]}' of {len(different)}")
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"checkpoint '{path}': tensor '{name}' has shape {tuple(value.shape)}, "
-                f"expected {tuple(expected[name].shape)}"
-            )
-        if not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"checkpoint '{path}': tensor '{name}' is not finite; the file is damaged")
-    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    with FORMAT.open(path) as file:
+        config = CompactConfig.from_json(file.metadata["architecture"])
+        return file.build(lambda: CompactModel(config))

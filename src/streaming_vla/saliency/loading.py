@@ -13,18 +13,22 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from kv_cache.tensor_file import TensorFormat
 from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.policy.loading import CheckpointError, load_policy
 from streaming_vla.policy.models import SUFFIX, find_model
 from streaming_vla.saliency.predictor import ChangePredictor
 
-FORMAT = "streaming_vla.saliency.1"
-MAXIMUM_BYTES = 64 * 1024**2
+FORMAT = TensorFormat(
+    kind="saliency model",
+    name="streaming_vla.saliency.1",
+    maximum_bytes=64 * 1024**2,
+    origin="train one with 'streaming-vla train saliency'",
+    error=CheckpointError,
+)
 LARGEST_SIZE = 65_536  # of tokens, features, actions and width
 AUTO = "auto"
 
@@ -75,7 +79,7 @@ def save_predictor(
     tensors = {name: value.detach().float().contiguous() for name, value in predictor.state_dict().items()}
     owner = {"name": policy.spec.name, "encoder_sha256": encoder_hash(policy.base_encoder)}
     metadata = {
-        "format": FORMAT,
+        "format": FORMAT.name,
         "sizes": json.dumps(vars(sizes)),
         "policy": json.dumps(owner),
         "training": json.dumps(dict(training)),
@@ -90,44 +94,18 @@ def load_predictor(path: Path, policy: CompactPolicy) -> ChangePredictor:
         CheckpointError: missing, too large, no safetensors, another format, of another policy, or tensors that do not
             fit.
     """
-    if not path.is_file():
-        raise CheckpointError(f"saliency model '{path}' does not exist; make one with 'streaming-vla train saliency'")
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise CheckpointError(
-            f"saliency model '{path}' has {path.stat().st_size} bytes, expected at most {MAXIMUM_BYTES}"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"saliency model '{path}' has format {metadata.get('format', 'none')!r}, expected {FORMAT!r}: "
-                    "train one with 'streaming-vla train saliency'"
-                )
-            owner = json.loads(metadata["policy"])
-            if owner["encoder_sha256"] != encoder_hash(policy.base_encoder):
-                raise CheckpointError(
-                    f"saliency model '{path}' belongs to a policy {owner['name']} with other weights than "
-                    f"{policy.spec.name} has: train it again with 'streaming-vla train saliency'"
-                )
-            sizes = Sizes(**json.loads(metadata["sizes"]))
-            wanted = sizes_for(policy, sizes.width)
-            if sizes != wanted:
-                raise CheckpointError(f"saliency model '{path}' has {sizes}, policy {policy.spec.name} needs {wanted}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        predictor = sizes.make()
-        shapes = {name: value.shape for name, value in predictor.state_dict().items()}
-        if {name: value.shape for name, value in tensors.items()} != shapes:
-            raise CheckpointError(f"saliency model '{path}' has tensors of other shapes than its sizes; it is damaged")
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise CheckpointError(f"saliency model '{path}' has numbers that are not finite; it is damaged")
-    except CheckpointError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"saliency model '{path}' cannot be read ({error}); expected {FORMAT} safetensors"
-        ) from error
-    predictor.load_state_dict({name: value.float() for name, value in tensors.items()})
+    with FORMAT.open(path) as file:
+        owner = json.loads(file.metadata["policy"])
+        if owner["encoder_sha256"] != encoder_hash(policy.base_encoder):
+            raise CheckpointError(
+                f"{file.who} belongs to a policy {owner['name']} with other weights than {policy.spec.name} has: "
+                "train it again with 'streaming-vla train saliency'"
+            )
+        sizes = Sizes(**json.loads(file.metadata["sizes"]))
+        wanted = sizes_for(policy, sizes.width)
+        if sizes != wanted:
+            raise CheckpointError(f"{file.who} has {sizes}, policy {policy.spec.name} needs {wanted}")
+        predictor = file.build(sizes.make)
     return predictor.eval().requires_grad_(False)
 
 

@@ -35,7 +35,7 @@ def _one_sentence() -> Iterator[None]:
     """End the command with the sentence of a refusal instead of a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ChildProcessError) as error:
         print(f"streaming-vla: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 
@@ -60,7 +60,7 @@ def demos(
         checkpoint = None if pilot is None else find_model(pilot)
         recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
         wanted = [(each, wanted_shards(folder, each)) for each in recordings]
-    with counting() as progress:
+    with _one_sentence(), counting() as progress:
         there = sum(shard.path.exists() for _, shards in wanted for shard in shards)
         bar = progress.add_task("episodes", total=sum(len(shards) for _, shards in wanted), completed=there)
         for recording, shards in wanted:
@@ -167,12 +167,13 @@ def saliency(
 
     from streaming_vla.policy.loading import load_policy
     from streaming_vla.policy.models import find_model
+    from streaming_vla.training.plan import read_plan
     from streaming_vla.training.saliency import train_saliency
-    from streaming_vla.training.saliency_plan import load_saliency_plan
+    from streaming_vla.training.saliency_plan import SaliencyPlan
 
     torch.set_num_threads(1)
     with _one_sentence():
-        chosen = load_saliency_plan(plan)
+        chosen = read_plan(plan, SaliencyPlan)
         file = find_model(model)
         target = output or Path("models") / f"{file.stem}_saliency.safetensors"
         with counting() as progress:

@@ -18,9 +18,10 @@ from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import get_task, unrelated
-from streaming_vla.training.endings import DECISIONS, SETTLED_STEPS, endings
+from streaming_vla.training.endings import endings
 from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
+from streaming_vla.training.sequences import Episode, Seen, cut_sequence, memory_sequence
 from streaming_vla.training.windows import Branches, Track, draw_window
 
 ANSWERS = 4  # most answers of a memory task
@@ -52,22 +53,6 @@ class Batch:
     waiting: npt.NDArray[np.bool_]
     goals: npt.NDArray[np.float32]
     task: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A recorded episode of F frames (see record_episode and Batch); `name` is that of its file."""
-
-    name: str
-    track: Track
-    goals: npt.NDArray[np.float32]
-    step: npt.NDArray[np.int32]
-    state: npt.NDArray[np.float32]
-    scene: npt.NDArray[np.float32]
-    recall: npt.NDArray[np.int64]
-    waiting: npt.NDArray[np.bool_]
-    jpeg: npt.NDArray[np.uint8]
-    offset: npt.NDArray[np.int64]
 
 
 def check_demonstrations(folder: Path) -> list[Path]:
@@ -109,8 +94,6 @@ class Demonstrations:
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
         self._wordings: dict[str, tuple[str, ...]] = {}
-        self.seeds: dict[str, list[int]] = {}
-        self.frames = 0
         for file in check_demonstrations(folder) if files is None else files:
             self._load(file)
 
@@ -142,18 +125,18 @@ class Demonstrations:
         ]
         return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
 
-    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
+    def _frames(self, task: str, source: Source, random: np.random.Generator) -> list[Seen]:
         episodes = self._episodes[task]
         episode = episodes[random.integers(len(episodes))]
         if not source.memory:
-            return _cut(episode, source, random)
+            return cut_sequence(episode, source, random)
         others = self._endings[task][int(episode.recall.max())] if random.random() < source.spliced else []
-        return _remembering(episode, episodes, others, source, random)
+        return memory_sequence(episode, episodes, others, source, random)
 
     def _sequence(
         self,
         task: str,
-        frames: list[tuple[Episode, int]],
+        frames: list[Seen],
         length: int,
         tasks: Sequence[str],
         source: Source,
@@ -210,13 +193,12 @@ class Demonstrations:
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
         goals = np.full((len(track.step), ANSWERS, 2), np.nan, dtype=np.float32)
-        episode = Episode(file.stem, track, goals, *(given[name] for name in EPISODE_FIELDS))
+        episode = Episode(file.stem, track, goals, **{name: given[name] for name in EPISODE_FIELDS})
         task, seed = metadata["task"], int(metadata["seed"])
         self._episodes.setdefault(task, []).append(episode)
         # a shard of somebody's own data says itself what was asked for
         own = metadata.get("instruction")
         self._wordings[task] = (own,) if own is not None else get_task(task).instructions
-        self.seeds.setdefault(task, []).append(seed)
         if task in MEMORY_TASKS:
             first = int(np.flatnonzero(episode.waiting)[-1]) + 1
             for answer, (other, goal) in enumerate(endings(task, seed, track, episode.state, first)):
@@ -225,74 +207,3 @@ class Demonstrations:
                 goals[first:, answer] = goal[:2]
                 kept = self._endings.setdefault(task, {}).setdefault(answer, [])
                 kept.append(dataclasses.replace(episode, track=other, scene=scene))
-        self.frames += len(episode.step)
-
-
-def _strides(episode: Episode, source: Source, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return the frames from one observation to the next, [T - 1]."""
-    every = int(episode.step[1] - episode.step[0]) if len(episode.step) > 1 else 1
-    low, high = source.stride
-    return random.integers(max(1, low // every), max(1, high // every) + 1, source.length - 1)
-
-
-def _cut(episode: Episode, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
-    """Return up to T observations of an episode; both ends are met more often than a uniform start would meet them."""
-    ahead = np.concatenate(([0], _strides(episode, source, random).cumsum()))
-    frames, total = len(episode.step), int(ahead[-1])
-    first = -0.3 * total - 1
-    start = int(np.clip(random.uniform(first, max(first, frames - 0.7 * total)), 0, max(0, frames - 1 - total)))
-    return [(episode, int(place)) for place in start + ahead if place < frames]
-
-
-def _remembering(
-    episode: Episode,
-    episodes: Sequence[Episode],
-    endings: Sequence[Episode],
-    source: Source,
-    random: np.random.Generator,
-) -> list[tuple[Episode, int]]:
-    """Return up to T observations from the episode's start on, the wait lengthened by pieces of other episodes.
-
-    Args:
-        endings: where there are any, the later part of the wait and the choice are those of one of them.
-    """
-    own = _through(episode, 0, source, random)
-    if endings:
-        own = _spliced(own, endings[int(random.integers(len(endings)))], source, random)
-    own = own[: source.length]
-    spare = int(random.integers(source.length - len(own) + 1))
-    waits = [number for number, (each, place) in enumerate(own) if each.waiting[place]]
-    added: list[tuple[Episode, int]] = []
-    while len(added) < spare and waits:
-        other = episodes[int(random.integers(len(episodes)))]
-        waiting = np.flatnonzero(other.waiting)
-        step = int(_strides(other, source, random)[0])
-        added += [(other, int(place)) for place in waiting[random.integers(step) :: step]]
-    if not added:
-        return own
-    cut = waits[random.integers(len(waits))] + 1
-    return own[:cut] + added[:spare] + own[cut:]
-
-
-def _through(episode: Episode, first: int, source: Source, random: np.random.Generator) -> list[tuple[Episode, int]]:
-    """Return up to T observations from frame `first` on."""
-    places = first + np.concatenate(([0], _strides(episode, source, random).cumsum()))
-    return [(episode, int(place)) for place in places if place < len(episode.step)]
-
-
-def _spliced(
-    own: list[tuple[Episode, int]], ending: Episode, source: Source, random: np.random.Generator
-) -> list[tuple[Episode, int]]:
-    """Return the cue and the settling of `own`, then the rest of the wait and the first of the choice of `ending`."""
-    mine, theirs = _settled(own[0][0]), _settled(ending)
-    after = _through(ending, theirs + int(random.integers(3)), source, random)
-    choice = [pair for pair in after if pair[1] > theirs and not ending.waiting[pair[1]]]
-    wait = [pair for pair in after if ending.waiting[pair[1]]]
-    return [pair for pair in own if pair[1] <= mine] + wait + choice[:DECISIONS]
-
-
-def _settled(episode: Episode) -> int:
-    """Return the frame at which the hand has reached the marker, in the wait."""
-    waiting = np.flatnonzero(episode.waiting)
-    since = episode.step[waiting] - episode.step[waiting[0]]
-    return int(waiting[min(int(np.searchsorted(since, SETTLED_STEPS)), len(waiting) - 1)])

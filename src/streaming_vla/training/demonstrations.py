@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from safetensors.numpy import save_file
 
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions
+from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.policy.loading import load_policy
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.robots.tasks import HELD_OUT_SEED, get_task
@@ -70,13 +70,16 @@ def record(
     Args:
         image_size: stored picture size in pixels.
         pilot: checkpoint of the policy that is at the wheel at first.
+
+    Raises:
+        WorkerLost: a process was killed.
     """
-    missing = [(shard, recording, image_size, pilot) for shard in shards if not shard.path.exists()]
+    missing = [shard for shard in shards if not shard.path.exists()]
     if missing:
         shards[0].folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes) as pool:
-        yield from pool.imap_unordered(_record_shard, missing, chunksize=SEEDS_AT_ONCE)
+    work = functools.partial(_record_shard, recording=recording, image_size=image_size, checkpoint=pilot)
+    for shard, _ in map_in_processes(work, missing, processes, SEEDS_AT_ONCE, RESUMED):
+        yield shard
 
 
 @functools.cache
@@ -90,8 +93,7 @@ def _pilot_of_process(checkpoint: Path) -> Pilot:
     return Pilot(load_policy(checkpoint), PilotOptions(age=2))
 
 
-def _record_shard(job: tuple[Shard, Recording, int, Path | None]) -> Shard:
-    shard, recording, image_size, checkpoint = job
+def _record_shard(shard: Shard, recording: Recording, image_size: int, checkpoint: Path | None) -> None:
     robot = _robot_of_process(2 * image_size)
     pilot = None
     if checkpoint is not None:
@@ -103,4 +105,3 @@ def _record_shard(job: tuple[Shard, Recording, int, Path | None]) -> Shard:
     about = {"task": shard.task, "seed": str(shard.seed), "cameras": ",".join(robot.cameras)}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata=about)
     partial.rename(shard.path)
-    return shard

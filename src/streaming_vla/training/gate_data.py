@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.training.dataset import ANSWERS, Demonstrations, Episode, check_demonstrations
+from streaming_vla.training.dataset import ANSWERS, Demonstrations, check_demonstrations
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.plan import Source
+from streaming_vla.training.sequences import Episode
 
 NOTHING = ANSWERS  # class of a sequence that has shown nothing to remember
 FRAMES_AT_ONCE = 32

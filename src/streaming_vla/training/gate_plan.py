@@ -103,7 +103,7 @@ class GatePlan(Section):
 
     Args:
         sources: what an optimiser step is made of; those of memory tasks also give the threshold.
-        weights: those of a policy's training; `scene` is not used.
+        weights: those of a policy's training; `scene` and `goals` are not used, `chunk` only where the policy learns.
     """
 
     gate: Shape = Shape()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kv_cache.gate import Gate, GateConfig
@@ -25,7 +23,7 @@ from kv_cache.gate_file import save_gate
 from kv_cache.one_pass import Fate
 from kv_cache.sampling import hard_sample, ramp
 from streaming_vla.policy.loading import load_policy, save_policy
-from streaming_vla.training.checkpoint import pack_moments, unpack_moments
+from streaming_vla.training.checkpoint import follow, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
 from streaming_vla.training.gate_losses import gate_loss, make_probe
@@ -86,8 +84,8 @@ class GateTrainer:
         self._parameters = [value for group in rates for value in group["params"]]
         self._modules = nn.ModuleDict({"gate": gate, "probe": self.probe, "model": self.model})
         self._average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.step = 0
-        self._resume()
+        self._checkpoint = run.folder / "checkpoint.safetensors"
+        self.step = load_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters)
 
     def train(self) -> None:
         """Train to the plan's last step; figures go to log.jsonl."""
@@ -117,9 +115,7 @@ class GateTrainer:
         nn.utils.clip_grad_norm_(self._learned, 1.0)
         self._optimizer.step()
         if self._learned:
-            decay = min(learning.average, (1 + self.step) / (10 + self.step))
-            for name, value in self.model.state_dict().items():
-                self._average[name].lerp_(value, 1 - decay)
+            follow(self._average, self.model, learning.average, self.step)
         self.step += 1
         return parts
 
@@ -127,8 +123,12 @@ class GateTrainer:
         """Calibrate the threshold, write the gate with all of it, and the policy if it has learned too.
 
         Raises:
-            ValueError: the policy has learned and there is no file to write it to.
+            ValueError: the policy has learned and there is no file to write it to, or the other way round.
         """
+        if bool(self._learned) != (policy_output is not None):
+            raise ValueError(
+                "gate: a file for the policy is needed where learning.policy_rate is above 0, and only there"
+            )
         if self._learned:
             self.model.load_state_dict(self._average)
         random = np.random.default_rng(self.run.seed)
@@ -146,8 +146,7 @@ class GateTrainer:
             "demonstrations": fingerprint(sorted(file for part in self.files for file in part)),
             "validation": figures,
         }
-        if self._learned:
-            assert policy_output is not None
+        if policy_output is not None:
             save_policy(policy_output, self.model.config, self._average, about | {"initial": self.run.policy.stem})
             about["policy"] = _identity(policy_output)
         save_gate(output, self.network.gate, threshold, about)
@@ -156,12 +155,7 @@ class GateTrainer:
 
     def save(self) -> None:
         """Write a checkpoint, which a new run in the folder goes on from."""
-        tensors: dict[str, Tensor] = {f"now.{name}": value for name, value in self._modules.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self._average.items()}
-        tensors |= pack_moments(self._optimizer, self._parameters)
-        unfinished = self.run.folder / "checkpoint.partial"
-        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
-        os.replace(unfinished, self.run.folder / "checkpoint.safetensors")
+        save_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters)
 
     def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
         """Add the gradient of one batch."""
@@ -192,16 +186,6 @@ class GateTrainer:
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(figures) + "\n")
-
-    def _resume(self) -> None:
-        file = self.run.folder / "checkpoint.safetensors"
-        if not file.exists():
-            return
-        tensors = load_file(file)
-        self._modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
-        self._average = {n[8:]: v for n, v in tensors.items() if n.startswith("average.")}
-        unpack_moments(self._optimizer, self._parameters, tensors, torch.device("cpu"))
-        self.step = int(tensors["moment.0.step"])
 
 
 def _identity(policy: Path) -> dict[str, str]:

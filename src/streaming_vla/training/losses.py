@@ -1,4 +1,4 @@
-"""The losses of one batch: action flow, chunk denoising, and two auxiliary heads that teach the trunk where to look."""
+"""The losses of one batch: action flow, chunk denoising, and auxiliary heads: where to look and what to remember."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ def batch_loss(
     present = given["present"]
     seen = history_mask(present, source, generator)
     cache, last = model.trunk(tokens.view(count, length * block, -1), block_mask(seen, block, block))
-    share = _shares(present)
 
     acting = _acting(length, source, generator)
     # a flow token, and the first of a chunk, stands right behind its own observation
@@ -85,35 +84,45 @@ def batch_loss(
 
     flow, absolute, hidden = flow_loss(velocity, acted, model.flow.absolute, plan.flow, generator)
     chunk = chunk_loss(denoise, acted, generator)
-    scene = (given["scene"] - auxiliary.scene_mean) / auxiliary.scene_scale
-    told = auxiliary.seen(tokens[:, 0]).view_as(scene)
     ends = last.view(count, length, block, -1)[:, :, -1]
-    where = (told - scene).square().mean(-1) + (auxiliary.known(ends) - scene).square().mean(-1)
-    recall = functional.cross_entropy(
-        auxiliary.recall(ends).flatten(0, 1), given["recall"].flatten(), ignore_index=-1, reduction="sum"
-    ) / max(1, int((batch.recall >= 0).sum()))
-    goals = (given["goals"] - auxiliary.scene_mean[:2]) / auxiliary.scene_scale[:2]
-    shown = goals.isfinite()
-    told = auxiliary.goals(ends).view_as(goals)
-    apart = (told - goals.nan_to_num()).square()[shown].sum() / shown.sum().clamp(min=1)
-    parts = {
-        "flow": flow,
-        "absolute": absolute,
-        "hidden": hidden,
-        "chunk": chunk,
-        "scene": (where * share).sum(),
-        "recall": recall,
-        "goals": apart,
-    }
+    scene, recall, goals = _auxiliary_losses(auxiliary, tokens[:, 0], ends, given, _shares(present))
     loss = (
         flow
         + weights.absolute * absolute
         + weights.chunk * chunk
-        + weights.scene * parts["scene"]
+        + weights.scene * scene
         + weights.recall * recall
-        + weights.goals * apart
+        + weights.goals * goals
     )
+    parts = {"flow": flow, "absolute": absolute, "hidden": hidden, "chunk": chunk}
+    parts |= {"scene": scene, "recall": recall, "goals": goals}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _auxiliary_losses(
+    auxiliary: Auxiliary, keypoints: Tensor, ends: Tensor, given: Mapping[str, Tensor], share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the losses of naming the scene, what is to be remembered, and the goals of all answers.
+
+    Args:
+        keypoints: [B * T, width], first token of the first camera.
+        ends: [B, T, width], last token of every observation.
+        given: by the names of Batch.
+        share: [B, T], of each observation in the loss of the scene.
+    """
+    mean, scale = auxiliary.scene_mean, auxiliary.scene_scale
+    scene = (given["scene"] - mean) / scale
+    seen, known = auxiliary.seen(keypoints).view_as(scene), auxiliary.known(ends)
+    off = (seen - scene).square().mean(-1) + (known - scene).square().mean(-1)
+    named = given["recall"].flatten()
+    recall = functional.cross_entropy(auxiliary.recall(ends).flatten(0, 1), named, ignore_index=-1, reduction="sum") / (
+        named >= 0
+    ).sum().clamp(min=1)
+    goals = (given["goals"] - mean[:2]) / scale[:2]
+    shown = goals.isfinite()
+    told = auxiliary.goals(ends).view_as(goals)
+    apart = (told - goals.nan_to_num()).square()[shown].sum() / shown.sum().clamp(min=1)
+    return (off * share).sum(), recall, apart
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from streaming_vla.policy.loading import load_model, save_policy
 from streaming_vla.training.demonstrations import Shard
 from streaming_vla.training.losses import SCENE_SIZE
 from streaming_vla.training.plan import TrainingPlan
+from streaming_vla.training.setup import planned_config
 
 WORDS = "word.weight"  # of the network: one row per word
 
@@ -57,7 +58,10 @@ def prepare(data: Path, plan: TrainingPlan, folder: Path, start: Path | None) ->
         ValueError: no data set, or its cameras, state or actions are not the policy's.
     """
     facts = read_facts(data)
-    base = _plan_config(plan, facts) if start is None else load_model(start).config
+    if start is None:
+        base = planned_config(plan, (UNKNOWN,), cameras=facts.cameras, state_size=len(facts.state_names))
+    else:
+        base = load_model(start).config
     _check(base, facts, data, "the plan" if start is None else f"the policy '{start.stem}'")
     demonstrations = folder / "demonstrations"
     episodes = write_demonstrations(data, demonstrations, base)
@@ -111,19 +115,6 @@ def _shard(episode: dict[str, Any], config: CompactConfig) -> dict[str, npt.NDAr
     }
 
 
-def _plan_config(plan: TrainingPlan, facts: DatasetFacts) -> CompactConfig:
-    """Return the shape that the plan's model section says, for what the data set holds; it knows no words yet."""
-    known = {field.name for field in dataclasses.fields(CompactConfig)}
-    given: dict[str, Any] = {
-        "cameras": facts.cameras,
-        "state_size": len(facts.state_names),
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in plan.model.items()},
-    }
-    if unknown := sorted(set(given) - known):
-        raise ValueError(f"the plan's model section has no {', '.join(unknown)}; its entries are {', '.join(known)}")
-    return CompactConfig(words=(UNKNOWN,), **given)
-
-
 def _check(config: CompactConfig, facts: DatasetFacts, data: Path, whose: str) -> None:
     missing = sorted(set(config.cameras) - set(facts.cameras))
     if missing:
@@ -156,7 +147,7 @@ def _for_instructions(plan: TrainingPlan, episodes: Counter[str], config: Compac
         source.model_copy(update={"tasks": tasks, "memory": False, "wrong_instruction": 0.0})
         for source in plan.sources
     )
-    weights = plan.weights.model_copy(update={"scene": 0.0, "recall": 0.0})
+    weights = plan.weights.model_copy(update={"scene": 0.0, "recall": 0.0, "goals": 0.0})
     return plan.model_copy(update={"sources": sources, "weights": weights})
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.saliency.loading import Sizes, save_predictor, sizes_for
 from streaming_vla.saliency.predictor import ChangePredictor, norm, predictor_loss, typical_change
+from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.saliency_data import Pairs, PairSampler, chosen_files, encode_all, is_held_out
 from streaming_vla.training.saliency_plan import SaliencyPlan
 
@@ -96,7 +96,7 @@ def train_saliency(
     about = {
         "plan": plan.model_dump(mode="json"),
         "seed": seed,
-        "demonstrations": {"episodes": len(files), "frames": learned.frames + checked.frames, "sha256": _digest(files)},
+        "demonstrations": fingerprint(files) | {"frames": learned.frames + checked.frames},
         "check": asdict(check),
     }
     save_predictor(output, predictor, sizes, policy, about)
@@ -169,12 +169,3 @@ def _rank_correlation(first: Tensor, second: Tensor) -> float:
     """Return Spearman's rank correlation of two vectors without many ties."""
     ranks = torch.stack([values.argsort().argsort().float() for values in (first, second)])
     return float(torch.corrcoef(ranks)[0, 1])
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """Return a hash of the episodes that were used."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

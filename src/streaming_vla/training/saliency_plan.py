@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from streaming_vla.training.plan import Section, read_plan
+from streaming_vla.training.plan import Section
 
 
 class SaliencyPlan(Section):
@@ -32,12 +31,3 @@ class SaliencyPlan(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     check_pairs: Annotated[int, Field(ge=100)] = 8000
-
-
-def load_saliency_plan(path: Path) -> SaliencyPlan:
-    """Read a plan.
-
-    Raises:
-        ValueError: no such file, no YAML, or an entry that is unknown, missing or out of range.
-    """
-    return read_plan(path, SaliencyPlan)

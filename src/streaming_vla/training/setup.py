@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,21 @@ def compact_config(plan: TrainingPlan) -> CompactConfig:
     """
     tasks = TASKS | MEMORY_TASKS
     words = build_vocabulary(text for task in tasks.values() for text in task.instructions)
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in plan.model.items()
-    }
-    try:
-        return CompactConfig(words=words, **fields)
-    except TypeError as error:
-        raise ValueError(f"the plan's model section: {error}") from error
+    return planned_config(plan, words=words)
+
+
+def planned_config(plan: TrainingPlan, words: tuple[str, ...], **known: Any) -> CompactConfig:
+    """Return the shape that the plan's model section says.
+
+    Args:
+        words: the vocabulary, which no plan names.
+        known: fields in place of the defaults, where the plan says nothing.
+
+    Raises:
+        ValueError: the section has an entry that no policy has, or sizes that do not go together.
+    """
+    entries = [field.name for field in fields(CompactConfig) if field.name != "words"]
+    if unknown := sorted(set(plan.model) - set(entries)):
+        raise ValueError(f"the plan's model section has no {', '.join(unknown)}; its entries are {', '.join(entries)}")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plan.model.items()}
+    return CompactConfig(words=words, **known | given)

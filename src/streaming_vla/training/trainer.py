@@ -14,20 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed
+from safetensors.torch import load_file
+from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
+from streaming_vla.evaluation.processes import end_with_parent
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import save_policy
-from streaming_vla.training.checkpoint import pack_moments, unpack_moments
+from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
 
 REPORT_EVERY = 50
 SAVE_EVERY = 250
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def learning_rate(step: int, options: Optimiser) -> float:
@@ -63,15 +65,15 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.plan, self.folder, self.seed, self.processes = run.plan, run.folder, run.seed, run.processes
         plan, config, seed, initial = run.plan, run.config, run.seed, run.initial
-        self.data = data = Demonstrations(run.demonstrations, config)
+        self.data = Demonstrations(run.demonstrations, config)
         self.rank = distributed.get_rank()
         torch.manual_seed(seed)
         self.model = CompactModel(config)
         self.auxiliary = Auxiliary(config.width)
-        for owner, field, prefix in ((self.model, "state", "state"), (self.auxiliary, "scene", "scene")):
-            mean, scale = data.statistics(field)
-            getattr(owner, f"{prefix}_mean").copy_(torch.from_numpy(mean))
-            getattr(owner, f"{prefix}_scale").copy_(torch.from_numpy(scale))
+        for owner, field in ((self.model, "state"), (self.auxiliary, "scene")):
+            mean, scale = self.data.statistics(field)
+            getattr(owner, f"{field}_mean").copy_(torch.from_numpy(mean))
+            getattr(owner, f"{field}_scale").copy_(torch.from_numpy(scale))
         if initial is not None:
             self.model.load_state_dict({name: value.float() for name, value in load_file(initial).items()})
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,8 +86,8 @@ class Trainer:
             betas=(0.9, 0.99),
         )
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.step = 0
-        self._resume()
+        self._checkpoint = run.folder / CHECKPOINT
+        self.step = load_checkpoint(self._checkpoint, self.modules, self.average, self.optimizer, self.parameters)
 
     def run(self) -> None:
         """Train to the last step; the first process writes figures to log.jsonl and to the terminal."""
@@ -109,15 +111,14 @@ class Trainer:
             self._average_gradients()
             torch.nn.utils.clip_grad_norm_(self.parameters, plan.optimiser.clip)
             self.optimizer.step()
-            self._average_weights()
+            follow(self.average, self.model, plan.optimiser.average, self.step)
             self.step += 1
-            if self.step % REPORT_EVERY == 0 and self.rank == 0:
-                sums["seconds_per_step"] = (time.monotonic() - began) / REPORT_EVERY
-                self._log(sums)
             if self.step % REPORT_EVERY == 0:
+                if self.rank == 0:
+                    self._log(sums | {"seconds_per_step": (time.monotonic() - began) / REPORT_EVERY})
                 sums, began = {}, time.monotonic()
-            if self.step % SAVE_EVERY == 0 or self.step == plan.optimiser.steps:
-                self._save()
+            if self.rank == 0 and (self.step % SAVE_EVERY == 0 or self.step == plan.optimiser.steps):
+                save_checkpoint(self._checkpoint, self.modules, self.average, self.optimizer, self.parameters)
 
     def _log(self, figures: dict[str, float]) -> None:
         left_min = (self.plan.optimiser.steps - self.step) * figures["seconds_per_step"] / 60
@@ -137,31 +138,6 @@ class Trainer:
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def _average_weights(self) -> None:
-        decay = min(self.plan.optimiser.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
-
-    def _save(self) -> None:
-        if self.rank != 0:
-            return
-        tensors: dict[str, Tensor] = {f"average.{name}": value for name, value in self.average.items()}
-        tensors |= {f"now.{name}": value for name, value in self.modules.state_dict().items()}
-        tensors |= pack_moments(self.optimizer, self.parameters)
-        partial = self.folder / "checkpoint.partial"
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(self.step)})
-        os.replace(partial, self.folder / "checkpoint.safetensors")
-
-    def _resume(self) -> None:
-        file = self.folder / "checkpoint.safetensors"
-        if not file.exists():
-            return
-        tensors = load_file(file)
-        self.modules.load_state_dict({n[4:]: v for n, v in tensors.items() if n.startswith("now.")})
-        self.average = {n[8:]: v.to(self.device) for n, v in tensors.items() if n.startswith("average.")}
-        unpack_moments(self.optimizer, self.parameters, tensors, self.device)
-        self.step = int(tensors["moment.0.step"])
-
 
 def train(run: Run) -> None:
     """Train to the plan's last step, resuming what is in the run's folder."""
@@ -172,6 +148,7 @@ def train(run: Run) -> None:
 
 
 def _work(rank: int, run: Run, store: str) -> None:
+    end_with_parent()  # else a run that is killed goes on, beside the one that is started in its folder then
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=run.processes)
     Trainer(run).run()
@@ -184,8 +161,7 @@ def export(run: Run, output: Path) -> None:
     Raises:
         FileNotFoundError: there is no checkpoint in the run's folder.
     """
-    tensors = load_file(run.folder / "checkpoint.safetensors")
-    average = {name[8:]: value for name, value in tensors.items() if name.startswith("average.")}
+    average = load_average(run.folder / CHECKPOINT)
     about = {
         "plan": run.plan.model_dump(mode="json"),
         "seed": run.seed,
