@@ -155,6 +155,16 @@ def test_a_sequence_without_its_cue_begins_in_the_wait(folder: Path, tmp_path: P
     assert without.taught.sum() < without.present.sum(), "what to choose cannot be known"
 
 
+def test_the_last_observations_act_and_some_of_the_others(folder: Path, tmp_path: Path) -> None:
+    encoded = EncodedDemonstrations(windows_of(folder), CompactModel(CONFIG), tmp_path / "tokens", lambda *_: None)
+    source = SOURCE.model_copy(update={"length": 16, "acted": 5})
+    batch = encoded.encoded(16, source, np.random.default_rng(0))
+    assert (batch.taught.sum(dim=1) == 5).all() and (batch.taught <= batch.present).all()
+    last = batch.present.sum(dim=1, keepdim=True) - 1
+    assert batch.taught.gather(1, last).all() and batch.taught.gather(1, last - 1).all()
+    assert batch.taught[:, :8].any(dim=0).sum() > 2, "the others are drawn"
+
+
 def test_episodes_for_validation_are_not_learned_from(folder: Path) -> None:
     learned, held_out = split_episodes(folder, PLAN)
     assert [file.name for file in learned] == ["window-open_0_00000.safetensors", "window-open_0_00002.safetensors"]

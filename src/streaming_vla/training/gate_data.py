@@ -129,7 +129,7 @@ class EncodedDemonstrations(Demonstrations):
         given = _cut_off(given, torch.where(blind, cue.sum(dim=1), 0))
         given["recall"][blind] = NOTHING
         # what to choose cannot be known without a cue
-        taught = given["present"] & (given["waiting"] | ~blind.unsqueeze(1))
+        taught = _acting(given["present"], source.acted, random) & (given["waiting"] | ~blind.unsqueeze(1))
         tasks = [self.tasks[number] for number in batch.task]
         return EncodedBatch(given, taught, cue & ~blind.unsqueeze(1), tasks)
 
@@ -143,6 +143,16 @@ def _encode(pictures: Sequence[npt.NDArray[np.uint8]], model: CompactModel) -> T
         scaled = torch.from_numpy(some).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
         parts.append(torch.cat([encoder(scaled[:, place]) for place, encoder in enumerate(model.cameras)], dim=1))
     return torch.cat(parts).half()
+
+
+def _acting(present: Tensor, acted: int | None, random: np.random.Generator) -> Tensor:
+    """Return which of the observations [B, T] that are there act, see Source.acted."""
+    if acted is None:
+        return present
+    left = present.sum(dim=1, keepdim=True) - 1 - torch.arange(present.shape[1])  # observations that follow
+    order = torch.from_numpy(random.random(tuple(present.shape)))
+    order = order.masked_fill(left < acted // 2, -1.0).masked_fill(~present, 1.0)
+    return present & (order.argsort(dim=1).argsort(dim=1) < acted)
 
 
 def _cut_off(given: dict[str, Tensor], first: Tensor) -> dict[str, Tensor]:

@@ -53,11 +53,12 @@ class Keep(Section):
 
 
 class Learning(Section):
-    """AdamW, rates constant.
+    """AdamW, the rates of gate and probe constant.
 
     Args:
         gate_rate, probe_rate: learning rates of the gate and of the head that names what is to be remembered.
-        policy_rate: of the policy behind its picture encoder; 0 leaves the policy as it is.
+        policy_rate: of the policy behind its picture encoder at first, falling as a cosine to a hundredth; 0 leaves the
+            policy as it is.
         full: share of the sequences that a policy that learns sees with their full history, so that it forgets
             neither of the two.
         clip: largest norm of the gate's gradient.
@@ -88,8 +89,7 @@ class Validation(Section):
 
 
 class GateSource(Source):
-    """Sequences of one kind; what an observation sees is up to the gate, and all of them act: `forget`, `whole_history`
-    and `acted` are not used.
+    """Sequences of one kind; what an observation sees is up to the gate: `forget` and `whole_history` are not used.
 
     Args:
         episodes: of each task that are learned from, at most; their pictures are encoded once.

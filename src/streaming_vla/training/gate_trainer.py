@@ -31,6 +31,7 @@ from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork,
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.plan import Source
+from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 10
 SAVE_EVERY = 50
@@ -106,6 +107,8 @@ class GateTrainer:
         learning = self.plan.learning
         random = np.random.default_rng((self.run.seed, self.step))
         generator = torch.Generator().manual_seed(self.run.seed + 104_729 * self.step)
+        if self._learned:
+            self._optimizer.param_groups[-1]["lr"] = learning.policy_rate * cosine(self.step / learning.steps)
         self._optimizer.zero_grad(set_to_none=True)
         parts: dict[str, float] = {}
         for number, source in enumerate(self.plan.sources):

@@ -6,7 +6,6 @@ A run can be stopped at any time and goes on from its last checkpoint.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from streaming_vla.training.checkpoint import follow, load_average, load_checkpo
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
+from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 50
 SAVE_EVERY = 250
@@ -37,7 +37,7 @@ def learning_rate(step: int, options: Optimiser) -> float:
     if step < options.warm_up:
         return options.learning_rate * (step + 1) / options.warm_up
     progress = (step - options.warm_up) / max(1, options.steps - options.warm_up)
-    return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return options.learning_rate * cosine(progress)
 
 
 @dataclass(frozen=True)
