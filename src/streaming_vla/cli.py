@@ -84,13 +84,14 @@ def demo(
             "or a YAML file; none unless given"
         ),
     ] = DemoOptions.profile,
+    params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
 ) -> None:
     """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
     from streaming_vla.nodes.demo import run
 
     try:
         chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
-        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile)
+        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile, params_file)
     except ValueError as error:
         _end(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -32,6 +32,7 @@ def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
         ({"episodes": 0}, "--episodes is 0, expected at least 1"),
         ({"seed": -1}, "--seed is -1, expected 0 to"),
         ({"time_limit_s": 0.0}, "--time-limit is 0 s, expected more than 0"),
+        ({"params_file": Path("no.yaml")}, "no.yaml"),
     ],
 )
 def test_a_wrong_option_is_named(wrong: dict[str, Any], sentence: str) -> None:
@@ -65,7 +66,7 @@ def test_the_report_tells_what_the_cache_held(tmp_path: Path) -> None:
     for record in records:
         grown = [CacheAt(record.begin_s + n, n, "window", 25, 9e3, 25 * (n + 1), 9e3, 0, n, 0, ()) for n in range(3)]
         record.cache = grown
-    _present(records, Console(file=io.StringIO()), tmp_path)
+    _present(records, Console(file=io.StringIO()), DemoOptions(out=tmp_path))
     html = (tmp_path / "report.html").read_text()
     for mode in MODES:
         assert (
@@ -73,6 +74,16 @@ def test_the_report_tells_what_the_cache_held(tmp_path: Path) -> None:
             "as they were, the newest ones.</p>"
         ) in html
     assert 'aria-label="KiB over time"' in html
+
+
+def test_the_report_knows_the_cache_of_the_parameter_file(tmp_path: Path) -> None:
+    params_file = tmp_path / "full.yaml"
+    params_file.write_text("{inference: {ros__parameters: {cache_policy: full}}}")
+    records = _pair("door-open", 2, True)
+    for record in records:
+        record.cache = [CacheAt(record.begin_s, 0, "full", 25, 9e3, 25, 9e3, 0, 0, 0, ())]
+    _present(records, Console(file=io.StringIO()), DemoOptions(out=tmp_path, params_file=params_file))
+    assert "(cache_policy full): at the end it held 25 of 25 tokens" in (tmp_path / "report.html").read_text()
 
 
 def test_without_a_terminal_every_episode_is_one_line() -> None:

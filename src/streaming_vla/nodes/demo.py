@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from streaming_vla.evaluation.filmstrip import draw_filmstrip
+from streaming_vla.evaluation.machine_options import all_values
 from streaming_vla.evaluation.memory_series import memory_series
 from streaming_vla.evaluation.records import EpisodeRecord, Scene
 from streaming_vla.evaluation.report import comparison_table, summary_sentences
@@ -19,7 +19,6 @@ from streaming_vla.evaluation.timeline import draw_timeline
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.nodes.demo_display import Display
 from streaming_vla.nodes.demo_options import DemoOptions
-from streaming_vla.parameters.tables import table
 
 if TYPE_CHECKING:
     from streaming_vla.nodes.driver import Driver
@@ -45,9 +44,11 @@ def run(options: DemoOptions) -> int:
         console.print(f"Starting the nodes and the simulated robot; their logs go to {options.out / 'logs'}")
         if options.profile:
             console.print(f"Latency profile: {find_profile(options.profile).description}")
-        with driven_simulation(options.out / "logs", profile=options.profile) as simulation:
+        with driven_simulation(
+            options.out / "logs", profile=options.profile, params_file=options.params_file
+        ) as simulation:
             records = _run_episodes(simulation.driver, console, scenes, options)
-        _present(records, console, options.out)
+        _present(records, console, options)
     except DriverError as error:
         print(f"streaming-vla demo: {error}", file=sys.stderr)
         return 1
@@ -78,8 +79,9 @@ def _run_episodes(
     return records
 
 
-def _present(records: Sequence[EpisodeRecord], console: Console, out: Path) -> None:
+def _present(records: Sequence[EpisodeRecord], console: Console, options: DemoOptions) -> None:
     """Write the numbers and the pictures, print the table and say where everything is."""
+    out = options.out
     results = compare(records)
     console.print(comparison_table(results))
     for sentence in summary_sentences(results):
@@ -88,7 +90,7 @@ def _present(records: Sequence[EpisodeRecord], console: Console, out: Path) -> N
         if record.problem:
             console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
     write_json(results, out / "results.json")
-    inference = {name: parameter.default for name, parameter in table("inference").items()}
+    inference = all_values(options.params_file)["inference"]
     runs = []
     for mode in results:
         of_mode = [record for record in records if record.mode == mode]

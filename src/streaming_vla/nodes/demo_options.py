@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming_vla.inference.latency_profile import find_profile
+from streaming_vla.parameters.load import read
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, get_task
 
-HARD_TASKS = ("reach", "peg-insert-side")  # the shipped policy is weak here; ask with --tasks
-DEFAULT_TASKS = tuple(name for name in TASKS if name not in HARD_TASKS)
+DEFAULT_TASKS = tuple(TASKS)
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class DemoOptions:
         time_limit_s: an episode without success ends after this.
         out: folder of the results; made when it does not exist.
         profile: name of a latency profile that the inference node behaves like; empty: none.
+        params_file: ROS parameter file of the nodes; None: their defaults.
 
     Raises:
-        ValueError: an unknown task or profile, or a number out of range.
+        ValueError: an unknown task or profile, a number out of range, or a parameter file that cannot be used.
     """
 
     tasks: tuple[str, ...] = DEFAULT_TASKS
@@ -34,12 +35,15 @@ class DemoOptions:
     time_limit_s: float = 12.0  # three times what the scripted experts need
     out: Path = Path("out/demo")
     profile: str = ""
+    params_file: Path | None = None
 
     def __post_init__(self) -> None:
         for task in self.tasks:
             get_task(task)
         if self.profile:
             find_profile(self.profile)
+        if self.params_file is not None:
+            read(self.params_file)
         if self.episodes < 1:
             raise ValueError(f"--episodes is {self.episodes}, expected at least 1")
         if not 0 <= self.seed < 2**31:

@@ -65,7 +65,9 @@ def settings_for(profile: str) -> tuple[graph.Settings, float]:
 
 
 @contextmanager
-def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS, profile: str = "") -> Iterator[Simulation]:
+def driven_simulation(
+    log_folder: Path, cameras: tuple[str, ...] = CAMERAS, profile: str = "", params_file: Path | None = None
+) -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.
 
     This process's own ROS traffic goes to the same domain, and to this machine only.
@@ -74,6 +76,7 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS, prof
         log_folder: gets one file per node.
         cameras: whose pictures the driver records.
         profile: latency profile that the inference node behaves like, name or path; empty: none.
+        params_file: ROS parameter file of the nodes; the control period stays that of the simulation.
 
     Raises:
         DriverError: a node cannot start; the message is its sentence.
@@ -85,6 +88,7 @@ def driven_simulation(log_folder: Path, cameras: tuple[str, ...] = CAMERAS, prof
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         suite = Suite(
             graph.nodes(simulated=True),
+            params_file=params_file,
             settings=settings,
             log_folder=log_folder,
             say=lambda line: print(line, file=log, flush=True),
