@@ -99,7 +99,12 @@ def test_the_engine_is_set_as_the_inference_nodes_is(gate: Path) -> None:
     kept = gated_cache(gate, budget=12)
     parameters = {name: parameter.default for name, parameter in table("inference").items()}
     parameters |= {f"cache_{name}": value for name, value in SIZES.items()}
-    parameters |= {"cache_policy": "gated", "cache_gate": str(gate), "cache_budget": 12, "cache_capacity": kept.capacity}
+    parameters |= {
+        "cache_policy": "gated",
+        "cache_gate": str(gate),
+        "cache_budget": 12,
+        "cache_capacity": kept.capacity,
+    }
     ours, nodes = kept.engine(Remembering.spec), engine_options(parameters, BLOCK)
     assert replace(ours, gate=None, cache_policy="mean") == replace(nodes, gate=None, cache_policy="mean")
     assert ours.threshold == 0.25 and ours.gate is not None and nodes.gate is not None
