@@ -19,8 +19,7 @@ from typing import Annotated, Any
 import ten_hours
 import typer
 
-from kv_cache.gate_file import load_gate
-from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.evaluation.cache_options import CacheOptions, gated_cache
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
 from streaming_vla.evaluation.policy_command import parse_waits
@@ -52,8 +51,7 @@ class Condition:
 
     def key(self, weights: str) -> str:
         """Return what tells an episode of this condition from others of the file."""
-        gate = _digest(Path(self.cache.gate)) if self.cache.gate else ""
-        return json.dumps([weights, self.task, self.wait_steps, asdict(replace(self.cache, gate=gate))])
+        return json.dumps([weights, self.task, self.wait_steps, asdict(self.cache.with_gate_digest())])
 
 
 class Episodes:
@@ -173,13 +171,6 @@ def measure(
     for name in policies:
         rows[name] = runs.run(Condition(task, name, beside(name, gated, rows["gated"]), waits), seeds)
     return rows
-
-
-def gated_cache(gate: Path, budget: int) -> CacheOptions:
-    """Return the cache that a gate was trained for."""
-    plan: Any = load_gate(gate).training["plan"]
-    sizes = plan["cache"]
-    return CacheOptions("gated", sizes["sinks"], sizes["recent"], sizes["chunk"], budget, gate=str(gate))
 
 
 def beside(name: str, gated: CacheOptions, rows: list[dict[str, Any]]) -> CacheOptions:

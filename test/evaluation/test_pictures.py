@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from episodes import HORIZON, PERIOD_S, PREPARE_S, STEP_S, make_episode
+from matplotlib.figure import Figure
 from PIL import Image
 
+from streaming_vla.evaluation import timeline
 from streaming_vla.evaluation.filmstrip import draw_filmstrip
 from streaming_vla.evaluation.timeline import draw_timeline, stretches
 
@@ -40,6 +42,21 @@ def test_timeline_is_drawn_and_only_the_synchronous_panel_is_red(tmp_path: Path)
     height = picture.shape[0]
     assert bars[int(0.22 * height) : int(0.33 * height)].sum() > 300
     assert bars[int(0.45 * height) : int(0.68 * height)].sum() == 0
+
+
+@pytest.mark.parametrize(("contexts", "shown_s"), [(2, 1.25), (8, 2.0)])
+def test_the_timeline_ends_with_short_episodes_and_says_what_is_compared(
+    contexts: int, shown_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(timeline.plt, "close", figures.append)
+    above, below = make_episode("synchronous", contexts), make_episode("streaming", contexts)
+    draw_timeline(above, below, tmp_path / "timeline.png", titles={"synchronous": "in turns"}, about="on a Monday")
+    panels = figures[0].axes[:2]
+    assert [axis.get_xlim()[1] for axis in panels] == [shown_s, shown_s]
+    assert [axis.get_title(loc="left") for axis in panels] == ["in turns", "streaming"]
+    assert panels[0].get_title(loc="right").endswith(f"of these {shown_s:g} s")
+    assert figures[0].texts[-1].get_text() == "“open the door”  (task door-open, seed 10000, on a Monday)"
 
 
 def test_timeline_refuses_an_episode_without_an_action(tmp_path: Path) -> None:

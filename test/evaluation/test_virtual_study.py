@@ -13,9 +13,16 @@ import pytest
 import torch
 
 from kv_cache import CacheSpec
+from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.records import ObservationAt, StateAt
 from streaming_vla.evaluation.virtual_cost import costs
-from streaming_vla.evaluation.virtual_episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
+from streaming_vla.evaluation.virtual_episode import (
+    LONGEST_STEPS,
+    Disturbance,
+    EpisodeOptions,
+    VirtualEpisode,
+    run_episode,
+)
 from streaming_vla.evaluation.virtual_policy import hand_after
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES
 from streaming_vla.evaluation.virtual_study import (
@@ -32,7 +39,11 @@ from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.contract import PolicySpec, Prefilled
 from streaming_vla.policy.guide import Guide
 from streaming_vla.policy.layout import ActionLayout
+from streaming_vla.robots.memory_episode import CHOICE_LIMIT_STEPS, CUE_STEPS, Phase, expert_move
+from streaming_vla.robots.memory_rules import CuedReach
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.metaworld import CAMERAS, RenderError
+from streaming_vla.robots.tasks import TASKS
 from streaming_vla.runtime.events import Mode, Reason
 
 torch.set_num_threads(1)
@@ -128,7 +139,7 @@ def test_every_strategy_runs_with_a_real_robot(strategy: str) -> None:
     found = measures(episode)
     assert found.problem == "" and found.executed >= 4 and found.observations >= 2
     assert all(abs(command.values[0] + 0.2) < 0.05 for _, command in episode.commands if command.values[0] != 0.0)
-    row = aggregate(strategy, "paper", 27.0, [as_row(found)], [], {})
+    row = aggregate(strategy, "paper", "window", 27.0, [as_row(found)], [], {})
     assert row["t_action_ms"] >= 27.0 and row["observations_per_s"] > 0
 
 
@@ -178,15 +189,80 @@ def test_the_future_state_moves_the_hand_only() -> None:
 
 def test_a_line_of_the_results_has_what_readers_of_the_file_expect() -> None:
     rows = [as_row(measures(run(name, steps=45))) for name in ("afm", "ours")]
-    line = aggregate("both", "paper", 27.0, rows, [], costs(Leftward()))
+    line = aggregate("both", "paper", "window", 27.0, rows, [], costs(Leftward()))
     assert {
-        "strategy", "profile", "tasks", "episodes", "success", "success_low", "success_high", "t_action_ms",
+        "strategy", "profile", "tasks", "cache", "episodes", "success", "success_low", "success_high", "t_action_ms",
         "t_halt_ms", "t_halt_p95_ms", "observations_per_s", "reaction_ms", "jerk",
     } <= set(line)  # fmt: skip
-    assert line["episodes"] == 2 and line["tasks"] == ["reach"] and line["reaction_ms"] is None
+    assert line["episodes"] == 2 and line["tasks"] == "reach" and line["reaction_ms"] is None
     assert line["t_halt_ms"] == pytest.approx(np.mean([*rows[0]["halts_ms"], *rows[1]["halts_ms"]]))
     json.dumps(line, allow_nan=False)
     table = markdown([line]).splitlines()
     assert len(table) == 3 and len({row.count("|") for row in table}) == 1
     with pytest.raises(ValueError, match="has no episode"):
-        aggregate("none", "paper", 27.0, [], [], {})
+        aggregate("none", "paper", "window", 27.0, [], [], {})
+
+
+def test_both_sets_of_tasks_stand_in_the_table_by_their_names() -> None:
+    row = as_row(measures(run("ours", steps=45)))
+    names = [
+        aggregate("ours", "paper", "gated", 27.0, [row | {"task": task} for task in tasks], [], {})
+        for tasks in (TASKS, MEMORY_TASKS, ["push", "count"])
+    ]
+    assert [line["tasks"] for line in names] == ["MT10", "memory", "count, push"]
+    cells = [[cell.strip() for cell in line.split("|")] for line in markdown(names).splitlines()]
+    tasks, success = cells[0].index("tasks"), cells[0].index("success")
+    assert [line[tasks] for line in cells[2:]] == ["MT10", "memory", "count, push"]
+    assert [line[success] for line in cells[2:]] == ["0.0% (0 to 28)", "0.0% (0 to 56)", "0.0% (0 to 66)"]
+
+
+class Choosing(Leftward):
+    """Acts as the expert of a memory task that remembers `error` too much: 0 chooses the right goal."""
+
+    def __init__(self, error: int) -> None:
+        self._error = error
+
+    def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
+        """Follow the marker, then go to the goal."""
+        memory = robot().memory
+        target = memory.target()
+        if memory.phase is Phase.CHOICE:
+            target = memory.goals[(memory.answer + self._error) % memory.choices].position
+        return np.append(expert_move(robot().state()[:3], target), -1.0)
+
+
+class Still(Leftward):
+    """Never moves."""
+
+    def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
+        """Stay."""
+        return np.array([0.0, 0.0, 0.0, -1.0])
+
+
+def recall(policy: Leftward, strategy: str, seed: int) -> VirtualEpisode:
+    """Run a memory task with the whole history."""
+    options = EpisodeOptions(strategy, "cued-reach", seed, "remember the colour", CacheOptions("full"))
+    try:
+        return run_episode(STRATEGIES[strategy], find_profile("paper"), policy, robot(), options)
+    except RenderError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("error", [0, 1])
+def test_a_memory_task_ends_with_the_choice(error: int) -> None:
+    seed = next(seed for seed in range(10_000, 10_100) if CuedReach(seed).wait_steps < 80)
+    episode, memory = recall(Choosing(error), "ours", seed), robot().memory
+    assert memory is not None
+    assert episode.record.success is (error == 0)
+    assert episode.record.problem == ("" if error == 0 else "another goal was chosen, or none in time")
+    assert 0 < len(episode.hand) - memory.cue_steps - memory.wait_steps < CHOICE_LIMIT_STEPS
+
+
+def test_the_longest_wait_and_its_halts_fit_into_an_episode() -> None:
+    seed = next(seed for seed in range(10_000, 10_100) if CuedReach(seed).wait_steps > 380)
+    episode = recall(Still(), "synchronous_10", seed)
+    longest = CUE_STEPS + CuedReach(seed).wait_steps + CHOICE_LIMIT_STEPS
+    assert longest > LONGEST_STEPS
+    assert len(episode.hand) == longest, "the world's steps go on while the arm halts"
+    assert not episode.record.success and episode.record.problem == "another goal was chosen, or none in time"
+    assert measures(episode).starved_s > 0.2 * measures(episode).seconds

@@ -1,13 +1,17 @@
-"""Which cache a pilot flies with."""
+"""What is kept of a policy's history: a cache policy, its sizes and its gate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from kv_cache.gate_file import load_gate
-from kv_cache.policies import CachePolicy, make_policy
+from kv_cache.policies import CachePolicy
+from streaming_vla.inference.options import EngineOptions, trained_cache
 from streaming_vla.policy.contract import PolicySpec
+
+CONTEXTS_KEPT = 3  # the old one, the one that takes over, and one that was asked for again
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,11 @@ class CacheOptions:
     threshold: float | None = None
     keep_rate: float = 0.1
 
-    def build(self, spec: PolicySpec) -> CachePolicy:
-        """Return the cache policy for a model.
+    def engine(self, spec: PolicySpec) -> EngineOptions:
+        """Return the options of an engine that serves one robot.
 
         Raises:
-            ValueError: an unknown policy, a number out of range, or a missing or another model's gate.
+            ValueError: an unknown policy, a number out of range, or a gate that is missing or cannot be used.
         """
         block = spec.tokens_per_observation
         recent = self.recent or block
@@ -50,16 +54,53 @@ class CacheOptions:
         threshold = self.threshold
         if threshold is None:
             threshold = 0.5 if loaded is None else loaded.threshold
-        policy = make_policy(
-            self.policy,
+        return EngineOptions(
+            cache_policy=self.policy,
             sinks=self.sinks,
             recent=recent,
             capacity=self.capacity,
+            max_sessions=1,
+            contexts_kept=CONTEXTS_KEPT,
             chunk=self.chunk or block,
             budget=self.budget,
-            gate=None if loaded is None else loaded.gate,
             threshold=threshold,
+            gate=None if loaded is None else loaded.gate,
             keep_rate=self.keep_rate,
         )
+
+    def build(self, spec: PolicySpec) -> CachePolicy:
+        """Return the cache policy for a model.
+
+        Raises:
+            ValueError: as of `engine`, or the gate is another model's.
+        """
+        policy = self.engine(spec).policy()
         policy.fit(spec.cache)
         return policy
+
+    def with_gate_digest(self) -> CacheOptions:
+        """Return the options with a hash of the gate in the place of its file, to tell results of two gates apart."""
+        if not self.gate:
+            return self
+        return replace(self, gate=sha256(Path(self.gate).read_bytes()).hexdigest()[:16])
+
+
+NEWEST_ONLY = CacheOptions()
+
+
+def gated_cache(gate: Path, budget: int) -> CacheOptions:
+    """Return the cache that a gate was trained for.
+
+    Args:
+        budget: most tokens that it holds; a gate is trained for none.
+
+    Raises:
+        ValueError: the file cannot be used as a gate, or does not tell for which cache it was trained.
+    """
+    sizes = trained_cache(load_gate(gate).training)
+    if not {"sinks", "recent", "chunk"} <= sizes.keys():
+        raise ValueError(
+            f"gate '{gate}' does not tell for which cache it was trained, expected sinks, recent and chunk of its "
+            "plan: train it with 'streaming-vla train gate'"
+        )
+    return CacheOptions("gated", sizes["sinks"], sizes["recent"], sizes["chunk"], budget, gate=str(gate))

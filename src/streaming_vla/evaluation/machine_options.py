@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_cache.gate_file import load_gate
+from streaming_vla.evaluation.cache_options import CONTEXTS_KEPT
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.parameters.load import EVERY_NODE, read
 from streaming_vla.parameters.tables import NODES, table
@@ -27,7 +28,6 @@ PARAMETER_OF = {
     "jump": "hand_over_jump",
     "absolute": "action_absolute",
 }
-CONTEXTS_KEPT = 3  # the old one, the one that takes over, and one that was asked for again
 
 
 def all_values(path: Path | None) -> dict[str, dict[str, Any]]:

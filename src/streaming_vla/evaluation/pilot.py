@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from kv_cache.cache import SessionCache
-from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.evaluation.chunk_log import ChunkLog
 from streaming_vla.policy.contract import PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policy.layout import Vector
@@ -24,7 +24,6 @@ from streaming_vla.runtime.hand_over import STARTS
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
 HEADS = ("flow", "chunk")
-NEWEST_ONLY = CacheOptions()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streaming_vla.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.evaluation.records import CacheAt
 from streaming_vla.evaluation.virtual_hardware import Clock
 from streaming_vla.evaluation.virtual_policy import SESSION, PolicyService
@@ -36,7 +37,7 @@ class ReplayService(PolicyService):
     def __init__(
         self, policy: StreamingPolicy, options: EngineOptions, pictures: Mapping[str, PictureOptions], clock: Clock
     ) -> None:
-        super().__init__(policy, recent=0, seed=0)
+        super().__init__(policy, NEWEST_ONLY, seed=0)
         self._sessions = Sessions(policy.spec, options)
         self._pictures, self._clock = pictures, clock
         self.begin()

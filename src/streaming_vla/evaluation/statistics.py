@@ -12,7 +12,7 @@ Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the interval of a success rate, both ends in [0, 1] (Wilson 1927); (0, 1) without a trial.
+    """Return the interval of a success rate, which it holds, in [0, 1] (Wilson 1927); (0, 1) without a trial.
 
     Raises:
         ValueError: the counts are negative or there are more successes than trials.
@@ -25,7 +25,8 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
     centre = rate + z * z / (2 * trials)
     margin = z * sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+    # rounding may put the rate itself, 0 or 1, outside
+    return max(0.0, min(rate, (centre - margin) / scale)), min(1.0, max(rate, (centre + margin) / scale))
 
 
 @dataclass(frozen=True)

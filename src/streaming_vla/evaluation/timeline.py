@@ -1,7 +1,9 @@
-"""The timeline picture: what every node did when, synchronous above streaming, on one time scale."""
+"""The timeline picture: what every node did when, two modes above each other on one time scale."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ LANES = (
 )
 EXECUTOR_LANE = len(LANES) - 1
 BAR = 0.62  # height of a bar, lanes are 1 apart
+WINDOW_STEP_S = 0.25
 SMALLEST_BAR_S = 0.0015  # shorter work is drawn this long, or it could not be seen
 MODES = {
     "synchronous": "Synchronous: observe, generate all, execute all",
@@ -68,30 +71,44 @@ def _shade(parts: list[Stretch], part: Stretch) -> str:
     return SHADES[contexts.index(part.context) % 2]
 
 
-def draw_timeline(synchronous: EpisodeRecord, streaming: EpisodeRecord, path: Path, window_s: float = 2.0) -> None:
-    """Write a picture (2400 px wide) of `window_s` seconds from the first action of two episodes of one scene.
+def draw_timeline(
+    above: EpisodeRecord,
+    below: EpisodeRecord,
+    path: Path,
+    window_s: float = 2.0,
+    titles: Mapping[str, str] = MODES,
+    about: str = "",
+) -> None:
+    """Write a picture (2400 px wide) of the first seconds, counted from the first action, of two episodes of one scene.
+
+    Args:
+        window_s: at most so long; less where both episodes end before.
+        titles: of the records' modes.
+        about: said behind the scene.
 
     Raises:
         ValueError: an episode has no action.
     """
-    records = (synchronous, streaming)
+    records = (above, below)
     played = [stretches(record) for record in records]
     for record, parts in zip(records, played, strict=True):
         if not parts:
             raise ValueError(f"timeline: the {record.mode} episode of task {record.task} has no action to draw")
     origins = [parts[0].begin_s for parts in played]
+    longest_s = max(record.end_s - origin for record, origin in zip(records, origins, strict=True))
+    window_s = min(window_s, WINDOW_STEP_S * math.ceil(longest_s / WINDOW_STEP_S))
     with plt.rc_context({"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": INK, "hatch.linewidth": 0.9}):
         figure, axes = plt.subplots(3, 1, figsize=(12, 8.4), height_ratios=(1, 1, 0.42), gridspec_kw={"hspace": 0.46})
         figure.subplots_adjust(left=0.135, right=0.98, top=0.925, bottom=0.105)
         for axis, record, parts, origin in zip(axes[:2], records, played, origins, strict=True):
             _panel(axis, record, parts, origin, window_s)
+            axis.set_title(titles.get(record.mode, record.mode), loc="left", fontsize=12, weight="bold", pad=7)
         axes[1].set_xlabel("seconds since the first action", color=INK, labelpad=3)
         _overview(axes[2], records, played, origins, window_s)
-        _legend(figure)
-        figure.text(
-            0.008, 0.975, f"“{streaming.instruction}”  (task {streaming.task}, seed {streaming.seed})",
-            fontsize=13, weight="bold", va="center",
-        )  # fmt: skip
+        spans = (span for record in records for span in record.spans)
+        _legend(figure, any(span.stage == "flow_step" and span.index < 0 for span in spans))
+        scene = f"“{below.instruction}”  (task {below.task}, seed {below.seed}{about and f', {about}'})"
+        figure.text(0.008, 0.975, scene, fontsize=13, weight="bold", va="center")
         figure.savefig(path, dpi=200)
         plt.close(figure)
 
@@ -118,7 +135,6 @@ def _panel(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float
         else:
             _bar(axis, EXECUTOR_LANE, left, right, _shade(parts, part), edgecolor="white", lw=0.8)
     _hand_overs(axis, record, parts, origin, window_s)
-    axis.set_title(MODES.get(record.mode, record.mode), loc="left", fontsize=12, weight="bold", pad=7)
     text = f"halted {1000 * halted_s:.0f} ms of these {window_s:g} s"
     axis.set_title(text, loc="right", fontsize=12, weight="bold", pad=7, color=HALT if halted_s else SHADES[0])
 
@@ -174,8 +190,9 @@ def _plain(axis: Any) -> None:
     axis.tick_params(axis="x", color=FAINT, labelcolor=INK)
 
 
-def _legend(figure: Any) -> None:
-    names = ("camera pictures encoded", "prefill into the KV cache", "one flow step", "action generated and sent")
+def _legend(figure: Any, chunks: bool) -> None:
+    steps = "flow step, or steps of a chunk" if chunks else "one flow step"
+    names = ("camera pictures encoded", "prefill into the KV cache", steps, "action generated and sent")
     patches = [Patch(color=colour, label=name) for name, (_, _, colour) in zip(names, LANES[:4], strict=True)]
     patches += [
         Patch(facecolor=SHADES[0], label="action (shade: its observation)"),

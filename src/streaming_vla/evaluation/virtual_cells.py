@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
 from streaming_vla.evaluation.processes import RESUMED
 from streaming_vla.evaluation.results import write_json
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup
 from streaming_vla.evaluation.virtual_study import Row, row_of
-from streaming_vla.policy.models import find_model
+from streaming_vla.policy.models import find_companion, find_model
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import HELD_OUT_SEED
-from streaming_vla.saliency.loading import AUTO, own_predictor
+from streaming_vla.saliency.loading import AUTO
 
 MOVED = "reach, goal moved"
 MOVED_TASK = "reach"
+MEMORY_BUDGET = 256  # tokens that a gated cache holds
 
 
 @dataclass(frozen=True)
@@ -35,36 +38,77 @@ class Models:
     def digest(self) -> str:
         """Return a hash of both files, so that results of other weights are not taken for those of these."""
         files = [find_model(self.policy)]
-        predictor = own_predictor(self.policy) if self.saliency == AUTO else self.saliency and find_model(self.saliency)
-        if predictor:
-            files.append(Path(predictor))
+        predictor = _named(self.saliency, self.policy, "saliency")
+        if predictor is not None:
+            files.append(predictor)
         digest = sha256()
         for file in files:
             digest.update(file.read_bytes())
         return digest.hexdigest()[:8]
 
 
+def memory_cache(policy: str, gate: str) -> CacheOptions:
+    """Return what is kept of the history in memory tasks: what a gate chooses, or everything where there is none.
+
+    Args:
+        policy: name or path of the policy.
+        gate: the same of its gate; AUTO: the one of the policy's name and "_gate", none when there is no such file;
+            empty: none.
+
+    Raises:
+        ValueError: there is no such gate, or it cannot be used.
+    """
+    file = _named(gate, policy, "gate")
+    return CacheOptions("full") if file is None else gated_cache(file, MEMORY_BUDGET)
+
+
+def _named(name: str, policy: str, part: str) -> Path | None:
+    """Return the file of a part of a policy; AUTO: the one of the policy's name, empty: none."""
+    if name == AUTO:
+        return find_companion(policy, part)
+    return find_model(name) if name else None
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One strategy with one profile on one task, or on reach with a goal that is moved (MOVED)."""
+    """One strategy with one profile on one task, or on reach with a goal that is moved (MOVED).
+
+    Args:
+        cache: what is kept of the history.
+    """
 
     strategy: str
     setup: Setup
     profile: str
     task: str
     episodes: int
+    cache: CacheOptions = NEWEST_ONLY
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether its task is one of memory."""
+        return self.task in MEMORY_TASKS
 
     def file_name(self, models: str) -> str:
-        """Return the name of the file that keeps its rows; other parameters or weights (`models`) have another."""
+        """Return the name of the file that keeps its rows; other parameters, another cache or weights have another.
+
+        Args:
+            models: see Models.digest.
+        """
         task = self.task.replace(", ", "_").replace(" ", "_")
-        parameters = sha256(repr(self.setup).encode()).hexdigest()[:8]
-        return f"{self.strategy}__{Path(self.profile).stem}__{task}__{parameters}_{models}.json"
+        parameters = repr(self.setup)
+        if self.cache != NEWEST_ONLY:
+            parameters += repr(self.cache.with_gate_digest())
+        digest = sha256(parameters.encode()).hexdigest()[:8]
+        return f"{self.strategy}__{Path(self.profile).stem}__{task}__{digest}_{models}.json"
 
     def job(self, seed: int, models: Models) -> VirtualRun:
         """Return one of its episodes."""
         moved = self.task == MOVED
         task = MOVED_TASK if moved else self.task
-        return VirtualRun(self.strategy, self.setup, self.profile, task, seed, models.policy, models.saliency, moved)
+        return VirtualRun(
+            self.strategy, self.setup, self.profile, task, seed, models.policy, models.saliency, moved, self.cache
+        )
 
 
 class Cells:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.evaluation.records import EpisodeRecord
 from streaming_vla.evaluation.virtual import ActionSource, World
 from streaming_vla.evaluation.virtual_hardware import Clock, Hardware
@@ -68,15 +69,15 @@ class EpisodeOptions:
         strategy: name of the strategy, kept as the record's mode.
         task, seed: the scene.
         instruction: what the policy is told.
-        recent: tokens of history that the policy sees; 0: the newest observation only.
-        steps: control periods that it may take.
+        cache: what is kept of the history.
+        steps: control periods that it may take; one of a memory task ends by itself.
     """
 
     strategy: str
     task: str
     seed: int
     instruction: str
-    recent: int = 0
+    cache: CacheOptions = NEWEST_ONLY
     steps: int = LONGEST_STEPS
 
 
@@ -88,11 +89,14 @@ def run_episode(
     options: EpisodeOptions,
     disturbance: Disturbance | None = None,
 ) -> VirtualEpisode:
-    """Run one episode to success, the executor's error or the last step; the same arguments give the same episode."""
+    """Run one episode to its end; the same arguments give the same episode.
+
+    It ends with success, the wrong choice of a memory task, the executor's error, or the last step.
+    """
     robot.reset(options.task, options.seed)
     spec, period_s = policy.spec, profile.control_period_s
     clock = Clock()
-    service = PolicyService(policy, options.recent, options.seed)
+    service = PolicyService(policy, options.cache, options.seed)
     plant = MetaWorldPlant(robot, spec.cameras, spec.image_size, period_s)
     source: ActionSource
     if setup.chunks is not None:
@@ -121,13 +125,15 @@ def run_episode(
     world.start(options.instruction)
 
     def over() -> bool:
-        return world.succeeded_s is not None or record.states[-1].state.mode is Mode.ERROR
+        return world.succeeded_s is not None or robot.failed or record.states[-1].state.mode is Mode.ERROR
 
-    world.run(options.steps * period_s, until=over)
+    world.run(math.inf if robot.memory is not None else options.steps * period_s, until=over)
     record.success = world.succeeded_s is not None
     record.end_s = world.now
     if record.states[-1].state.mode is Mode.ERROR:
         record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
+    elif robot.failed:
+        record.problem = "another goal was chosen, or none in time"
     machines = {"monitor": monitor, "generator": source, "executor": executor, "observer": observer}
     record.counters = {name: machine.counters.as_dict() for name, machine in machines.items()}
     return VirtualEpisode(

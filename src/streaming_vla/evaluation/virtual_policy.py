@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-from streaming_vla.inference.options import EngineOptions
+from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.inference.pictures import decode_all
 from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.sessions import Sessions
@@ -39,34 +39,35 @@ class PolicyService:
 
     Args:
         policy: the model; strategies for chunks need a ChunkPolicy.
-        recent: tokens of history that stay in the cache; 0 keeps the newest observation only.
+        cache: what is kept of the history.
         seed: of the noise that chunks begin with.
+
+    Raises:
+        ValueError: the cache does not fit the policy.
+        MemoryError: it would be too large.
     """
 
-    def __init__(self, policy: StreamingPolicy, recent: int, seed: int) -> None:
+    def __init__(self, policy: StreamingPolicy, cache: CacheOptions, seed: int) -> None:
         self._policy = policy
-        tokens = recent or policy.spec.tokens_per_observation
-        # contexts_kept 3: the old one, the one that takes over, and one that was asked for again
-        options = EngineOptions("window", sinks=0, recent=tokens, capacity=1, max_sessions=1, contexts_kept=3)
-        self._sessions = Sessions(policy.spec, options)
+        self._sessions = Sessions(policy.spec, cache.engine(policy.spec))
         self._random = np.random.default_rng(seed)
         self.last_state: Vector | None = None  # of the newest observation
         self.work: Counter[str] = Counter()  # how often each kind of work of virtual_cost.costs was done
 
     def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
-        """Prefill an observation; None when it is outdated."""
+        """Prefill an observation; None when it is outdated, or when the cache is full."""
         spec, request = self._policy.spec, snapshot.request
         state = snapshot.state if shift is None else hand_after(snapshot.state, shift)
         images = decode_all([snapshot.frames[camera] for camera in spec.cameras], spec.cameras, spec.image_size)
         session = self._sessions.open(SESSION)
         try:
             session.admit(request.episode, request.sequence)
+            seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction, pending)
+            with torch.inference_mode():
+                self.work["prefill"] += 1
+                session.extend(request.sequence, prefill_whole(self._policy, seen, session.cache.view()))
         except Refused:
             return None
-        seen = PolicyObservation(images, state.astype(np.float32), snapshot.instruction, pending)
-        with torch.inference_mode():
-            self.work["prefill"] += 1
-            session.extend(request.sequence, prefill_whole(self._policy, seen, session.cache.view()))
         self.last_state = snapshot.state
         return ContextReady(request.episode, request.sequence, spec.execution_horizon, spec.trained_horizon)
 

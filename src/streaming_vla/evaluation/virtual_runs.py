@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.evaluation.processes import AGAIN, WorkerLost, map_in, open_pool
 from streaming_vla.evaluation.virtual_episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
 from streaming_vla.evaluation.virtual_strategies import Setup
@@ -33,6 +34,7 @@ class VirtualRun:
         name: of the strategy, kept as the record's mode.
         profile: name of a shipped latency profile, or path.
         moved: the goal is moved after MOVED_AT_STEP control periods (task reach).
+        cache: what is kept of the history.
     """
 
     name: str
@@ -43,6 +45,7 @@ class VirtualRun:
     model: str = "compact_mt10"
     saliency_model: str = AUTO
     moved: bool = False
+    cache: CacheOptions = NEWEST_ONLY
 
 
 @functools.cache
@@ -62,7 +65,7 @@ def run(job: VirtualRun) -> VirtualEpisode:
     """Run one episode; the same job gives the same episode."""
     policy = policy_of_process(job.model, job.saliency_model)
     robot = _robot_of_process(2 * policy.spec.image_size)
-    options = EpisodeOptions(job.name, job.task, job.seed, get_task(job.task).instructions[0])
+    options = EpisodeOptions(job.name, job.task, job.seed, get_task(job.task).instructions[0], job.cache)
     disturbance = Disturbance(MOVED_AT_STEP, robot.mirror_goal) if job.moved else None
     return run_episode(job.setup, find_profile(job.profile), policy, robot, options, disturbance)
 

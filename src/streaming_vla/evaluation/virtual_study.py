@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,9 @@ from streaming_vla.evaluation.results import halting
 from streaming_vla.evaluation.statistics import wilson_interval
 from streaming_vla.evaluation.virtual_cost import flops
 from streaming_vla.evaluation.virtual_episode import VirtualEpisode
+from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.robots.tasks import TASKS
 from streaming_vla.runtime.events import CommandKind, Mode
 
 MS = 1000.0
@@ -128,14 +130,16 @@ def row_of(episode: VirtualEpisode) -> Row:
 def aggregate(
     strategy: str,
     profile: str,
+    cache: str,
     control_period_ms: float,
     episodes: Sequence[Mapping[str, Any]],
     moved: Sequence[Mapping[str, Any]],
     cost: Mapping[str, int],
 ) -> Row:
-    """Return the line of results.json of one strategy with one profile.
+    """Return the line of results.json of one strategy with one profile on one set of tasks.
 
     Args:
+        cache: name of the policy by which the history was kept.
         episodes: rows of all tasks.
         moved: rows of the episodes in which the goal was moved.
         cost: FLOPs of each kind of work (virtual_cost.costs).
@@ -156,7 +160,8 @@ def aggregate(
     return {
         "strategy": strategy,
         "profile": profile,
-        "tasks": sorted({row["task"] for row in episodes}),
+        "tasks": name_tasks({row["task"] for row in episodes}),
+        "cache": cache,
         "episodes": len(episodes),
         "success": successes / len(episodes),
         "success_low": low,
@@ -176,6 +181,13 @@ def aggregate(
     }
 
 
+def name_tasks(tasks: Iterable[str]) -> str:
+    """Return what a set of tasks is called: MT10, memory, or the names of its tasks."""
+    chosen = frozenset(tasks)
+    sets = {frozenset(TASKS): "MT10", frozenset(MEMORY_TASKS): "memory"}
+    return sets.get(chosen, ", ".join(sorted(chosen)))
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of what is a number, None when nothing is."""
     known = [value for value in values if value is not None and not math.isnan(value)]
@@ -185,6 +197,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 COLUMNS = (
     ("strategy", "strategy", "{}"),
     ("profile", "profile", "{}"),
+    ("tasks", "tasks", "{}"),
     ("episodes", "n", "{}"),
     ("success", "success", "{:.1%}"),
     ("t_action_ms", "T_action ms", "{:.1f}"),
@@ -204,8 +217,9 @@ COLUMNS = (
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as one Markdown table; success comes with its 95 % interval (Wilson)."""
     lines = ["| " + " | ".join(title for _, title, _ in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    success = [key for key, _, _ in COLUMNS].index("success")
     for row in rows:
         cells = ["-" if row[key] is None else text.format(row[key]) for key, _, text in COLUMNS]
-        cells[3] += f" ({100 * row['success_low']:.0f} to {100 * row['success_high']:.0f})"
+        cells[success] += f" ({100 * row['success_low']:.0f} to {100 * row['success_high']:.0f})"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kv_cache.gate import Gate
 from kv_cache.policies import CachePolicy, make_policy
@@ -64,16 +65,24 @@ class EngineOptions:
         )
 
 
+def trained_cache(training: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the sizes of the cache that a gate was trained for, in tokens; empty where nothing is told.
+
+    Args:
+        training: how the gate was trained (see kv_cache.gate_file).
+    """
+    plan = training.get("plan")
+    trained = plan.get("cache") if isinstance(plan, Mapping) else None
+    return trained if isinstance(trained, Mapping) else {}
+
+
 def differences(training: Mapping[str, object], options: EngineOptions) -> list[str]:
     """Return a sentence for every size of the cache that is not the one that its gate was trained for.
 
     Args:
         training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
     """
-    plan = training.get("plan")
-    trained = plan.get("cache") if isinstance(plan, Mapping) else None
-    if not isinstance(trained, Mapping):
-        return []
+    trained = trained_cache(training)
     return [
         f"cache_{name} is {getattr(options, name)}, its gate was trained for {trained[name]}: it may choose badly"
         for name in ("sinks", "recent", "chunk")

@@ -41,3 +41,10 @@ def find_model(name: str) -> Path:
             f"model '{name}' is unknown: choose one of {', '.join(shipped) or 'none'}, or give a path"
         )
     return shipped[name]
+
+
+def find_companion(model: str, part: str) -> Path | None:
+    """Return the file that belongs to `model` by its name, which ends in `_part`; None when there is none."""
+    with contextlib.suppress(CheckpointError):
+        return find_model(f"{model.removesuffix(SUFFIX)}_{part}{SUFFIX if model.endswith(SUFFIX) else ''}")
+    return None

@@ -6,7 +6,6 @@ the file holds a hash of the encoder's weights.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import nn
 from kv_cache.tensor_file import TensorFormat
 from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.policy.loading import CheckpointError, load_policy
-from streaming_vla.policy.models import SUFFIX, find_model
+from streaming_vla.policy.models import find_companion, find_model
 from streaming_vla.saliency.predictor import ChangePredictor
 
 FORMAT = TensorFormat(
@@ -122,15 +121,8 @@ def load_with_predictor(model: str, saliency_model: str) -> CompactPolicy:
     """
     policy = load_policy(find_model(model))
     if saliency_model == AUTO:
-        own = own_predictor(model)
+        own = find_companion(model, "saliency")
         policy.predictor = None if own is None else load_predictor(own, policy)
     elif saliency_model:
         policy.predictor = load_predictor(find_model(saliency_model), policy)
     return policy
-
-
-def own_predictor(model: str) -> Path | None:
-    """Return the file of the predictor that belongs to `model` by its name, None when there is none."""
-    with contextlib.suppress(CheckpointError):
-        return find_model(f"{model.removesuffix(SUFFIX)}_saliency{SUFFIX if model.endswith(SUFFIX) else ''}")
-    return None
