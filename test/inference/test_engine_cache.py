@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,12 +91,19 @@ def test_a_gate_of_another_model_or_none_is_refused_at_the_start() -> None:
         Engine(ToyPolicy(), replace(chunked(), gate=other))
 
 
-def test_a_cache_of_other_sizes_than_the_gates_is_told() -> None:
-    trained = {"plan": {"cache": {"sinks": 0, "recent": 2 * TOKENS, "chunk": TOKENS}}}
-    assert differences(trained, chunked()) == []
-    (sentence,) = differences(trained, replace(chunked(), chunk=TOKENS + 1))
+def test_a_cache_of_other_sizes_or_weights_than_the_gates_is_told(tmp_path: Path) -> None:
+    weights = tmp_path / "policy.safetensors"
+    weights.write_bytes(b"weights")
+    trained: dict[str, object] = {"plan": {"cache": {"sinks": 0, "recent": 2 * TOKENS, "chunk": TOKENS}}}
+    assert differences(trained, chunked(), weights) == []
+    (sentence,) = differences(trained, replace(chunked(), chunk=TOKENS + 1), weights)
     assert sentence.startswith(f"cache_chunk is {TOKENS + 1}, its gate was trained for {TOKENS}")
-    assert differences({}, chunked()) == []
+    assert differences({}, chunked(), weights) == []
+    trained["policy"] = {"name": "mine", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert differences(trained, chunked(), weights) == []
+    weights.write_bytes(b"others")
+    (sentence,) = differences(trained, chunked(), weights)
+    assert sentence.startswith("the gate was trained for other weights of policy mine than")
 
 
 def test_two_robots_share_a_gate_but_not_its_memory() -> None:

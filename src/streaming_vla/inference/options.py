@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kv_cache.gate import Gate
@@ -76,15 +78,23 @@ def trained_cache(training: Mapping[str, object]) -> Mapping[str, Any]:
     return trained if isinstance(trained, Mapping) else {}
 
 
-def differences(training: Mapping[str, object], options: EngineOptions) -> list[str]:
-    """Return a sentence for every size of the cache that is not the one that its gate was trained for.
+def differences(training: Mapping[str, object], options: EngineOptions, policy: Path) -> list[str]:
+    """Return a sentence for every size of the cache, and for weights, that are not those that a gate was trained for.
 
     Args:
         training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
+        policy: file of the weights that run.
     """
     trained = trained_cache(training)
-    return [
+    sentences = [
         f"cache_{name} is {getattr(options, name)}, its gate was trained for {trained[name]}: it may choose badly"
         for name in ("sinks", "recent", "chunk")
         if trained.get(name, getattr(options, name)) != getattr(options, name)
     ]
+    own = training.get("policy")
+    if isinstance(own, Mapping) and own.get("sha256") != hashlib.sha256(policy.read_bytes()).hexdigest():
+        sentences.append(
+            f"the gate was trained for other weights of policy {own.get('name')} than '{policy}': it may choose badly, "
+            "train one with 'streaming-vla train gate'"
+        )
+    return sentences

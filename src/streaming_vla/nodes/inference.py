@@ -63,7 +63,7 @@ class InferenceNode(SuiteNode):
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
         if self._gate is not None and self._options.cache_policy == "gated":
-            for sentence in differences(self._gate.training, self._options):
+            for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
                 self.get_logger().warning(sentence)
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
