@@ -8,18 +8,36 @@ from torch.nn import functional
 
 from kv_cache.sampling import keep_penalty
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.training.dataset import ANSWERS
 from streaming_vla.training.gate_data import NOTHING, EncodedBatch
 from streaming_vla.training.gate_network import Draw, Network, Passed
 from streaming_vla.training.gate_plan import GatePlan
-from streaming_vla.training.losses import Acted, chunk_loss, flow_loss
+from streaming_vla.training.losses import Acted, chunk_loss, flow_loss, goals_loss
 
 # a probe that is certain loses so much when the cue is missing that the gate stays open
 SMOOTHING = 0.1
 
 
-def make_probe(width: int) -> nn.Linear:
-    """Return the head that names what is to be remembered, or that nothing is, from an observation's last token."""
-    return nn.Linear(width, NOTHING + 1)
+class Probe(nn.Module):
+    """Heads that exist in training only: what is to be remembered (or that nothing is), and where every goal is.
+
+    Both read an observation's last token. Without the second the trunk of a policy that learns along loses the places
+    that it was taught in the stages before, and with them the actions that lead there.
+
+    Args:
+        width: of the trunk's tokens.
+        mean, scale: [2], of x and y of objects and goals, metres.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.recall = nn.Linear(width, NOTHING + 1)
+        self.goals = nn.Linear(width, 2 * ANSWERS)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
 
 
 def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generator: torch.Generator) -> Tensor:
@@ -35,7 +53,7 @@ def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generato
 def gate_loss(
     network: Network,
     draw: Draw,
-    probe: nn.Module,
+    probe: Probe,
     batch: EncodedBatch,
     plan: GatePlan,
     penalty: float,
@@ -57,10 +75,12 @@ def gate_loss(
         chunk = chunk_loss(lambda *noisy: network.chunk(passed, *noisy), acted, generator)
         loss = loss + weights.chunk * chunk
     named = batch.recall.masked_fill(~batch.present, -1).flatten()
-    told = probe(passed.ends).flatten(0, 1)
+    told = probe.recall(passed.ends).flatten(0, 1)
     recall = functional.cross_entropy(told, named, ignore_index=-1, reduction="sum", label_smoothing=SMOOTHING)
     recall = recall / (named >= 0).sum().clamp(min=1)
+    goals = goals_loss(probe.goals(passed.ends), batch.given["goals"], probe.mean, probe.scale)
     surplus = keep_penalty(passed.logits, plan.keep.count)
-    loss = loss + weights.recall * recall + penalty * surplus
-    parts = {"flow": flow, "recall": recall, "kept": passed.fate.keep.float().sum(dim=1).mean()}
+    loss = loss + weights.recall * recall + weights.goals * goals + penalty * surplus
+    kept = passed.fate.keep.float().sum(dim=1).mean()
+    parts = {"flow": flow, "recall": recall, "goals": goals, "kept": kept}
     return loss, passed, {name: float(value.detach()) for name, value in parts.items()}

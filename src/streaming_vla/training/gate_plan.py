@@ -56,7 +56,7 @@ class Learning(Section):
     """AdamW, the rates of gate and probe constant.
 
     Args:
-        gate_rate, probe_rate: learning rates of the gate and of the head that names what is to be remembered.
+        gate_rate, probe_rate: learning rates of the gate and of the heads that name what is to be remembered.
         policy_rate: of the policy behind its picture encoder at first, falling as a cosine to a hundredth; 0 leaves the
             policy as it is.
         full: share of the sequences that a policy that learns sees with their full history, so that it forgets

@@ -26,7 +26,7 @@ from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.checkpoint import follow, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
-from streaming_vla.training.gate_losses import gate_loss, make_probe
+from streaming_vla.training.gate_losses import Probe, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
@@ -67,9 +67,10 @@ class GateTrainer:
         self.model = load_policy(run.policy).model.requires_grad_(False)
         gate = Gate(GateConfig.of(self.model.config.cache, **plan.gate.model_dump()))
         self.network = GatedNetwork(self.model, gate, plan.cache.sizes)
-        self.probe = make_probe(self.model.config.width)
         self.files = split_episodes(run.demonstrations, plan)
         self._data, self._held_out = (self._encoded(files) for files in self.files)
+        mean, scale = (torch.from_numpy(each[:2]) for each in self._data.statistics("scene"))
+        self.probe = Probe(self.model.config.width, mean, scale)
         learning = plan.learning
         groups = [(gate, learning.gate_rate), (self.probe, learning.probe_rate)]
         self._learned: list[nn.Parameter] = []

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunk_count, threshold_for_count, threshold_for_recall
 from streaming_vla.training.gate_data import EncodedBatch
-from streaming_vla.training.gate_losses import gate_loss
+from streaming_vla.training.gate_losses import Probe, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_all, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 
@@ -27,7 +27,7 @@ def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
 
 @torch.inference_mode()
 def calibrate(
-    network: GatedNetwork, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
+    network: GatedNetwork, probe: Probe, batches: Sequence[EncodedBatch], plan: GatePlan
 ) -> tuple[float, dict[str, Any]]:
     """Return the threshold and what validation sequences say of it.
 
@@ -69,7 +69,7 @@ def calibrate(
 
 
 def _judge(
-    network: Network, draw: Draw, sizes: Sizes, probe: nn.Module, batches: Sequence[EncodedBatch], plan: GatePlan
+    network: Network, draw: Draw, sizes: Sizes, probe: Probe, batches: Sequence[EncodedBatch], plan: GatePlan
 ) -> dict[str, float]:
     block = network.model.config.tokens_per_observation
     right, flow, tokens = [], [], []
@@ -78,7 +78,7 @@ def _judge(
         flow.append(parts["flow"])
         count = batch.present.sum(dim=1)
         last = (count - 1).view(-1, 1, 1).expand(-1, 1, passed.ends.shape[-1])
-        told = probe(passed.ends.gather(1, last)).squeeze(1).argmax(dim=1)
+        told = probe.recall(passed.ends.gather(1, last)).squeeze(1).argmax(dim=1)
         wanted = batch.recall.gather(1, (count - 1).unsqueeze(1)).squeeze(1)
         right.append((told == wanted)[wanted >= 0].float())
         if isinstance(network, FullNetwork):

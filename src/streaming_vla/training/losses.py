@@ -118,11 +118,20 @@ def _auxiliary_losses(
     recall = functional.cross_entropy(auxiliary.recall(ends).flatten(0, 1), named, ignore_index=-1, reduction="sum") / (
         named >= 0
     ).sum().clamp(min=1)
-    goals = (given["goals"] - mean[:2]) / scale[:2]
-    shown = goals.isfinite()
-    told = auxiliary.goals(ends).view_as(goals)
-    apart = (told - goals.nan_to_num()).square()[shown].sum() / shown.sum().clamp(min=1)
-    return (off * share).sum(), recall, apart
+    return (off * share).sum(), recall, goals_loss(auxiliary.goals(ends), given["goals"], mean[:2], scale[:2])
+
+
+def goals_loss(told: Tensor, goals: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Return the loss of naming the goals of all answers.
+
+    Args:
+        told: [B, T, 2 * ANSWERS], in units of `scale` from `mean` ([2] each, metres).
+        goals: [B, T, ANSWERS, 2], metres; NaN where a goal is not shown, which costs nothing.
+    """
+    wanted = (goals - mean) / scale
+    shown = wanted.isfinite()
+    loss: Tensor = (told.view_as(wanted) - wanted.nan_to_num()).square()[shown].sum() / shown.sum().clamp(min=1)
+    return loss
 
 
 @dataclass(frozen=True)
