@@ -26,6 +26,7 @@ from streaming_vla.evaluation.policy_command import parse_waits
 from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.evaluation.statistics import wilson_interval
+from streaming_vla.policy.loading import load_policy
 from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
 
@@ -124,6 +125,8 @@ def main(
     if len(gate) != len(checkpoint):
         raise typer.BadParameter(f"{len(gate)} gates and {len(checkpoint)} checkpoints: give every gate its policy's")
     waits, chosen = parse_waits(wait_steps), select_tasks(tasks)
+    for policy in checkpoint:
+        load_policy(find_model(policy))  # one that cannot be used is refused here, not in a process
     trained = [
         (Episodes(out / "memory_episodes.jsonl", find_model(policy), processes), gated_cache(find_model(name), budget))
         for name, policy in zip(gate, checkpoint, strict=True)
@@ -132,7 +135,14 @@ def main(
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results |= {"memory_wait_steps": waits, "memory_tasks": {}, "memory_seeds": [], "cue_kept": {}}
+    pairs = " ".join(f"--gate {name} --checkpoint {policy}" for name, policy in zip(gate, checkpoint, strict=True))
+    results |= {
+        "memory_command": f"python benchmarks/kv_cache/memory.py {pairs} --episodes {episodes} "
+        f"--wait-steps {wait_steps} --budget {budget}",
+        "memory_tasks": {},
+        "memory_seeds": [],
+        "cue_kept": {},
+    }
 
     def store() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
