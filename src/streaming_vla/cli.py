@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -16,6 +15,7 @@ from streaming_vla.evaluation import cli as bag_commands
 from streaming_vla.evaluation.calibrate_command import calibrate
 from streaming_vla.evaluation.policy_command import evaluate
 from streaming_vla.nodes.demo_options import DEFAULT_TASKS, DemoOptions
+from streaming_vla.refusal import refuse
 from streaming_vla.robots.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 
@@ -55,9 +55,9 @@ def up(
             say_on_stderr(f"All {len(nodes)} nodes are active. Ctrl-C stops them.")
             while not suite.wait_failure(timeout_s=3600.0):
                 pass
-        _end(suite.failure)
+        refuse(suite.failure)
     except SuiteError as error:
-        _end(str(error))
+        refuse(str(error))
     except KeyboardInterrupt:
         say_on_stderr("Stopped.")
 
@@ -93,7 +93,7 @@ def demo(
         chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
         options = DemoOptions(chosen, episodes, seed, time_limit, out, profile, params_file)
     except ValueError as error:
-        _end(str(error))
+        refuse(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(run(options))
 
@@ -114,7 +114,7 @@ def record(
     try:
         full_namespace = checked_namespace(namespace, params_file)
     except SuiteError as error:
-        _end(str(error))
+        refuse(str(error))
     settings = {
         "autostart": True,
         "bag_folder": str(out.parent) if out else None,
@@ -150,11 +150,6 @@ app.command()(evaluate)
 app.command()(calibrate)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
-
-
-def _end(sentence: str) -> NoReturn:
-    print(f"streaming-vla: {sentence}", file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def main() -> None:

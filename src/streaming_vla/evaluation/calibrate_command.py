@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from streaming_vla.refusal import refuse
 
 CALIBRATION_SEED = 9_000  # of the first episode: neither of the demonstrations nor of an evaluation
 
@@ -81,8 +82,7 @@ def calibrate(
         out.parent.mkdir(parents=True, exist_ok=True)
         calibration.write_parameters(out, mode, when, found)
     except (ValueError, OSError) as error:
-        print(f"streaming-vla: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        refuse(error)
     print(
         f"threshold {found.threshold:.4g}: {100 * found.rate:.1f} % of {found.contexts} contexts are observed early\n"
         f"Written: {out}"

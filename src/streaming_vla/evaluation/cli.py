@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from streaming_vla.refusal import refuse
+
 Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
 ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
 Namespace = Annotated[str, typer.Option(help="namespace of the robot in the bag")]
@@ -58,7 +60,7 @@ def replay(
             replays = replay_all(bags, job, workers, done, ray)
         run = report_run(profile, replays, job)
     except (ValueError, OSError) as error:
-        _end(error)
+        refuse(error)
     seconds = sum(each.duration_s for each in replays)
     episodes = sum(len(each.episodes) for each in replays)
     about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
@@ -79,7 +81,7 @@ def compare(
     try:
         print(f"Written: {side_by_side(first, second, out)}")
     except (ReportError, OSError) as error:
-        _end(error)
+        refuse(error)
 
 
 def tune(
@@ -115,7 +117,7 @@ def tune(
             found = search(bags, job, options, lambda: progress.advance(task), held_out or ())
         written = write_tuned(out, found)
     except (ValueError, OSError) as error:
-        _end(error)
+        refuse(error)
     print(verdict(found))
     print("Written: " + ", ".join(str(path) for path in written))
 
@@ -169,7 +171,7 @@ def export(
 
         count = write_dataset(out, with_first(), facts)
     except (ValueError, OSError) as error:
-        _end(error)
+        refuse(error)
     print(f"Written: {count} episodes to {out}")
 
 
@@ -184,12 +186,7 @@ def repair(
     try:
         count, problems = copy(bag, out, compression)
     except (ValueError, OSError) as error:
-        _end(error)
+        refuse(error)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"Written: {count} messages to {out}")
-
-
-def _end(error: Exception) -> Any:
-    print(f"streaming-vla: {error}", file=sys.stderr)
-    raise typer.Exit(1) from error

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from streaming_vla.evaluation.progress import counting
+from streaming_vla.refusal import refuse
 
 DEFAULT_SEEDS = "10000:10050"
 DEFAULT_WAIT = "40:400"
@@ -110,7 +110,7 @@ def evaluate(
         ]
         loop.wording(trials[0])
     except ValueError as error:
-        _end(error)
+        refuse(error)
     results = []
     try:
         with counting() as progress:
@@ -127,7 +127,7 @@ def evaluate(
                     name = f"{memory_map.stem}_{result.trial.task}_{result.trial.seed}{memory_map.suffix}"
                     draw_memory_map(result.memory_map, memory_map if len(trials) == 1 else memory_map.with_name(name))
     except WorkerLost as error:
-        _end(error)
+        refuse(error)
     results.sort(key=lambda result: trials.index(result.trial))
     table = tabulate(results, options)
     Console().print(to_markdown(table))
@@ -137,9 +137,4 @@ def evaluate(
             json_file.write_text(json.dumps(table, indent=1) + "\n")
             json_file.with_suffix(".md").write_text(to_markdown(table))
         except OSError as error:
-            _end(f"'{json_file}' cannot be written: {error.strerror}")
-
-
-def _end(reason: object) -> NoReturn:
-    print(f"streaming-vla: {reason}", file=sys.stderr)
-    raise typer.Exit(1)
+            refuse(f"'{json_file}' cannot be written: {error.strerror}")

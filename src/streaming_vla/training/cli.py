@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from streaming_vla.evaluation.progress import counting
+from streaming_vla.refusal import refuse
 from streaming_vla.training.setup import (
     DEMONSTRATIONS,
     GATE_PLAN,
@@ -36,8 +36,7 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, ChildProcessError) as error:
-        print(f"streaming-vla: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        refuse(error)
 
 
 @app.command()
