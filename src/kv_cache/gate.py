@@ -71,7 +71,7 @@ class GateConfig:
 
 
 class Gate(nn.Module):
-    """LayerNorm, linear and GELU per token, [mean ; largest] per chunk, a recurrent cell over chunks, one logit.
+    """Per token LayerNorm, linear, GELU; per chunk [mean ; largest], LayerNorm; a recurrent cell over them; one logit.
 
     It sees the keys of the first layer before rotation: what a token is, not where it is. One score serves the whole
     model. `summary` makes the token that stands for a kept chunk.
@@ -83,6 +83,8 @@ class Gate(nn.Module):
         features = config.kv_heads * config.head_dim
         self.token = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, config.width), nn.GELU())
         cell = nn.GRUCell if config.cell == "gru" else nn.LSTMCell
+        # unbounded features drive the cell into saturation, where it judges all chunks alike and learns no more
+        self.chunk = nn.LayerNorm(2 * config.width)
         self.cell = cell(2 * config.width, config.hidden)
         self.head = nn.Linear(config.hidden, 1)
         nn.init.constant_(self.head.bias, OPEN_LOGIT)
@@ -108,7 +110,7 @@ class Gate(nn.Module):
         weight = self.head.weight
         tokens = keys.permute(0, 2, 3, 1, 4).reshape(batch, chunks, length, heads * size).to(weight.dtype)
         seen = self.token(tokens)
-        pooled = torch.cat((seen.mean(dim=2), seen.amax(dim=2)), dim=-1)
+        pooled = self.chunk(torch.cat((seen.mean(dim=2), seen.amax(dim=2)), dim=-1))
         outputs = []
         for number in range(chunks):  # one chunk after the other, as the cell is recurrent
             after = self.cell(pooled[:, number], state[0] if len(state) == 1 else state)

@@ -29,7 +29,7 @@ T = 40  # tokens of a sequence that a bounded policy has to shorten
 
 
 def wild_gate(cell: str = "gru", summary: str = "mean", spec: CacheSpec = SPEC, seed: int = 0) -> Gate:
-    """Return an untrained gate whose scores spread around one half."""
+    """Return an untrained gate whose scores lie far apart."""
     torch.manual_seed(seed)
     gate = Gate(GateConfig.of(spec, cell=cell, summary=summary, width=8, hidden=6))
     with torch.no_grad():

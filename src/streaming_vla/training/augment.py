@@ -32,6 +32,12 @@ def augment_pictures(pictures: Tensor, options: Augment, generator: torch.Genera
     return out.masked_fill_(blank.view(batch, 1, cameras, 1, 1, 1), -1.0)
 
 
+def disturbed_state(state: Tensor, scale: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
+    """Return states [B, state_size] with noise; `scale` [state_size] is their own deviation."""
+    noise = torch.randn(state.shape, generator=generator, device=generator.device)
+    return state + options.state_noise * scale * noise
+
+
 def history_mask(present: Tensor, source: Source, generator: torch.Generator) -> Tensor:
     """Return which observations each one sees, [B, T, T] bool: itself and a number of those before it.
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import TaskID
 
 from streaming_vla.evaluation.progress import counting
 from streaming_vla.refusal import refuse
@@ -137,12 +136,10 @@ def gate(
         chosen = read_plan(plan, GatePlan)
         if (chosen.learning.policy_rate > 0) != (policy_output is not None):
             raise ValueError("--policy-output goes with a plan whose learning.policy_rate is above 0, and only with it")
-        bars: dict[str, TaskID] = {}
+        bar = progress.add_task("training", total=None)
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what)
-            progress.update(bars[what], completed=done, total=total)
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
 
         trainer = GateTrainer(GateRun(find_model(policy), demonstrations, chosen, folder, seed), show)
         trainer.train()

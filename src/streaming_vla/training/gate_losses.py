@@ -8,11 +8,13 @@ from torch.nn import functional
 
 from kv_cache.sampling import keep_penalty
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.training.augment import augment_pictures, disturbed_state
 from streaming_vla.training.dataset import ANSWERS
-from streaming_vla.training.gate_data import NOTHING, EncodedBatch
+from streaming_vla.training.gate_data import NOTHING, GateBatch
 from streaming_vla.training.gate_network import Draw, Network, Passed
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.losses import Acted, chunk_loss, flow_loss, goals_loss
+from streaming_vla.training.plan import Augment
 
 # a probe that is certain loses so much when the cue is missing that the gate stays open
 SMOOTHING = 0.1
@@ -40,21 +42,21 @@ class Probe(nn.Module):
         self.register_buffer("scale", scale)
 
 
-def embed(model: CompactModel, batch: EncodedBatch, state_noise: float, generator: torch.Generator) -> Tensor:
-    """Return the tokens of a batch, [B, T * tokens_per_observation, width]."""
+def embed(model: CompactModel, batch: GateBatch, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Return the tokens of a batch, disturbed by `augment`, [B, T * tokens_per_observation, width]."""
     count, length = batch.present.shape
-    state = batch.given["state"].flatten(0, 1)
-    noise = torch.randn(state.shape, generator=generator, device=generator.device)
-    own = model.own_state(state + state_noise * model.state_scale * noise).view(count, length, 1, -1)
-    words = model.words(batch.given["words"]).unsqueeze(1).expand(-1, length, -1, -1)
-    return torch.cat((batch.given["pictures"], words, own), dim=2).flatten(1, 2)
+    pictures = augment_pictures(batch.given["pictures"], augment, generator).flatten(0, 1)
+    state = disturbed_state(batch.given["state"].flatten(0, 1), model.state_scale, augment, generator)
+    words = batch.given["words"].repeat_interleave(length, dim=0)
+    return model.encode(pictures, state, words).view(count, -1, model.config.width)
 
 
 def gate_loss(
     network: Network,
     draw: Draw,
     probe: Probe,
-    batch: EncodedBatch,
+    batch: GateBatch,
+    tokens: Tensor,
     plan: GatePlan,
     penalty: float,
     generator: torch.Generator,
@@ -62,9 +64,10 @@ def gate_loss(
     """Return the loss of a batch, the pass that gave it and its parts for the log.
 
     Args:
+        tokens: of the batch, see embed.
         penalty: weight of what is kept beyond the plan's count.
     """
-    passed = network.run(embed(network.model, batch, plan.learning.state_noise, generator), draw)
+    passed = network.run(tokens, draw)
     weights, flow_expert = plan.weights, network.model.flow
     acted = Acted.of(batch.given, torch.arange(batch.present.shape[1]), batch.taught, plan.flow.start)
     flow, absolute, _ = flow_loss(
@@ -83,4 +86,6 @@ def gate_loss(
     loss = loss + weights.recall * recall + weights.goals * goals + penalty * surplus
     kept = passed.fate.keep.float().sum(dim=1).mean()
     parts = {"flow": flow, "recall": recall, "goals": goals, "kept": kept}
+    if passed.logits.shape[1]:
+        parts["spread"] = passed.logits.std()  # near 0: the gate judges all chunks alike
     return loss, passed, {name: float(value.detach()) for name, value in parts.items()}

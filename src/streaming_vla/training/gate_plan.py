@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kv_cache.policies.base import Sizes
-from streaming_vla.training.plan import Flow, Section, Source, Weights
+from streaming_vla.training.plan import Augment, Flow, Section, Source, Weights
 
 
 class Shape(Section):
@@ -62,17 +62,15 @@ class Learning(Section):
         full: share of the sequences that a policy that learns sees with their full history, so that it forgets
             neither of the two.
         clip: largest norm of the gate's gradient.
-        state_noise: see Augment.
         average: decay of the moving average of the policy's weights, which is what is kept.
     """
 
     steps: Annotated[int, Field(ge=1)] = 300
-    gate_rate: Annotated[float, Field(gt=0)] = 1e-2
+    gate_rate: Annotated[float, Field(gt=0)] = 3e-3
     probe_rate: Annotated[float, Field(gt=0)] = 1e-2
     policy_rate: Annotated[float, Field(ge=0)] = 0.0
     full: Annotated[float, Field(ge=0, le=1)] = 0.25
     clip: Annotated[float, Field(gt=0)] = 0.1
-    state_noise: Annotated[float, Field(ge=0)] = 0.02
     average: Annotated[float, Field(ge=0, lt=1)] = 0.98
 
 
@@ -88,21 +86,12 @@ class Validation(Section):
     sequences: Annotated[int, Field(ge=1)] = 96
 
 
-class GateSource(Source):
-    """Sequences of one kind; what an observation sees is up to the gate: `forget` and `whole_history` are not used.
-
-    Args:
-        episodes: of each task that are learned from, at most; their pictures are encoded once.
-    """
-
-    episodes: Annotated[int, Field(ge=1)] = 200
-
-
 class GatePlan(Section):
     """One training run of a gate.
 
     Args:
-        sources: what an optimiser step is made of; those of memory tasks also give the threshold.
+        sources: what an optimiser step is made of; those of memory tasks also give the threshold. What an observation
+            sees is up to the gate: `forget` and `whole_history` are not used.
         weights: those of a policy's training; `scene` and `goals` are not used, `chunk` only where the policy learns.
     """
 
@@ -111,6 +100,7 @@ class GatePlan(Section):
     keep: Keep = Keep()
     learning: Learning = Learning()
     validation: Validation = Validation()
-    sources: tuple[GateSource, ...]
+    sources: tuple[Source, ...]
+    augment: Augment = Augment(shift=2, blank=(0.02, 0.05))
     flow: Flow = Flow(draws=3)
     weights: Weights = Weights(recall=1.0)

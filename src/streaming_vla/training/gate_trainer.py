@@ -1,4 +1,4 @@
-"""Trains the gate of a compact policy's cache on encoded demonstrations; one process, one thread.
+"""Trains the gate of a compact policy's cache on the policy's demonstrations; one process, one thread.
 
 A run can be stopped at any time and goes on from its last checkpoint with the same draws.
 """
@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,19 @@ from kv_cache.sampling import hard_sample, ramp
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.checkpoint import follow, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import fingerprint
-from streaming_vla.training.gate_data import EncodedDemonstrations, split_episodes
-from streaming_vla.training.gate_losses import Probe, gate_loss
+from streaming_vla.training.gate_data import GateDemonstrations, split_episodes
+from streaming_vla.training.gate_losses import Probe, embed, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
-from streaming_vla.training.plan import Source
+from streaming_vla.training.plan import Augment, Source
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 10
 SAVE_EVERY = 50
 AT_ONCE = 6  # validation sequences: with their full history each takes much memory
 
-Progress = Callable[[str, int, int], None]  # what is done, how much, of how much
+Progress = Callable[[int, int], None]  # steps done, of how many
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class GateRun:
 
     Args:
         policy: the checkpoint that the gate is for.
-        folder: of checkpoint.safetensors, log.jsonl and the encoded demonstrations.
+        folder: of checkpoint.safetensors and log.jsonl.
     """
 
     policy: Path
@@ -62,20 +61,23 @@ class GateTrainer:
     def __init__(self, run: GateRun, progress: Progress) -> None:
         self.run, self._progress = run, progress
         plan = self.plan = run.plan
+        run.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         torch.manual_seed(run.seed)
         self.model = load_policy(run.policy).model.requires_grad_(False)
         gate = Gate(GateConfig.of(self.model.config.cache, **plan.gate.model_dump()))
         self.network = GatedNetwork(self.model, gate, plan.cache.sizes)
         self.files = split_episodes(run.demonstrations, plan)
-        self._data, self._held_out = (self._encoded(files) for files in self.files)
+        self._data, self._held_out = (
+            GateDemonstrations(run.demonstrations, self.model.config, files) for files in self.files
+        )
         mean, scale = (torch.from_numpy(each[:2]) for each in self._data.statistics("scene"))
         self.probe = Probe(self.model.config.width, mean, scale)
         learning = plan.learning
         groups = [(gate, learning.gate_rate), (self.probe, learning.probe_rate)]
         self._learned: list[nn.Parameter] = []
         if learning.policy_rate:
-            # not of the picture encoder: its tokens are encoded already
+            # not of the picture encoder, for which a look-ahead predictor has been trained
             self._learned = [v for name, v in self.model.named_parameters() if not name.startswith("cameras.")]
             for value in self._learned:
                 value.requires_grad_(True)
@@ -95,7 +97,7 @@ class GateTrainer:
         while self.step < steps:
             for name, value in self.advance().items():
                 sums[name] = sums.get(name, 0.0) + value / REPORT_EVERY
-            self._progress("training", self.step, steps)
+            self._progress(self.step, steps)
             if self.step % REPORT_EVERY == 0:
                 seconds = (time.monotonic() - began) / REPORT_EVERY
                 self._log({"step": self.step, **sums, "seconds_per_step": seconds})
@@ -137,12 +139,15 @@ class GateTrainer:
             self.model.load_state_dict(self._average)
         random = np.random.default_rng(self.run.seed)
         batches = [
-            self._held_out.encoded(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
+            self._held_out.draw(min(AT_ONCE, self.plan.validation.sequences - begin), source, random)
             for source in self.plan.sources
             for begin in range(0, self.plan.validation.sequences, AT_ONCE)
             if source.memory
         ]
-        threshold, figures = calibrate(self.network, self.probe, batches, self.plan)
+        calm, generator = Augment(shift=0, colour=0.0, state_noise=0.0, blank=(0.0,)), torch.Generator()
+        with torch.inference_mode():
+            embedded = [(batch, embed(self.model, batch, calm, generator)) for batch in batches]
+        threshold, figures = calibrate(self.network, self.probe, embedded, self.plan)
         about = {
             "plan": self.plan.model_dump(mode="json"),
             "seed": self.run.seed,
@@ -176,16 +181,13 @@ class GateTrainer:
         for name, count in counts.items():
             if not count:
                 continue
-            batch = self._data.encoded(count, source, random, plan.keep.without_cue if source.memory else 0.0)
+            batch = self._data.draw(count, source, random, plan.keep.without_cue if source.memory else 0.0)
             penalty = plan.keep.penalty * ramp(self.step, plan.learning.steps)
-            loss, _, figures = gate_loss(*networks[name], self.probe, batch, plan, penalty, generator)
+            tokens = embed(self.model, batch, plan.augment, generator)
+            loss, _, figures = gate_loss(*networks[name], self.probe, batch, tokens, plan, penalty, generator)
             (source.weight * count / source.sequences * loss).backward()
             parts |= {f"{name}_{key}": value for key, value in figures.items()}
         return parts
-
-    def _encoded(self, files: list[Path]) -> EncodedDemonstrations:
-        folder = self.run.folder / "tokens"
-        return EncodedDemonstrations(files, self.model, folder, partial(self._progress, "encoding"))
 
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a") as log:

@@ -12,10 +12,14 @@ from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunk_count, threshold_for_count, threshold_for_recall
-from streaming_vla.training.gate_data import EncodedBatch
+from streaming_vla.training.gate_data import GateBatch
 from streaming_vla.training.gate_losses import Probe, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_all, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
+
+ALIKE = 0.01  # of scores
+
+Embedded = tuple[GateBatch, Tensor]
 
 
 def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
@@ -27,7 +31,7 @@ def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
 
 @torch.inference_mode()
 def calibrate(
-    network: GatedNetwork, probe: Probe, batches: Sequence[EncodedBatch], plan: GatePlan
+    network: GatedNetwork, probe: Probe, batches: Sequence[Embedded], plan: GatePlan
 ) -> tuple[float, dict[str, Any]]:
     """Return the threshold and what validation sequences say of it.
 
@@ -35,21 +39,25 @@ def calibrate(
     be dropped more often than the plan allows.
 
     Args:
-        batches: of memory sources.
+        batches: of memory sources, with their tokens.
 
     Returns:
         The threshold, and per cache: recall (share of sequences whose last observation names what was to be
         remembered), flow (loss), tokens held at the end; and the share of the sequences of each class in which a chunk
         of the cue is kept.
+
+    Raises:
+        ValueError: the gate judges all chunks alike.
     """
     block = network.model.config.tokens_per_observation
     scores, best, kinds = [], [], []
-    for batch in batches:
-        _, passed, _ = gate_loss(network, keep_all, probe, batch, plan, 0.0, _fresh())
+    for batch, embedded in batches:
+        _, passed, _ = gate_loss(network, keep_all, probe, batch, embedded, plan, 0.0, _fresh())
         there = chunks_where(batch.present, block, network.sizes)
         scores.append(passed.logits.sigmoid() * there)
         best.append((scores[-1] * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
         kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
+    _check_apart(torch.cat([each.flatten() for each in scores]))
     of_cue = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue
     groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
     most = max(each.shape[1] for each in scores)
@@ -68,13 +76,23 @@ def calibrate(
     return threshold, {"threshold": threshold, "cue_kept": kept, "caches": results}
 
 
+def _check_apart(scores: Tensor) -> None:
+    """Refuse a gate that judges all chunks alike; scores are 0 where there is no chunk."""
+    there = scores[scores > 0]
+    if float(there.max() - there.min()) < ALIKE:
+        raise ValueError(
+            f"gate: its scores of all chunks lie within {ALIKE}, so it has not learned what to keep: train again with "
+            "another seed or a lower learning.gate_rate"
+        )
+
+
 def _judge(
-    network: Network, draw: Draw, sizes: Sizes, probe: Probe, batches: Sequence[EncodedBatch], plan: GatePlan
+    network: Network, draw: Draw, sizes: Sizes, probe: Probe, batches: Sequence[Embedded], plan: GatePlan
 ) -> dict[str, float]:
     block = network.model.config.tokens_per_observation
     right, flow, tokens = [], [], []
-    for batch in batches:
-        _, passed, parts = gate_loss(network, draw, probe, batch, plan, 0.0, _fresh())
+    for batch, embedded in batches:
+        _, passed, parts = gate_loss(network, draw, probe, batch, embedded, plan, 0.0, _fresh())
         flow.append(parts["flow"])
         count = batch.present.sum(dim=1)
         last = (count - 1).view(-1, 1, 1).expand(-1, 1, passed.ends.shape[-1])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.training.augment import augment_pictures, history_mask
+from streaming_vla.training.augment import augment_pictures, disturbed_state, history_mask
 from streaming_vla.training.dataset import ANSWERS, Batch
 from streaming_vla.training.flow_targets import draw_targets
 from streaming_vla.training.plan import Flow, Source, TrainingPlan
@@ -56,10 +56,7 @@ def batch_loss(
     given = {name: torch.from_numpy(array).to(generator.device) for name, array in vars(batch).items()}
     pictures = augment_pictures(given["pictures"], plan.augment, generator)
     count, length = pictures.shape[:2]
-    state = given["state"].flatten(0, 1)
-    state = state + plan.augment.state_noise * model.state_scale * torch.randn(
-        state.shape, generator=generator, device=generator.device
-    )
+    state = disturbed_state(given["state"].flatten(0, 1), model.state_scale, plan.augment, generator)
     words = given["words"].repeat_interleave(length, dim=0)
     tokens = model.encode(pictures.flatten(0, 1), state, words)
     block = config.tokens_per_observation
