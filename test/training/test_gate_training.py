@@ -107,9 +107,11 @@ def compare_with_online(
     passed = network.run(tokens, draw)
     places = torch.from_numpy(position).float().expand(1, len(online), -1)
     time = torch.tensor([0.0, 3 / 16]).repeat(len(seen)).unsqueeze(0)
-    answer = network.flow(passed, places, time, torch.ones(1, len(online), dtype=torch.bool))
+    answer = network.flow(passed, torch.arange(len(seen)), places, time, torch.ones(1, len(online), dtype=torch.bool))
     wanted = torch.from_numpy(np.stack(online)).float()
     torch.testing.assert_close(answer[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
+    some = network.flow(passed, torch.tensor([1, 4]), places[:, :4], time[:, :4], torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(some[0], answer[0, [2, 3, 8, 9]], rtol=1e-4, atol=1e-5)
     held = [number for number, _ in cache.kept_chunks()]
     assert held == passed.fate.keep[0].nonzero().flatten().tolist()
     return passed.fate.keep

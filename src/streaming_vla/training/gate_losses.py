@@ -69,13 +69,14 @@ def gate_loss(
     """
     passed = network.run(tokens, draw)
     weights, flow_expert = plan.weights, network.model.flow
-    acted = Acted.of(batch.given, torch.arange(batch.present.shape[1]), batch.taught, plan.flow.start)
+    acting = batch.taught.any(dim=0).nonzero().squeeze(1)
+    acted = Acted.of(batch.given, acting, batch.taught, plan.flow.start)
     flow, absolute, _ = flow_loss(
-        lambda *state: network.flow(passed, *state), acted, flow_expert.absolute, plan.flow, generator
+        lambda *state: network.flow(passed, acting, *state), acted, flow_expert.absolute, plan.flow, generator
     )
     loss = flow + weights.absolute * absolute
     if plan.learning.policy_rate and weights.chunk:
-        chunk = chunk_loss(lambda *noisy: network.chunk(passed, *noisy), acted, generator)
+        chunk = chunk_loss(lambda *noisy: network.chunk(passed, acting, *noisy), acted, generator)
         loss = loss + weights.chunk * chunk
     named = batch.recall.masked_fill(~batch.present, -1).flatten()
     told = probe.recall(passed.ends).flatten(0, 1)

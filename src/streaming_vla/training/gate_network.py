@@ -74,7 +74,8 @@ class GatedNetwork:
                 if old_keys.shape[2]:
                     logits, _ = self.gate(old_keys, self.gate.start(batch, tokens.device))
                     fate = draw(logits)
-                asked = self._asked(0, self._block, torch.arange(self._block), total, fate)
+                held = torch.arange(0, total, self._block)
+                asked = self._asked(held, self._block, torch.arange(self._block), total, fate)
             one = slice(number, number + 1)
             made = self.gate.summary(old_keys.unsqueeze(1), old_values.unsqueeze(1), one)
             memory.append(remember(keys, values, (made[0][:, 0], made[1][:, 0]), fate, sizes, self._spec))
@@ -83,43 +84,47 @@ class GatedNetwork:
                 tokens = layer.finish(tokens, _joined(seen))
         return Passed(logits, fate, memory, tokens[:, self._block - 1 :: self._block])
 
-    def answer(self, expert: Expert, tokens: Tensor, passed: Passed, places: Tensor, own: Tensor) -> Tensor:
-        """Let an expert answer behind every observation.
+    def answer(
+        self, expert: Expert, tokens: Tensor, passed: Passed, acting: Tensor, places: Tensor, own: Tensor
+    ) -> Tensor:
+        """Let an expert answer behind some observations.
 
         Args:
-            tokens: [B, T, Q, width], embedded.
+            tokens: [B, T', Q, width], embedded.
+            acting: [T'], numbers of the observations.
             places: [Q], of an observation's tokens behind it.
             own: [Q, Q] bool, who of them sees whom.
 
         Returns:
-            [B, T * Q, A].
+            [B, T' * Q, A].
         """
         count = tokens.shape[2]
         tokens, total = tokens.flatten(1, 2), passed.memory[0].keys.shape[2]
-        asked = self._asked(self._block, 0, places, total, passed.fate)
+        asked = self._asked((acting + 1) * self._block, 0, places, total, passed.fate)
         for layer, memory in zip(expert.layers, passed.memory, strict=True):
             queries, keys, values = (part.unflatten(2, (-1, count)) for part in layer.heads_of(tokens))
             tokens = layer.finish(tokens, _joined(asked.attend(queries, memory, (keys, values, own))))
         answer: Tensor = expert.head(tokens)
         return answer
 
-    def flow(self, passed: Passed, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
-        """Answer flow states, [B, T * D, A] and [B, T * D], D for each observation."""
-        count = position.shape[1] // passed.ends.shape[1]
+    def flow(self, passed: Passed, acting: Tensor, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        """Answer flow states, [B, T' * D, A] and [B, T' * D], D for each of the observations `acting` [T']."""
+        count = position.shape[1] // len(acting)
         tokens = self.model.flow.embed(position, time, known).unflatten(1, (-1, count))
         alone = torch.eye(count, dtype=torch.bool, device=tokens.device)
-        return self.answer(self.model.flow, tokens, passed, torch.zeros(count, device=tokens.device), alone)
+        places = torch.zeros(count, device=tokens.device)
+        return self.answer(self.model.flow, tokens, passed, acting, places, alone)
 
-    def chunk(self, passed: Passed, noisy: Tensor, time: Tensor) -> Tensor:
-        """Answer chunks [B, T, H, A] at times [B, T], one for each observation."""
+    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        """Answer chunks [B, T', H, A] at times [B, T'], one for each of the observations `acting` [T']."""
         horizon = noisy.shape[2]
         tokens = self.model.chunk.embed(noisy, time)
         every = torch.ones(horizon, horizon, dtype=torch.bool, device=tokens.device)
         places = torch.arange(horizon, device=tokens.device)
-        return self.answer(self.model.chunk, tokens, passed, places, every).view(noisy.shape)
+        return self.answer(self.model.chunk, tokens, passed, acting, places, every).view(noisy.shape)
 
-    def _asked(self, first: int, own: int, places: Tensor, total: int, fate: Fate) -> Asked:
-        held = torch.arange(first, total + first, self._block, device=fate.keep.device)
+    def _asked(self, held: Tensor, own: int, places: Tensor, total: int, fate: Fate) -> Asked:
+        held = held.to(fate.keep.device)
         return Asked(held, own, places.to(held.device), total, fate, self.sizes, self._spec)
 
 
@@ -133,37 +138,36 @@ class FullNetwork:
         """Run the trunk over tokens [B, T * tokens_per_observation, width]; there is no chunk whose fate is drawn."""
         batch, total, _ = tokens.shape
         nothing = tokens.new_zeros(batch, 0)
-        cache, last = self.model.trunk(tokens, self._mask(batch, total // self._block, self._block))
+        seen = _past(total // self._block, tokens.device).unsqueeze(0)
+        cache, last = self.model.trunk(tokens, block_mask(seen, self._block, self._block).expand(batch, -1, -1, -1))
         memory = [LayerMemory(keys, values, keys[:, :, :0], values[:, :, :0]) for keys, values in cache]
         return Passed(nothing, Fate.of(nothing.bool()), memory, last[:, self._block - 1 :: self._block])
 
-    def flow(self, passed: Passed, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
-        """Answer flow states, [B, T * D, A] and [B, T * D], D for each observation."""
-        cache, behind = self._read(passed)
-        count = position.shape[1] // len(behind)
-        places, mask = behind.repeat_interleave(count), self._mask(len(position), len(behind), count)
-        answer: Tensor = self.model.flow(position, time, cache, places, mask, known)
+    def flow(self, passed: Passed, acting: Tensor, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+        """Answer flow states, [B, T' * D, A] and [B, T' * D], D for each of the observations `acting` [T']."""
+        count = position.shape[1] // len(acting)
+        cache, behind, mask = self._read(passed, acting, count)
+        answer: Tensor = self.model.flow(position, time, cache, behind.repeat_interleave(count), mask, known)
         return answer
 
-    def chunk(self, passed: Passed, noisy: Tensor, time: Tensor) -> Tensor:
-        """Answer chunks [B, T, H, A] at times [B, T], one for each observation."""
-        cache, behind = self._read(passed)
-        mask = self._mask(len(noisy), len(behind), noisy.shape[2])
-        answer: Tensor = self.model.chunk(noisy, time, cache, behind, mask)
+    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        """Answer chunks [B, T', H, A] at times [B, T'], one for each of the observations `acting` [T']."""
+        answer: Tensor = self.model.chunk(noisy, time, *self._read(passed, acting, noisy.shape[2]))
         return answer
 
-    def _read(self, passed: Passed) -> tuple[LayerCache, Tensor]:
-        """Return keys and values, and the place behind every observation, [T]."""
-        ends = torch.arange(1, passed.ends.shape[1] + 1, device=passed.ends.device)
-        return [(layer.keys, layer.values) for layer in passed.memory], ends * self._block
-
-    def _mask(self, batch: int, length: int, rows: int) -> Tensor:
-        """Return who sees what where each of T observations has `rows` queries, [B, 1, T * rows, T * block]."""
-        seen = torch.ones(length, length, dtype=torch.bool).tril().unsqueeze(0)
-        return block_mask(seen, rows, self._block).expand(batch, -1, -1, -1)
+    def _read(self, passed: Passed, acting: Tensor, rows: int) -> tuple[LayerCache, Tensor, Tensor]:
+        """Return keys and values, the places behind the observations [T'], and what their `rows` queries each see."""
+        seen = _past(passed.ends.shape[1], acting.device)[acting].unsqueeze(0)
+        mask = block_mask(seen, rows, self._block).expand(len(passed.ends), -1, -1, -1)
+        return [(layer.keys, layer.values) for layer in passed.memory], (acting + 1) * self._block, mask
 
 
 Network = GatedNetwork | FullNetwork
+
+
+def _past(length: int, device: torch.device) -> Tensor:
+    """Return which of `length` observations each one sees, [T, T] bool."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def keep_none(logits: Tensor) -> Fate:

@@ -171,7 +171,8 @@ class GateTrainer:
         plan = self.plan
         counts = {"gated": source.sequences, "full": 0}
         if self._learned:
-            counts["full"] = round(plan.learning.full * source.sequences)
+            # a fraction of a sequence is drawn, so that sources of one sequence have their share too
+            counts["full"] = int(plan.learning.full * source.sequences + random.random())
             counts["gated"] -= counts["full"]
         parts: dict[str, float] = {}
         networks: dict[str, tuple[Network, Draw]] = {
