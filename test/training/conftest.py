@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from streaming_vla.robots.frames import encode_frame
-from streaming_vla.training.demonstrations import Shard
+from streaming_vla.training.shard import Shard
 
 TASKS = ("window-open", "reach")
 

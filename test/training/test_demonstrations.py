@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streaming_vla.cli import app
-from streaming_vla.training.demonstrations import Shard
+from streaming_vla.training.shard import Shard
 
 PLAN = """
 recordings:

@@ -14,10 +14,10 @@ from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.robots.memory_episode import Phase
 from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.training.dataset import Demonstrations
-from streaming_vla.training.demonstrations import Shard
 from streaming_vla.training.endings import DECISIONS, endings
 from streaming_vla.training.episode import record_episode
 from streaming_vla.training.plan import Recording, Source
+from streaming_vla.training.shard import Shard
 from streaming_vla.training.windows import Track
 
 WAITS = (60, 60)

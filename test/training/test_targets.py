@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,18 @@ import torch
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policy.loading import save_policy
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
-from streaming_vla.training.demonstrations import Shard, wanted_shards
+from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
 from streaming_vla.training.losses import Auxiliary, _acting, batch_loss
 from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
-from streaming_vla.training.trainer import learning_rate
+from streaming_vla.training.shard import Shard
+from streaming_vla.training.trainer import check_initial, learning_rate
 
 CONFIG = CompactConfig(words=(UNKNOWN, "the", "window"), width=48, layers=2, image_size=32)
 SOURCE = Source(tasks={"window-open": 1.0, "reach": 1.0})
@@ -219,3 +222,11 @@ def test_a_wrong_plan_is_one_sentence(tmp_path: Path, text: str, sentence: str) 
     with pytest.raises(ValueError, match=sentence) as caught:
         load_plan(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value).strip()
+
+
+def test_a_policy_of_other_words_is_no_start(tmp_path: Path) -> None:
+    config, file = CONFIG, tmp_path / "start.safetensors"
+    save_policy(file, config, CompactModel(config).state_dict(), {})
+    check_initial(file, config)
+    with pytest.raises(ValueError, match="to start from differs from the plan in words, layers: choose one that was"):
+        check_initial(file, replace(config, words=(UNKNOWN, "the", "door"), layers=config.layers + 1))

@@ -93,7 +93,7 @@ def policy(
     from streaming_vla.training.dataset import check_demonstrations
     from streaming_vla.training.own_data import prepare
     from streaming_vla.training.plan import load_plan
-    from streaming_vla.training.trainer import Run, export, train
+    from streaming_vla.training.trainer import Run, check_initial, export, train
 
     initial = initial or ("none" if data is None else SHIPPED.stem)
     folder = folder or (RUN if data is None else OWN_RUN)
@@ -103,7 +103,10 @@ def policy(
         start = None if initial == "none" else find_model(initial)
         if data is None:
             check_demonstrations(demonstrations)
-            run = Run(compact_config(chosen), demonstrations, chosen, folder, seed, processes, start)
+            config = compact_config(chosen)
+            if start is not None:
+                check_initial(start, config)
+            run = Run(config, demonstrations, chosen, folder, seed, processes, start)
         else:
             own = prepare(data, chosen, folder, start)
             print(f"{own.episodes.total()} episodes: " + ", ".join(f"{n} of '{t}'" for t, n in own.episodes.items()))

@@ -22,6 +22,7 @@ from streaming_vla.training.endings import endings
 from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
 from streaming_vla.training.sequences import Episode, Seen, cut_sequence, memory_sequence
+from streaming_vla.training.shard import Shard
 from streaming_vla.training.windows import Branches, Track, draw_window
 
 ANSWERS = 4  # most answers of a memory task
@@ -74,7 +75,7 @@ def fingerprint(files: Sequence[Path]) -> dict[str, object]:
     for file in files:
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
-        seeds.append(int(file.stem.rsplit("_", 1)[1]))
+        seeds.append(Shard.of(file).seed)
     return {"episodes": len(files), "seeds": [min(seeds), max(seeds)], "sha256": digest.hexdigest()}
 
 

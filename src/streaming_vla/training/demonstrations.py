@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +18,9 @@ from streaming_vla.robots.metaworld import MetaWorldRobot
 from streaming_vla.robots.tasks import HELD_OUT_SEED, get_task
 from streaming_vla.training.episode import record_episode
 from streaming_vla.training.plan import Recording
+from streaming_vla.training.shard import Shard
 
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One episode that is wanted, and its file.
-
-    Args:
-        piloted: a policy is at the wheel at first.
-    """
-
-    folder: Path
-    task: str
-    seed: int
-    piloted: bool = False
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.folder / f"{self.task}_{int(self.piloted)}_{self.seed:05d}.safetensors"
 
 
 def wanted_shards(folder: Path, recording: Recording) -> list[Shard]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from streaming_vla.training.dataset import ANSWERS, Demonstrations, check_demonstrations
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.plan import Source
+from streaming_vla.training.shard import Shard
 
 NOTHING = ANSWERS  # class of a sequence that has shown nothing to remember
 
@@ -53,9 +54,9 @@ def split_episodes(folder: Path, plan: GatePlan) -> tuple[list[Path], list[Path]
     wanted = {task for source in plan.sources for task in source.tasks}
     parts: tuple[list[Path], list[Path]] = ([], [])
     for file in check_demonstrations(folder):
-        task, _, seed = file.stem.rsplit("_", 2)
-        if task in wanted:
-            parts[int(seed) % every == every - 1].append(file)
+        shard = Shard.of(file)
+        if shard.task in wanted:
+            parts[shard.seed % every == every - 1].append(file)
     if not all(parts):
         raise FileNotFoundError(
             f"no demonstrations of {', '.join(sorted(wanted))} in '{folder}': record them with 'streaming-vla train "

@@ -22,10 +22,10 @@ from streaming_vla.bags.dataset import DatasetFacts, read_dataset, read_facts
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, build_vocabulary
 from streaming_vla.policy.loading import load_model, save_policy
-from streaming_vla.training.demonstrations import Shard
 from streaming_vla.training.losses import SCENE_SIZE
 from streaming_vla.training.plan import TrainingPlan
 from streaming_vla.training.setup import planned_config
+from streaming_vla.training.shard import Shard
 
 WORDS = "word.weight"  # of the network: one row per word
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.robots.frames import decode_frame
 from streaming_vla.training.dataset import check_demonstrations
+from streaming_vla.training.shard import Shard
 
 ENCODED_AT_ONCE = 64  # frames
 
@@ -51,7 +52,7 @@ def chosen_files(folder: Path, per_task: int) -> list[Path]:
     """
     by_task: dict[str, list[Path]] = {}
     for file in check_demonstrations(folder):
-        by_task.setdefault(file.stem.split("_", 1)[0], []).append(file)
+        by_task.setdefault(Shard.of(file).task, []).append(file)
     return [file for files in by_task.values() for file in files[:per_task]]
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from streaming_vla.evaluation.processes import end_with_parent
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.loading import save_policy
+from streaming_vla.policy.loading import load_model, save_policy
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
@@ -75,7 +74,7 @@ class Trainer:
             getattr(owner, f"{field}_mean").copy_(torch.from_numpy(mean))
             getattr(owner, f"{field}_scale").copy_(torch.from_numpy(scale))
         if initial is not None:
-            self.model.load_state_dict({name: value.float() for name, value in load_file(initial).items()})
+            self.model.load_state_dict(load_model(initial).state_dict())
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary}).to(self.device)
         self.parameters = list(self.modules.parameters())
@@ -137,6 +136,20 @@ class Trainer:
         parts = packed.split([p.numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+def check_initial(initial: Path, config: CompactConfig) -> None:
+    """Check the policy to start from.
+
+    Raises:
+        ValueError: it is not one of `config`; the message names what differs.
+    """
+    wanted = asdict(config)
+    if other := [name for name, value in asdict(load_model(initial).config).items() if value != wanted[name]]:
+        raise ValueError(
+            f"the policy '{initial}' to start from differs from the plan in {', '.join(other)}: choose one that was "
+            "trained for the plan's robot, model and tasks, or train with --initial none"
+        )
 
 
 def train(run: Run) -> None:
