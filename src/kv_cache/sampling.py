@@ -135,12 +135,18 @@ def gated_share(logits: Tensor, weight: Tensor) -> Tensor:
     return share / share.sum(dim=-1, keepdim=True)
 
 
-def keep_penalty(logits: Tensor, count: float) -> Tensor:
-    """Return how much more than `count` chunks an episode keeps, as a share of its n chunks, squared, mean over B.
+def keep_penalty(logits: Tensor, count: float, there: Tensor | None = None) -> Tensor:
+    """Return how much more than `count` chunks an episode keeps, as a share of its chunks, squared, mean over B.
 
     A count, not a rate: what is worth keeping does not grow with the length of an episode. Keeping fewer is free.
+
+    Args:
+        logits: [B, n], of the gate.
+        there: [B, n] bool, False for chunks behind the end of a shorter episode; None: all are there.
     """
-    surplus = (logits.sigmoid().sum(dim=1) - count).clamp(min=0.0) / max(logits.shape[1], 1)
+    there = torch.ones_like(logits, dtype=torch.bool) if there is None else there
+    kept = (logits.sigmoid() * there).sum(dim=1)
+    surplus = (kept - count).clamp(min=0.0) / there.sum(dim=1).clamp(min=1)
     return surplus.square().mean()
 
 

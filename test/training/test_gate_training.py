@@ -25,12 +25,11 @@ from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.dataset import check_demonstrations
-from streaming_vla.training.gate_data import NOTHING, GateDemonstrations, split_episodes
-from streaming_vla.training.gate_losses import embed
+from streaming_vla.training.gate_data import NOTHING, GateBatch, GateDemonstrations, split_episodes
+from streaming_vla.training.gate_losses import Probe, chunks_where, embed, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
-from streaming_vla.training.gate_validation import chunks_where
 from streaming_vla.training.plan import Augment, Source, read_plan
 from streaming_vla.training.setup import GATE_PLAN
 
@@ -165,16 +164,23 @@ def test_episodes_for_validation_are_not_learned_from(folder: Path) -> None:
     learned, held_out = split_episodes(folder, PLAN)
     assert [file.name for file in learned] == ["window-open_0_00000.safetensors", "window-open_0_00002.safetensors"]
     assert [file.name for file in held_out] == ["window-open_0_00001.safetensors"]
-    with pytest.raises(FileNotFoundError, match="no demonstrations of count in"):
-        split_episodes(
-            folder, PLAN.model_copy(update={"sources": (PLAN.sources[0].model_copy(update={"tasks": {"count": 1}}),)})
-        )
+    for tasks, use in (
+        ({"window-open": 1.0, "count": 1.0}, "count to learn from"),
+        ({"reach": 1.0}, "reach for valid"),
+    ):
+        source = PLAN.sources[0].model_copy(update={"tasks": tasks})
+        plan = PLAN.model_copy(update={"sources": (source,), "validation": PLAN.validation.model_copy()})
+        if "reach" in tasks:
+            (folder / "reach_0_00001.safetensors").unlink()
+        with pytest.raises(ValueError, match=f"no demonstrations of {use}"):
+            split_episodes(folder, plan)
 
 
-def test_chunks_are_those_whose_middle_lies_in_an_observation() -> None:
+def test_chunks_are_those_that_hold_a_token_of_an_observation() -> None:
     cue = torch.tensor([[True, False, False, True, False, False]])
     assert chunks_where(cue, 10, Sizes(0, 20, 10)).tolist() == [[True, False, False, True]]
-    assert chunks_where(cue, 10, Sizes(4, 20, 5)).tolist() == [[True, False, False, False, False, True, True]]
+    assert chunks_where(cue, 10, Sizes(4, 20, 5)).tolist() == [[True, True, False, False, False, True, True]]
+    assert chunks_where(cue, 10, Sizes(0, 20, 20)).tolist() == [[True, True]]
 
 
 def policy_file(folder: Path) -> Path:
@@ -210,7 +216,7 @@ def test_the_command_writes_a_gate_with_all_that_made_it(folder: Path, tmp_path:
     loaded = load_gate(output)
     assert loaded.training["plan"] == PLAN.model_dump(mode="json") and loaded.training["seed"] == 0
     figures = loaded.training["validation"]
-    assert isinstance(figures, dict) and set(figures["caches"]) == {"full", "gated", "mean", "window"}
+    assert isinstance(figures, dict) and set(figures["caches"]) == {"all", "full", "gated", "window"}
     assert figures["threshold"] == loaded.threshold and set(figures["cue_kept"]) == {"window-open.1"}
     assert figures["caches"]["full"]["tokens"] > figures["caches"]["window"]["tokens"] == BLOCK
     refused = CliRunner().invoke(app, [*arguments, "--policy-output", str(tmp_path / "other.safetensors")])
@@ -235,6 +241,52 @@ def test_a_gate_that_judges_all_chunks_alike_is_refused(folder: Path, tmp_path: 
     torch.nn.init.zeros_(trainer.network.gate.head.weight)
     with pytest.raises(ValueError, match="has not learned what to keep: train again with another seed"):
         trainer.finish(tmp_path / "gate.safetensors", None)
+
+
+def test_a_folder_of_another_run_is_not_resumed(folder: Path, tmp_path: Path) -> None:
+    run = GateRun(policy_file(tmp_path), folder, PLAN, tmp_path / "run")
+    GateTrainer(run, lambda *_: None)
+    GateTrainer(run, lambda *_: None)
+    other = tmp_path / "other.safetensors"
+    save_policy(other, CONFIG, CompactModel(CONFIG).state_dict(), {})
+    with pytest.raises(ValueError, match="holds a run with another seed and another initial: choose another --folder"):
+        GateTrainer(replace(run, policy=other, seed=1), lambda *_: None)
+
+
+def test_chunks_behind_the_end_and_observations_that_learn_nothing_cost_nothing(folder: Path) -> None:
+    network, episodes = wild_network(Sizes(0, BLOCK, BLOCK)), windows_of(folder)
+    batch = episodes.draw(2, SOURCE.model_copy(update={"length": 6, "sequences": 2}), np.random.default_rng(0))
+    probe = Probe(CONFIG.width, torch.zeros(2), torch.ones(2))
+    plan = PLAN.model_copy(update={"keep": PLAN.keep.model_copy(update={"count": 0.5})})
+    calm = Augment(shift=0, colour=0.0, state_noise=0.0, blank=(0.0,))
+
+    def penalty(given: GateBatch) -> tuple[float, dict[str, float]]:
+        tokens = embed(network.model, given, calm, torch.Generator())
+        losses = [
+            gate_loss(network, keep_none, probe, given, tokens, plan, weight, torch.Generator().manual_seed(0))
+            for weight in (0.0, 1.0)
+        ]
+        return float((losses[1][0] - losses[0][0]).detach()), losses[0][2]
+
+    whole, _ = penalty(batch)
+    short = replace(batch, given=batch.given | {"present": batch.present & (torch.arange(6) < 4)})
+    cut = replace(
+        batch,
+        given={
+            name: value[:, :4] if value.dim() > 1 and value.shape[1] == 6 else value
+            for name, value in batch.given.items()
+        },
+        taught=batch.taught[:, :4],
+        cue=batch.cue[:, :4],
+    )
+    assert penalty(short)[0] == pytest.approx(penalty(cut)[0], rel=1e-4) != pytest.approx(whole, rel=1e-4)
+    _, parts = penalty(replace(batch, taught=torch.zeros_like(batch.taught)))
+    assert parts["flow"] == 0.0 and np.isfinite(parts["recall"])
+
+
+def test_a_plan_without_a_source_of_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="sources has none with memory: true"):
+        GatePlan.model_validate({"sources": [SOURCE.model_copy(update={"memory": False}).model_dump()]})
 
 
 def test_a_window_below_an_observation_is_refused() -> None:

@@ -27,14 +27,16 @@ def save_checkpoint(
     average: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[nn.Parameter],
+    step: int,
 ) -> None:
-    """Write a checkpoint in place of the one before, which stays whole until then.
+    """Write a checkpoint after `step` steps in place of the one before, which stays whole until then.
 
     Args:
         parameters: those of `optimizer`, in the order in which they are found again.
     """
     tensors = {f"{AVERAGE}{name}": value for name, value in average.items()}
     tensors |= {f"{NOW}{name}": value for name, value in modules.state_dict().items()}
+    tensors["step"] = torch.tensor(step)
     tensors |= {
         f"moment.{index}.{name}": optimizer.state[parameter][name]
         for index, parameter in enumerate(parameters)
@@ -66,7 +68,7 @@ def load_checkpoint(
             # the number of the step stays on the CPU
             moments = {name: value.to(parameter.device) for name, value in state.items() if name != "step"}
             optimizer.state[parameter] = moments | {"step": state["step"]}
-    return int(tensors["moment.0.step"])
+    return int(tensors["step"])
 
 
 def load_average(path: Path) -> dict[str, Tensor]:

@@ -111,9 +111,9 @@ def policy(
             own = prepare(data, chosen, folder, start)
             print(f"{own.episodes.total()} episodes: " + ", ".join(f"{n} of '{t}'" for t, n in own.episodes.items()))
             run = Run(own.config, own.demonstrations, own.plan, folder, seed, processes, own.initial)
-    train(run)
-    export(run, output)
-    draw_losses(folder / "log.jsonl", folder / "losses.png")
+        train(run)
+        export(run, output)
+        draw_losses(folder / "log.jsonl", folder / "losses.png")
     Console().print(f"the policy is in {output}; its losses are in {folder / 'losses.png'}")
 
 

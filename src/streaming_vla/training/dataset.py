@@ -68,6 +68,23 @@ def check_demonstrations(folder: Path) -> list[Path]:
     return files
 
 
+def check_sources(files: Sequence[Path], sources: Sequence[Source], use: str = "to learn from") -> None:
+    """Check that every task of the sources has episodes among `files`.
+
+    Args:
+        use: what they are for.
+
+    Raises:
+        ValueError: a task has none; the message names it and the command that makes them.
+    """
+    missing = {task for source in sources for task in source.tasks} - {Shard.of(file).task for file in files}
+    if missing:
+        raise ValueError(
+            f"there are no demonstrations of {', '.join(sorted(missing))} {use}: record them with 'streaming-vla train "
+            "demos' and a plan that has these tasks, or take the tasks out of the plan's sources"
+        )
+
+
 def fingerprint(files: Sequence[Path]) -> dict[str, object]:
     """Return what identifies demonstrations: how many, their seeds, and a hash of all bytes."""
     digest = hashlib.sha256()
@@ -80,7 +97,7 @@ def fingerprint(files: Sequence[Path]) -> dict[str, object]:
 
 
 class Demonstrations:
-    """All successful episodes of a folder, compressed in memory.
+    """All successful episodes of a folder, compressed in memory; `failed` counts those that are left out.
 
     Args:
         files: those of its episodes that are loaded; None: all.
@@ -95,6 +112,7 @@ class Demonstrations:
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
         self._wordings: dict[str, tuple[str, ...]] = {}
+        self.failed = 0
         for file in check_demonstrations(folder) if files is None else files:
             self._load(file)
 
@@ -189,6 +207,7 @@ class Demonstrations:
         with safe_open(file, framework="numpy") as shard:
             metadata = shard.metadata()
             if not bool(shard.get_tensor("success")[0]):
+                self.failed += 1
                 return
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None

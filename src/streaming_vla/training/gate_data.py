@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streaming_vla.training.dataset import ANSWERS, Demonstrations, check_demonstrations
+from streaming_vla.training.dataset import ANSWERS, Demonstrations, check_demonstrations, check_sources
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.plan import Source
 from streaming_vla.training.shard import Shard
@@ -48,7 +48,8 @@ def split_episodes(folder: Path, plan: GatePlan) -> tuple[list[Path], list[Path]
     """Return the episodes of the plan's tasks to learn from and those for validation.
 
     Raises:
-        FileNotFoundError: there are none of either; the message names the command that makes them.
+        FileNotFoundError: the folder holds no demonstrations.
+        ValueError: there are none of a task to learn from, or of a memory task for validation.
     """
     every = plan.validation.every
     wanted = {task for source in plan.sources for task in source.tasks}
@@ -57,11 +58,8 @@ def split_episodes(folder: Path, plan: GatePlan) -> tuple[list[Path], list[Path]
         shard = Shard.of(file)
         if shard.task in wanted:
             parts[shard.seed % every == every - 1].append(file)
-    if not all(parts):
-        raise FileNotFoundError(
-            f"no demonstrations of {', '.join(sorted(wanted))} in '{folder}': record them with 'streaming-vla train "
-            "demos' and a plan that has these tasks"
-        )
+    check_sources(parts[0], plan.sources)
+    check_sources(parts[1], [source for source in plan.sources if source.memory], "for validation")
     return parts
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kv_cache.sampling import keep_penalty
+from kv_cache.policies.base import Sizes
+from kv_cache.sampling import chunk_count, keep_penalty
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state
 from streaming_vla.training.dataset import ANSWERS
@@ -51,6 +52,21 @@ def embed(model: CompactModel, batch: GateBatch, augment: Augment, generator: to
     return model.encode(pictures, state, words).view(count, -1, model.config.width)
 
 
+def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
+    """Return the chunks [B, n] that hold a token of the marked observations [B, T] of `block` tokens."""
+    count = chunk_count(observations.shape[1] * block, sizes)
+    begin = sizes.sinks + sizes.chunk * torch.arange(count, device=observations.device)
+    before = functional.pad(observations.long().cumsum(dim=1), (1, 0))
+    return before[:, (begin + sizes.chunk - 1) // block + 1] > before[:, begin // block]
+
+
+def judged(present: Tensor, block: int, sizes: Sizes) -> Tensor:
+    """Return the chunks [B, n] that have left the window when the last observation of `present` [B, T] has come."""
+    number = torch.arange(chunk_count(present.shape[1] * block, sizes), device=present.device)
+    left = (present.sum(dim=1, keepdim=True) * block - sizes.sinks - sizes.recent).clamp(min=0)
+    return number < left // sizes.chunk
+
+
 def gate_loss(
     network: Network,
     draw: Draw,
@@ -69,7 +85,11 @@ def gate_loss(
     """
     passed = network.run(tokens, draw)
     weights, flow_expert = plan.weights, network.model.flow
-    acting = batch.taught.any(dim=0).nonzero().squeeze(1)
+    there = judged(batch.present, network.model.config.tokens_per_observation, plan.cache.sizes)
+    there = there[:, : passed.logits.shape[1]]  # with a full history there are none
+    some = batch.taught.any(dim=0)
+    some[0] |= not some.any()  # where nothing is learned one answers whose share is 0
+    acting = some.nonzero().squeeze(1)
     acted = Acted.of(batch.given, acting, batch.taught, plan.flow.start)
     flow, absolute, _ = flow_loss(
         lambda *state: network.flow(passed, acting, *state), acted, flow_expert.absolute, plan.flow, generator
@@ -83,10 +103,10 @@ def gate_loss(
     recall = functional.cross_entropy(told, named, ignore_index=-1, reduction="sum", label_smoothing=SMOOTHING)
     recall = recall / (named >= 0).sum().clamp(min=1)
     goals = goals_loss(probe.goals(passed.ends), batch.given["goals"], probe.mean, probe.scale)
-    surplus = keep_penalty(passed.logits, plan.keep.count)
+    surplus = keep_penalty(passed.logits, plan.keep.count, there)
     loss = loss + weights.recall * recall + weights.goals * goals + penalty * surplus
-    kept = passed.fate.keep.float().sum(dim=1).mean()
+    kept = (passed.fate.keep & there).float().sum(dim=1).mean()
     parts = {"flow": flow, "recall": recall, "goals": goals, "kept": kept}
-    if passed.logits.shape[1]:
-        parts["spread"] = passed.logits.std()  # near 0: the gate judges all chunks alike
+    if there.any():
+        parts["spread"] = passed.logits[there].std(correction=0)  # near 0: the gate judges all chunks alike
     return loss, passed, {name: float(value.detach()) for name, value in parts.items()}

@@ -176,7 +176,7 @@ def keep_none(logits: Tensor) -> Fate:
 
 
 def keep_all(logits: Tensor) -> Fate:
-    """Keep every chunk: mean summaries without a gate."""
+    """Keep every chunk."""
     return Fate.of(torch.ones_like(logits, dtype=torch.bool))
 
 

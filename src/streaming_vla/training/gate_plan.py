@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kv_cache.policies.base import Sizes
 from streaming_vla.training.plan import Augment, Flow, Section, Source, Weights
@@ -104,3 +104,9 @@ class GatePlan(Section):
     augment: Augment = Augment(shift=2, blank=(0.02, 0.05))
     flow: Flow = Flow(draws=3)
     weights: Weights = Weights(recall=1.0)
+
+    @model_validator(mode="after")
+    def _has_memory(self) -> GatePlan:
+        if not any(source.memory for source in self.sources):
+            raise ValueError("sources has none with memory: true, expected one: it tells what is to be kept")
+        return self

@@ -5,9 +5,10 @@ A run can be stopped at any time and goes on from its last checkpoint with the s
 
 from __future__ import annotations
 
-import hashlib
 import json
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork,
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.plan import Augment, Source
+from streaming_vla.training.run_folder import claim, weights_of
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 10
@@ -61,15 +63,21 @@ class GateTrainer:
     def __init__(self, run: GateRun, progress: Progress) -> None:
         self.run, self._progress = run, progress
         plan = self.plan = run.plan
-        run.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         torch.manual_seed(run.seed)
         self.model = load_policy(run.policy).model.requires_grad_(False)
         gate = Gate(GateConfig.of(self.model.config.cache, **plan.gate.model_dump()))
         self.network = GatedNetwork(self.model, gate, plan.cache.sizes)
-        self.files = split_episodes(run.demonstrations, plan)
+        parts = split_episodes(run.demonstrations, plan)
+        self._facts: dict[str, Any] = {
+            "plan": plan.model_dump(mode="json"),
+            "seed": run.seed,
+            "demonstrations": fingerprint(sorted(file for part in parts for file in part)),
+            "initial": weights_of(run.policy),
+        }
+        claim(run.folder, self._facts)
         self._data, self._held_out = (
-            GateDemonstrations(run.demonstrations, self.model.config, files) for files in self.files
+            GateDemonstrations(run.demonstrations, self.model.config, files) for files in parts
         )
         mean, scale = (torch.from_numpy(each[:2]) for each in self._data.statistics("scene"))
         self.probe = Probe(self.model.config.width, mean, scale)
@@ -93,15 +101,16 @@ class GateTrainer:
 
     def train(self) -> None:
         """Train to the plan's last step; figures go to log.jsonl."""
-        steps, sums, began = self.plan.learning.steps, dict[str, float](), time.monotonic()
+        steps, found, began = self.plan.learning.steps, defaultdict[str, list[float]](list), time.monotonic()
         while self.step < steps:
             for name, value in self.advance().items():
-                sums[name] = sums.get(name, 0.0) + value / REPORT_EVERY
+                found[name].append(value)
             self._progress(self.step, steps)
             if self.step % REPORT_EVERY == 0:
-                seconds = (time.monotonic() - began) / REPORT_EVERY
-                self._log({"step": self.step, **sums, "seconds_per_step": seconds})
-                sums, began = {}, time.monotonic()
+                # a small source has not had a sequence of either kind in every step
+                figures = {name: statistics.fmean(values) for name, values in found.items()}
+                self._log({"step": self.step, **figures, "seconds_per_step": (time.monotonic() - began) / REPORT_EVERY})
+                found, began = defaultdict(list), time.monotonic()
             if self.step % SAVE_EVERY == 0 or self.step == steps:
                 self.save()
 
@@ -148,23 +157,17 @@ class GateTrainer:
         with torch.inference_mode():
             embedded = [(batch, embed(self.model, batch, calm, generator)) for batch in batches]
         threshold, figures = calibrate(self.network, self.probe, embedded, self.plan)
-        about = {
-            "plan": self.plan.model_dump(mode="json"),
-            "seed": self.run.seed,
-            "policy": _identity(self.run.policy),
-            "demonstrations": fingerprint(sorted(file for part in self.files for file in part)),
-            "validation": figures,
-        }
+        about: dict[str, Any] = self._facts | {"validation": figures}
         if policy_output is not None:
-            save_policy(policy_output, self.model.config, self._average, about | {"initial": self.run.policy.stem})
-            about["policy"] = _identity(policy_output)
+            save_policy(policy_output, self.model.config, self._average, about)
+        about["policy"] = weights_of(policy_output or self.run.policy)
         save_gate(output, self.network.gate, threshold, about)
         self._log({"validation": figures})
         return figures
 
     def save(self) -> None:
         """Write a checkpoint, which a new run in the folder goes on from."""
-        save_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters)
+        save_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters, self.step)
 
     def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
         """Add the gradient of one batch."""
@@ -193,10 +196,6 @@ class GateTrainer:
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(figures) + "\n")
-
-
-def _identity(policy: Path) -> dict[str, str]:
-    return {"name": policy.stem, "sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
 
 
 def _sampled(generator: torch.Generator) -> Draw:

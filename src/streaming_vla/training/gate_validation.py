@@ -11,22 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
-from kv_cache.sampling import chunk_count, threshold_for_count, threshold_for_recall
+from kv_cache.sampling import threshold_for_count, threshold_for_recall
 from streaming_vla.training.gate_data import GateBatch
-from streaming_vla.training.gate_losses import Probe, gate_loss
+from streaming_vla.training.gate_losses import Probe, chunks_where, gate_loss, judged
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_all, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 
 ALIKE = 0.01  # of scores
 
 Embedded = tuple[GateBatch, Tensor]
-
-
-def chunks_where(observations: Tensor, block: int, sizes: Sizes) -> Tensor:
-    """Return the chunks [B, n] whose middle lies in the marked observations [B, T] of `block` tokens."""
-    count = chunk_count(observations.shape[1] * block, sizes)
-    middle = sizes.sinks + sizes.chunk * torch.arange(count) + sizes.chunk // 2
-    return observations[:, middle // block]
 
 
 @torch.inference_mode()
@@ -42,34 +35,40 @@ def calibrate(
         batches: of memory sources, with their tokens.
 
     Returns:
-        The threshold, and per cache: recall (share of sequences whose last observation names what was to be
-        remembered), flow (loss), tokens held at the end; and the share of the sequences of each class in which a chunk
-        of the cue is kept.
+        The threshold, and per cache (`all` keeps every chunk): recall (share of sequences whose last observation names
+        what was to be remembered), flow (loss), tokens held at the end; and the share of the sequences of each class in
+        which a chunk of the cue is kept.
 
     Raises:
-        ValueError: the gate judges all chunks alike.
+        ValueError: the gate judges all chunks alike, or a class has no chunk of its cue.
     """
     block = network.model.config.tokens_per_observation
     scores, best, kinds = [], [], []
     for batch, embedded in batches:
         _, passed, _ = gate_loss(network, keep_all, probe, batch, embedded, plan, 0.0, _fresh())
-        there = chunks_where(batch.present, block, network.sizes)
+        there = judged(batch.present, block, network.sizes)
+        of_cue = chunks_where(batch.cue, block, network.sizes) & there
         scores.append(passed.logits.sigmoid() * there)
-        best.append((scores[-1] * chunks_where(batch.cue, block, network.sizes)).amax(dim=1))
+        best.append((scores[-1] * of_cue).amax(dim=1).where(of_cue.any(dim=1), math.nan))
         kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
     _check_apart(torch.cat([each.flatten() for each in scores]))
-    of_cue = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue
-    groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
+    cues = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue; NaN where it is in none
+    groups = {kind: torch.tensor([each == kind for each in kinds]) & ~cues.isnan() for kind in sorted(set(kinds))}
+    if never := [kind for kind, group in groups.items() if not group.any()]:
+        raise ValueError(
+            f"gate: no chunk holds the cue of {', '.join(never)}: the plan's cache.sinks or cache.recent keep it, or "
+            "the source's length is too short for it to leave the window"
+        )
     most = max(each.shape[1] for each in scores)
     padded = torch.cat([functional.pad(each, (0, most - each.shape[1])) for each in scores])
     thresholds = [threshold_for_count(padded, plan.keep.count)]
-    thresholds += [threshold_for_recall(of_cue, group, plan.keep.recall) for group in groups.values()]
+    thresholds += [threshold_for_recall(cues, group, plan.keep.recall) for group in groups.values()]
     threshold = min(thresholds)
-    kept = {kind: float((of_cue[group] >= threshold).float().mean()) for kind, group in groups.items()}
+    kept = {kind: float((cues[group] >= threshold).float().mean()) for kind, group in groups.items()}
     caches: dict[str, tuple[Network, Draw]] = {
         "full": (FullNetwork(network.model), keep_none),
         "gated": (network, keep_from(threshold)),
-        "mean": (network, keep_all),
+        "all": (network, keep_all),
         "window": (network, keep_none),
     }
     results = {name: _judge(*cache, network.sizes, probe, batches, plan) for name, cache in caches.items()}
@@ -102,10 +101,9 @@ def _judge(
         if isinstance(network, FullNetwork):
             tokens.append((count * block).float())
             continue
-        gone = (count * block - sizes.sinks - sizes.recent).clamp(min=0) // sizes.chunk
-        number = torch.arange(passed.fate.keep.shape[1])
-        kept = (passed.fate.keep & (number < gone.unsqueeze(1))).sum(dim=1)
-        tokens.append((count * block - gone * sizes.chunk + kept).float())
+        there = judged(batch.present, block, sizes)
+        kept = (passed.fate.keep & there).sum(dim=1)
+        tokens.append((count * block - there.sum(dim=1) * sizes.chunk + kept).float())
     recall = torch.cat(right)
     return {
         "recall": float(recall.mean()) if len(recall) else math.nan,

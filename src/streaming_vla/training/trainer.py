@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import load_model, save_policy
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
-from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
+from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
+from streaming_vla.training.run_folder import claim, weights_of
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 50
@@ -44,7 +46,7 @@ class Run:
     """What a training run is made of.
 
     Args:
-        folder: of checkpoint.safetensors, plan.json and log.jsonl.
+        folder: of checkpoint.safetensors, run.json and log.jsonl.
         processes: CPU processes of one thread each, gradients averaged.
         initial: a policy's weights to start from, instead of random ones.
     """
@@ -56,6 +58,15 @@ class Run:
     seed: int = 0
     processes: int = 1
     initial: Path | None = None
+
+    def facts(self, files: Sequence[Path]) -> dict[str, object]:
+        """Return what makes the run, for the metadata of its policy; `files` are its demonstrations."""
+        return {
+            "plan": self.plan.model_dump(mode="json"),
+            "seed": self.seed,
+            "demonstrations": fingerprint(files),
+            "initial": None if self.initial is None else weights_of(self.initial),
+        }
 
 
 class Trainer:
@@ -91,10 +102,12 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step; the first process writes figures to log.jsonl and to the terminal."""
         plan = self.plan
+        if self.rank == 0 and self.data.failed:
+            print(f"{self.data.failed} episodes are left out: their expert failed", flush=True)
         random = np.random.default_rng((self.seed, self.rank, self.step))
         generator = torch.Generator(self.device).manual_seed(self.seed + 7919 * self.rank + 104_729 * self.step)
         sums: dict[str, float] = {}
-        began = time.monotonic()
+        steps, began = 0, time.monotonic()
         while self.step < plan.optimiser.steps:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, plan.optimiser)
@@ -106,18 +119,22 @@ class Trainer:
                 (source.weight * loss).backward()
                 for name, value in parts.items():
                     key = f"{name}{number or ''}"
-                    sums[key] = sums.get(key, 0.0) + value / REPORT_EVERY
+                    sums[key] = sums.get(key, 0.0) + value
             self._average_gradients()
             torch.nn.utils.clip_grad_norm_(self.parameters, plan.optimiser.clip)
             self.optimizer.step()
             follow(self.average, self.model, plan.optimiser.average, self.step)
             self.step += 1
-            if self.step % REPORT_EVERY == 0:
+            steps += 1
+            if self.step % REPORT_EVERY == 0 or self.step == plan.optimiser.steps:
                 if self.rank == 0:
-                    self._log(sums | {"seconds_per_step": (time.monotonic() - began) / REPORT_EVERY})
-                sums, began = {}, time.monotonic()
+                    figures = {name: value / steps for name, value in sums.items()}
+                    self._log(figures | {"seconds_per_step": (time.monotonic() - began) / steps})
+                sums, steps, began = {}, 0, time.monotonic()
             if self.rank == 0 and (self.step % SAVE_EVERY == 0 or self.step == plan.optimiser.steps):
-                save_checkpoint(self._checkpoint, self.modules, self.average, self.optimizer, self.parameters)
+                save_checkpoint(
+                    self._checkpoint, self.modules, self.average, self.optimizer, self.parameters, self.step
+                )
 
     def _log(self, figures: dict[str, float]) -> None:
         left_min = (self.plan.optimiser.steps - self.step) * figures["seconds_per_step"] / 60
@@ -153,11 +170,17 @@ def check_initial(initial: Path, config: CompactConfig) -> None:
 
 
 def train(run: Run) -> None:
-    """Train to the plan's last step, resuming what is in the run's folder."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "plan.json").write_text(run.plan.model_dump_json(indent=1))
-    store = str(run.folder.absolute() / f"rendezvous-{os.getpid()}")
-    spawn(_work, (run, store), run.processes)
+    """Train to the plan's last step, resuming what is in the run's folder.
+
+    Raises:
+        ValueError: a task has no demonstrations, or the folder holds another run.
+    """
+    files = check_demonstrations(run.demonstrations)
+    check_sources(files, run.plan.sources)
+    claim(run.folder, run.facts(files))
+    store = run.folder.absolute() / f"rendezvous-{os.getpid()}"
+    store.unlink(missing_ok=True)  # of a run that was killed: process numbers come again
+    spawn(_work, (run, str(store)), run.processes)
 
 
 def _work(rank: int, run: Run, store: str) -> None:
@@ -175,10 +198,4 @@ def export(run: Run, output: Path) -> None:
         FileNotFoundError: there is no checkpoint in the run's folder.
     """
     average = load_average(run.folder / CHECKPOINT)
-    about = {
-        "plan": run.plan.model_dump(mode="json"),
-        "seed": run.seed,
-        "demonstrations": fingerprint(check_demonstrations(run.demonstrations)),
-        "initial": "" if run.initial is None else run.initial.name,
-    }
-    save_policy(output, run.config, average, about)
+    save_policy(output, run.config, average, run.facts(check_demonstrations(run.demonstrations)))

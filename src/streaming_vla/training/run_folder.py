@@ -1,0 +1,37 @@
+"""Whose run a folder of checkpoints holds, so that one is not taken for another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE = "run.json"
+
+
+def weights_of(policy: Path) -> dict[str, str]:
+    """Return what tells a checkpoint from others: its name and the hash of its bytes."""
+    return {"name": policy.stem, "sha256": hashlib.sha256(policy.read_bytes()).hexdigest()}
+
+
+def claim(folder: Path, facts: Mapping[str, object]) -> None:
+    """Make the folder of a run, or check that the run in it is this one.
+
+    Args:
+        facts: what makes the run: plan, seed, data, and the weights that it starts from; JSON can hold them.
+
+    Raises:
+        ValueError: the folder holds a run that differs in one of them; the message names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, given = folder / FILE, json.loads(json.dumps(facts))
+    if not path.exists():
+        path.write_text(json.dumps(given, indent=1) + "\n", encoding="utf-8")
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if other := [name for name in given if given[name] != there.get(name)]:
+        raise ValueError(
+            f"the folder '{folder}' holds a run with another {' and another '.join(other)}: choose another --folder "
+            "or remove this one"
+        )
