@@ -15,7 +15,7 @@ from streaming_vla import graph
 from streaming_vla.parameters import load
 
 RESPAWN_DELAY_S = 1.0
-RESPAWN_LIMIT = 5  # as in the built-in starter: a node that crashes again and again stays down, the executor holds
+RESPAWN_LIMIT = 5  # a node that crashes again and again stays down, and the executor stops the robot
 DEFAULT_PARAMS_FILE = Path("config") / "streaming_vla.yaml"
 
 

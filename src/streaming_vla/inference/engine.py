@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 class Engine:
     """Serves observations and requests; every call returns at once, and `done` is called once on the worker's thread.
 
-    Order of work: reset, flow step, prefill, saliency. A prefill advances one slice at a time, so a flow step
+    Order of work: reset, flow step, saliency, prefill. A prefill advances one slice at a time, so a flow step
     waits for one slice at most. What cannot be served is refused with a code, which is counted, and a sentence;
     an error in the policy is such a refusal. After `close`, `done` is called on the caller's thread.
 

@@ -22,7 +22,7 @@ AUTOSTART = Parameter("autostart", False, "Configure and activate without being 
 CONTROL_PERIOD_S = Parameter(
     "control_period_s",
     0.05,
-    "Duration of one action; set it on executor and saliency_monitor.",
+    "Duration of one action; the same on generator, executor and saliency_monitor.",
     "s",
     low=0.005,
     high=1.0,

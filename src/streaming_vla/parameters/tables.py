@@ -215,7 +215,7 @@ GENERATOR = (
 
 SIM_ROBOT = (
     AUTOSTART,
-    Parameter("task", "drawer-open", "Meta-World task at start."),
+    Parameter("task", "drawer-open", "Task at start: one of MT10, or cued-reach, count, return."),
     Parameter("seed", 10_000, "Places the objects at start.", low=0, high=2**31 - 1),
     Parameter(
         "real_time_factor",

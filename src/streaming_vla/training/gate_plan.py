@@ -92,7 +92,7 @@ class GatePlan(Section):
     Args:
         sources: what an optimiser step is made of; those of memory tasks also give the threshold. What an observation
             sees is up to the gate: `forget` and `whole_history` are not used.
-        weights: those of a policy's training; `scene` and `goals` are not used, `chunk` only where the policy learns.
+        weights: those of a policy's training; `scene` is not used, `chunk` only where the policy learns.
     """
 
     gate: Shape = Shape()
