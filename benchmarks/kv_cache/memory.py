@@ -110,7 +110,7 @@ def main(
     tasks: Annotated[str, typer.Option(help="names with commas between, or memory")] = "memory",
     policies: Annotated[str, typer.Option(help="caches beside gated")] = "full,window,random,mean",
     wait_steps: Annotated[str, typer.Option(help="A:B, steps; ten make an observation of 25 tokens")] = "1000:1000",
-    budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 256,
+    budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 96,
     mt10_episodes: Annotated[int, typer.Option(min=0, help="of every MT10 task; 0: none")] = 50,
     long_episodes: Annotated[int, typer.Option(min=0, help="of the long memory; 0: none")] = 30,
     long_observations: Annotated[int, typer.Option(min=1, help="between cue and choice")] = 10_000,
