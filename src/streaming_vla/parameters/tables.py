@@ -104,7 +104,7 @@ INFERENCE = (
         "cache_recent",
         0,
         "Newest tokens that every policy but full keeps; 0 keeps the newest observation only. The shipped model was "
-        "trained with up to 8 observations of 25 tokens, in the memory tasks 40, and was measured with 1 and 4.",
+        "trained with up to 8 observations of 25 tokens, in the memory tasks 120, and was measured with 1 and 4.",
         "tokens",
         low=0,
         high=1_000_000,
