@@ -22,7 +22,7 @@ from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
 from streaming_vla.bags.reader import Bag
 from streaming_vla.evaluation import replay_run
 from streaming_vla.evaluation.machine_options import all_values, machine_options
-from streaming_vla.evaluation.replay import Replayed, ReplayOptions, replay
+from streaming_vla.evaluation.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, summarise_replays
 from streaming_vla.evaluation.replay_live import LIVE_TOPICS
 from streaming_vla.evaluation.replay_service import ReplayService
@@ -174,6 +174,21 @@ def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
     replayed = run(bag(tmp_path / "bag", jump_at=40))
     assert any("jumps back" in problem for problem in replayed.problems)
     assert replayed.episodes[0].record.duration_s == pytest.approx(STEPS * 0.05, abs=0.3)
+
+
+def test_a_clock_that_is_set_ahead_while_recording(tmp_path: Path) -> None:
+    ahead_s = 1e8  # years: the clock of a machine without a battery, when the network comes up
+    replayed = run(bag(tmp_path / "bag", ahead=(40, ahead_s)))
+    assert "the clock jumps ahead by 100000000.0 s" in replayed.problems[0]
+    assert f"{ahead_s - LONGEST_GAP_S:.0f} s without a message are left out" in replayed.problems[1]
+    assert [each.record.duration_s for each in replayed.episodes] == pytest.approx([2.0, 3.0], abs=0.1)
+    assert replayed.duration_s == pytest.approx(LONGEST_GAP_S + STEPS * 0.05, abs=0.1)
+
+
+def test_a_robot_may_stand_still_for_minutes(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag", episodes=(0, 50), ahead=(50, 120.0)))
+    assert [episode.record.duration_s for episode in replayed.episodes] == pytest.approx([122.5, 2.5], abs=0.1)
+    assert not any("left out" in problem for problem in replayed.problems)
 
 
 def test_commands_that_are_not_finite_are_not_compared(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ INSTRUCTION = "instruction"  # std_msgs/String
 STRIP_PERIOD_S = 0.5  # of the pictures that are kept for the report
 STRIP_PIXELS = 96
 MOST_EARLY = 100  # messages that came before their episode
+# A robot may stand still for minutes between two episodes, and these are replayed as they were. A clock that is set
+# when the network comes up jumps by months, of which every control period would be played.
+LONGEST_GAP_S = 600.0
 
 
 @dataclass
@@ -138,8 +141,13 @@ def replay(
         problems = [*(str(problem) for problem in bag.problems), *ingest.said.values()]
         if isinstance(ingest.command_problem, WrongType) and ingest.other("action") is None:
             problems.append(str(ingest.command_problem))  # nothing else tells what the robot did
+        if player.cut_s:
+            problems.append(
+                f"{path}: {player.cut_s:.0f} s without a message are left out, as a silence counts "
+                f"{LONGEST_GAP_S:.0f} s at most; the episode that ran ends there"
+            )
         latencies = RECORDED if times is not None else options.profile.name
-        return Replayed(path, bag.duration_s, player.episodes, problems, latencies)
+        return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies)
 
 
 def _times(bag: Bag, ingest: Ingest) -> RecordedTimes | None:
@@ -164,7 +172,7 @@ class _Bag:
 
 
 class _Player:
-    """Tells the machines of one world what happens in the bag, when it happens."""
+    """Tells the machines of one world what happens in the bag, when it happens; `cut_s` of silence are left out."""
 
     def __init__(
         self,
@@ -189,6 +197,7 @@ class _Player:
         self._pictures = camera_options(observer)
         clock = Clock()
         self._service = ReplayService(policy, machines.engine, self._pictures, clock)
+        self.cut_s = 0.0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
         period_s = machines.executor.control_period_s
@@ -218,6 +227,11 @@ class _Player:
         if now_s < self._world.now:  # the bag's clock jumped back: the virtual one goes on from where it is
             self._clock_offset_s += self._world.now - now_s
             now_s = self._world.now
+        elif (cut_s := now_s - self._world.now - LONGEST_GAP_S) > 0.0:  # it jumped ahead, or the recorder paused
+            self.end()
+            self.cut_s += cut_s
+            self._clock_offset_s -= cut_s
+            now_s = self._world.now + LONGEST_GAP_S
         self._world.run(now_s - self._world.now)
         self._bag_begin_s = event.time_s - time_s
         if isinstance(event, Frame):
