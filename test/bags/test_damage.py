@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from making import BEGIN_NS, STATE, STEP_NS, STEPS, Content, content, write_own, write_rosbags
+from making import BEGIN_NS, STATE, STEP_NS, STEPS, Content, content, topic, write_own, write_rosbags
 from rosbags.rosbag2 import StoragePlugin
 
 from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
 from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.repair import repair
 from streaming_vla.bags.writer import BagWriter, WriterOptions
 
 SAID = content()
@@ -125,6 +127,33 @@ def test_a_damaged_page_of_a_database_is_passed_over(tmp_path: Path) -> None:
     found, problems = read(folder)
     assert len(found) > 900
     assert kinds(problems) <= {CorruptBag}
+
+
+def test_rows_of_a_database_that_are_no_messages_are_told(tmp_path: Path) -> None:
+    folder = write_rosbags(tmp_path / "bag", SAID, StoragePlugin.SQLITE3)
+    with sqlite3.connect(next(folder.glob("*.db3"))) as database:
+        database.execute("UPDATE messages SET topic_id = 99 WHERE id <= 3")
+        database.execute("UPDATE messages SET timestamp = 'noon' WHERE id = 4")
+        database.execute("UPDATE messages SET data = 'text' WHERE id = 5")
+    found, problems = read(folder)
+    assert found == SAID[5:]
+    assert [str(problem).rsplit(".db3: ", 1)[1] for problem in problems] == [
+        "3 messages are of topics that nothing describes, left out",
+        "2 messages have a time that is no whole number, or data that are no bytes, left out",
+    ]
+
+
+def test_a_repaired_bag_tells_when_its_messages_were_published(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    writer.add_topic(topic(STATE))
+    for name, time_ns, data in SAID:
+        if name == STATE:
+            writer.write(name, data, time_ns, time_ns - 7_000_000, 0.0)
+    writer.tick(10.0)  # and never closed
+    count, problems = repair(tmp_path / "bag", tmp_path / "whole")
+    assert count == STEPS and len(problems) == 1
+    with Bag(tmp_path / "whole") as bag:
+        assert {message.time_ns - message.published_ns for message in bag.messages()} == {7_000_000}
 
 
 def test_the_clock_jumps(tmp_path: Path) -> None:

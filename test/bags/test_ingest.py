@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -30,11 +31,12 @@ from streaming_vla.bags.errors import MissingTopic, NoCamera, WrongType
 from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
-from streaming_vla.bags.steps import StepOptions, episodes
+from streaming_vla.bags.steps import EpisodeSteps, StepOptions, episodes
 from streaming_vla.pictures.decode import pixels_of
+from streaming_vla.robot_state import JOINTS
 
 LEFT, RIGHT = CAMERAS
-OPTIONS = IngestOptions({"left": LEFT, "right": RIGHT[1:]}, "robot_state", ("episode", "command"))
+OPTIONS = IngestOptions({"left": LEFT, "right": RIGHT[1:]}, "robot_state", ("episode",), action_topic="command")
 EPISODE_TYPE = "streaming_vla_interfaces/msg/Episode"
 NAMES = ("a", "b", "c", "d")
 
@@ -146,6 +148,47 @@ def test_a_silence_ends_an_episode(tmp_path: Path) -> None:
     assert {episode.instruction for episode in found} == {"go"}
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])  # the last is infinite for the policy, which takes float32
+@pytest.mark.usefixtures("more_types")
+def test_what_is_not_finite_is_left_out(tmp_path: Path, bad: float) -> None:
+    at = BEGIN_NS + 20 * STEP_NS
+    broken = bytes(STORE.serialize_cdr(floats([0.0, bad, 0.0, 0.0]), TYPES["/command"]))
+    said = [
+        (topic, time, broken if at <= time < at + STEP_NS and topic in (STATE, "/command") else data)
+        for topic, time, data in with_commands()
+    ]
+    with Bag(write_own(tmp_path / "bag", said)) as bag:
+        ingest = Ingest(bag, OPTIONS)
+        found = list(episodes(ingest, StepOptions(0.05, 16, instruction="go")))
+    assert ingest.refused == {"malformed./robot_state": 1, "malformed./command": 1}
+    assert f"/command are left out: the command is {bad:g} at place 1, expected" in ingest.said["malformed./command"]
+    actions = [np.stack(episode.action)[:, 0] / 0.1 for episode in found]
+    assert len(actions) == 2 and actions[0][-1] < 20 < actions[1][0]
+    for action in actions:  # the command before the one that was left out is not taken in its place
+        assert np.allclose(np.diff(action), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["geometry_msgs/msg/TwistStamped", "trajectory_msgs/msg/JointTrajectory", JOINTS])
+def test_commands_that_are_no_actions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setitem(TYPES, "/command", kind)
+    folder = write_own(tmp_path / "bag", [*content(), ("/command", BEGIN_NS + STEPS * STEP_NS, b"\0\1\0\0")])
+    with Bag(folder) as bag, pytest.raises(WrongType, match=rf"/command is of type {kind}, but actions are read from"):
+        list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, 16, instruction="go")))
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_topic_of_the_suites_name_may_be_another_robots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/episode", "std_msgs/msg/Float64MultiArray")
+    episode = bytes(STORE.serialize_cdr(floats([1.0]), TYPES["/episode"]))
+    with Bag(write_own(tmp_path / "bag", [("/episode", BEGIN_NS, episode), *with_commands()])) as bag:
+        ingest = Ingest(bag, OPTIONS)
+        (found,) = episodes(ingest, StepOptions(0.05, 16, instruction="go"))
+    assert found.instruction == "go"
+    assert list(ingest.said.values()) == [
+        f"topic /episode is left out: it is of type {TYPES['/episode']}, the suite's is {EPISODE_TYPE}"
+    ]
+
+
 def test_actions_are_needed(tmp_path: Path) -> None:
     with (
         Bag(write_own(tmp_path / "bag", content())) as bag,
@@ -181,3 +224,22 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
         next(read_dataset(tmp_path))
     with pytest.raises(DatasetError, match="hold no episode"):
         write_dataset(tmp_path / "data", iter([]), DatasetFacts(20.0, ("left",), SIZE, NAMES, NAMES))
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_refused_export_leaves_nothing(tmp_path: Path) -> None:
+    facts = DatasetFacts(20.0, ("left", "right"), SIZE, NAMES, NAMES)
+    with Bag(write_own(tmp_path / "bag", with_commands(change=20))) as bag:
+        found = list(episodes(Ingest(bag, OPTIONS), StepOptions(0.05, SIZE)))
+
+    def then_refused() -> Iterator[EpisodeSteps]:
+        yield found[0]
+        assert not (tmp_path / "data").exists() and (tmp_path / ".data.partial").is_dir()
+        raise MissingTopic("the second bag has no camera")
+
+    (tmp_path / ".data.partial/meta").mkdir(parents=True)  # of a process that was killed
+    with pytest.raises(MissingTopic):
+        write_dataset(tmp_path / "data", then_refused(), facts)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+    assert write_dataset(tmp_path / "data", iter(found), facts) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "data"]

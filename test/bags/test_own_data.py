@@ -12,6 +12,7 @@ import torch
 import typer
 import yaml
 from making import BEGIN_NS, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
+from safetensors.numpy import save_file
 
 from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset, read_facts
 from streaming_vla.bags.export import write_dataset
@@ -23,8 +24,9 @@ from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import load_model, load_policy, save_policy
 from streaming_vla.robot_state import JOINTS
 from streaming_vla.training.dataset import Demonstrations
-from streaming_vla.training.own_data import WORDS, prepare, windows
+from streaming_vla.training.own_data import WORDS, prepare, windows, write_demonstrations
 from streaming_vla.training.plan import Augment, Optimiser, Source, TrainingPlan
+from streaming_vla.training.shard import Shard
 from streaming_vla.training.trainer import Run, export, train
 
 SHAPE: dict[str, Any] = {"width": 48, "layers": 2, "image_size": 32, "channels": [8, 16, 16, 24], "keypoints": [4, 4]}
@@ -174,6 +176,30 @@ def test_a_damaged_data_set_is_one_sentence(tmp_path: Path) -> None:
     information.write_text(information.read_text().replace('"video"', '"image"'))
     with pytest.raises(DatasetError, match="expected films"):
         read_facts(data)
+
+
+@pytest.mark.parametrize("name", ["state", "action"])
+def test_a_number_that_is_not_finite_is_one_sentence(tmp_path: Path, name: str) -> None:
+    broken = episode("go")
+    getattr(broken, name)[7][1] = np.nan
+    data = dataset(tmp_path / "data", episode("go"), broken)
+    with pytest.raises(ValueError, match=rf"episode 1 of data set .* has a {name} that is not finite at step 7: leave"):
+        prepare(data, plan(**SHAPE), tmp_path / "run", None)
+
+
+def test_demonstrations_of_the_experts_are_not_removed(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "mine", episode("go"))
+    shard = Shard(tmp_path / "demonstrations", "drawer-open", 3).path
+    shard.parent.mkdir()
+    save_file({"step": np.arange(3)}, shard, metadata={"task": "drawer-open", "seed": "3"})
+    own = prepare(data, plan(**SHAPE), tmp_path, None)  # where 'train demos' puts its folder too
+    assert shard.is_file() and len(list(own.demonstrations.iterdir())) == 1
+    own.demonstrations.joinpath("cut.safetensors").write_bytes(shard.read_bytes()[:20])
+    assert prepare(data, plan(**SHAPE), tmp_path, None).demonstrations == own.demonstrations
+    assert len(list(own.demonstrations.iterdir())) == 1
+    with pytest.raises(ValueError, match=r"drawer-open_0_00003.safetensors' is a demonstration .* choose another"):
+        write_demonstrations(data, shard.parent, own.config)
+    assert shard.is_file()
 
 
 def test_facts_come_back(tmp_path: Path) -> None:

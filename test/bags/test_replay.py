@@ -19,10 +19,12 @@ from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, floats, header, image,
 from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
+from streaming_vla.bags.reader import Bag
 from streaming_vla.evaluation import replay_run
 from streaming_vla.evaluation.machine_options import all_values, machine_options
-from streaming_vla.evaluation.replay import Replayed, ReplayOptions, replay
+from streaming_vla.evaluation.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
 from streaming_vla.evaluation.replay_compare import played, summarise_replays
+from streaming_vla.evaluation.replay_live import LIVE_TOPICS
 from streaming_vla.evaluation.replay_service import ReplayService
 from streaming_vla.evaluation.report_html import compare, page, write_report
 from streaming_vla.evaluation.virtual_hardware import Clock
@@ -65,11 +67,19 @@ def options(**inputs: Any) -> ReplayOptions:
 
 
 def bag(
-    folder: Path, episodes: tuple[int, ...] = (), jump_at: int = 0, cameras: bool = True, joints: bool = False
+    folder: Path,
+    episodes: tuple[int, ...] = (),
+    jump_at: int = 0,
+    cameras: bool = True,
+    joints: bool = False,
+    ahead: tuple[int, float] = (STEPS, 0.0),
+    command: str = "/command",
+    broken: tuple[int, ...] = (),
 ) -> Path:
     """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps.
 
-    With `joints` the same state is also said as that of the joints hand, wrist and arm.
+    With `joints` the same state is also said as that of the joints hand, wrist and arm. From step `ahead[0]` on the
+    clock is `ahead[1]` seconds ahead; at steps `broken` the command is not finite.
     """
     said = []
 
@@ -78,6 +88,7 @@ def bag(
 
     for step in range(STEPS):
         now_ns = BEGIN_NS + (step % jump_at if jump_at else step) * STEP_NS
+        now_ns += round(ahead[1] * 1e9) if step >= ahead[0] else 0
         if step in episodes:
             about = {"session": "/", "active": True, "instruction": f"task {step}"}
             say("/episode", now_ns, make(EPISODE, header=header(now_ns), number=1 + episodes.index(step), **about))
@@ -89,7 +100,7 @@ def bag(
             none = {"velocity": np.zeros(0), "effort": np.zeros(0)}
             state = make(JOINTS, header=header(now_ns), name=["arm", "hand", "wrist"], position=positions, **none)
             say("/joints", now_ns + 2000, state)
-        say("/command", now_ns + 3000, floats([0.05, -0.5]))
+        say(command, now_ns + 3000, floats([0.05, np.nan if step in broken else -0.5]))
     return write_own(folder, said)
 
 
@@ -165,6 +176,27 @@ def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
     assert replayed.episodes[0].record.duration_s == pytest.approx(STEPS * 0.05, abs=0.3)
 
 
+def test_a_clock_that_is_set_ahead_while_recording(tmp_path: Path) -> None:
+    ahead_s = 1e8  # years: the clock of a machine without a battery, when the network comes up
+    replayed = run(bag(tmp_path / "bag", ahead=(40, ahead_s)))
+    assert "the clock jumps ahead by 100000000.0 s" in replayed.problems[0]
+    assert f"{ahead_s - LONGEST_GAP_S:.0f} s without a message are left out" in replayed.problems[1]
+    assert [each.record.duration_s for each in replayed.episodes] == pytest.approx([2.0, 3.0], abs=0.1)
+    assert replayed.duration_s == pytest.approx(LONGEST_GAP_S + STEPS * 0.05, abs=0.1)
+
+
+def test_a_robot_may_stand_still_for_minutes(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag", episodes=(0, 50), ahead=(50, 120.0)))
+    assert [episode.record.duration_s for episode in replayed.episodes] == pytest.approx([122.5, 2.5], abs=0.1)
+    assert not any("left out" in problem for problem in replayed.problems)
+
+
+def test_commands_that_are_not_finite_are_not_compared(tmp_path: Path) -> None:
+    replayed = run(bag(tmp_path / "bag", broken=(30, 60)))
+    assert replayed.problems[0].startswith("messages of /command are left out: the command is nan at place 1, expected")
+    assert np.isfinite(summarise_replays([replayed], LAYOUT.names)["action_error"]["mean"])
+
+
 def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TYPES, "/joints", "sensor_msgs/msg/JointState")
     path = bag(tmp_path / "bag", joints=True)
@@ -192,6 +224,48 @@ def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:
         run(bag(tmp_path / "bag"), instruction="")
     with pytest.raises(ValueError, match="the policy acts in dx, grip, the parameters say dx, dy, dz, gripper"):
         machine_options(all_values(None), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cameras": ("front", "side")}, "the policy sees front, wrist, the parameters say front, side: set the obs"),
+        ({"cameras": ("wrist", "front")}, "the policy sees front, wrist, the parameters say wrist, front: set the obs"),
+        ({"image_size": 96}, "pictures of 32 x 32 pixels, the parameters say 96 x 96: set the observer's image_size"),
+    ],
+)
+def test_a_policy_that_sees_otherwise_is_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    asked = options(instruction="go")
+    asked.values["observer"].update(changes)
+    with pytest.raises(ValueError, match=sentence):
+        replay(bag(tmp_path / "bag"), ToyPolicy(), asked)
+
+
+def test_topics_of_the_suites_names_may_be_another_robots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = (*LIVE_TOPICS, "spans", "instruction")
+    for name in foreign:
+        monkeypatch.setitem(TYPES, f"/{name}", TYPES["/robot_state"])
+    plain, path = run(bag(tmp_path / "plain")), bag(tmp_path / "bag", command="/action")
+    with Bag(path) as source:
+        said = [(each.topic, each.time_ns, bytes(each.data)) for each in source.messages()]
+    others = [
+        (f"/{name}", BEGIN_NS, bytes(STORE.serialize_cdr(floats([1.0]), TYPES["/robot_state"])))
+        for name in foreign
+        if name != "action"
+    ]
+    replayed = run(write_own(tmp_path / "foreign", [*others, *said]), action_topic="action")
+    assert told(replayed) == told(plain)
+    compared = [summarise_replays([each], LAYOUT.names)["action_error"] for each in (replayed, plain)]
+    assert compared[0] == compared[1] != {}
+    assert len(replayed.problems) == len(foreign) - 2  # action is used, and latencies have a name of their own
+    assert all("is left out: it is of type std_msgs/msg/Float64MultiArray" in each for each in replayed.problems)
+
+
+def test_commands_that_are_no_actions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/joints", JOINTS)
+    replayed = run(bag(tmp_path / "bag", joints=True), action_topic="joints")
+    assert "/joints is of type sensor_msgs/msg/JointState, but actions are read from" in replayed.problems[0]
+    assert summarise_replays([replayed], LAYOUT.names)["action_error"] == {}
 
 
 def test_many_bags_and_their_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def test_a_bag_without_spans_takes_the_profile(tmp_path: Path) -> None:
 
 def replayed(observed: str, recorded: str, values: float) -> ReplayedEpisode:
     """Return an episode whose observations are letters, with one action of each context that is off by `values`."""
-    live = LiveEpisode("command")
+    live = LiveEpisode()
     live.observed = dict(enumerate(recorded))
     live.prefilled = set(live.observed)
     live.actions = {(context, 0): np.zeros(2) for context in live.observed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -25,13 +26,39 @@ KEY_FRAME_EVERY = 2  # training reads frames in any order
 
 
 def write_dataset(folder: Path, episodes: Iterable[EpisodeSteps], facts: DatasetFacts) -> int:
-    """Write `episodes` into a new data set and return how many there were.
+    """Write `episodes` into a new data set and return how many there were; after an error nothing is left of it.
 
     Raises:
         DatasetError: the folder exists, no episode came, or one has other sizes than `facts`.
     """
     if folder.exists():
         raise DatasetError(f"data set '{folder}' exists already: choose another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        count = _write(partial, episodes, facts)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return count
+
+
+def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
+    """Write [H, W, 3] BGR pictures as H.264; H and W are even."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = Fraction(fps).limit_denominator(1000)
+    with av.open(str(path), "w") as container:
+        options = {"crf": QUALITY, "g": str(KEY_FRAME_EVERY)}
+        stream: Any = container.add_stream(CODEC, rate=rate, options=options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = PIXEL_FORMAT
+        for pixels in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")))
+        container.mux(stream.encode())
+
+
+def _write(folder: Path, episodes: Iterable[EpisodeSteps], facts: DatasetFacts) -> int:
     tasks: dict[str, int] = {}
     lengths: list[int] = []
     (folder / "meta").mkdir(parents=True)
@@ -56,20 +83,6 @@ def write_dataset(folder: Path, episodes: Iterable[EpisodeSteps], facts: Dataset
     information = _information(facts, lengths, len(tasks))
     (folder / "meta/info.json").write_text(json.dumps(information, indent=2) + "\n", encoding="utf-8")
     return len(lengths)
-
-
-def write_video(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
-    """Write [H, W, 3] BGR pictures as H.264; H and W are even."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rate = Fraction(fps).limit_denominator(1000)
-    with av.open(str(path), "w") as container:
-        options = {"crf": QUALITY, "g": str(KEY_FRAME_EVERY)}
-        stream: Any = container.add_stream(CODEC, rate=rate, options=options)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = PIXEL_FORMAT
-        for pixels in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")))
-        container.mux(stream.encode())
 
 
 def _write_episode(

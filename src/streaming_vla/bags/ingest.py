@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
+from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values, finite
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
 from streaming_vla.pictures.decode import TYPES as PICTURE_TYPES
@@ -22,7 +23,6 @@ from streaming_vla.pictures.decode import check_message
 from streaming_vla.robot_state import TYPES as STATE_TYPES
 from streaming_vla.robot_state import StateReader
 
-OWN_PACKAGE = "streaming_vla_interfaces"
 NS = 1e-9
 
 
@@ -33,10 +33,11 @@ class IngestOptions:
     Args:
         camera_topics: picture topic of each camera, in the policy's order of cameras.
         state_topic: topic of the robot's state.
-        others: more topics that are handed over where the bag has them.
+        others: topics of `OTHER_TYPES` that are handed over where the bag has them.
         joints: names of the joints whose positions are the state, in order, see StateReader; for JointState.
         namespace: of the robot in the bag.
         state_size: numbers of the state; None takes any.
+        action_topic: command of the robot, handed over where the bag has it; empty for none.
     """
 
     camera_topics: Mapping[str, str]
@@ -45,6 +46,7 @@ class IngestOptions:
     joints: tuple[str, ...] = ()
     namespace: str = "/"
     state_size: int | None = None
+    action_topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,14 @@ class State:
 
 
 @dataclass(frozen=True)
+class Commanded:
+    """What the robot was told, [A]; None for a message that cannot be used: what it was told is not known."""
+
+    time_s: float
+    values: npt.NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class Said:
     """A message of another topic, decoded; `topic` is the name in the options."""
 
@@ -82,6 +92,7 @@ class Ingest:
     Attributes:
         refused: messages that could not be used, by reason; the rest is handed over.
         said: one sentence for each reason.
+        command_problem: why there are no commands; None when there are.
 
     Raises:
         NoCamera: the bag has no picture topic.
@@ -119,11 +130,28 @@ class Ingest:
         self._state = self._checked(state, STATE_TYPES)
         self._values = StateReader(self._state.type, self.options.joints, self.options.state_size)
         self.retime: Callable[[RawMessage], RawMessage] | None = None  # see Bag.messages
-        self._others = {topic.name: name for name in self.options.others if (topic := self._find(name)) is not None}
+        self._others: dict[str, str] = {}
+        for name in self.options.others:
+            found = self._find(name)
+            if found is not None and found.type == OTHER_TYPES[name]:
+                self._others[found.name] = name
+            elif found is not None and name != self.options.action_topic:
+                self.said[f"type.{found.name}"] = (
+                    f"topic {found.name} is left out: it is of type {found.type}, the suite's is {OTHER_TYPES[name]}"
+                )
+        commands = self._find(self.options.action_topic)
+        self.command_problem = self._command_problem(commands)
+        self._commands = commands.name if commands is not None and self.command_problem is None else None
 
-    def events(self) -> Iterator[Frame | State | Said]:
-        """Yield everything in the order of time; what cannot be used is counted and left out."""
-        for message in self.bag.messages([*self._cameras, self._state.name, *self._others], self.retime):
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Name in the bag of every topic that is read."""
+        commands = () if self._commands is None else (self._commands,)
+        return (*self._cameras, self._state.name, *self._others, *commands)
+
+    def events(self) -> Iterator[Frame | State | Commanded | Said]:
+        """Yield everything in the order of time; what cannot be used is counted and, but for a command, left out."""
+        for message in self.bag.messages(self.topics, self.retime):
             try:
                 yield self._event(message)
             except (BagError, ValueError) as error:
@@ -131,17 +159,28 @@ class Ingest:
                 key = f"{reason}.{message.topic}"
                 self.refused[key] += 1
                 self.said.setdefault(key, f"messages of {message.topic} are left out: {error}")
+                if message.topic == self._commands:
+                    yield Commanded(message.time_ns * NS, None)
 
-    def has(self, name: str) -> bool:
-        """True when the bag has the topic that the options call `name`."""
-        return self._find(name) is not None
-
-    def full_name(self, name: str) -> str:
-        """Return the topic's name in the bag, of one that the bag has."""
+    def other(self, name: str) -> str | None:
+        """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""
         topic = self._find(name)
-        return topic.name if topic is not None else name
+        return topic.name if topic is not None and topic.type == OTHER_TYPES[name] else None
 
-    def _event(self, raw: RawMessage) -> Frame | State | Said:
+    def _command_problem(self, topic: Topic | None) -> BagError | None:
+        name = self.options.action_topic
+        if topic is None:
+            there = ", ".join(self.bag.topics)
+            return MissingTopic(f"{self.bag.path} has no topic {name} for the actions; its topics are {there}")
+        if topic.type != COMMAND_TYPE:
+            return WrongType(
+                f"{self.bag.path}: topic {topic.name} is of type {topic.type}, but actions are read from "
+                f"{COMMAND_TYPE} only: record the actions, in action units, on such a topic and name it with "
+                "--action-topic"
+            )
+        return None
+
+    def _event(self, raw: RawMessage) -> Frame | State | Commanded | Said:
         time_s = raw.time_ns * NS
         message = self.bag.decode(raw)
         if raw.topic in self._cameras:
@@ -149,7 +188,9 @@ class Ingest:
             stamp = message.header.stamp
             return Frame(time_s, camera, check_message(message, kind), kind, stamp.sec + stamp.nanosec * NS)
         if raw.topic == self._state.name:
-            return State(time_s, self._values(message))
+            return State(time_s, finite(self._values(message), "the state"))
+        if raw.topic == self._commands:
+            return Commanded(time_s, command_values(message))
         return Said(time_s, self._others[raw.topic], message)
 
     def _find(self, name: str) -> Topic | None:

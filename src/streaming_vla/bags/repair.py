@@ -23,6 +23,7 @@ def repair(path: Path, target: Path, compression: str = "none") -> tuple[int, li
         for topic in bag.topics.values():
             writer.add_topic(topic)
         for message in bag.messages():
-            writer.write(message.topic, message.data, message.time_ns, message.time_ns, 0.0)
+            published_ns = message.published_ns or message.time_ns
+            writer.write(message.topic, message.data, message.time_ns, published_ns, 0.0)
         writer.close(0.0)
         return writer.messages, [str(problem) for problem in bag.problems]

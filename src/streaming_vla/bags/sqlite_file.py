@@ -6,6 +6,7 @@ The tables are described in the ROS package rosbag2_storage_sqlite3.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -20,7 +21,7 @@ MOST_DAMAGES = 1000  # places of one file that are searched around
 STALL_S = 5.0  # a query that gives no row for so long is stopped: a damaged index can send it in circles
 _CHECK_EVERY = 100_000  # steps of sqlite's virtual machine
 
-_Row = tuple[int, int, int, bytes]
+_Row = tuple[int, Any, Any, Any]  # id, topic_id, timestamp, data: a column takes values of every type
 
 
 class SqliteFile:
@@ -67,6 +68,19 @@ class SqliteFile:
 
     def messages(self) -> Iterator[RawMessage]:
         """Yield every readable message in the order of the file."""
+        left_out: Counter[str] = Counter()
+        for topic_id, time_ns, data in self._scan():
+            if topic_id not in self._topics:
+                left_out["are of topics that nothing describes"] += 1
+            elif not isinstance(time_ns, int) or not isinstance(data, bytes):
+                left_out["have a time that is no whole number, or data that are no bytes"] += 1
+            else:
+                yield RawMessage(self._topics[topic_id].name, time_ns, data)
+        for what, count in left_out.items():
+            self._report(CorruptBag(f"{self._path}: {count} messages {what}, left out"))
+
+    def _scan(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield topic, time and data of every row that can be read, whatever their types are."""
         newest = -1  # numbers count from 1 and grow; a damaged tree may lead back to where one has been
         damages = 0
         while damages < MOST_DAMAGES:
@@ -75,8 +89,7 @@ class SqliteFile:
                     if number <= newest:
                         raise ValueError("the numbers of the messages go back")
                     newest = number
-                    if topic_id in self._topics and isinstance(time_ns, int) and isinstance(data, bytes):
-                        yield RawMessage(self._topics[topic_id].name, time_ns, data)
+                    yield topic_id, time_ns, data
                 return
             except (sqlite3.Error, ValueError, OverflowError) as error:
                 damages += 1

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.bags.errors import MissingTopic
-from streaming_vla.bags.ingest import Frame, Ingest, Said, State
+from streaming_vla.bags.ingest import Commanded, Frame, Ingest, Said, State
 from streaming_vla.pictures.decode import pixels_of
 from streaming_vla.pictures.encode import square
 from streaming_vla.pictures.encodings import Pixels
@@ -24,7 +23,6 @@ class StepOptions:
     Args:
         period_s: time of a step.
         size: of the pictures, pixels.
-        action_topic: Float64MultiArray that holds the command that the robot was given.
         instruction: of bags without an `episode` topic, which are one episode each.
         rotations: degrees clockwise that turn a camera's pictures upright, by camera.
         longest_gap_s: an episode ends where a camera, the state or the action is silent for longer.
@@ -32,7 +30,6 @@ class StepOptions:
 
     period_s: float
     size: int
-    action_topic: str = "command"
     instruction: str = ""
     rotations: dict[str, int] = field(default_factory=dict)
     longest_gap_s: float = 0.5
@@ -59,14 +56,14 @@ class EpisodeSteps:
 def episodes(ingest: Ingest, options: StepOptions) -> Iterator[EpisodeSteps]:
     """Yield the episodes of a bag, one in memory at a time.
 
+    An episode ends at a command that cannot be used: the one before it is not what the robot did then.
+
     Raises:
         MissingTopic: the bag has no action topic.
+        WrongType: its messages are no actions.
     """
-    if not ingest.has(options.action_topic):
-        names = ", ".join(ingest.bag.topics)
-        raise MissingTopic(
-            f"{ingest.bag.path} has no topic {options.action_topic} for the actions; its topics are {names}"
-        )
+    if ingest.command_problem is not None:
+        raise ingest.command_problem
     cutter = _Cutter(ingest, options)
     for event in ingest.events():
         yield from cutter.take(event)
@@ -79,7 +76,7 @@ class _Cutter:
     def __init__(self, ingest: Ingest, options: StepOptions) -> None:
         self._options = options
         self._cameras = tuple(ingest.options.camera_topics)
-        self._told = ingest.has(EPISODE)
+        self._told = ingest.other(EPISODE) is not None
         self._instruction: str | None = None if self._told else options.instruction
         self._number = 0
         self._frames: dict[str, Frame] = {}
@@ -92,7 +89,7 @@ class _Cutter:
             None  # begin of the step that runs
         )
 
-    def take(self, event: Frame | State | Said) -> Iterator[EpisodeSteps]:
+    def take(self, event: Frame | State | Commanded | Said) -> Iterator[EpisodeSteps]:
         if self._due_s is not None and event.time_s < self._due_s - 2 * self._options.period_s:
             yield from self.end()  # the clock was set back
         while self._due_s is not None and event.time_s >= self._due_s:
@@ -101,8 +98,11 @@ class _Cutter:
             self._frames[event.camera] = event
         elif isinstance(event, State):
             self._state = event
-        elif event.topic == self._options.action_topic:
-            self._action = (event.time_s, np.array(event.message.data, dtype=np.float32))
+        elif isinstance(event, Commanded):
+            if event.values is None:
+                yield from self.end()
+            else:
+                self._action = (event.time_s, event.values.astype(np.float32))
         elif event.topic == EPISODE:
             yield from self._episode_said(event)
         if self._due_s is None and self._instruction is not None and self._complete(event.time_s):

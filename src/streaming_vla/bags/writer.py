@@ -89,6 +89,11 @@ class BagWriter:
         """Messages taken so far."""
         return sum(self._counts.values())
 
+    @property
+    def waiting(self) -> int:
+        """Messages of these that the operating system does not have yet; those of a chunk that it took in part too."""
+        return self._file.waiting if self._file is not None else 0
+
     def add_topic(self, topic: Topic, type_hash: str = "") -> None:
         """Declare a topic before its first message; again for nothing."""
         self._topics.setdefault(topic.name, topic)
@@ -176,6 +181,10 @@ class _File:
         self._put(MAGIC + header.end())
 
     @property
+    def waiting(self) -> int:
+        return sum(map(len, self._offsets.values()))
+
+    @property
     def span(self) -> FileSpan:
         return FileSpan(self._name, self._first_ns, self._last_ns, sum(self._counts.values()))
 
@@ -186,7 +195,7 @@ class _File:
         if not self._counts:
             self._first_ns = self._last_ns = log_ns
         self._first_ns, self._last_ns = min(self._first_ns, log_ns), max(self._last_ns, log_ns)
-        self._offsets[channel.id].append((log_ns, self._chunk.count))
+        offset = self._chunk.count
         mcap.Message(
             channel_id=channel.id,
             log_time=log_ns,
@@ -194,6 +203,7 @@ class _File:
             sequence=self._counts[channel.id],
             data=data,  # type: ignore[arg-type]  # the builder takes a view as well
         ).write(self._chunk)
+        self._offsets[channel.id].append((log_ns, offset))
         self._counts[channel.id] += 1
         self.waiting_bytes = self._chunk.count
         if self.waiting_since_s is None:

@@ -32,7 +32,7 @@ class WritingThread:
 
     Attributes:
         taken: messages handed over.
-        dropped: messages that were not written, by reason.
+        dropped: messages that are not in the bag, by reason: queue_full or disk.
         failure: why nothing can be written any more; empty while it can.
     """
 
@@ -41,6 +41,7 @@ class WritingThread:
         self.taken = 0
         self.dropped: Counter[str] = Counter()
         self.failure = ""
+        self._given = 0  # messages that the writer was given
         self._limit_bytes = limit_bytes
         self._waiting_bytes = 0
         self._lock = threading.Lock()
@@ -55,14 +56,14 @@ class WritingThread:
     def take(self, topic: str, data: bytes, log_ns: int, publish_ns: int) -> None:
         """Hand a message over; it is dropped and counted when too much waits or the disk has failed."""
         if self.failure:
-            self.dropped["disk"] += 1
+            self._drop("disk")
             return
         with self._lock:
             full = self._waiting_bytes + len(data) > self._limit_bytes
             if not full:
                 self._waiting_bytes += len(data)
         if full:
-            self.dropped["queue_full"] += 1
+            self._drop("queue_full")
             return
         self.taken += 1
         self._queue.put(_Item(topic, data, log_ns, publish_ns))
@@ -71,6 +72,11 @@ class WritingThread:
         """Write what waits and end the bag."""
         self._queue.put(None)
         self._thread.join()
+
+    @property
+    def written(self) -> int:
+        """Messages that the operating system has."""
+        return self.writer.messages - self.writer.waiting
 
     def _run(self) -> None:
         ticked_s = time.monotonic()
@@ -91,25 +97,25 @@ class WritingThread:
 
     def _handle(self, item: _Item | tuple[Topic, str]) -> None:
         if isinstance(item, tuple):
-            self.writer.add_topic(*item)
+            self._guard(lambda _: self.writer.add_topic(*item))
             return
         with self._lock:
             self._waiting_bytes -= len(item.data)
         if self.failure:
-            self.dropped["disk"] += 1
+            self._drop("disk")
             return
-        try:
-            self.writer.write(item.topic, item.data, item.log_ns, item.publish_ns, time.monotonic())
-        except OSError as error:
-            self._fail(error)
+        self._given += 1
+        self._guard(lambda now_s: self.writer.write(item.topic, item.data, item.log_ns, item.publish_ns, now_s))
 
     def _guard(self, work: Callable[[float], None]) -> None:
         try:
             if not self.failure:
                 work(time.monotonic())
-        except OSError as error:
-            self._fail(error)
+        except Exception as error:  # whatever it is, the messages that come after it are told
+            reason = (error.strerror if isinstance(error, OSError) else "") or f"{type(error).__name__}: {error}"
+            self._drop("disk", self._given - self.written)  # what the writer holds in memory
+            self.failure = f"bag '{self.writer.folder}' cannot be written: {reason}; nothing more is kept"
 
-    def _fail(self, error: OSError) -> None:
-        reason = error.strerror or error
-        self.failure = f"bag '{self.writer.folder}' cannot be written: {reason}; nothing more is kept"
+    def _drop(self, reason: str, count: int = 1) -> None:
+        with self._lock:  # both threads do
+            self.dropped[reason] += count

@@ -146,9 +146,10 @@ def export(
         period_s = float(generator["control_period_s"])
         topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
         joints = joints_of(observer)
-        ingest = IngestOptions(topics, observer["robot_state_topic"], ("episode", action_topic), joints, namespace)
+        state_topic = observer["robot_state_topic"]
+        ingest = IngestOptions(topics, state_topic, ("episode",), joints, namespace, action_topic=action_topic)
         turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
-        steps = StepOptions(period_s, observer["image_size"], action_topic, instruction, turned)
+        steps = StepOptions(period_s, observer["image_size"], instruction, turned)
 
         def all_episodes() -> Any:
             for path in bags:

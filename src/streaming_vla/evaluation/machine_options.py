@@ -63,13 +63,24 @@ def machine_options(values: Mapping[str, Values], spec: PolicySpec) -> MachineOp
     """Return the options that `values` (of `all_values`) stand for.
 
     Raises:
-        ValueError: a value is out of range, or the policy acts in other dimensions.
+        ValueError: a value is out of range, or the policy acts in other dimensions or sees other pictures.
     """
     layout = _layout(values["generator"])
     if (layout.names, layout.absolute) != (spec.layout.names, spec.layout.absolute):
         raise ValueError(
             f"the policy acts in {', '.join(spec.layout.names)}, the parameters say {', '.join(layout.names)}: set "
             "action_names and action_absolute to the policy's"
+        )
+    cameras, size = tuple(values["observer"]["cameras"]), values["observer"]["image_size"]
+    if cameras != spec.cameras:
+        raise ValueError(
+            f"the policy sees {', '.join(spec.cameras)}, the parameters say {', '.join(cameras)}: set the observer's "
+            "cameras to the policy's, in its order"
+        )
+    if size != spec.image_size:
+        raise ValueError(
+            f"the policy sees pictures of {spec.image_size} x {spec.image_size} pixels, the parameters say {size} x "
+            f"{size}: set the observer's image_size to the policy's"
         )
     limits = Limits(velocity=values["executor"]["velocity_limit"], jump=values["executor"]["jump_limit"])
     limits.check(layout)

@@ -164,17 +164,17 @@ def read_times(bag: Bag, names: Mapping[str, str], others: tuple[str, ...]) -> R
     """Read a bag once for its times; None when it has no spans.
 
     Args:
-        names: of `TOPICS` in the bag.
-        others: more topics whose messages are to be given the time of their publication.
+        names: what the bag calls those of `TOPICS` that it has.
+        others: more topics of the bag whose messages are to be given the time of their publication.
     """
-    if names["spans"] not in bag.topics:
+    if "spans" not in names:
         return None
-    topics = {name: topic for topic, name in names.items() if name in bag.topics}
+    topics = {name: topic for topic, name in names.items()}
     least: dict[str, int] = {}
     most: dict[str, int] = {}
     episodes: dict[int, RecordedEpisode] = defaultdict(RecordedEpisode)
-    shift_s = _shift(bag, names["execution_state"])
-    for raw in bag.messages({*topics, *(name for name in others if name in bag.topics)}):
+    shift_s = _shift(bag, names.get("execution_state"))
+    for raw in bag.messages({*topics, *others}):
         if raw.published_ns:
             delay_ns = raw.time_ns - raw.published_ns
             least[raw.topic] = min(delay_ns, least.get(raw.topic, delay_ns))
@@ -189,9 +189,9 @@ def read_times(bag: Bag, names: Mapping[str, str], others: tuple[str, ...]) -> R
     return RecordedTimes(dict(episodes), steady)
 
 
-def _shift(bag: Bag, name: str) -> float:
+def _shift(bag: Bag, name: str | None) -> float:
     """Return the least time from a stamp of topic `name` to its recording, seconds; 0 without one."""
-    if name not in bag.topics:
+    if name is None:
         return 0.0
     delays = []
     for raw in bag.messages([name]):

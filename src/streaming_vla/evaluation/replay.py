@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.bags.errors import MissingTopic
-from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
+from streaming_vla.bags.errors import MissingTopic, WrongType
+from streaming_vla.bags.ingest import Commanded, Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.evaluation.machine_options import MachineOptions, machine_options
 from streaming_vla.evaluation.recorded_hardware import RecordedHardware
@@ -45,6 +45,9 @@ INSTRUCTION = "instruction"  # std_msgs/String
 STRIP_PERIOD_S = 0.5  # of the pictures that are kept for the report
 STRIP_PIXELS = 96
 MOST_EARLY = 100  # messages that came before their episode
+# A robot may stand still for minutes between two episodes, and these are replayed as they were. A clock that is set
+# when the network comes up jumps by months, of which every control period would be played.
+LONGEST_GAP_S = 600.0
 
 
 @dataclass
@@ -112,20 +115,21 @@ def replay(
     """
     observer = options.values["observer"]
     topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
-    others = (*LIVE_TOPICS, INSTRUCTION, options.action_topic)
-    state_topic, joints, size = observer["robot_state_topic"], joints_of(observer), policy.spec.state_size
+    others, joints, size = (*LIVE_TOPICS, INSTRUCTION), joints_of(observer), policy.spec.state_size
+    state_topic, actions = observer["robot_state_topic"], options.action_topic
+    machines = machine_options(options.values, policy.spec)
     with Bag(path) as bag:
-        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size))
-        if not (options.instruction or ingest.has("episode") or ingest.has(INSTRUCTION)):
+        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions))
+        told = ingest.other("episode") is not None
+        if not (options.instruction or told or ingest.other(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
                 "asked to do"
             )
-        machines = machine_options(options.values, policy.spec)
-        times = _times(bag, ingest, options, topics) if options.recorded else None
+        times = _times(bag, ingest) if options.recorded else None
         if times is not None:
             ingest.retime = times.retime
-        player = _Player(policy, machines, options, told=ingest.has("episode"), name=path.name, times=times)
+        player = _Player(policy, machines, options, told=told, name=path.name, times=times)
         duration_s = max(bag.duration_s, 1e-9)
         begin_s: float | None = None
         for number, event in enumerate(ingest.events()):
@@ -135,15 +139,20 @@ def replay(
                 progress(min(1.0, (event.time_s - begin_s) / duration_s))
         player.end()
         problems = [*(str(problem) for problem in bag.problems), *ingest.said.values()]
+        if isinstance(ingest.command_problem, WrongType) and ingest.other("action") is None:
+            problems.append(str(ingest.command_problem))  # nothing else tells what the robot did
+        if player.cut_s:
+            problems.append(
+                f"{path}: {player.cut_s:.0f} s without a message are left out, as a silence counts "
+                f"{LONGEST_GAP_S:.0f} s at most; the episode that ran ends there"
+            )
         latencies = RECORDED if times is not None else options.profile.name
-        return Replayed(path, bag.duration_s, player.episodes, problems, latencies)
+        return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies)
 
 
-def _times(bag: Bag, ingest: Ingest, options: ReplayOptions, cameras: Mapping[str, str]) -> RecordedTimes | None:
-    names = {name: ingest.full_name(name) for name in TIMED_TOPICS}
-    state_topic = options.values["observer"]["robot_state_topic"]
-    others = (*cameras.values(), state_topic, *LIVE_TOPICS, INSTRUCTION, options.action_topic)
-    return read_times(bag, names, tuple(ingest.full_name(name) for name in others))
+def _times(bag: Bag, ingest: Ingest) -> RecordedTimes | None:
+    names = {name: topic for name in TIMED_TOPICS if (topic := ingest.other(name)) is not None}
+    return read_times(bag, names, ingest.topics)
 
 
 class _Bag:
@@ -163,7 +172,7 @@ class _Bag:
 
 
 class _Player:
-    """Tells the machines of one world what happens in the bag, when it happens."""
+    """Tells the machines of one world what happens in the bag, when it happens; `cut_s` of silence are left out."""
 
     def __init__(
         self,
@@ -188,6 +197,7 @@ class _Player:
         self._pictures = camera_options(observer)
         clock = Clock()
         self._service = ReplayService(policy, machines.engine, self._pictures, clock)
+        self.cut_s = 0.0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
         period_s = machines.executor.control_period_s
@@ -212,11 +222,16 @@ class _Player:
         )
         self._world.robot_alive = False  # pictures and signs of life come from the bag alone
 
-    def take(self, event: Frame | State | Said, time_s: float) -> None:
+    def take(self, event: Frame | State | Commanded | Said, time_s: float) -> None:
         now_s = time_s + self._clock_offset_s
         if now_s < self._world.now:  # the bag's clock jumped back: the virtual one goes on from where it is
             self._clock_offset_s += self._world.now - now_s
             now_s = self._world.now
+        elif (cut_s := now_s - self._world.now - LONGEST_GAP_S) > 0.0:  # it jumped ahead, or the recorder paused
+            self.end()
+            self.cut_s += cut_s
+            self._clock_offset_s -= cut_s
+            now_s = self._world.now + LONGEST_GAP_S
         self._world.run(now_s - self._world.now)
         self._bag_begin_s = event.time_s - time_s
         if isinstance(event, Frame):
@@ -227,6 +242,9 @@ class _Player:
             self._heard.add("robot state")
             self._state(event)
             self._world.tell("executor", "on_robot_state")
+        elif isinstance(event, Commanded):
+            if self._running is not None and event.values is not None:
+                self._running.live.commands.append((self._world.now - self._running.record.begin_s, event.values))
         elif event.topic == "episode":
             self._episode_said(event.message)
         elif event.topic == INSTRUCTION:
@@ -302,7 +320,7 @@ class _Player:
         world.record = record
         self._strip_s.clear()
         self._newest.clear()  # as the observer does
-        self._running = ReplayedEpisode(record, LiveEpisode(self._options.action_topic))
+        self._running = ReplayedEpisode(record, LiveEpisode())
         times = self._times.episodes.get(self._number) if self._times is not None else None
         self._hardware.follow(times, self._bag_begin_s - self._clock_offset_s)
         world.start(instruction)

@@ -20,17 +20,15 @@ class LiveEpisode:
     """One episode as it was recorded; times are seconds since its begin.
 
     Args:
-        action_topic: command of the robot, an array.
         requests: observations that were asked for.
         observed: digest of each observation, by sequence.
         prefilled: observations that became a context.
         actions: values by (context, index), in the order in which they were sent.
         states: of the executor.
-        commands: values of the command topic.
+        commands: what the robot was told.
         kv_bytes: of the cache after each prefill.
     """
 
-    action_topic: str
     requests: list[RequestAt] = field(default_factory=list)
     observed: dict[int, str] = field(default_factory=dict)
     prefilled: set[int] = field(default_factory=set)
@@ -53,8 +51,6 @@ class LiveEpisode:
             self.states.append(StateAt(time_s, _execution_state(message)))
         elif topic == "kv_cache_stats":
             self.kv_bytes.append((time_s, int(message.bytes)))
-        elif topic == self.action_topic and hasattr(message, "data"):
-            self.commands.append((time_s, np.array(message.data, dtype=np.float64)))
 
     def played(self) -> list[tuple[float, Vector]]:
         """Return what the robot was told, by the time at which each action began."""

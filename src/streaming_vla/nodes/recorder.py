@@ -85,7 +85,9 @@ class RecorderNode(SuiteNode):
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.close()
-            self.get_logger().info(f"recorded {thread.writer.messages} messages to {thread.writer.folder}")
+            self.get_logger().info(f"recorded {thread.written} messages to {thread.writer.folder}")
+            if problem := _problem(thread):
+                self.get_logger().error(f"{problem}; {thread.dropped.total()} messages are missing")
 
     def deadline(self) -> float | None:
         """When topics are looked for again."""
@@ -104,10 +106,7 @@ class RecorderNode(SuiteNode):
             return "", {}
         thread = self._thread
         figures: dict[str, object] = {"topics": len(self._listening), "messages": thread.taken, **thread.dropped}
-        behind = (
-            f"the disk is too slow: {thread.dropped['queue_full']} messages dropped; compress or record fewer topics"
-        )
-        return thread.failure or (behind if thread.dropped["queue_full"] else ""), figures
+        return _problem(thread), figures
 
     def _patterns(self, name: str) -> list[re.Pattern[str]]:
         try:
@@ -158,6 +157,14 @@ class RecorderNode(SuiteNode):
         received_ns = info["received_timestamp"]
         log_ns = received_ns if received_ns > 0 and not simulated else self.get_clock().now().nanoseconds
         self._thread.take(name, data, log_ns, info["source_timestamp"] or log_ns)
+
+
+def _problem(thread: WritingThread) -> str:
+    """Return why messages are not in the bag; empty when all of them are."""
+    if thread.failure:
+        return thread.failure
+    late = thread.dropped["queue_full"]
+    return f"the disk is too slow: {late} messages dropped; compress or record fewer topics" if late else ""
 
 
 def _common(publishers: list[Any]) -> tuple[ReliabilityPolicy, DurabilityPolicy]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from streaming_vla.bags.dataset import DatasetFacts, read_dataset, read_facts
@@ -55,7 +56,7 @@ def prepare(data: Path, plan: TrainingPlan, folder: Path, start: Path | None) ->
         start: a policy whose shape and weights are taken; None: the plan's shape and random weights.
 
     Raises:
-        ValueError: no data set, or its cameras, state or actions are not the policy's.
+        ValueError: no data set, its cameras, state or actions are not the policy's, or `write_demonstrations`.
     """
     facts = read_facts(data)
     if start is None:
@@ -63,7 +64,7 @@ def prepare(data: Path, plan: TrainingPlan, folder: Path, start: Path | None) ->
     else:
         base = load_model(start).config
     _check(base, facts, data, "the plan" if start is None else f"the policy '{start.stem}'")
-    demonstrations = folder / "demonstrations"
+    demonstrations = folder / "own_demonstrations"
     episodes = write_demonstrations(data, demonstrations, base)
     new = [word for word in build_vocabulary(episodes) if word not in base.words]
     config = dataclasses.replace(base, words=(*base.words, *new))
@@ -72,18 +73,43 @@ def prepare(data: Path, plan: TrainingPlan, folder: Path, start: Path | None) ->
 
 
 def write_demonstrations(data: Path, folder: Path, config: CompactConfig) -> Counter[str]:
-    """Write the episodes of `data` as shards in place of those in `folder`; return how many each instruction has."""
+    """Write the episodes of `data` as shards in place of those in `folder`; return how many each instruction has.
+
+    Raises:
+        ValueError: `folder` holds demonstrations that were not written here, or an episode is not finite.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        if not _is_own(file):
+            raise ValueError(
+                f"'{file}' is a demonstration of 'train demos', its folder would be emptied: choose another --folder"
+            )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
     numbers: dict[str, int] = {}
     for number, episode in enumerate(read_dataset(data, config.image_size)):
         instruction = episode["instruction"]
+        for name in ("state", "action"):
+            bad = np.flatnonzero(~np.isfinite(episode[name]).all(axis=1))
+            if len(bad):
+                raise ValueError(
+                    f"episode {number} of data set '{data}' has a {name} that is not finite at step {bad[0]}: leave "
+                    "the episode out, or export its bag again"
+                )
         task = f"instruction-{numbers.setdefault(instruction, len(numbers))}"
         about = {"task": task, "seed": str(number), "instruction": instruction}
         save_file(_shard(episode, config), Shard(folder, task, number).path, metadata=about)
         counts[instruction] += 1
     return counts
+
+
+def _is_own(file: Path) -> bool:
+    """True for a shard of `write_demonstrations`, and for one that was cut off and that nobody can read."""
+    try:
+        with safe_open(file, framework="numpy") as shard:
+            return "instruction" in (shard.metadata() or {})
+    except SafetensorError:
+        return True
 
 
 def windows(action: npt.NDArray[np.float32], config: CompactConfig) -> npt.NDArray[np.float32]:

@@ -1,0 +1,46 @@
+"""Topics of a bag beside pictures and state: what the suite itself says, the instruction, and the robot's commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streaming_vla.bags.definitions import OWN_PACKAGE
+from streaming_vla.robot_state import ARRAY
+
+OTHER_TYPES = {
+    "instruction": "std_msgs/msg/String",
+    **{
+        name: f"{OWN_PACKAGE}/msg/{kind}"
+        for name, kind in {
+            "episode": "Episode",
+            "observe_request": "ObserveRequest",
+            "observation": "Observation",
+            "context": "Context",
+            "action": "Action",
+            "execution_state": "ExecutionState",
+            "kv_cache_stats": "KvCacheStats",
+            "spans": "StageSpan",
+        }.items()
+    },
+}
+"""Message type by the suite's name of the topic: a robot may use the same name for something else."""
+COMMAND_TYPE = ARRAY  # the others say where joints are to go, which is no action before scale and start are known
+LARGEST = float(np.finfo(np.float32).max)  # the policy and its training take float32
+
+
+def command_values(message: Any) -> npt.NDArray[np.float64]:
+    """Return the action that a message of type `COMMAND_TYPE` holds, [A]; ValueError when it is not finite."""
+    return finite(np.array(message.data, dtype=np.float64), "the command")
+
+
+def finite(values: npt.NDArray[np.float64], what: str) -> npt.NDArray[np.float64]:
+    """Return `values` [N]; ValueError when one of them is no finite number of 32 bits."""
+    bad = np.flatnonzero(~(np.abs(values) <= LARGEST))
+    if len(bad):
+        raise ValueError(
+            f"{what} is {values[bad[0]]:g} at place {bad[0]}, expected finite numbers: see to the robot's driver"
+        )
+    return values
