@@ -168,6 +168,28 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path, bad: float) -> None:
         assert np.allclose(np.diff(action), 1.0, atol=1e-3)
 
 
+@pytest.mark.usefixtures("more_types")
+def test_a_picture_that_cannot_be_decoded_ends_an_episode(tmp_path: Path) -> None:
+    at = BEGIN_NS + 20 * STEP_NS
+    kind = TYPES[CAMERAS[1]]
+
+    def cut_off(data: bytes) -> bytes:
+        message = STORE.deserialize_cdr(data, kind)
+        message.data = message.data[:40]
+        return bytes(STORE.serialize_cdr(message, kind))
+
+    said = [
+        (topic, time, cut_off(data) if topic == CAMERAS[1] and at <= time < at + STEP_NS else data)
+        for topic, time, data in with_commands()
+    ]
+    with Bag(write_own(tmp_path / "bag", said)) as bag:
+        ingest = Ingest(bag, OPTIONS)
+        found = list(episodes(ingest, StepOptions(0.05, 16, instruction="go")))
+    assert ingest.refused == {f"unreadable.{CAMERAS[1]}": 1}
+    assert f"{CAMERAS[1]} are left out: the compressed picture" in ingest.said[f"unreadable.{CAMERAS[1]}"]
+    assert [len(episode) for episode in found] == pytest.approx([20, STEPS - 21], abs=2)
+
+
 @pytest.mark.parametrize("kind", ["geometry_msgs/msg/TwistStamped", "trajectory_msgs/msg/JointTrajectory", JOINTS])
 def test_commands_that_are_no_actions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setitem(TYPES, "/command", kind)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
+from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, compressed, floats, header, image, make, picture, write_own
 
 from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.gate_file import save_gate
@@ -75,11 +75,13 @@ def bag(
     ahead: tuple[int, float] = (STEPS, 0.0),
     command: str = "/command",
     broken: tuple[int, ...] = (),
+    unreadable: tuple[int, ...] = (),
 ) -> Path:
     """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps.
 
     With `joints` the same state is also said as that of the joints hand, wrist and arm. From step `ahead[0]` on the
-    clock is `ahead[1]` seconds ahead; at steps `broken` the command is not finite.
+    clock is `ahead[1]` seconds ahead; at steps `broken` the command is not finite, at steps `unreadable` the wrist's
+    picture, compressed all the time, is cut off.
     """
     said = []
 
@@ -93,7 +95,12 @@ def bag(
             about = {"session": "/", "active": True, "instruction": f"task {step}"}
             say("/episode", now_ns, make(EPISODE, header=header(now_ns), number=1 + episodes.index(step), **about))
         for name in ("front", "wrist") if cameras else ():
-            say(f"/{name}/image", now_ns + 1000, image(picture(step), now_ns))
+            if name == "wrist" and unreadable:
+                seen = compressed(picture(step), now_ns)
+                seen.data = seen.data[: 40 if step in unreadable else None]
+                say("/wrist/image", now_ns + 1000, seen)
+            else:
+                say(f"/{name}/image", now_ns + 1000, image(picture(step), now_ns))
         say("/robot_state", now_ns + 2000, floats([100.0 + step, 0.0, 0.0]))
         if joints:
             positions = np.array([0.0, 100.0 + step, 0.0])
@@ -195,6 +202,15 @@ def test_commands_that_are_not_finite_are_not_compared(tmp_path: Path) -> None:
     replayed = run(bag(tmp_path / "bag", broken=(30, 60)))
     assert replayed.problems[0].startswith("messages of /command are left out: the command is nan at place 1, expected")
     assert np.isfinite(summarise_replays([replayed], LAYOUT.names)["action_error"]["mean"])
+
+
+def test_one_unreadable_picture_does_not_end_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/wrist/image", "sensor_msgs/msg/CompressedImage")
+    replayed = run(bag(tmp_path / "bag", unreadable=tuple(range(20, 40))))
+    assert len(replayed.problems) == 1
+    assert "messages of /wrist/image are left out: the compressed picture (format 'png')" in replayed.problems[0]
+    times = [at.time_s for at in replayed.episodes[0].record.requests]
+    assert any(time_s > 2.5 for time_s in times), "it goes on behind them"
 
 
 def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +360,7 @@ def test_the_report_shows_what_the_gate_remembers(tmp_path: Path, monkeypatch: p
 def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path) -> None:
     values = options().values
     machines = machine_options(values, SPEC)
-    service = ReplayService(ToyPolicy(), machines.engine, camera_options(values["observer"]), Clock())
+    service = ReplayService(ToyPolicy(), machines.engine, camera_options(values["observer"]), Clock(), lambda *_: None)
     frames = dict.fromkeys(("front", "wrist"), (TYPES["/front/image"], image(picture(3), BEGIN_NS)))
 
     def prefill(episode: int, sequence: int) -> None:

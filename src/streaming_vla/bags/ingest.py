@@ -155,12 +155,19 @@ class Ingest:
             try:
                 yield self._event(message)
             except (BagError, ValueError) as error:
-                reason = "undecodable" if isinstance(error, WrongType) else "malformed"
-                key = f"{reason}.{message.topic}"
-                self.refused[key] += 1
-                self.said.setdefault(key, f"messages of {message.topic} are left out: {error}")
+                self._count("undecodable" if isinstance(error, WrongType) else "malformed", message.topic, error)
                 if message.topic == self._commands:
                     yield Commanded(message.time_ns * NS, None)
+
+    def refuse(self, camera: str, error: ValueError) -> None:
+        """Count a picture that turned out not to be readable when it was needed."""
+        topic = next(name for name, (each, _) in self._cameras.items() if each == camera)
+        self._count("unreadable", topic, error)
+
+    def _count(self, reason: str, topic: str, error: Exception) -> None:
+        key = f"{reason}.{topic}"
+        self.refused[key] += 1
+        self.said.setdefault(key, f"messages of {topic} are left out: {error}")
 
     def other(self, name: str) -> str | None:
         """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""

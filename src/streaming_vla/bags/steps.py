@@ -74,7 +74,7 @@ class _Cutter:
     """Keeps the newest of everything and takes a step every period."""
 
     def __init__(self, ingest: Ingest, options: StepOptions) -> None:
-        self._options = options
+        self._ingest, self._options = ingest, options
         self._cameras = tuple(ingest.options.camera_topics)
         self._told = ingest.other(EPISODE) is not None
         self._instruction: str | None = None if self._told else options.instruction
@@ -144,7 +144,15 @@ class _Cutter:
             self._episode = EpisodeSteps(self._instruction or "", now_s, {camera: [] for camera in self._cameras})
         assert self._state is not None, "a complete step has one"
         self._finish_step()
-        pictures = {camera: self._picture(self._frames[camera]) for camera in self._cameras}
+        for camera in self._cameras:
+            try:
+                self._decode(self._frames[camera])
+            except ValueError as error:
+                del self._frames[camera]
+                self._ingest.refuse(camera, error)
+                yield from self.end()
+                return
+        pictures = {camera: self._decoded[camera][1] for camera in self._cameras}
         self._seen = now_s, pictures, self._state.values.astype(np.float32)
         self._due_s = now_s + self._options.period_s
 
@@ -159,11 +167,10 @@ class _Cutter:
         self._episode.state.append(state)
         self._episode.action.append(self._action[1])
 
-    def _picture(self, frame: Frame) -> Pixels:
+    def _decode(self, frame: Frame) -> None:
         known = self._decoded.get(frame.camera)
         if known is None or known[0] is not frame:
             pixels = square(
                 pixels_of(frame.message, frame.kind), self._options.size, self._options.rotations.get(frame.camera, 0)
             )
-            known = self._decoded[frame.camera] = (frame, pixels)
-        return known[1]
+            self._decoded[frame.camera] = (frame, pixels)

@@ -120,8 +120,7 @@ def replay(
     machines = machine_options(options.values, policy.spec)
     with Bag(path) as bag:
         ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions))
-        told = ingest.other("episode") is not None
-        if not (options.instruction or told or ingest.other(INSTRUCTION)):
+        if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
                 "asked to do"
@@ -129,7 +128,7 @@ def replay(
         times = _times(bag, ingest) if options.recorded else None
         if times is not None:
             ingest.retime = times.retime
-        player = _Player(policy, machines, options, told=told, name=path.name, times=times)
+        player = _Player(policy, machines, options, ingest, name=path.name, times=times)
         duration_s = max(bag.duration_s, 1e-9)
         begin_s: float | None = None
         for number, event in enumerate(ingest.events()):
@@ -179,13 +178,14 @@ class _Player:
         policy: StreamingPolicy,
         machines: MachineOptions,
         options: ReplayOptions,
-        told: bool,
+        ingest: Ingest,
         name: str,
         times: RecordedTimes | None,
     ) -> None:
         self._times = times
         self.episodes: list[ReplayedEpisode] = []
-        self._options, self._name, self._told = options, name, told
+        self._options, self._name, self._ingest = options, name, ingest
+        self._told = ingest.other("episode") is not None
         self._number = 0
         self._instruction = options.instruction
         self._early: list[Said] = []
@@ -196,7 +196,7 @@ class _Player:
         self._cameras = tuple(observer["cameras"])
         self._pictures = camera_options(observer)
         clock = Clock()
-        self._service = ReplayService(policy, machines.engine, self._pictures, clock)
+        self._service = ReplayService(policy, machines.engine, self._pictures, clock, ingest.refuse)
         self.cut_s = 0.0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
@@ -350,10 +350,13 @@ class _Player:
         """Keep a picture now and then for the report."""
         if self._running is None or self._world.now - self._strip_s.get(event.camera, -1e9) < STRIP_PERIOD_S:
             return
+        try:
+            decoded = pixels_of(event.message, event.kind)
+        except ValueError as error:
+            self._ingest.refuse(event.camera, error)
+            return
         self._strip_s[event.camera] = self._world.now
-        pixels: npt.NDArray[np.uint8] = square(
-            pixels_of(event.message, event.kind), STRIP_PIXELS, self._pictures[event.camera].rotation
-        )[..., ::-1]
+        pixels: npt.NDArray[np.uint8] = square(decoded, STRIP_PIXELS, self._pictures[event.camera].rotation)[..., ::-1]
         self._running.record.frames.append(SeenFrame(self._world.now, event.camera, pixels))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -27,6 +27,7 @@ class ReplayService(PolicyService):
     Args:
         pictures: how the messages of each camera become JPEG.
         clock: of the run.
+        refuse: told the camera and the reason of a picture that cannot be decoded.
 
     Attributes:
         observed: digest of what was prefilled, by sequence; of the episode that `begin` named.
@@ -35,11 +36,16 @@ class ReplayService(PolicyService):
     """
 
     def __init__(
-        self, policy: StreamingPolicy, options: EngineOptions, pictures: Mapping[str, PictureOptions], clock: Clock
+        self,
+        policy: StreamingPolicy,
+        options: EngineOptions,
+        pictures: Mapping[str, PictureOptions],
+        clock: Clock,
+        refuse: Callable[[str, ValueError], None],
     ) -> None:
         super().__init__(policy, NEWEST_ONLY, seed=0)
         self._sessions = Sessions(policy.spec, options)
-        self._pictures, self._clock = pictures, clock
+        self._pictures, self._clock, self._refuse = pictures, clock, refuse
         self.begin()
 
     def begin(self, episode: int | None = None) -> None:
@@ -51,13 +57,13 @@ class ReplayService(PolicyService):
 
     def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
         """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
-        try:
-            frames = {
-                name: encode_message(message, replace(self._pictures[name], kind=kind))  # of the bag, whatever is set
-                for name, (kind, message) in snapshot.frames.items()
-            }
-        except ValueError:
-            return None
+        frames: dict[str, bytes] = {}
+        for name, (kind, message) in snapshot.frames.items():
+            try:
+                frames[name] = encode_message(message, replace(self._pictures[name], kind=kind))  # of the bag's kind
+            except ValueError as error:
+                self._refuse(name, error)
+                return None
         context = super().prefill(replace(snapshot, frames=frames), shift, pending)
         if context is not None and context.episode == self._episode:
             cache = self._sessions.find(SESSION).cache
