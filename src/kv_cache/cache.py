@@ -13,7 +13,7 @@ from kv_cache.chunks import Queries, State
 from kv_cache.compress import evict, judge
 from kv_cache.policies.base import CachePolicy
 from kv_cache.rotary import rotate, turn
-from kv_cache.slots import pick, rotary_table
+from kv_cache.slots import SlotRotations, pick
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
 
@@ -25,7 +25,9 @@ CPU = torch.device("cpu")
 def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 2) -> int:
     """Return the bytes that a SessionCache reserves."""
     half = policy.max_tokens * spec.bytes_per_token // 2  # keys alone, or values alone
-    return half * (1 + 2 * views if policy.moves_tokens else 2)
+    if not policy.moves_tokens:
+        return 2 * half
+    return half * (1 + 2 * views) + SlotRotations.most_bytes(spec, policy.sizes)
 
 
 class SessionCache:
@@ -73,6 +75,7 @@ class SessionCache:
         self._rotated = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
         self._values = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
         self._unrotated = torch.zeros(shape, dtype=spec.dtype, device=device) if policy.moves_tokens else None
+        self._rotations = SlotRotations(spec, policy.sizes, device) if policy.moves_tokens else None
         self._bank = self._version = 0
         self._ledger = Ledger()
         self._state: State = policy.start(spec, 1, device)
@@ -253,18 +256,10 @@ class SessionCache:
 
     def _turned(self, keys: Tensor, ledger: Ledger, start: int) -> Tensor:
         """Rotate keys that fill the slots from `start` to the last one."""
-        stop = ledger.tokens
-        if not self.policy.moves_tokens:  # a table for its capacity would be as large as the cache
-            positions = torch.arange(start, stop, device=self.device)
-            return rotate(keys, positions, frequencies=self.spec.frequencies)
-        cos, sin = rotary_table(self.spec, self.policy.sizes, self.device)
-        sizes, fixed = self.policy.sizes, ledger.sinks + len(ledger.numbers)
-        line = sizes.sinks + sizes.summaries  # row of position 0
-        shift = line + len(ledger.numbers) * (sizes.chunk - 1)  # from the slot of a recent token to its row
-        rows = slice(max(start, fixed) + shift, stop + shift)
-        if start >= fixed:
-            return turn(keys, cos[rows], sin[rows])
-        return turn(keys, torch.cat((cos[start:fixed], cos[rows])), torch.cat((sin[start:fixed], sin[rows])))
+        if self._rotations is not None:
+            return turn(keys, *self._rotations.of(ledger, start))
+        positions = torch.arange(start, ledger.tokens, device=self.device)  # each is needed once
+        return rotate(keys, positions, frequencies=self.spec.frequencies)
 
     @torch.no_grad()
     def _observe(self, version: int, layer: int, queries: Tensor) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kv_cache.gate import GateConfig
-
 
 @dataclass(frozen=True)
 class TransformerShape:
@@ -43,11 +41,3 @@ class TransformerShape:
 # google/paligemma-3b (its language model is Gemma 2B) and Llama 2 7B, from their published configurations
 PALIGEMMA = TransformerShape(layers=18, width=2048, heads=8, kv_heads=1, head_dim=256, hidden=16_384)
 LLAMA_7B = TransformerShape(layers=32, width=4096, heads=32, kv_heads=32, head_dim=128, hidden=11_008)
-
-
-def gate_flops(config: GateConfig, chunk: int) -> int:
-    """FLOPs of judging one chunk of `chunk` tokens and, for the mean, of its summary's matrices (none)."""
-    gates = 3 if config.cell == "gru" else 4
-    token = chunk * config.kv_heads * config.head_dim * config.width
-    cell = gates * config.hidden * (2 * config.width + config.hidden)
-    return 2 * (token + cell + config.hidden)

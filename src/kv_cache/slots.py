@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch import Tensor
 from kv_cache.policies.base import Sizes
 from kv_cache.rotary import angles
 from kv_cache.spec import CacheSpec
+from kv_cache.view import Ledger
 
-TABLES_KEPT = 8  # sessions of one service share a table
+ROWS_AHEAD = 256  # positions at least that recent tokens can move on until rows are computed anew
 
 
 def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
@@ -25,16 +25,60 @@ def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.where(slots < sizes.sinks, slots, middle)
 
 
-@lru_cache(maxsize=TABLES_KEPT)
 def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, each [sinks + summaries + max_positions, F].
 
     Rows: the slots of sinks and summaries at their positions, then the positions 0, 1, 2, ...
     """
-    with torch.inference_mode(False):  # the table outlives the caller's mode
-        every = torch.arange(sizes.max_positions, device=device, dtype=torch.float64)
-        used = torch.tensor(spec.frequencies, dtype=torch.float64, device=device)
-        cos, sin = angles(torch.cat((slot_positions(sizes, device), every)), used)
+    return _rows(spec, torch.cat((slot_positions(sizes, device), _positions(0, sizes.max_positions, device))))
+
+
+class SlotRotations:
+    """Cosine and sine of the slots of one session.
+
+    Sinks and summaries never leave their positions. Recent tokens move on by a chunk with every summary, over far more
+    positions than slots: so there are rows for a stretch of positions only, computed anew when a session outgrows it.
+    """
+
+    def __init__(self, spec: CacheSpec, sizes: Sizes, device: torch.device) -> None:
+        self._spec, self._sizes, self._device = spec, sizes, device
+        self._fixed = _rows(spec, slot_positions(sizes, device))
+        self._first, self._recent = 0, _rows(spec, _positions(0, 0, device))  # rows of the positions from the first on
+
+    @staticmethod
+    def most_bytes(spec: CacheSpec, sizes: Sizes) -> int:
+        """Return the most bytes that the rows of a session take."""
+        rows = sizes.sinks + sizes.summaries + _stretch(sizes)
+        return 2 * rows * len(spec.frequencies) * spec.table_dtype.itemsize
+
+    def of(self, ledger: Ledger, start: int) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of the slots from `start` to the last one that `ledger` holds, each [slots, F]."""
+        fixed, moved = ledger.sinks + len(ledger.numbers), len(ledger.numbers) * (self._sizes.chunk - 1)
+        begin, end = max(start, fixed) + moved, ledger.tokens + moved
+        if begin < self._first or end > self._first + len(self._recent[0]):
+            self._first = fixed + moved  # no recent token stands before it until the session begins again
+            self._recent = _rows(self._spec, _positions(self._first, self._first + _stretch(self._sizes), self._device))
+        cos, sin = (part[begin - self._first : end - self._first] for part in self._recent)
+        if start >= fixed:
+            return cos, sin
+        return torch.cat((self._fixed[0][start:fixed], cos)), torch.cat((self._fixed[1][start:fixed], sin))
+
+
+def _stretch(sizes: Sizes) -> int:
+    """Return how many positions have rows: those that recent tokens fill, and at most as many as they ever use."""
+    recents = sizes.recent + sizes.chunk - 1
+    return min(recents + max(recents, ROWS_AHEAD), sizes.max_positions - sizes.sinks)
+
+
+def _positions(begin: int, end: int, device: torch.device) -> Tensor:
+    return torch.arange(begin, end, device=device, dtype=torch.float64)
+
+
+def _rows(spec: CacheSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of positions [T], each [T, F]."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        used = torch.tensor(spec.frequencies, dtype=torch.float64, device=positions.device)
+        cos, sin = angles(positions, used)
         return cos.to(spec.table_dtype), sin.to(spec.table_dtype)
 
 

@@ -13,7 +13,18 @@ import torch
 from matrix import CASES, SPEC, Case, tokens
 
 import kv_cache
-from kv_cache import CacheFullError, CacheSpec, Full, SessionCache, Window, make_policy, required_bytes, rotate
+from kv_cache import (
+    CacheFullError,
+    CachePolicy,
+    CacheSpec,
+    Full,
+    Mean,
+    SessionCache,
+    Window,
+    make_policy,
+    required_bytes,
+    rotate,
+)
 
 torch.set_num_threads(1)
 
@@ -36,13 +47,38 @@ def test_sizes_are_checked_before_memory_is_taken(policy: Full | Window) -> None
         SessionCache(SPEC, policy)
 
 
-def test_reserved_bytes_are_what_tensors_take() -> None:
-    for policy, tensors in ((Full(100), 2), (Window(4, 96), 5)):
-        cache = SessionCache(SPEC, policy)
-        one = 100 * SPEC.bytes_per_token // 2
-        assert cache.stats().allocated_bytes == required_bytes(SPEC, policy) == tensors * one
-        with pytest.raises(MemoryError):
-            SessionCache(SPEC, policy, max_bytes=tensors * one - 1)
+def held_bytes(thing: object) -> int:
+    """Return the bytes of all tensors that an object of the package holds, whatever it calls them."""
+    if isinstance(thing, torch.Tensor):
+        return thing.untyped_storage().nbytes()
+    if isinstance(thing, list | tuple):
+        return sum(map(held_bytes, thing))
+    own = type(thing).__module__.startswith("kv_cache")
+    return sum(map(held_bytes, vars(thing).values())) if own else 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("policy", [Full(100), Window(4, 96), Mean(2, 40, 30, 90)], ids=lambda policy: policy.name)
+def test_reserved_bytes_are_what_tensors_take(policy: CachePolicy, dtype: torch.dtype) -> None:
+    spec = replace(SPEC, dtype=dtype)
+    cache = SessionCache(spec, policy)
+    reserved = cache.stats().allocated_bytes
+    assert reserved == required_bytes(spec, policy)
+    for seed in range(20):
+        cache.append(*tokens(5, seed))
+        assert held_bytes(cache) <= reserved
+    assert held_bytes(cache) == reserved
+    with pytest.raises(MemoryError):
+        SessionCache(spec, policy, max_bytes=reserved - 1)
+
+
+def test_many_long_chunks_need_memory_for_what_is_held_only() -> None:
+    """The positions of a million summaries of 100 000 tokens each would need terabytes."""
+    spec, policy = CacheSpec(layers=1, kv_heads=1, head_dim=2), Mean(0, 1, 10**5, 10**6 + 10**5)
+    assert policy.sizes.max_positions > 10**11 and required_bytes(spec, policy) < 10**8
+    cache = SessionCache(spec, policy)
+    cache.append(*tokens(3, spec=spec))
+    torch.testing.assert_close(cache.view().keys, rotate(tokens(3, spec=spec)[0], torch.arange(3), spec.rope_base))
 
 
 WRONG = {

@@ -95,6 +95,23 @@ def test_it_holds_what_a_plain_list_would(case: Case, sizes: list[int], seed: in
     assert view.next_position == line
 
 
+def test_every_token_stands_right_while_positions_run_far_ahead_of_slots() -> None:
+    policy = Mean(2, 7, 20, 60)
+    cache = SessionCache(SPEC, policy)
+    assert policy.sizes.max_positions > 10 * policy.max_tokens
+    for count in (*range(30, 930, 30), 0, 30):  # the summaries fill the budget, then the session begins again
+        if count == 0:
+            cache.reset()
+            continue
+        keys, values = tokens(960, seed=1)
+        cache.append(keys[:, :, count - 30 : count], values[:, :, count - 30 : count])
+        wanted, numbers = by_hand(policy, keys[:, :, :count], values[:, :, :count])
+        assert [number for number, _ in cache.kept_chunks()] == numbers
+        places = torch.tensor([token.place for token in wanted], dtype=torch.float64)
+        turned = rotate(torch.stack([token.key for token in wanted], dim=2), places, SPEC.rope_base)
+        torch.testing.assert_close(cache.view().keys, turned, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("gate", [GATE, LSTM_GATE], ids=["mean", "attention"])
 def test_chunks_of_one_and_threshold_zero_are_a_full_cache(gate: Gate) -> None:
     full = fed(Full(T), [T])

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from kv_cache import CacheSpec, Gate, GateConfig, Mean, SessionCache
-from kv_cache.cost import LLAMA_7B, PALIGEMMA, TransformerShape, gate_flops
+from kv_cache import CacheSpec, Mean, SessionCache
+from kv_cache.cost import LLAMA_7B, PALIGEMMA, TransformerShape
 
 
 @pytest.mark.parametrize("gated_mlp", [True, False])
@@ -30,16 +30,6 @@ def test_a_transformers_flops_are_what_torch_counts(gated_mlp: bool) -> None:
         new = mix(functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
         down(functional.silu(gate(new)) * up(new) if gated_mlp else functional.gelu(up(new)))
     assert counter.get_total_flops() == shape.step_flops(7, 30)
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("chunk", [1, 25])
-def test_a_gates_flops_are_what_torch_counts(cell: str, chunk: int) -> None:
-    config = GateConfig(4, 2, 32, cell=cell)
-    gate = Gate(config)
-    with FlopCounterMode(display=False) as counter:
-        gate(torch.randn(1, 2, 1, chunk, 32), gate.start(1))
-    assert counter.get_total_flops() == gate_flops(config, chunk)
 
 
 def test_flops_saved_are_those_of_attention() -> None:

@@ -182,7 +182,7 @@ class Suite:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=ROOT)
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests of this folder import `stalls`
+sys.path.insert(0, str(Path(__file__).parent))  # the tests of this folder import `stalls`, `observations`
 
 
 @pytest.fixture(scope="session")

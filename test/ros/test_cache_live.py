@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.ros
-SESSION = "/"
 OBSERVATIONS = 6
 
 
@@ -46,20 +44,11 @@ def put(probe: Any, name: str, value: Any) -> Any:
 
 def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: Any, episode: int = 2) -> Any:
     """Send observations one by one and return the statistics after the last."""
-    from sensor_msgs.msg import CompressedImage
-    from streaming_vla_interfaces import msg as wire
-
-    from streaming_vla.robots.frames import encode_frame
+    from observations import observation
 
     for number in numbers:
-        picture = np.full((spec.image_size, spec.image_size, 3), 9 * number, np.uint8)
-        data = bytes(encode_frame(picture, spec.image_size))
-        images = [CompressedImage(format="jpeg", data=data) for _ in spec.cameras]
-        message = wire.Observation(session=SESSION, episode=episode, sequence=number, reason=1)
-        message.instruction, message.cameras, message.images = "reach", list(spec.cameras), images
-        message.state = [0.0] * spec.state_size
         before = len(heard)
-        publisher.publish(message)
+        publisher.publish(observation(spec, number, episode))
         probe.wait(lambda before=before: len(heard) > before, f"observation {number} is not prefilled", 20.0)
     return heard[-1][1]
 

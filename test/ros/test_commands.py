@@ -178,3 +178,32 @@ def test_joints_that_are_not_finite_are_no_sign_of_life(kind: str) -> None:
     assert joints.measure({"joint_0": 1.0, "other": float("nan")}) == ""
     assert "not finite" in joints.measure({"joint_0": float("inf")})
     assert positions(joints.write(command(PLAY, 0.5), STAMP)) == [1.5], "from the last good position"
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_the_robot_is_heard_when_every_joint_was_measured_anew(kind: str) -> None:
+    joints = writer(kind, (True, True))
+    assert not joints.heard(), "nothing was measured"
+    joints.measure({"joint_0": 0.1, "joint_1": 0.2})
+    assert joints.heard()
+    assert not joints.heard(), "nothing was measured since"
+    for _ in range(3):  # the driver of joint_0 has died
+        assert joints.measure({"joint_1": 0.3}) == ""
+        assert not joints.heard()
+    assert joints.measure({"joint_0": float("nan"), "joint_1": 0.3})
+    assert not joints.heard()
+    joints.measure({"joint_0": 0.1})  # the drivers take turns
+    assert joints.heard()
+    joints.measure({"joint_0": 0.1, "other": 0.0})
+    assert not joints.heard()
+    joints.measure({"joint_1": 0.2})
+    assert joints.heard()
+    joints.measure({})
+    assert not joints.heard()
+
+
+@pytest.mark.parametrize("kind", ["array", "twist"])
+def test_types_without_joints_hear_the_robot_in_every_message(kind: str) -> None:
+    other = writer(kind, (False,))
+    for positions_ in ({"anything": 0.0}, {}):
+        assert other.measure(positions_) == "" and other.heard()

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.nodes import messages
-from streaming_vla.nodes.base import BEST_EFFORT, SuiteNode, reliable
+from streaming_vla.nodes.base import SuiteNode, reliable
 from streaming_vla.nodes.layout import action_layout, foreign_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.nodes.transport import avoid_shared_memory
@@ -27,6 +28,8 @@ from streaming_vla.runtime.limits import Limits
 
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
+# drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
+JOINTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 _STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
 
 
@@ -51,7 +54,7 @@ class ExecutorNode(SuiteNode):
         self.listen_to_episode()
         self.listen(wire.Context, "context", self._layout_from, self._on_layout, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
-        self.listen(JointState, "joint_states", _positions, self._on_joints, BEST_EFFORT)
+        self.listen(JointState, "joint_states", _positions, self._on_joints, JOINTS)
 
     def activate(self) -> None:
         """Begin in mode idle."""
@@ -177,7 +180,7 @@ class ExecutorNode(SuiteNode):
         missing = self._writer.measure(positions)
         if missing:  # a robot that cannot be commanded does not count as alive
             self.refuse("joints_missing", missing)
-        elif self._machine is not None:
+        elif self._machine is not None and self._writer.heard():  # a gripper alone does not show that the arm lives
             self._carry_out(self._machine.on_robot_state(time.monotonic(), self._writer.measured()))
 
     def _carry_out(self, effects: list[ExecutorEffect]) -> None:

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import cv2
 import torch
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.publisher import Publisher
+from rclpy.task import Future
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -50,6 +52,8 @@ class InferenceNode(SuiteNode):
         super().__init__("inference")
         self._engine: Engine | None = None
         self._delay: Delay | None = None
+        # a group of their own: while an answer is awaited, the node's other callbacks go on, on the same thread
+        self._answering = ReentrantCallbackGroup()
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
 
@@ -147,9 +151,12 @@ class InferenceNode(SuiteNode):
         self._contexts[session] = self.create_publisher(wire.Context, f"{prefix}/context", reliable(10))
         self._statistics[session] = self.create_publisher(wire.KvCacheStats, f"{prefix}/kv_cache_stats", reliable(10))
         self.listen(wire.Observation, f"{prefix}/observation", convert, self._on_observation, reliable(4), session)
-        self.create_service(srv.FlowStep, f"{prefix}/flow_step", self._on_flow_step)
-        self.create_service(srv.PredictSaliency, f"{prefix}/predict_saliency", self._on_predict_saliency)
-        self.create_service(srv.ResetSession, f"{prefix}/reset_session", self._on_reset_session)
+        for kind, name, callback in (
+            (srv.FlowStep, "flow_step", self._on_flow_step),
+            (srv.PredictSaliency, "predict_saliency", self._on_predict_saliency),
+            (srv.ResetSession, "reset_session", self._on_reset_session),
+        ):
+            self.create_service(kind, f"{prefix}/{name}", callback, callback_group=self._answering)
 
     def _on_observation(self, observation: EncodedObservation) -> None:
         if self._engine is not None:
@@ -165,9 +172,11 @@ class InferenceNode(SuiteNode):
         begin_s = done_s - outcome.prefill_s - outcome.queued_s
         self.span("prefill", begin_s, done_s, outcome.episode, outcome.sequence)
 
-    def _on_flow_step(self, request: srv.FlowStep.Request, response: srv.FlowStep.Response) -> Any:
+    async def _on_flow_step(self, request: srv.FlowStep.Request, response: srv.FlowStep.Response) -> Any:
         step = messages.flow_request_from(request)
-        result: FlowResult | None = self._answer(response, lambda it, done: it.flow_step(request.session, step, done))
+        result: FlowResult | None = await self._answer(
+            response, lambda it, done: it.flow_step(request.session, step, done)
+        )
         if result is None:
             return response
         if result.accepted and self.executor is not None:
@@ -178,32 +187,43 @@ class InferenceNode(SuiteNode):
             )
         return messages.flow_result_to(result, response)
 
-    def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
+    async def _on_predict_saliency(
+        self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response
+    ) -> Any:
         question = SaliencyRequest(request.episode, request.context, messages.vector(request.pending))
-        result: SaliencyResult | None = self._answer(
+        result: SaliencyResult | None = await self._answer(
             response, lambda it, done: it.predict_saliency(request.session, question, done)
         )
         if result is not None:
             response.accepted, response.reason, response.saliency = result.accepted, result.reason, result.saliency
         return response
 
-    def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
-        result: ResetResult | None = self._answer(
+    async def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
+        if request.session not in self._contexts:  # it would take the cache of a robot that is served
+            response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
+            self.refuse("session_not_served", response.reason)
+            return response
+        result: ResetResult | None = await self._answer(
             response, lambda it, done: it.reset(request.session, request.episode, done)
         )
         if result is not None:
             response.accepted, response.reason = result.accepted, result.reason
         return response
 
-    def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
+    async def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
         """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
 
-        It waits for the work itself and at most one slice of a prefill. A coroutine that awaited a future instead
-        would be polled by rclpy's executor without a pause, and take the interpreter lock from the engine all the time.
+        It blocks the node's thread for the work itself and at most one slice of a prefill: an await costs another
+        round of rclpy's executor, which takes the interpreter lock from the engine. An answer that a latency profile
+        holds back is awaited, so that observations come in and contexts go out meanwhile; whoever asked may give up.
         """
         if self._engine is None:
             response.reason = INACTIVE
             return None
+        if self._delay is not None:
+            awaited: Future[Any] = Future()
+            ask(self._engine, partial(self._complete, awaited))
+            return await awaited
         answer: SimpleQueue[Any] = SimpleQueue()
         ask(self._engine, answer.put)
         try:
@@ -212,6 +232,12 @@ class InferenceNode(SuiteNode):
             self.refusals["no_answer"] += 1
             response.reason = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
             return None
+
+    def _complete(self, awaited: Future[Any], result: object) -> None:
+        """Complete what a callback awaits; called on the thread of the engine or of the delay."""
+        awaited.set_result(result)
+        if self.executor is not None:
+            self.executor.wake()  # a future that is completed does not wake it
 
     def _hand_over(self, handle: Callable[[Result, float], None], result: Result) -> None:
         """Let `handle` run on the node's thread; called on the engine's."""

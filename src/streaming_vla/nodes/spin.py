@@ -68,7 +68,7 @@ def _run(make: Callable[[], SuiteNode]) -> int:
         try:
             node.stop()
         finally:
-            executor.shutdown()
+            executor.shutdown(timeout_sec=0.0)  # nobody is left to finish a callback that awaits
             node.destroy_node()
 
 

@@ -79,7 +79,8 @@ EXECUTOR = (
     Parameter(
         "robot_timeout_s",
         0.5,
-        "Without joint states for this long the robot counts as silent: nothing is played.",
+        "Without joint states for this long the robot counts as silent: nothing is played. For trajectory and joints "
+        "every one of joint_names must have come.",
         "s",
         low=0.01,
         high=60.0,

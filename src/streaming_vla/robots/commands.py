@@ -85,6 +85,13 @@ class CommandWriter(ABC):
         """
         return ""
 
+    def heard(self) -> bool:
+        """Return True once when every joint was measured since the last True: then the whole robot is alive.
+
+        Types without a target know no joints: whatever is measured is a sign of life.
+        """
+        return True
+
     def measured(self) -> Vector | None:
         """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
         return None
@@ -166,6 +173,7 @@ class _JointWriter(CommandWriter):
         self._held: Vector | None = None
         self._sent: Vector | None = None
         self._known: dict[str, float] = {}  # joints may come in several messages
+        self._fresh: set[str] = set()  # joints measured since the whole robot was heard
 
     def measure(self, positions: Mapping[str, float]) -> str:
         mine = {name: positions[name] for name in self.options.joint_names if name in positions}
@@ -173,10 +181,17 @@ class _JointWriter(CommandWriter):
         if broken:  # drivers send NaN before the hardware is up
             return f"joint {', '.join(broken)} is not finite in joint_states: bring the robot's hardware up"
         self._known.update(positions)
+        self._fresh.update(mine)
         if problem := self._missing():
             return problem
         self._measured = np.array([self._known[name] for name in self.options.joint_names])
         return ""
+
+    def heard(self) -> bool:
+        whole = self._fresh.issuperset(self.options.joint_names)
+        if whole:
+            self._fresh.clear()
+        return whole
 
     def _missing(self) -> str:
         missing = [name for name in self.options.joint_names if name not in self._known]

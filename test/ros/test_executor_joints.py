@@ -1,0 +1,96 @@
+"""The executor process with joint targets: a robot whose joints come in several messages, and one whose arm dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sensor_msgs.msg import JointState
+from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
+
+from streaming_vla.nodes.base import LATCHED
+
+pytestmark = pytest.mark.ros
+ARM, GRIPPER = ("shoulder", "elbow", "wrist"), ("finger",)
+PERIOD_S = 0.05
+TIMEOUT_S = 8 * PERIOD_S
+
+
+class Robot:
+    """An arm and its gripper, whose drivers publish on the same topic; and a generator."""
+
+    def __init__(self, probe: Any) -> None:
+        self.probe = probe
+        self.commands = probe.record(JointState, "command")
+        self.states = probe.record(ExecutionState, "execution_state")
+        self.episodes = probe.publisher(Episode, "episode", LATCHED)
+        self.actions = probe.publisher(Action, "action", 50)
+        self.drivers = {joints: probe.publisher(JointState, "joint_states") for joints in (ARM, GRIPPER)}
+        self.number = 0
+
+    def begin(self, actions: int) -> None:
+        """Begin a new episode with so many actions queued."""
+        self.number = max(self.number + 1, int(time.monotonic() * 100))
+        self.episodes.publish(Episode(session="/", number=self.number, active=True, instruction="test"))
+        number = self.number
+        self.probe.wait(lambda: self.states and self.states[-1][1].episode == number, "the episode does not begin")
+        self.probe.spin(2 * PERIOD_S)  # the stop of the episode before may come after its state
+        self.commands.clear()
+        self.states.clear()
+        for index in range(actions):
+            self.actions.publish(Action(session="/", episode=number, index=index, values=[0.001, 0.0, 0.0, 0.5]))
+
+    def live(self, duration_s: float, *drivers: tuple[str, ...]) -> None:
+        """Let time pass; in every round these drivers publish one right after the other."""
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            for joints in drivers:
+                self.drivers[joints].publish(JointState(name=joints, position=[0.0] * len(joints)))
+            self.probe.spin(PERIOD_S / 2)
+
+    def modes(self) -> set[int]:
+        return {state.mode for _, state in self.states}
+
+
+@pytest.fixture(scope="module")
+def robot(suite: Any, probe: Any) -> Iterator[Robot]:
+    suite.start(
+        "executor",
+        command_type="joints",
+        joint_names=[*ARM, *GRIPPER],
+        control_period_s=PERIOD_S,
+        robot_timeout_s=TIMEOUT_S,
+        hold_s=60 * PERIOD_S,
+        max_action_age_s=60 * PERIOD_S,
+    )
+    probe.wait_for_nodes("executor")
+    yield Robot(probe)
+
+
+def test_drivers_that_send_at_the_same_time_are_both_heard(robot: Robot) -> None:
+    robot.begin(actions=20)
+    robot.live(30 * PERIOD_S, ARM, GRIPPER)
+    played = [state for _, state in robot.states if state.mode == ExecutionState.MODE_PLAYING]
+    assert played[-1].executed == 20, "the robot counted as silent in between"
+    assert tuple(robot.commands[-1][1].name) == (*ARM, *GRIPPER)
+
+
+def test_a_gripper_alone_does_not_keep_a_dead_arm_alive(robot: Robot) -> None:
+    robot.begin(actions=40)
+    robot.live(6 * PERIOD_S, ARM, GRIPPER)
+    assert ExecutionState.MODE_PLAYING in robot.modes()
+    robot.live(3 * TIMEOUT_S, GRIPPER)  # the arm's driver has died
+    assert robot.states[-1][1].mode == ExecutionState.MODE_HOLD
+    assert robot.states[-1][1].executed < 20
+    robot.probe.wait(lambda: robot.probe.figure("executor", "robot_silent") != "0", "the silence is not counted")
+
+
+def test_no_motion_before_the_arm_is_heard(robot: Robot) -> None:
+    robot.live(2 * TIMEOUT_S)
+    robot.begin(actions=5)
+    robot.live(2 * TIMEOUT_S, GRIPPER)
+    assert not robot.commands and robot.modes() <= {ExecutionState.MODE_WAITING}
+    robot.live(2 * TIMEOUT_S, ARM, GRIPPER)
+    assert robot.commands
