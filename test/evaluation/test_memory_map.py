@@ -93,9 +93,9 @@ def test_whether_the_cue_is_held(policy: str, budget: int, held: bool) -> None:
 
 
 def test_the_map_is_a_picture(tmp_path: Path) -> None:
-    memory, flown = CuedReach(3, (50, 50)), Flown("gated", 30, threshold=0.999)
+    memory, flown = CuedReach(3, (50, 50)), Flown("gated", 30, threshold=0.001)
     map_of = map_of_episode(cast(Pilot, flown), BLOCK, "cued-reach", 3, memory)
-    assert map_of.marks == [(0, "cue"), (1, "wait"), (6, "choice")] and map_of.threshold == 0.999
+    assert map_of.marks == [(0, "cue"), (1, "wait"), (6, "choice")] and map_of.threshold == 0.001
     assert len(map_of.fates) == 30 and {fate for fate, _ in map_of.fates} == set(Fate)
     draw_memory_map(map_of, tmp_path / "map.png")
     drawn = np.asarray(Image.open(tmp_path / "map.png").convert("RGB"))

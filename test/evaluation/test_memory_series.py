@@ -44,7 +44,7 @@ def parameters(flown: Flown, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("told", [True, False])
 def test_a_record_gives_the_map_of_its_cache(tmp_path: Path, told: bool) -> None:
-    flown = Flown("gated", 30, threshold=0.999)
+    flown = Flown("gated", 30, threshold=0.001)
     record = record_of(flown, told)
     expected = map_of_episode(cast(Pilot, flown), BLOCK, "bag", 0, None)
     map_of = map_of_record(record, flown.cache.policy, BLOCK)
@@ -55,7 +55,7 @@ def test_a_record_gives_the_map_of_its_cache(tmp_path: Path, told: bool) -> None
     about = series["memory_map"]["about"]
     for fate in Fate:
         assert f"{sum(own is fate for own, _ in expected.fates)} {fate.value} (" in about
-    assert about.startswith("Memory map of 30 observations") and "kept from 0.999 on" in about
+    assert about.startswith("Memory map of 30 observations") and "kept from 0.001 on" in about
     stats = flown.cache.stats()
     assert series["kv_bytes"][-1] == [30.0, stats.bytes] and series["kv_full_bytes"][-1][1] == stats.full_bytes
     assert series["chunks_kept"][-1][1] == stats.chunks_kept
