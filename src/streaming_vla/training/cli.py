@@ -90,7 +90,6 @@ def policy(
     """Train the compact policy as the plan says, or fine-tune it on recordings, and write it with its loss curves."""
     from streaming_vla.policy.models import find_model
     from streaming_vla.training.curves import draw_losses
-    from streaming_vla.training.dataset import check_demonstrations
     from streaming_vla.training.own_data import prepare
     from streaming_vla.training.plan import load_plan
     from streaming_vla.training.trainer import Run, check_initial, export, train
@@ -102,7 +101,6 @@ def policy(
         chosen = load_plan(plan or (PLAN if data is None else OWN_PLAN))
         start = None if initial == "none" else find_model(initial)
         if data is None:
-            check_demonstrations(demonstrations)
             config = compact_config(chosen)
             if start is not None:
                 check_initial(start, config)

@@ -29,9 +29,15 @@ def claim(folder: Path, facts: Mapping[str, object]) -> None:
     if not path.exists():
         path.write_text(json.dumps(given, indent=1) + "\n", encoding="utf-8")
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
+    there = facts_of(folder)
     if other := [name for name in given if given[name] != there.get(name)]:
         raise ValueError(
             f"the folder '{folder}' holds a run with another {' and another '.join(other)}: choose another --folder "
             "or remove this one"
         )
+
+
+def facts_of(folder: Path) -> dict[str, object]:
+    """Return what makes the run in a folder that was claimed."""
+    facts: dict[str, object] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return facts

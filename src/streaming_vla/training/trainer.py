@@ -25,7 +25,7 @@ from streaming_vla.training.checkpoint import follow, load_average, load_checkpo
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
-from streaming_vla.training.run_folder import claim, weights_of
+from streaming_vla.training.run_folder import claim, facts_of, weights_of
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 50
@@ -198,4 +198,4 @@ def export(run: Run, output: Path) -> None:
         FileNotFoundError: there is no checkpoint in the run's folder.
     """
     average = load_average(run.folder / CHECKPOINT)
-    save_policy(output, run.config, average, run.facts(check_demonstrations(run.demonstrations)))
+    save_policy(output, run.config, average, facts_of(run.folder))
