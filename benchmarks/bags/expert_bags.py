@@ -5,6 +5,7 @@ One environment step every 50 ms, as the live simulation does it, so that a busy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ class _Bag:
         self._writer.close((time_ns - BEGIN_NS) * 1e-9)
 
 
-def write(folder: Path, task: str, seeds: range) -> None:
-    """Write one bag with an episode of `task` for each seed."""
+def write(folder: Path, episodes: Sequence[tuple[str, int]]) -> None:
+    """Write one bag with an episode of each task and seed."""
     robot, bag = MetaWorldRobot(), _Bag(folder)
     step = 0
-    for number, seed in enumerate(seeds, 1):
+    for number, (task, seed) in enumerate(episodes, 1):
         robot.reset(task, seed)
         told = {"session": "/", "number": number, "instruction": get_task(task).instructions[0]}
         now_ns = BEGIN_NS + step * STEP_NS

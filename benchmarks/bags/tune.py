@@ -1,4 +1,4 @@
-"""Tunes on three recordings of the simulated robot and judges on two of other tasks; writes `tune` into results.json.
+"""Tunes on three recordings of the simulated robot and judges on two others; writes `tune` into results.json.
 
     OMP_NUM_THREADS=1 tools/run python benchmarks/bags/tune.py
 
@@ -22,17 +22,18 @@ from streaming_vla.evaluation.tune import TuneOptions, tune
 from streaming_vla.evaluation.tune_files import verdict, write_tuned
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 
-SEARCHED = ("drawer-open", "window-open", "door-open")
-HELD_OUT = ("drawer-close", "window-close")
+TASKS = ("drawer-open", "drawer-close", "window-open", "window-close", "door-open", "button-press-topdown")
+SEARCHED, HELD_OUT = ("session-0", "session-1", "session-2"), ("session-3", "session-4")
 PROFILE = "measured"
 RESULTS = Path(__file__).with_name("results.json")
 
 
-def recording(folder: Path, task: str, episodes: int) -> Path:
-    """Return the recording of a task, made when it is not there."""
-    bag = folder / task
+def recording(folder: Path, name: str) -> Path:
+    """Return a recording, one episode of every task in scenes of its own, made when it is not there."""
+    bag = folder / name
     if not bag.exists():
-        expert_bags.write(bag, task, range(HELD_OUT_SEED, HELD_OUT_SEED + episodes))
+        seed = HELD_OUT_SEED + int(name.rpartition("-")[2])
+        expert_bags.write(bag, [(task, seed) for task in TASKS])
     return bag
 
 
@@ -40,13 +41,10 @@ def main() -> None:
     """Entry point of the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/tune"), help="of the recordings and the study")
-    parser.add_argument("--episodes", type=int, default=2, help="of each task")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
-    searched, kept = (
-        [recording(options.folder, task, options.episodes) for task in each] for each in (SEARCHED, HELD_OUT)
-    )
+    searched, kept = ([recording(options.folder, name) for name in each] for each in (SEARCHED, HELD_OUT))
     search = TuneOptions(options.trials, options.workers, "", options.folder / "study")
     with Progress() as progress:
         task = progress.add_task("trials", total=options.trials)
@@ -57,6 +55,7 @@ def main() -> None:
         "default": asdict(found.default),
         "tuned": asdict(found.tuned),
         "values": {f"{node}.{name}": value for node, name, value in found.values},
+        "tasks": TASKS,
         "searched": SEARCHED,
         "held_out": HELD_OUT,
         "trials": len(found.trials),

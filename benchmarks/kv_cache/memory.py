@@ -7,7 +7,6 @@ of other weights or another wait counts as another one.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import warnings
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import ten_hours
 import typer
 
+from kv_cache.tensor_file import file_digest
 from streaming_vla.evaluation.cache_options import CacheOptions, gated_cache
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
@@ -60,7 +60,7 @@ class Episodes:
 
     def __init__(self, path: Path, checkpoint: Path, processes: int) -> None:
         self._path, self._checkpoint, self._processes = path, checkpoint, processes
-        self._weights = _digest(checkpoint)
+        self._weights = file_digest(checkpoint)[:16]
         lines = path.read_text().splitlines() if path.exists() else []
         self._rows: dict[tuple[str, int], dict[str, Any]] = {}
         for line in lines:
@@ -227,11 +227,6 @@ def mt10(runs: Episodes, gated: CacheOptions, seeds: range) -> dict[str, Any]:
         tables[name] = everything | {"per_task": {task: figures(of_task)["success"] for task, of_task in rows.items()}}
     others = max(table["success"] for name, table in tables.items() if name != "gated")
     return {"mt10": tables, "mt10_delta_points": 100.0 * (tables["gated"]["success"] - others)}
-
-
-@functools.cache
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

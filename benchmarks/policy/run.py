@@ -6,7 +6,6 @@ weights are forgotten.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import time
@@ -21,6 +20,7 @@ import typer
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
+from kv_cache.tensor_file import file_digest
 from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.evaluation.pilot import PilotOptions
@@ -74,7 +74,7 @@ def main(
         raise typer.BadParameter(f"unknown condition {', '.join(unknown)}: choose from {', '.join(known)}, or all")
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     file, chosen = find_model(checkpoint), parse_seeds(seeds)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = file_digest(file)
     if results.get("sha256") != digest:
         results = {"sha256": digest}
     results |= {"episodes_per_task": len(chosen), "seeds": [chosen.start, chosen.stop]} | _latencies(file)

@@ -31,6 +31,7 @@ from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork,
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
 from streaming_vla.training.plan import Augment, Source, read_plan
+from streaming_vla.training.run_folder import CHECKPOINT, FILE, claim
 from streaming_vla.training.setup import GATE_PLAN
 
 torch.set_num_threads(1)
@@ -251,6 +252,10 @@ def test_a_folder_of_another_run_is_not_resumed(folder: Path, tmp_path: Path) ->
     save_policy(other, CONFIG, CompactModel(CONFIG).state_dict(), {})
     with pytest.raises(ValueError, match="holds a run with another seed and another initial: choose another --folder"):
         GateTrainer(replace(run, policy=other, seed=1), lambda *_: None)
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / CHECKPOINT).touch()
+    with pytest.raises(ValueError, match=f"holds {CHECKPOINT} and no {FILE} that tells of which run"):
+        claim(tmp_path / "unknown", {})
 
 
 def test_chunks_behind_the_end_and_observations_that_learn_nothing_cost_nothing(folder: Path) -> None:

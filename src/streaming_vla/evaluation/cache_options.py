@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from kv_cache.gate_file import load_gate
 from kv_cache.policies import CachePolicy
+from kv_cache.tensor_file import file_digest
 from streaming_vla.inference.options import EngineOptions, trained_cache
 from streaming_vla.policy.contract import PolicySpec
 
@@ -82,7 +82,7 @@ class CacheOptions:
         """Return the options with a hash of the gate in the place of its file, to tell results of two gates apart."""
         if not self.gate:
             return self
-        return replace(self, gate=sha256(Path(self.gate).read_bytes()).hexdigest()[:16])
+        return replace(self, gate=file_digest(Path(self.gate))[:16])
 
 
 NEWEST_ONLY = CacheOptions()

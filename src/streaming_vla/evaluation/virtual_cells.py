@@ -21,7 +21,7 @@ from streaming_vla.saliency.loading import AUTO
 
 MOVED = "reach, goal moved"
 MOVED_TASK = "reach"
-MEMORY_BUDGET = 256  # tokens that a gated cache holds
+MEMORY_BUDGET = 96  # tokens that a gated cache holds, as in config/memory.yaml
 
 
 @dataclass(frozen=True)

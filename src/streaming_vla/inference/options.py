@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from kv_cache.gate import Gate
 from kv_cache.policies import CachePolicy, make_policy
+from kv_cache.tensor_file import file_digest
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def differences(training: Mapping[str, object], options: EngineOptions, policy: 
         if trained.get(name, getattr(options, name)) != getattr(options, name)
     ]
     own = training.get("policy")
-    if isinstance(own, Mapping) and own.get("sha256") != hashlib.sha256(policy.read_bytes()).hexdigest():
+    if isinstance(own, Mapping) and own.get("sha256") != file_digest(policy):
         sentences.append(
             f"the gate was trained for other weights of policy {own.get('name')} than '{policy}': it may choose badly, "
             "train one with 'streaming-vla train gate'"

@@ -31,7 +31,7 @@ from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork,
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.plan import Augment, Source
-from streaming_vla.training.run_folder import claim, weights_of
+from streaming_vla.training.run_folder import CHECKPOINT, claim, weights_of
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 10
@@ -96,7 +96,7 @@ class GateTrainer:
         self._parameters = [value for group in rates for value in group["params"]]
         self._modules = nn.ModuleDict({"gate": gate, "probe": self.probe, "model": self.model})
         self._average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self._checkpoint = run.folder / "checkpoint.safetensors"
+        self._checkpoint = run.folder / CHECKPOINT
         self.step = load_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters)
 
     def train(self) -> None:

@@ -25,12 +25,11 @@ from streaming_vla.training.checkpoint import follow, load_average, load_checkpo
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss
 from streaming_vla.training.plan import Optimiser, TrainingPlan
-from streaming_vla.training.run_folder import claim, facts_of, weights_of
+from streaming_vla.training.run_folder import CHECKPOINT, claim, facts_of, weights_of
 from streaming_vla.training.schedule import cosine
 
 REPORT_EVERY = 50
 SAVE_EVERY = 250
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def learning_rate(step: int, options: Optimiser) -> float:
