@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import making
 import numpy as np
 import pytest
 from making import (
@@ -32,6 +34,7 @@ from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.steps import EpisodeSteps, StepOptions, episodes
+from streaming_vla.bags.topics import Topic
 from streaming_vla.pictures.decode import pixels_of
 from streaming_vla.robot_state import JOINTS
 
@@ -208,6 +211,23 @@ def test_a_topic_of_the_suites_name_may_be_another_robots(tmp_path: Path, monkey
     assert found.instruction == "go"
     assert list(ingest.said.values()) == [
         f"topic /episode is left out: it is of type {TYPES['/episode']}, the suite's is {EPISODE_TYPE}"
+    ]
+
+
+@pytest.mark.usefixtures("more_types")
+def test_a_topic_of_another_version_of_the_suite_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def before(name: str) -> Topic:
+        text = whole(name).definition
+        return replace(whole(name), definition=text.replace("string instruction\n", "") if name == "/episode" else text)
+
+    whole = making.topic
+    monkeypatch.setattr(making, "topic", before)
+    with Bag(write_own(tmp_path / "bag", [("/episode", BEGIN_NS, b"\0\1\0\0"), *with_commands()])) as bag:
+        ingest = Ingest(bag, OPTIONS)
+        (found,) = episodes(ingest, StepOptions(0.05, 16, instruction="go"))
+    assert found.instruction == "go"
+    assert list(ingest.said.values()) == [
+        f"topic /episode is left out: its {EPISODE_TYPE} has no instruction: another version of the suite wrote it"
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,13 @@ def bag(
     command: str = "/command",
     broken: tuple[int, ...] = (),
     unreadable: tuple[int, ...] = (),
+    extra: Sequence[tuple[str, int, bytes]] = (),
 ) -> Path:
     """Write STEPS steps of two cameras, a state that counts, and commands that stay; episodes begin at steps.
 
     With `joints` the same state is also said as that of the joints hand, wrist and arm. From step `ahead[0]` on the
     clock is `ahead[1]` seconds ahead; at steps `broken` the command is not finite, at steps `unreadable` the wrist's
-    picture, compressed all the time, is cut off.
+    picture, compressed all the time, is cut off. `extra` are further messages.
     """
     said = []
 
@@ -108,7 +109,7 @@ def bag(
             state = make(JOINTS, header=header(now_ns), name=["arm", "hand", "wrist"], position=positions, **none)
             say("/joints", now_ns + 2000, state)
         say(command, now_ns + 3000, floats([0.05, np.nan if step in broken else -0.5]))
-    return write_own(folder, said)
+    return write_own(folder, [*said, *extra])
 
 
 def run(path: Path, **inputs: Any) -> Replayed:
@@ -202,6 +203,18 @@ def test_commands_that_are_not_finite_are_not_compared(tmp_path: Path) -> None:
     replayed = run(bag(tmp_path / "bag", broken=(30, 60)))
     assert replayed.problems[0].startswith("messages of /command are left out: the command is nan at place 1, expected")
     assert np.isfinite(summarise_replays([replayed], LAYOUT.names)["action_error"]["mean"])
+
+
+def test_what_the_suite_said_and_means_nothing_does_not_end_a_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TYPES, "/observe_request", "streaming_vla_interfaces/msg/ObserveRequest")
+    about = {"session": "/", "episode": 1, "sequence": 0, "saliency": 0.0}
+    request = make(TYPES["/observe_request"], header=header(BEGIN_NS + 10**9), reason=99, **about)
+    extra = [("/observe_request", BEGIN_NS + 10**9, bytes(STORE.serialize_cdr(request, TYPES["/observe_request"])))]
+    replayed = run(bag(tmp_path / "bag", episodes=(0,), extra=extra))
+    assert replayed.problems == ["messages of /observe_request are left out: 99 is not a valid Reason"]
+    assert len(replayed.episodes) == 1 and replayed.episodes[0].live.requests == []
 
 
 def test_one_unreadable_picture_does_not_end_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,15 @@ class Decoder:
                 "the bag's definition of the type is another one"
             ) from error
 
+    def missing(self, topic: Topic) -> list[str]:
+        """Return the fields that the suite's own type has and the bag's type of that name does not.
+
+        Raises:
+            WrongType: nothing defines the type.
+        """
+        there = {name for name, _ in self.store(topic).fielddefs[topic.type][1]}
+        return [name for name, _ in standard().fielddefs[topic.type][1] if name not in there]
+
     def store(self, topic: Topic) -> Any:
         """Return the type store that knows the type of `topic`.
 

@@ -133,9 +133,14 @@ class Ingest:
         self._others: dict[str, str] = {}
         for name in self.options.others:
             found = self._find(name)
-            if found is not None and found.type == OTHER_TYPES[name]:
-                self._others[found.name] = name
-            elif found is not None and name != self.options.action_topic:
+            if found is None:
+                continue
+            if found.type == OTHER_TYPES[name]:
+                if problem := self._version_problem(found):
+                    self.said[f"type.{found.name}"] = f"topic {found.name} is left out: {problem}"
+                else:
+                    self._others[found.name] = name
+            elif name != self.options.action_topic:
                 self.said[f"type.{found.name}"] = (
                     f"topic {found.name} is left out: it is of type {found.type}, the suite's is {OTHER_TYPES[name]}"
                 )
@@ -164,6 +169,10 @@ class Ingest:
         topic = next(name for name, (each, _) in self._cameras.items() if each == camera)
         self._count("unreadable", topic, error)
 
+    def refuse_said(self, event: Said, error: ValueError) -> None:
+        """Count a message of the suite whose values turned out to mean nothing."""
+        self._count("malformed", next(topic for topic, name in self._others.items() if name == event.topic), error)
+
     def _count(self, reason: str, topic: str, error: Exception) -> None:
         key = f"{reason}.{topic}"
         self.refused[key] += 1
@@ -172,7 +181,17 @@ class Ingest:
     def other(self, name: str) -> str | None:
         """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""
         topic = self._find(name)
-        return topic.name if topic is not None and topic.type == OTHER_TYPES[name] else None
+        if topic is None or topic.type != OTHER_TYPES[name] or self._version_problem(topic):
+            return None
+        return topic.name
+
+    def _version_problem(self, topic: Topic) -> str:
+        """Return why the suite's own messages of a topic cannot be used; empty when they can."""
+        try:
+            missing = self.bag.missing(topic)
+        except WrongType as error:
+            return str(error)
+        return f"its {topic.type} has no {', '.join(missing)}: another version of the suite wrote it" if missing else ""
 
     def _command_problem(self, topic: Topic | None) -> BagError | None:
         name = self.options.action_topic

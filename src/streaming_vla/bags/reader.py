@@ -85,6 +85,10 @@ class Bag:
         """Return a message as an object with the fields of its type; WrongType when it cannot be read."""
         return self._decoder.decode(message)
 
+    def missing(self, topic: Topic) -> list[str]:
+        """Return the fields of the suite's own type that the bag's type of that name lacks; WrongType when unknown."""
+        return self._decoder.missing(topic)
+
     def require(self, name: str, types: Collection[str] = ()) -> Topic:
         """Return the topic `name`.
 

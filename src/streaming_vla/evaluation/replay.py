@@ -342,7 +342,10 @@ class _Player:
         """Hand what the bag's suite said to the episode that it is of: topics keep no common order."""
         number = getattr(event.message, "episode", self._number)
         if self._running is not None and number == self._number:
-            self._running.live.take(event.topic, event.message, self._world.now - self._running.record.begin_s)
+            try:
+                self._running.live.take(event.topic, event.message, self._world.now - self._running.record.begin_s)
+            except ValueError as error:
+                self._ingest.refuse_said(event, error)
         elif number != self._number:
             self._early = [*self._early[-MOST_EARLY:], event]
 
