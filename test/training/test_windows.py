@@ -42,6 +42,7 @@ def test_a_late_window_has_the_actions_before_it_pending() -> None:
         begin, end = made.step[4], made.step[frame]
         np.testing.assert_allclose(got.pending, made.executed[begin:end].sum(axis=0), rtol=1e-6)
         np.testing.assert_array_equal(got.previous, made.previous[frame])
+        assert (got.prompt == 4.0).all(), "a chunk learns what follows the picture"
     assert later == {4, 5, 6}
     last = draw_window(made, FRAMES - 1, source, random)
     assert last.actions[0, 0] == FRAMES - 1, "there is no frame behind the last one"
@@ -54,6 +55,7 @@ def test_a_counterfactual_window_where_there_is_one() -> None:
     made = track(Branches(pending, previous, window))
     source = SOURCE.model_copy(update={"counterfactual": 1.0})
     got = draw_window(made, 3, source, np.random.default_rng(0))
+    assert (got.prompt == 3.0).all()
     assert (got.actions == -5.0).all() and (got.pending == 2.0).all() and (got.previous == 1.0).all()
     assert draw_window(made, 4, source, np.random.default_rng(0)).actions[0, 0] == 4.0
     assert draw_window(made, 3, SOURCE, np.random.default_rng(0)).actions[0, 0] == 3.0

@@ -34,8 +34,8 @@ class Batch:
     """B sequences of T observations, with the window of H actions that follows each.
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
-    actions [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
-    (action sums, see windows.py), scene [B, T, 6] (object and goal, metres),
+    actions and prompt [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
+    (action sums; see windows.py), scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
     waiting [B, T] bool (the wait of a memory task), goals [B, T, ANSWERS, 2] (x and y in metres of the goal of every
     answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
@@ -45,6 +45,7 @@ class Batch:
     state: npt.NDArray[np.float32]
     words: npt.NDArray[np.int64]
     actions: npt.NDArray[np.float32]
+    prompt: npt.NDArray[np.float32]
     previous: npt.NDArray[np.float32]
     pending: npt.NDArray[np.float32]
     since_start: npt.NDArray[np.float32]
@@ -165,13 +166,14 @@ class Demonstrations:
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
         windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
-        actions, previous = np.stack([w.actions for w in windows]), np.stack([w.previous for w in windows])
+        actions, prompt = np.stack([w.actions for w in windows]), np.stack([w.prompt for w in windows])
+        previous = np.stack([w.previous for w in windows])
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
             if others:
                 instructions = self._wordings[others[random.integers(len(others))]]
-                actions = self._stay(previous)
+                actions = prompt = self._stay(previous)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
         words[forgotten & (words > 0)] = 0
@@ -183,6 +185,7 @@ class Demonstrations:
             np.stack([each.state[frame] for each, frame in frames]),
             words,
             actions,
+            prompt,
             previous,
             np.stack([window.pending for window in windows]),
             np.stack([window.since_start for window in windows]),

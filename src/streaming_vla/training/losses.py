@@ -136,12 +136,13 @@ class Acted:
     """The T' observations of each sequence whose actions are learned.
 
     Args:
-        actions: [B, T', H, A]; previous: [B, T', A].
+        actions, prompt: [B, T', H, A]; previous: [B, T', A].
         start: [B, T', A], what the action sum is before the first action.
         share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
     """
 
     actions: Tensor
+    prompt: Tensor
     previous: Tensor
     start: Tensor
     share: Tensor
@@ -157,7 +158,8 @@ class Acted:
         previous = given["previous"][:, acting]
         sums = {"rezero": torch.zeros_like(previous)}
         sums |= {"episode": given["since_start"][:, acting], "pending": given["pending"][:, acting]}
-        return cls(given["actions"][:, acting], previous, sums[start], _shares(taught[:, acting]))
+        actions, prompt = given["actions"][:, acting], given["prompt"][:, acting]
+        return cls(actions, prompt, previous, sums[start], _shares(taught[:, acting]))
 
 
 def _shares(present: Tensor) -> Tensor:
@@ -212,7 +214,7 @@ def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, gener
     Args:
         velocity: answers chunks [B, T', H, A] at times [B, T'] with [B, T', H, A].
     """
-    actions = acted.actions
+    actions = acted.prompt
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
     # more at the noisy end
     time = 1.0 - torch.rand(actions.shape[:2], generator=generator, device=generator.device) ** (1 / 1.5)

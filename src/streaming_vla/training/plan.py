@@ -66,7 +66,8 @@ class Source(Section):
         acted: observations of a sequence whose actions are learned, half of them its last ones, the others drawn; the
             rest is only seen. None: all.
         delay: fewest and most steps from a picture to the first of the actions that are learned with it, drawn for each
-            observation (the idea of VLASH): the actions in between are pending when the picture is taken.
+            observation (the idea of VLASH) and rounded down to a recorded frame, every third step: the actions in
+            between are pending when the picture is taken. A chunk always learns what follows the picture.
         counterfactual: share of the observations, of those that were recorded with it, that learn what follows pending
             actions of no expert.
         wrong_instruction: share of the sequences with another task's instruction; what they teach is to stay.

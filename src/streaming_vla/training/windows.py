@@ -43,10 +43,12 @@ class Window:
     """What an observation learns.
 
     actions [H, A]; previous [A], the action before them; pending [A] and since_start [A], the sums of the actions from
-    the picture and from the episode's start to the first of them.
+    the picture and from the episode's start to the first of them. prompt [H, A], the actions from the picture on: what
+    a chunk learns, which stands for the policies of others.
     """
 
     actions: Floats
+    prompt: Floats
     previous: Floats
     pending: Floats
     since_start: Floats
@@ -54,14 +56,14 @@ class Window:
 
 def draw_window(track: Track, frame: int, source: Source, random: np.random.Generator) -> Window:
     """Draw what the observation at `frame` learns: late or counterfactual as often as the source says."""
-    begin = int(track.step[frame])
+    begin, prompt = int(track.step[frame]), track.window[frame]
     before = track.executed[:begin].sum(axis=0)
     branches = track.branches
     if branches is not None and random.random() < source.counterfactual and np.isfinite(branches.pending[frame, 0]):
         pending = branches.pending[frame]
-        return Window(branches.window[frame], branches.previous[frame], pending, before + pending)
+        return Window(branches.window[frame], prompt, branches.previous[frame], pending, before + pending)
     last = begin + random.integers(source.delay[0], source.delay[1] + 1)
     # windows exist at frames only
     later = int(np.searchsorted(track.step, last, side="right")) - 1
     pending = track.executed[begin : int(track.step[later])].sum(axis=0)
-    return Window(track.window[later], track.previous[later], pending, before + pending)
+    return Window(track.window[later], prompt, track.previous[later], pending, before + pending)
