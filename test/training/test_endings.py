@@ -91,3 +91,15 @@ def _goals(seed: int) -> list[tuple[float, float, float]]:
     robot.reset("cued-reach", seed, WAITS)
     assert robot.memory is not None
     return [goal.position for goal in robot.memory.goals]
+
+
+def test_a_pilot_that_forgets_may_choose_wrongly(tmp_path: Path) -> None:
+    robot = MetaWorldRobot(image_size=64)
+    options = Recording(episodes={"cued-reach": 1}, frame_every=4, perturbed=0.0, wait_steps=WAITS)
+    arrays = record_episode(robot, "cued-reach", 0, options, 32) | {"success": np.array([False])}
+    about = {"task": "cued-reach", "seed": "0"}
+    for piloted, seed in ((False, 0), (True, 1)):
+        save_file(arrays, Shard(tmp_path, "cued-reach", seed, piloted).path, about)
+    data = Demonstrations(tmp_path, CompactConfig(words=(UNKNOWN,), width=48, layers=2, image_size=32))
+    [kept] = data.episodes
+    assert data.failed == 1 and kept.name == "cued-reach_1_00001" and kept.forgetful

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,15 @@ def test_a_memory_sequence_is_what_it_was(spliced: bool, seed: int, expected: st
     endings = [ENDING, OTHER] if spliced else []
     sequence = memory_sequence(OWN, [OWN, OTHER], endings, source, np.random.default_rng(seed))
     assert said(sequence) == expected
+
+
+def test_the_choice_of_a_pilot_that_forgets_is_used_as_far_as_it_goes() -> None:
+    source = Source(tasks={"count": 1.0}, length=20, stride=(9, 9), memory=True)
+    blind = dataclasses.replace(ENDING, forgetful=True)
+    used = set()
+    for seed in range(30):
+        sequence = memory_sequence(OWN, [OWN], [blind], source, np.random.default_rng(seed))
+        choice = [place for each, place in sequence if each is blind and not each.waiting[place]]
+        assert choice == list(range(choice[0], choice[-1] + 1, 3)) and choice[0] <= 33 + 2
+        used.add(len(choice))
+    assert used == {1, 2, 3, 4, 5}

@@ -50,11 +50,11 @@ def demos(
     """Record the scripted experts; what exists is not recorded again."""
     from streaming_vla.policy.models import find_model
     from streaming_vla.training.demonstrations import record, wanted_shards
-    from streaming_vla.training.plan import load_plan
+    from streaming_vla.training.plan import Recordings, read_plan
 
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
     with _one_sentence():
-        chosen = load_plan(plan)
+        chosen = read_plan(plan, Recordings)
         checkpoint = None if pilot is None else find_model(pilot)
         recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
         wanted = [(each, wanted_shards(folder, each)) for each in recordings]

@@ -98,7 +98,7 @@ def fingerprint(files: Sequence[Path]) -> dict[str, object]:
 
 
 class Demonstrations:
-    """All successful episodes of a folder, compressed in memory; `failed` counts those that are left out.
+    """The episodes of a folder, compressed in memory; `failed` counts those that the expert lost, which are left out.
 
     Args:
         files: those of its episodes that are loaded; None: all.
@@ -209,14 +209,17 @@ class Demonstrations:
     def _load(self, file: Path) -> None:
         with safe_open(file, framework="numpy") as shard:
             metadata = shard.metadata()
-            if not bool(shard.get_tensor("success")[0]):
+            # a pilot without a memory may well choose wrongly: what the expert said meanwhile is right all the same
+            forgetful = metadata["task"] in MEMORY_TASKS and Shard.of(file).piloted
+            if not forgetful and not bool(shard.get_tensor("success")[0]):
                 self.failed += 1
                 return
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
         branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
         track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
         goals = np.full((len(track.step), ANSWERS, 2), np.nan, dtype=np.float32)
-        episode = Episode(file.stem, track, goals, **{name: given[name] for name in EPISODE_FIELDS})
+        fields = {name: given[name] for name in EPISODE_FIELDS}
+        episode = Episode(file.stem, track, goals, **fields, forgetful=forgetful)
         task, seed = metadata["task"], int(metadata["seed"])
         self._episodes.setdefault(task, []).append(episode)
         # a shard of somebody's own data says itself what was asked for

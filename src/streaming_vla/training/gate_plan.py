@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kv_cache.policies.base import Sizes
-from streaming_vla.training.plan import Augment, Flow, Section, Source, Weights
+from streaming_vla.training.plan import Augment, Flow, Recording, Section, Source, Weights
 
 
 class Shape(Section):
@@ -90,6 +90,7 @@ class GatePlan(Section):
     """One training run of a gate.
 
     Args:
+        recordings: demonstrations beside those of the policy's own training.
         sources: what an optimiser step is made of; those of memory tasks also give the threshold. What an observation
             sees is up to the gate: `forget` and `whole_history` are not used.
         weights: those of a policy's training; `scene` is not used, `chunk` only where the policy learns.
@@ -100,6 +101,7 @@ class GatePlan(Section):
     keep: Keep = Keep()
     learning: Learning = Learning()
     validation: Validation = Validation()
+    recordings: tuple[Recording, ...] = ()
     sources: tuple[Source, ...]
     augment: Augment = Augment(shift=2, blank=(0.02, 0.05))
     flow: Flow = Flow(draws=3)

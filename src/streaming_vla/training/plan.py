@@ -163,6 +163,19 @@ class Optimiser(Section):
     clip: Annotated[float, Field(gt=0)] = 1.0
 
 
+class Recordings(BaseModel):
+    """What `train demos` reads of a plan of any kind: the episodes, and the policy that they are for.
+
+    Args:
+        model, recordings: as in TrainingPlan.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: dict[str, Any] = {}
+    recordings: tuple[Recording, ...]
+
+
 class TrainingPlan(Section):
     """One training run.
 
@@ -181,7 +194,7 @@ class TrainingPlan(Section):
     optimiser: Optimiser = Optimiser()
 
 
-Plan = TypeVar("Plan", bound=Section)
+Plan = TypeVar("Plan", bound=BaseModel)
 
 
 def load_plan(path: Path) -> TrainingPlan:

@@ -18,7 +18,10 @@ from streaming_vla.training.windows import Track
 
 @dataclass(frozen=True)
 class Episode:
-    """A recorded episode of F frames (see record_episode and Batch); `name` is that of its file."""
+    """A recorded episode of F frames (see record_episode and Batch); `name` is that of its file.
+
+    `forgetful`: of a memory task, flown by a pilot without a memory, so that no frame tells the answer.
+    """
 
     name: str
     track: Track
@@ -30,6 +33,7 @@ class Episode:
     waiting: npt.NDArray[np.bool_]
     jpeg: npt.NDArray[np.uint8]
     offset: npt.NDArray[np.int64]
+    forgetful: bool = False
 
 
 Seen = tuple[Episode, int]
@@ -89,12 +93,17 @@ def _through(episode: Episode, first: int, source: Source, random: np.random.Gen
 
 
 def _spliced(own: list[Seen], ending: Episode, source: Source, random: np.random.Generator) -> list[Seen]:
-    """Return the cue and the settling of `own`, then the rest of the wait and the first of the choice of `ending`."""
+    """Return the cue and the settling of `own`, then the rest of the wait and the first of the choice of `ending`.
+
+    Of a choice that tells nothing any number of observations is used: they show hands that stand still beside a goal,
+    where the expert's never do.
+    """
     mine, theirs = _settled(own[0][0]), _settled(ending)
     after = _through(ending, theirs + int(random.integers(3)), source, random)
     choice = [pair for pair in after if pair[1] > theirs and not ending.waiting[pair[1]]]
     wait = [pair for pair in after if ending.waiting[pair[1]]]
-    return [pair for pair in own if pair[1] <= mine] + wait + choice[:DECISIONS]
+    used = int(random.integers(1, len(choice) + 1)) if ending.forgetful and choice else DECISIONS
+    return [pair for pair in own if pair[1] <= mine] + wait + choice[:used]
 
 
 def _settled(episode: Episode) -> int:
