@@ -64,7 +64,13 @@ EXECUTOR = (
         live=True,
     ),
     Parameter(
-        "hold_s", 2.0, "First rung when no action is left: hold the last command.", "s", low=0.0, high=600.0, live=True
+        "hold_s",
+        2.0,
+        "First rung when no action is left: no further motion (zero change, or the last target).",
+        "s",
+        low=0.0,
+        high=600.0,
+        live=True,
     ),
     Parameter("decelerate_s", 1.0, "Second rung: controlled stop, then error.", "s", low=0.0, high=600.0, live=True),
     Parameter(
