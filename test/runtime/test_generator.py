@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from runtime_cases import EPISODE, LAYOUT, context, only, state
 
-from streaming_vla.runtime.events import Action, Episode, FlowReply, FlowRequest, Mode
-from streaming_vla.runtime.generator import LOST_AFTER_S, Generator, GeneratorEffect, GeneratorOptions
+from streaming_vla.runtime.events import Action, Episode, FlowReply, FlowRequest, Mode, ObserveRequest, Reason
+from streaming_vla.runtime.generator import (
+    LOST_AFTER_S,
+    REQUESTS_KEPT,
+    Generator,
+    GeneratorEffect,
+    GeneratorOptions,
+)
 
 OPTIONS = GeneratorOptions(release="stream", overrun=True, lead_actions=1, flow_step_timeout_s=0.2)
 
@@ -241,6 +247,57 @@ def test_contexts_that_do_not_count(wrong: object, reason: str) -> None:
     assert generator.counters.as_dict() == {reason: 1}
 
 
+def asked_for(generator: Generator, sequence: int, now: float) -> None:
+    """Let the generator hear that observation `sequence` is asked for."""
+    assert generator.on_request(ObserveRequest(7, sequence, Reason.EARLY), now) == []
+
+
+@pytest.mark.parametrize(("age_s", "taken"), [(4.9, True), (5.1, False)])
+def test_a_context_of_a_request_of_long_ago_is_refused(age_s: float, taken: bool) -> None:
+    generator = started()
+    asked_for(generator, 0, 1.0)
+    assert bool(generator.on_context(context(0), 1.0 + age_s)) == taken
+    assert generator.counters.as_dict() == ({} if taken else {"context_too_old": 1})
+    asked_for(generator, 1, 3.0)  # a younger one is not in its shadow
+    generator.on_context(context(1), 7.0)
+    assert generator.counters["context_not_newer"] == 0
+
+
+def test_a_context_whose_request_was_not_heard_counts_as_new() -> None:
+    generator = started()
+    asked_for(generator, 0, 1.0)
+    assert one_request(generator.on_context(context(1), 99.0)).context == 1
+
+
+def test_a_context_that_waits_for_too_long_does_not_take_over() -> None:
+    """The executor begins nothing meanwhile, as while the robot is silent."""
+    generator = started()
+    generator.on_flow_reply(reply(one_request(generator.on_context(context(0), 1.0))), 1.0)
+    asked_for(generator, 1, 1.0)
+    assert generator.on_context(context(1), 1.1) == [], "an action waits at the executor"
+    late = one_request(generator.on_execution_state(state(context=0, index=0, executed=1), 6.1))
+    assert (late.context, late.index) == (0, 1)
+    assert generator.counters.as_dict() == {"context_too_old": 1}
+
+
+def test_the_largest_age_of_a_context_is_live_and_of_the_newest_episode() -> None:
+    generator = started()
+    asked_for(generator, 0, 1.0)
+    generator.update(replace(OPTIONS, max_context_age_s=10.0))
+    assert one_request(generator.on_context(context(0), 7.0)).context == 0
+    generator.update(OPTIONS)
+    generator.on_episode(Episode(8, active=True), 8.0)
+    assert one_request(generator.on_context(context(0, episode=8), 9.0)).context == 0
+
+
+def test_the_times_of_the_newest_requests_only_are_remembered() -> None:
+    generator = started()
+    for sequence in range(REQUESTS_KEPT + 1):
+        asked_for(generator, sequence, 1.0)
+    assert generator.on_context(context(1), 9.0) == [], "the oldest that is remembered"
+    assert one_request(generator.on_context(context(0), 9.0)).context == 0
+
+
 def test_nothing_happens_outside_of_an_episode() -> None:
     generator = Generator(LAYOUT, OPTIONS)
     assert generator.on_context(context(0), 0.0) == []
@@ -323,7 +380,10 @@ def test_live_options_hold_from_the_next_step_on() -> None:
     assert one_request(generator.on_execution_state(state(Mode.WAITING, queue_depth=1), 0.0)).index == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("release", "both"), ("lead_actions", -1), ("flow_step_timeout_s", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("release", "both"), ("lead_actions", -1), ("flow_step_timeout_s", 0.0), ("max_context_age_s", 0.0)],
+)
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         replace(OPTIONS, **{name: value})

@@ -102,6 +102,12 @@ def test_ours_hardly_starves_behind_a_network_that_loses_messages() -> None:
     assert ours < 0.1 * min(starved_s(name, "remote_wifi") for name in ("synchronous_10", "afm", "afm_naive_early"))
 
 
+@pytest.mark.parametrize("profile", ["paper", "measured", "jetson", "remote_wifi"])
+def test_no_shipped_latencies_make_a_context_too_old(profile: str) -> None:
+    made = world_of(STRATEGIES["ours"], find_profile(profile), seed=1)
+    assert made.halting().hand_overs > 8 and made.generator.counters["context_too_old"] == 0
+
+
 def trace_of(seed: int) -> list[Told]:
     """Return what the machines were told in a run with jitter and loss."""
     setup, profile = STRATEGIES["ours"], find_profile("remote_wifi")

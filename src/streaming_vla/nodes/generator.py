@@ -99,6 +99,7 @@ class GeneratorNode(MachineNode[Generator]):
             control_period_s=values["control_period_s"],
             start=values["hand_over_start"],
             jump=values["hand_over_jump"],
+            max_context_age_s=values["max_context_age_s"],
         )
 
     def _context_from(self, message: wire.Context) -> ContextReady:

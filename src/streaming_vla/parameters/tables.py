@@ -194,6 +194,15 @@ GENERATOR = (
         live=True,
     ),
     Parameter(
+        "max_context_age_s",
+        5.0,
+        "A context whose observation was asked for longer ago is not acted on.",
+        "s",
+        low=0.1,
+        high=120.0,
+        live=True,
+    ),
+    Parameter(
         "hand_over_start",
         "rezero",
         "What a new flow starts from: rezero = nothing, episode = sum of all actions of the episode, pending = sum of "

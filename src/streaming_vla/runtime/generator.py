@@ -38,6 +38,7 @@ LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so lo
 MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
 STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions must be sent ahead
 STEPS_TO_LEARN = 8  # before so many are known, one action more is sent ahead
+REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class GeneratorOptions:
         start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
         jump: largest change of a summed dimension from one action to the next after a hand-over, action units;
             0 sets no bound.
+        max_context_age_s: a context whose request was heard longer ago does not take over, seconds.
 
     Raises:
         ValueError: an option out of range.
@@ -66,12 +68,14 @@ class GeneratorOptions:
     control_period_s: float = 0.05
     start: str = "rezero"
     jump: float = 0.0
+    max_context_age_s: float = 5.0
 
     def __post_init__(self) -> None:
         require_choice("release", self.release, RELEASES)
         require_count("lead_actions", self.lead_actions, 0)
         require_period("flow_step_timeout_s", self.flow_step_timeout_s)
         require_period("control_period_s", self.control_period_s)
+        require_period("max_context_age_s", self.max_context_age_s)
         require_choice("hand_over_start", self.start, STARTS)
         if not 0.0 <= self.jump < math.inf:
             raise ValueError(f"hand_over_jump is {self.jump}: give action units of at least 0, where 0 sets no bound")
@@ -102,6 +106,7 @@ class Generator:
         self._flow: _Flow | None = None
         self._next: ContextReady | None = None  # takes over at the next action
         self._newest_sequence = -1
+        self._requested_s: dict[int, float] = {}  # when the picture of a sequence was asked for
         self._asked: FlowRequest | None = None
         self._asked_s = 0.0
         self._chunk: list[Action] = []
@@ -135,11 +140,14 @@ class Generator:
         return min(MOST_LEAD, max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)))
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
-        """Learn that a picture is taken now; counts for start "pending" only."""
-        if self._episode.runs(request.episode):
-            self.hand_over.on_picture(request.sequence)
-        else:
+        """Learn that a picture is taken now: for start "pending", and for the age of its context."""
+        if not self._episode.runs(request.episode):
             self.counters.count("request_other_episode")
+            return []
+        self.hand_over.on_picture(request.sequence)
+        self._requested_s[request.sequence] = now
+        while len(self._requested_s) > REQUESTS_KEPT:
+            del self._requested_s[next(iter(self._requested_s))]
         return []
 
     def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]:
@@ -150,6 +158,8 @@ class Generator:
             self.counters.count("context_not_newer")
         elif not 1 <= context.execution_horizon <= context.trained_horizon:
             self.counters.count("context_bad_horizon")
+        elif self._too_old(context, now):
+            self.counters.count("context_too_old")
         else:
             self._newest_sequence = context.sequence
             self._next = context
@@ -225,8 +235,11 @@ class Generator:
         if not chunk and len(self.hand_over.outstanding) >= self.lead_actions:
             return []
         if self._next is not None and not self._chunk:
-            self._flow = _Flow(self._next, self.hand_over.start(self._options.start, self._next.sequence))
-            self._next = None
+            following, self._next = self._next, None
+            if self._too_old(following, now):  # it came in time, but nothing was begun meanwhile
+                self.counters.count("context_too_old")
+            else:
+                self._flow = _Flow(following, self.hand_over.start(self._options.start, following.sequence))
         flow = self._flow
         if flow is None:
             return []
@@ -236,6 +249,10 @@ class Generator:
         self._asked = FlowRequest(flow.context.episode, flow.context.sequence, flow.index, flow.position)
         self._asked_s = now
         return [self._asked]
+
+    def _too_old(self, context: ContextReady, now: float) -> bool:
+        """True when the request was heard too long ago; a context whose request was not heard counts as new."""
+        return now - self._requested_s.get(context.sequence, now) > self._options.max_context_age_s
 
     def _release(self, flow: _Flow, values: Vector, now: float) -> list[GeneratorEffect]:
         """Return the actions to send now: this one, or the whole chunk when it is complete."""
