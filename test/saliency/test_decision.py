@@ -141,13 +141,36 @@ def test_a_predictor_that_cannot_answer_lets_the_observation_be_sent() -> None:
     assert played.monitor.counters["saliency_refused"] == 1 and played.monitor.counters["sent_unknown"] == 1
 
 
-def test_a_late_answer_is_dropped_and_silence_does_not_starve() -> None:
+def test_an_answer_that_takes_longer_than_an_action_decides_when_it_comes() -> None:
     played = Played("adaptive")
-    first = question(played)
-    second = question(played)
-    assert played.monitor.on_saliency(answer(first, 9.0), 0.4) == []
+    asked = question(played)
+    assert played.play() == played.play() == [], "not asked again meanwhile"
+    assert played.monitor.counters["suppressed_unanswered"] == 2
+    assert played.monitor.on_saliency(answer(asked, 0.4), 0.4) == []
+    assert played.monitor.counters["suppressed_calm"] == 1
+    again = question(played)
+    assert again.index == asked.index + 3
+    assert played.play() == []
+    [request] = played.monitor.on_saliency(answer(again, 9.0), 0.5)
+    assert isinstance(request, ObserveRequest) and request.saliency == pytest.approx(9.0)
+    assert played.monitor.counters["saliency_late"] == 0
+
+
+def test_a_lost_question_is_asked_again_after_its_time_and_what_comes_of_it_is_late() -> None:
+    played = Played("adaptive", request_timeout_s=0.1)  # two actions
+    lost = question(played)
+    assert played.play() == []
+    again = question(played)
+    assert again.index == lost.index + 2
+    assert played.monitor.counters["saliency_superseded"] == 1
+    assert played.monitor.on_saliency(answer(lost, 9.0), 0.4) == []
     assert played.monitor.counters["saliency_late"] == 1
-    effects: list[object] = []
-    while not any(isinstance(effect, ObserveRequest) for effect in effects):
-        effects = played.play()
-    assert played.index == TRAINED - EARLY > second.index
+
+
+def test_without_an_answer_the_last_chance_is_taken_and_the_answer_is_late() -> None:
+    played = Played("adaptive")
+    asked = question(played)
+    index, effect = played.until_asked()
+    assert index == TRAINED - EARLY and isinstance(effect, ObserveRequest)
+    assert played.monitor.on_saliency(answer(asked, 0.0, accepted=False), 0.8) == []
+    assert played.monitor.counters["saliency_late"] == 1 and played.monitor.counters["saliency_refused"] == 0

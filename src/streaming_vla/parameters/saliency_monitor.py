@@ -66,7 +66,7 @@ SALIENCY_MONITOR = (
     Parameter(
         "request_timeout_s",
         1.5,
-        "A request without a context for this long is asked again.",
+        "A request without a context, or a question to the predictor without an answer, for this long is asked again.",
         "s",
         low=0.05,
         high=60.0,

@@ -67,7 +67,8 @@ class Monitor:
         self._context_played = False  # an action of the newest context has begun
         self._state: ExecutionState | None = None
         self._since = SincePicture()
-        self._asked_about = (-1, -1)  # context and index of the newest question to the predictor
+        self._question: SaliencyQuestion | None = None  # the predictor has it, and its answer is wanted
+        self._question_s = now
         self._answer: tuple[int, float] | None = None  # context and saliency of an answer that is not used yet
         self._judged_at = (-1, -1)  # context and index of the newest action at which the mode has decided
 
@@ -143,9 +144,11 @@ class Monitor:
 
     def on_saliency(self, reply: SaliencyReply, now: float) -> list[MonitorEffect]:
         """Learn what the predictor says; one that cannot say lets the observation be sent."""
-        if not self._runs(reply.episode) or (reply.context, reply.index) != self._asked_about:
+        asked = self._question
+        if asked is None or (reply.episode, reply.context, reply.index) != (asked.episode, asked.context, asked.index):
             self.counters.count("saliency_late")
             return []
+        self._question = None
         if not reply.accepted:
             self.counters.count("saliency_refused")
         self._answer = (reply.context, reply.saliency if reply.accepted else NO_SALIENCY)
@@ -220,7 +223,7 @@ class Monitor:
         moment = Moment(state.context, *self._since.change(state.context, self._options.absolute), known)
         decision = self._decision.decide(moment)
         if decision.verdict is Verdict.ASK:
-            return self._question(episode, state, moment.change)
+            return self._ask_predictor(episode, state, moment.change, now)
         if not math.isnan(decision.saliency):
             self.judged.append((state.context, decision.saliency))
         if decision.verdict is Verdict.SUPPRESS:
@@ -229,12 +232,23 @@ class Monitor:
         self.counters.count(f"sent_{decision.reason}")
         return [self._ask(episode, Reason.EARLY, now, decision.saliency)]
 
-    def _question(self, episode: Episode, state: ExecutionState, change: Vector | None) -> list[MonitorEffect]:
-        """Ask the predictor."""
+    def _ask_predictor(
+        self, episode: Episode, state: ExecutionState, change: Vector | None, now: float
+    ) -> list[MonitorEffect]:
+        """Ask the predictor, unless it has a question; that is about this context, for a request ends it.
+
+        If every action's question took the place of the one before, a predictor slower than an action never answered.
+        """
         if change is None:
             return []
-        self._asked_about = (state.context, state.index)
-        return [SaliencyQuestion(episode.number, state.context, state.index, change)]
+        if self._question is not None:
+            if now < self._question_s + self._options.request_timeout_s:
+                self.counters.count("suppressed_unanswered")
+                return []
+            self.counters.count("saliency_superseded")
+        self._question = SaliencyQuestion(episode.number, state.context, state.index, change)
+        self._question_s = now
+        return [self._question]
 
     def _early_actions(self, context: ContextReady, state: ExecutionState) -> int:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
@@ -261,6 +275,7 @@ class Monitor:
         self._asked = ObserveRequest(episode.number, self._next_sequence, reason, saliency)
         self._since.on_picture(self._next_sequence)
         self._asked_s = now
+        self._question = None  # what it asks about is decided
         self._next_sequence += 1
         return self._asked
 

@@ -32,7 +32,8 @@ class MonitorOptions:
         lead_actions: actions that the generator sends ahead; 0: as many as the executor has in its queue.
         control_period_s: an action lasts so long (T_e), seconds.
         max_silence_s: observe at the latest so long after the last request, seconds.
-        request_timeout_s: ask again when nothing came of a request for so long, seconds.
+        request_timeout_s: ask again when nothing came of a request, or of a question to the predictor, for so long,
+            seconds.
         warm_up_contexts: first contexts whose latency is left out.
         random_rate: mode random: share of the contexts that are observed early.
         random_seed: mode random: of the draws.
