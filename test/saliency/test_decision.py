@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,16 @@ def test_random_draws_once_per_context_and_keeps_its_rate() -> None:
     assert np.mean([verdict is Verdict.SEND for verdict in verdicts.values()]) == pytest.approx(0.3, abs=0.03)
 
 
+def test_random_draws_go_on_in_the_next_episode_and_its_first_context_has_its_own() -> None:
+    rule, draws = RandomRate(0.5, seed=0), np.random.default_rng(0).random(6) < 0.5
+    verdicts = []
+    for _ in range(3):
+        rule.begin()
+        verdicts += [rule.decide(Moment(context, None, SUMMED)).verdict for context in (0, 1)]
+    assert [verdict is Verdict.SEND for verdict in verdicts] == draws.tolist()
+    assert len({tuple(draws[at : at + 2]) for at in (0, 2, 4)}) > 1, "no draws that tell the episodes apart"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("random_rate", 1.5), ("saliency_threshold", -1.0), ("saliency_release", 0.0), ("observe_when", "never")],
@@ -53,21 +65,39 @@ def test_options_out_of_range_are_named(field: str, value: object) -> None:
 
 
 class Played:
-    """A monitor whose executor plays context 0, an action of 0.5 at a time."""
+    """A monitor whose executor plays its contexts, an action of 0.5 at a time."""
 
     def __init__(self, mode: str, **options: object) -> None:
         given = {"absolute": (False, False, True), "early_actions": EARLY, "max_silence_s": 60.0, **options}
-        self.monitor = Monitor(MonitorOptions(mode=mode, **given))  # type: ignore[arg-type]
+        self.options = MonitorOptions(mode=mode, **given)  # type: ignore[arg-type]
+        self.monitor = Monitor(self.options)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an episode and its context 0."""
         self.monitor.start_episode(0.0, "go")
-        self.monitor.on_context(ContextReady(1, 0, HORIZON, TRAINED), 0.1)
+        self.context, self.executed = -1, 0
+        self.next_context()
+
+    @property
+    def episode(self) -> int:
+        """Number of the episode that runs."""
+        assert self.monitor.episode is not None
+        return self.monitor.episode.number
+
+    def next_context(self) -> None:
+        """The observation that was asked for is prefilled, and played at once."""
+        self.context += 1
+        self.monitor.on_context(ContextReady(self.episode, self.context, HORIZON, TRAINED), 0.1)
         self.index = -1
 
     def play(self) -> list[object]:
         """The next action begins."""
         self.index += 1
-        total = np.array([0.5 * (self.index + 1), 0.0, 0.25])
-        executed = self.index + 1
-        said = ExecutionState(1, Mode.PLAYING, 0, self.index, 0, executed, total, False, False, 0.0, 0.0, 0, 0)
+        self.executed += 1
+        total = np.array([0.5 * self.executed, 0.0, 0.25])
+        at = (self.episode, Mode.PLAYING, self.context, self.index, 0, self.executed)
+        said = ExecutionState(*at, total, False, False, 0.0, 0.0, 0, 0)
         return list(self.monitor.on_execution_state(said, 0.1 + 0.05 * self.index))
 
     def until_asked(self) -> tuple[int, object]:
@@ -93,6 +123,36 @@ def test_an_action_norm_below_the_threshold_is_suppressed_until_it_rises() -> No
     assert (index, effect.saliency) == (6, pytest.approx(3.0))
     assert played.monitor.counters["suppressed_calm"] == 2 and played.monitor.counters["sent_salient"] == 1
     assert list(played.monitor.judged) == [(0, pytest.approx(2.0)), (0, pytest.approx(2.5)), (0, pytest.approx(3.0))]
+
+
+@pytest.mark.parametrize("mode", ["action_norm", "adaptive"])
+def test_what_was_high_in_an_episode_is_not_in_the_next(mode: str) -> None:
+    played = Played(mode, saliency_threshold=2.9, saliency_release=0.1)
+
+    def sent() -> bool:
+        """Play the next action with a change of 2.0 to 3.0; return whether it was observed."""
+        effects = played.play()
+        if mode == "adaptive":
+            [asked] = effects
+            assert isinstance(asked, SaliencyQuestion)
+            effects = list(played.monitor.on_saliency(answer(asked, 0.5 * asked.index), 0.5))
+        return bool(effects)
+
+    for _ in range(2):
+        played.begin()
+        while played.index < HORIZON - EARLY - 1:
+            played.play()
+        assert [sent() for _ in range(3)] == [False, False, True], "at 2.0, 2.5 and 3.0"
+
+
+def test_a_rule_is_renewed_by_changes_of_its_own_options_only() -> None:
+    options = {"saliency_threshold": 2.9, "saliency_release": 0.1}
+    for change, high in (({"max_silence_s": 50.0, "random_seed": 3}, True), ({"saliency_release": 0.2}, False)):
+        played = Played("action_norm", **options)
+        played.until_asked()
+        played.monitor.update(replace(played.options, **change))  # type: ignore[arg-type]
+        played.next_context()
+        assert (played.until_asked()[0] == HORIZON - EARLY) == high
 
 
 @pytest.mark.parametrize("mode", ["action_norm", "random"])

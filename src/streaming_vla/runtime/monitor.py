@@ -55,10 +55,12 @@ class Monitor:
         self._instruction = ""
         self._episode: Episode | None = None
         self._given_decision = decision
+        self._options, self._decision = options, decision or options.decision()
         self.update(options)
         self._begin(0.0, 0)
 
     def _begin(self, now: float, first_sequence: int) -> None:
+        self._decision.begin()
         self._next_sequence = first_sequence
         self._asked: ObserveRequest | None = None
         self._asked_s = now  # of the newest request, answered or not
@@ -79,8 +81,9 @@ class Monitor:
 
     def update(self, options: MonitorOptions) -> None:
         """Take new options at once."""
+        if self._given_decision is None and options.rule != self._options.rule:
+            self._decision = options.decision()
         self._options = options
-        self._decision = self._given_decision or options.decision()
         self.request_latency.warm_up = options.warm_up_contexts
 
     def on_instruction(self, instruction: str) -> None:

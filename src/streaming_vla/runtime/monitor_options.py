@@ -73,8 +73,15 @@ class MonitorOptions:
         require_period("request_timeout_s", self.request_timeout_s)
         require_count("warm_up_contexts", self.warm_up_contexts, 0)
 
+    @property
+    def rule(self) -> tuple[object, ...]:
+        """The mode and what its rule is made of: while that stays the same, the rule keeps what it remembers."""
+        gate = (self.saliency_threshold, self.saliency_release, self.observe_when)
+        made_of = {"random": (self.random_rate, self.random_seed), "action_norm": gate, "adaptive": gate}
+        return (self.mode, *made_of.get(self.mode, ()))
+
     def decision(self) -> EarlyDecision:
-        """Return the rule of the mode, as at the start of an episode."""
+        """Return a new rule of the mode."""
         gate = Gate(self.saliency_threshold, self.saliency_release)
         random = RandomRate(self.random_rate, self.random_seed)
         rules: dict[str, EarlyDecision] = {

@@ -57,6 +57,10 @@ class Decision:
 class EarlyDecision(Protocol):
     """Decides about an early observation."""
 
+    def begin(self) -> None:
+        """Begin an episode: forget what the one before has left."""
+        ...
+
     def decide(self, moment: Moment) -> Decision:
         """Return what to do now; the question comes again with the next action."""
         ...
@@ -65,6 +69,9 @@ class EarlyDecision(Protocol):
 class Never:
     """Observe only when nothing is left to execute (sequential control)."""
 
+    def begin(self) -> None:
+        """Nothing is remembered."""
+
     def decide(self, moment: Moment) -> Decision:
         """Return suppress."""
         return Decision(Verdict.SUPPRESS, "off")
@@ -72,6 +79,9 @@ class Never:
 
 class Always:
     """Observe early every time."""
+
+    def begin(self) -> None:
+        """Nothing is remembered."""
 
     def decide(self, moment: Moment) -> Decision:
         """Return send."""
@@ -92,6 +102,10 @@ class RandomRate:
         self._random = np.random.default_rng(seed)
         self._context = -1
         self._send = False
+
+    def begin(self) -> None:
+        """Draw for its first context whatever its number; draws go on, or every episode would be like the first."""
+        self._context = -1
 
     def decide(self, moment: Moment) -> Decision:
         """Draw once per context."""
@@ -132,6 +146,10 @@ class ActionNorm:
     def __init__(self, gate: Gate, when: str) -> None:
         self._gate, self._when = gate, when
 
+    def begin(self) -> None:
+        """Nothing is high."""
+        self._gate.high = False
+
     def decide(self, moment: Moment) -> Decision:
         """Compare the length of the summed dimensions."""
         if moment.change is None:
@@ -144,6 +162,10 @@ class Adaptive:
 
     def __init__(self, gate: Gate, when: str) -> None:
         self._gate, self._when = gate, when
+
+    def begin(self) -> None:
+        """Nothing is high."""
+        self._gate.high = False
 
     def decide(self, moment: Moment) -> Decision:
         """Ask the predictor, then compare what it says."""

@@ -25,6 +25,9 @@ class Similarity:
             raise ValueError(f"similarity threshold is {threshold}, expected at least 0")
         self._moved, self._threshold = moved, threshold
 
+    def begin(self) -> None:
+        """Nothing is remembered here."""
+
     def decide(self, moment: Moment) -> Decision:
         """Compare the distance with the threshold."""
         moved = self._moved()
