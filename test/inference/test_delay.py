@@ -84,6 +84,31 @@ def test_close_hands_over_what_is_held() -> None:
     engine.close()
 
 
+def fail(result: object) -> None:
+    """Take an answer badly."""
+    raise ValueError("whoever waited is gone")
+
+
+def test_an_answer_that_raises_keeps_no_other_one_back() -> None:
+    engine, delay = delayed(constant(observe_ms=1.0))
+    try:
+        engine.observe(observation(0), fail)
+        report_of(observe(engine, observation(0, session="/b")))
+        assert delay.failed() == engine.counts()["callback_failed"] == 1
+    finally:
+        engine.close()
+
+
+def test_close_hands_over_what_is_behind_an_answer_that_raises() -> None:
+    delay = Delay(constant(), time.perf_counter)
+    came: list[str] = []
+    due_s = time.perf_counter() + 60.0
+    delay.hold(due_s, fail, "first")
+    delay.hold(due_s, came.append, "second")
+    delay.close()
+    assert came == ["second"] and delay.failed() == 1
+
+
 def test_answers_in_the_order_of_their_time_and_late_ones_are_counted() -> None:
     delay = Delay(constant(), time.perf_counter)
     delay.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ import numpy as np
 from streaming_vla.inference.latency_profile import LatencyProfile
 from streaming_vla.inference.values import ContextReport, FlowResult, Refusal
 
+LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -38,7 +40,7 @@ class Delay:
         self._held: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._closed = False
-        self._late = 0
+        self._late = self._failed = 0
         self._thread = threading.Thread(target=self._loop, name="latency profile", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +60,11 @@ class Delay:
         """Return how many answers took longer here than the profile says. From any thread."""
         with self._changed:
             return self._late
+
+    def failed(self) -> int:
+        """Return how many answers raised an error when they were handed over. From any thread."""
+        with self._changed:
+            return self._failed
 
     def draw_s(self, stage: str) -> tuple[float, float]:
         """Return model time and network time, there and back, of one piece of work of `stage`, seconds."""
@@ -92,7 +99,12 @@ class Delay:
                 if not self._held or self._held[0][0] > now:
                     return
                 answer = heapq.heappop(self._held)[2]
-            answer()
+            try:
+                answer()
+            except Exception:  # of whoever waited: the others get their answers all the same
+                LOGGER.exception("whoever waited for an answer that was held back raised an error")
+                with self._changed:
+                    self._failed += 1
 
 
 def held(delay: Delay, stage: str, since_s: float, done: Callable[[Result], None]) -> Callable[[Result], None]:

@@ -81,7 +81,9 @@ class Engine:
 
     def counts(self) -> dict[str, int]:
         """Return how often each code was answered: served.flow_step, old_episode, ... From any thread."""
-        return self._shared.replies.counts()
+        counts = self._shared.replies.counts()
+        failed = self._delay.failed() if self._delay is not None else 0
+        return {**counts, "callback_failed": counts.get("callback_failed", 0) + failed} if failed else counts
 
     def retune(self, options: EngineOptions) -> None:
         """Go on with another budget or threshold of the cache; sessions keep what they hold. From any thread.
