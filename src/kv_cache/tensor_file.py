@@ -47,7 +47,8 @@ class TensorFormat:
 
         Raises:
             ValueError: `error`: missing, too large, no safetensors or another format; and in place of the KeyError,
-                TypeError or ValueError of a reader that finds other metadata than it expects.
+                TypeError, ValueError, ArithmeticError or RuntimeError (torch's of a size that cannot be) of a reader
+                that finds other metadata than it expects.
         """
         who = f"{self.kind} '{path}'"
         if not path.is_file():
@@ -66,7 +67,7 @@ class TensorFormat:
             raise
         except KeyError as error:
             raise self.error(f"{who} cannot be read: its metadata has no {error}") from error
-        except (SafetensorError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, TypeError, ArithmeticError, RuntimeError, json.JSONDecodeError) as error:
             raise self.error(f"{who} cannot be read ({error}); expected {self.name} safetensors") from error
         except ValueError as error:
             raise self.error(f"{who} does not fit this version: {error}") from error

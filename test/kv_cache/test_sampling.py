@@ -220,3 +220,7 @@ def test_a_wrong_file_is_one_clear_sentence(tmp_path: Path) -> None:
     save_file(dict(wild_gate().state_dict()), other, metadata)
     with pytest.raises(GateFileError, match=r"tensor '.*' has shape .*, expected"):
         load_gate(other)
+    metadata["architecture"] = GateConfig.of(SPEC, hidden=2**40).to_json()
+    save_file(dict(wild_gate().state_dict()), other, metadata)
+    with pytest.raises(GateFileError, match=r"cannot be read .*overflowed"):
+        load_gate(other)

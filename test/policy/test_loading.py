@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,13 +69,50 @@ def test_foreign_format(checkpoint: Path) -> None:
         ({"architecture": "{"}, "cannot be read"),
         ({"architecture": "[]"}, "does not fit this version: .* not an object"),
         ({"architecture": '{"width": 3}'}, "does not fit this version: .*image_size"),
-        ({"architecture": replace(CONFIG, mlp_ratio=10**6).to_json()}, "has shape .*, expected .*48000000"),
+        ({"architecture": "[" * 100_000}, "cannot be read"),
+        ({"architecture": replace(CONFIG, mlp_ratio=64).to_json()}, "has shape .*, expected .*3072"),
     ],
 )
 def test_foreign_architecture(checkpoint: Path, architecture: dict[str, str], sentence: str) -> None:
     rewrite(checkpoint, metadata={"format": FORMAT.name, **architecture})
     with pytest.raises(CheckpointError, match=sentence):
         load_policy(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("lie", "sentence"),
+    [
+        ({"layers": 4000}, "layers is 4000, expected a whole number from 1 to 128"),
+        ({"heads": 0}, "heads is 0, expected a whole number from 1 to 256"),
+        ({"kv_heads": 0}, "kv_heads is 0"),
+        ({"width": 48.0}, r"width is 48\.0, expected a whole number"),
+        ({"layers": [2]}, r"layers is \(2,\), expected a whole number"),
+        ({"trained_horizon": True}, "trained_horizon is True"),
+        ({"image_size": 10**9}, "image_size is 1000000000, expected a whole number from 8 to 1024"),
+        ({"channels": [24, 48]}, r"channels is \(24, 48\), expected 4 whole numbers from 8 to 8192"),
+        ({"channels": [24, 48, 96, 100]}, "channels are .*, each must divide by 8"),
+        ({"keypoints": 16}, "keypoints is 16, expected 2 whole numbers"),
+        ({"cameras": ["eye"] * 1000}, "cameras are 1000, expected 1 to 16 texts"),
+        ({"words": []}, "words are 0, expected 1 to 65536 texts"),
+        ({"action_low": [0.0]}, "action_low has 1 values"),
+        ({"rope_base": float("nan")}, "rope_base is nan, it must be above 1"),
+    ],
+    ids=str,
+)
+def test_an_architecture_out_of_range_is_refused_before_anything_is_built(
+    checkpoint: Path, lie: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming_vla.policy.loading.CompactModel", lambda config: pytest.fail("it was built"))
+    architecture = json.dumps(json.loads(CONFIG.to_json()) | lie)
+    rewrite(checkpoint, metadata={"format": FORMAT.name, "architecture": architecture})
+    with pytest.raises(CheckpointError, match=f"does not fit this version: .*{sentence}"):
+        load_policy(checkpoint)
+
+
+@pytest.mark.parametrize("impossible", [lambda: 1 // 0, lambda: torch.empty(2**62, device="meta")])
+def test_what_a_reader_cannot_compute_is_refused(checkpoint: Path, impossible: Callable[[], object]) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"), FORMAT.open(checkpoint):
+        impossible()
 
 
 def test_missing_tensor(checkpoint: Path) -> None:

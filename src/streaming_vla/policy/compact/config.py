@@ -10,6 +10,28 @@ from typing import Any
 from kv_cache.spec import CacheSpec
 from streaming_vla.policy.layout import ActionLayout
 
+# Smallest and largest value of each size, of each element where there are several: far more than the network is made
+# for, and so little that a checkpoint which lies about itself costs no time before its tensors are looked at.
+RANGES = {
+    "image_size": (8, 1024),
+    "state_size": (1, 4096),
+    "maximum_words": (1, 4096),
+    "width": (1, 8192),
+    "layers": (1, 128),
+    "heads": (1, 256),
+    "kv_heads": (1, 256),
+    "mlp_ratio": (1, 64),
+    "channels": (8, 8192),
+    "keypoints": (1, 8192),
+    "patch_grid": (1, 64),
+    "language_tokens": (1, 1024),
+    "trained_horizon": (1, 4096),
+    "execution_horizon": (1, 4096),
+}
+MOST_NAMES = {"words": 65_536, "cameras": 16, "action_names": 256}
+ELEMENTS = {"channels": 4, "keypoints": 2}
+NORM_GROUPS = 8  # of a camera's convolutions
+
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -27,6 +49,10 @@ class CompactConfig:
         patch_grid: a camera gives patch_grid x patch_grid pooled patch tokens.
         language_tokens: tokens that an instruction is pooled into.
         trained_horizon, execution_horizon: steps of the flow, and how many are meant to be executed.
+
+    Raises:
+        ValueError: a size out of RANGES, too few or too many names, sizes that do not divide, or an action layout or
+            rotary base that is none.
     """
 
     words: tuple[str, ...]
@@ -53,11 +79,24 @@ class CompactConfig:
     action_initial: tuple[float, ...] = (0.0, 0.0, 0.0, -1.0)
 
     def __post_init__(self) -> None:
+        for name, most in MOST_NAMES.items():
+            names = getattr(self, name)
+            if not 1 <= len(names) <= most or not all(isinstance(each, str) for each in names):
+                raise ValueError(f"compact policy: {name} are {len(names)}, expected 1 to {most} texts")
+        for name, (low, high) in RANGES.items():
+            value, count = getattr(self, name), ELEMENTS.get(name, 1)
+            each = value if name in ELEMENTS and isinstance(value, tuple) else (value,)
+            if len(each) != count or not all(type(size) is int and low <= size <= high for size in each):
+                wanted = "a whole number" if count == 1 else f"{count} whole numbers"
+                raise ValueError(f"compact policy: {name} is {value!r}, expected {wanted} from {low} to {high}")
         if self.width % self.heads or self.heads % self.kv_heads or self.image_size % 8:
             raise ValueError(
                 f"compact policy: width {self.width} must divide by heads {self.heads}, heads by kv_heads "
                 f"{self.kv_heads}, and image_size {self.image_size} by 8"
             )
+        if any(channels % NORM_GROUPS for channels in self.channels):
+            raise ValueError(f"compact policy: channels are {self.channels}, each must divide by {NORM_GROUPS}")
+        _ = self.layout, self.cache  # they check themselves
 
     @property
     def head_dim(self) -> int:

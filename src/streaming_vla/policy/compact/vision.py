@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-GROUPS = 8
+from streaming_vla.policy.compact.config import NORM_GROUPS
+
 COORDINATE_GAIN = 3.0  # a keypoint moves by a few hundredths: scaled up, the first layer need not grow to see it
 
 
@@ -47,7 +48,9 @@ class CameraEncoder(nn.Module):
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2), nn.GroupNorm(GROUPS, outputs), nn.SiLU()
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2),
+        nn.GroupNorm(NORM_GROUPS, outputs),
+        nn.SiLU(),
     )
 
 
