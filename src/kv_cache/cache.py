@@ -19,6 +19,7 @@ from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
 
 __all__ = ["MAX_BYTES", "CacheSnapshot", "CacheStats", "CacheView", "SessionCache", "required_bytes"]
 MAX_BYTES = 2 * 1024**3
+MASS = torch.float32  # of the attention that a token has received
 CPU = torch.device("cpu")
 
 
@@ -27,7 +28,9 @@ def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 2) -> int:
     half = policy.max_tokens * spec.bytes_per_token // 2  # keys alone, or values alone
     if not policy.moves_tokens:
         return 2 * half
-    return half * (1 + 2 * views) + SlotRotations.most_bytes(spec, policy.sizes)
+    mass = policy.max_tokens * MASS.itemsize if policy.reads_queries else 0
+    own = policy.state_bytes(spec, 1) + mass
+    return half * (1 + 2 * views) + SlotRotations.most_bytes(spec, policy.sizes) + own
 
 
 class SessionCache:
@@ -79,7 +82,7 @@ class SessionCache:
         self._bank = self._version = 0
         self._ledger = Ledger()
         self._state: State = policy.start(spec, 1, device)
-        self._mass = torch.zeros(0, device=device)
+        self._mass = torch.zeros(0, dtype=MASS, device=device)
 
     @torch.no_grad()
     def append(self, keys: Tensor, values: Tensor) -> None:
@@ -137,7 +140,7 @@ class SessionCache:
         """Forget everything; memory stays reserved, older views are void."""
         self._ledger = Ledger()
         self._state = self.policy.start(self.spec, 1, self.device)
-        self._mass = torch.zeros(0, device=self.device)
+        self._mass = torch.zeros(0, dtype=MASS, device=self.device)
         self._version += 1
 
     def stats(self) -> CacheStats:

@@ -7,17 +7,22 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from matrix import CASES, SPEC, Case, tokens
+from matrix import CASES, LSTM_GATE, SPEC, Case, tokens
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kv_cache
 from kv_cache import (
+    Attention,
     CacheFullError,
     CachePolicy,
     CacheSpec,
+    Expected,
     Full,
+    Gated,
     Mean,
     SessionCache,
     Window,
@@ -47,6 +52,10 @@ def test_sizes_are_checked_before_memory_is_taken(policy: Full | Window) -> None
         SessionCache(SPEC, policy)
 
 
+FIXED = [Full(100), Window(4, 96), Mean(2, 40, 30, 90), Gated(2, 40, 30, 90, gate=LSTM_GATE)]
+EXPECTED = Expected(2, 40, 30, 90)
+
+
 def held_bytes(thing: object) -> int:
     """Return the bytes of all tensors that an object of the package holds, whatever it calls them."""
     if isinstance(thing, torch.Tensor):
@@ -58,7 +67,7 @@ def held_bytes(thing: object) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("policy", [Full(100), Window(4, 96), Mean(2, 40, 30, 90)], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("policy", FIXED, ids=lambda policy: policy.name)
 def test_reserved_bytes_are_what_tensors_take(policy: CachePolicy, dtype: torch.dtype) -> None:
     spec = replace(SPEC, dtype=dtype)
     cache = SessionCache(spec, policy)
@@ -70,6 +79,43 @@ def test_reserved_bytes_are_what_tensors_take(policy: CachePolicy, dtype: torch.
     assert held_bytes(cache) == reserved
     with pytest.raises(MemoryError):
         SessionCache(spec, policy, max_bytes=reserved - 1)
+
+
+@pytest.mark.parametrize("policy", [EXPECTED, Attention(2, 40, 30, 90)], ids=lambda policy: policy.name)
+def test_what_a_policy_remembers_of_queries_is_in_the_reserved_bytes(policy: CachePolicy) -> None:
+    cache = SessionCache(SPEC, policy)
+    reserved = cache.stats().allocated_bytes
+    for seed in range(40):
+        observe = cache.view().observe_queries
+        assert observe is not None
+        for layer in range(SPEC.layers):
+            observe(layer, torch.ones(4, 2, 8))
+        cache.append(*tokens(5, seed))
+        unused = 4 * (policy.max_tokens - cache.view().tokens)  # attention that tokens to come will have received
+        assert held_bytes(cache) + unused == reserved == required_bytes(SPEC, policy)
+    cache.reset()
+    assert held_bytes(cache) + 4 * policy.max_tokens == reserved
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many bytes the largest tensor takes that is made meanwhile."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def test_the_start_of_a_session_takes_no_more_than_it_leaves() -> None:
+    policy = Expected(0, 1000, 5000, 7000)
+    with Largest() as largest:
+        policy.start(SPEC, 1, torch.device("cpu"))
+    assert largest.bytes <= policy.state_bytes(SPEC, 1)
 
 
 def test_many_long_chunks_need_memory_for_what_is_held_only() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, rotate
 from kv_cache.chunks import Chunks
 from kv_cache.policies import Chunked
+from kv_cache.policies.expected import mean_rotation
 from kv_cache.spec import CacheSpec
 
 torch.set_num_threads(1)
@@ -221,6 +222,15 @@ def test_expected_attention_is_the_formula() -> None:
         logits = turned @ keys[0, 0, number] / 2.0
         wanted = math.log(float(logits.exp().mean() * values[0, 0, number].norm()))
         assert score == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize("frequencies", [SPEC.frequencies, (0.0, 2 * math.pi, 100.0)], ids=["rotary", "odd ones"])
+def test_the_mean_rotation_is_the_mean_of_the_rotations(frequencies: tuple[float, ...]) -> None:
+    behind, used = torch.arange(9, 2, -1), torch.tensor(frequencies, dtype=torch.float64)
+    turned = (behind[:, None, None] + torch.arange(512)[:, None]) * used
+    cos, sin = mean_rotation(behind, used)
+    torch.testing.assert_close(cos, turned.cos().mean(dim=1).float(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(sin, turned.sin().mean(dim=1).float(), rtol=1e-6, atol=1e-9)
 
 
 def test_log_count_is_a_bias_on_summaries_only() -> None:

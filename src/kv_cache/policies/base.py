@@ -101,6 +101,10 @@ class CachePolicy(ABC):
         """Return what is remembered of `batch` sessions that begin."""
         return ()
 
+    def state_bytes(self, spec: CacheSpec, batch: int) -> int:
+        """Return the bytes of what is remembered of `batch` sessions."""
+        return sum(part.numel() * part.itemsize for part in self.start(spec, batch, torch.device("meta")))
+
     def score(self, chunks: Chunks, state: State) -> tuple[Tensor, State]:
         """Return scores [B, n] and the state after `chunks.count` of them."""
         return chunks.mass.new_ones(chunks.mass.shape), state

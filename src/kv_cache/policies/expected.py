@@ -16,6 +16,19 @@ FUTURE_POSITIONS = 512  # the next positions over which the rotation is averaged
 DECAY = 0.99  # of the running moments, per report of a layer's queries
 
 
+def mean_rotation(behind: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cosine and sine of the turns by `behind` [C] and up to FUTURE_POSITIONS - 1 more, each [C, F].
+
+    The turns lie evenly around the middle one, so their mean is the middle one, shrunk by the mean cosine of their
+    distances to it.
+    """
+    middle = (FUTURE_POSITIONS - 1) / 2
+    apart = torch.arange(FUTURE_POSITIONS, dtype=torch.float64, device=behind.device) - middle
+    shrunk = angles(apart, frequencies)[0].mean(dim=0)
+    cos, sin = angles(behind + middle, frequencies)
+    return (cos * shrunk).float(), (sin * shrunk).float()
+
+
 @dataclass(frozen=True)
 class Expected(Chunked):
     """A Gaussian is fitted to the queries before rotation; a token's score is log E[exp(q.k / sqrt(d))] |v|.
@@ -34,17 +47,15 @@ class Expected(Chunked):
         """Return reports [B, L], mean [B, L, Hq, d], second moment [B, L, Hq, d, d] and the mean rotation."""
         heads, size = spec.query_heads or spec.kv_heads, spec.head_dim
         second = torch.eye(size, device=device).expand(batch, spec.layers, heads, size, size)
-        # the distance from the token at place c of a chunk that has just left to the queries to come
+        # the distance from the token at place c of a chunk that has just left to the first of the queries to come
         behind = self.recent + self.chunk - torch.arange(self.chunk, device=device)
-        ahead = torch.arange(FUTURE_POSITIONS, device=device)
-        used = torch.tensor(spec.frequencies, dtype=torch.float64, device=device)
-        cos, sin = (part.mean(dim=1) for part in angles(behind.unsqueeze(1) + ahead, used))
+        cos, sin = mean_rotation(behind, torch.tensor(spec.frequencies, dtype=torch.float64, device=device))
         return (
             torch.zeros(batch, spec.layers, device=device),
             torch.zeros(batch, spec.layers, heads, size, device=device),
             second.clone(),
-            cos.float().expand(batch, self.chunk, len(used)),
-            sin.float().expand(batch, self.chunk, len(used)),
+            cos.expand(batch, -1, -1),
+            sin.expand(batch, -1, -1),
         )
 
     def observe(self, queries: Queries, mass: Tensor, state: State) -> tuple[Tensor, State]:
