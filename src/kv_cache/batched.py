@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kv_cache.cache import MAX_BYTES
 from kv_cache.checks import check_tokens
 from kv_cache.chunks import Chunks, Queries, State
 from kv_cache.policies.base import CachePolicy
 from kv_cache.rotary import angles, turn
-from kv_cache.slots import rotary_table
+from kv_cache.slots import rotary_table, rotary_table_bytes
 from kv_cache.spec import CacheSpec
 
 
@@ -82,12 +83,21 @@ class BatchedCache:
         policy: any that bounds what it holds.
         batch: sessions B.
         device: where the tokens live.
+        max_bytes: most bytes that may be reserved: a state and the empty one, and the rotation of every position.
 
     Raises:
         ValueError: batch is not positive, or the policy is full or was made for another shape.
+        MemoryError: the sessions need more than max_bytes; nothing has been reserved.
     """
 
-    def __init__(self, spec: CacheSpec, policy: CachePolicy, batch: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: CacheSpec,
+        policy: CachePolicy,
+        batch: int,
+        device: torch.device | str = "cpu",
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batched cache: batch is {batch}, it must be at least 1")
         if not policy.moves_tokens:
@@ -95,10 +105,16 @@ class BatchedCache:
         policy.fit(spec)
         self.spec, self.policy, self.device = spec, policy, torch.device(device)
         self._batch = batch
+        self.allocated_bytes = self._required_bytes()
+        if self.allocated_bytes > max_bytes:
+            raise MemoryError(
+                f"batched cache: {batch} sessions of policy {policy.name} with {policy.max_tokens} tokens need "
+                f"{self.allocated_bytes} bytes, {max_bytes} are allowed; keep fewer tokens or sessions"
+            )
         # taken once: a compiled update must not build it
         self._cos, self._sin = rotary_table(spec, policy.sizes, self.device)
         self._frequencies = torch.tensor(spec.frequencies, dtype=torch.float64, device=self.device)
-        self._empty = self._start()
+        self._empty = self._start(self.device)
         self.state = self._empty
 
     def append(self, keys: Tensor, values: Tensor) -> None:
@@ -234,8 +250,13 @@ class BatchedCache:
             after,
         )
 
-    def _start(self) -> BatchState:
-        spec, sizes, device, batch = self.spec, self.policy.sizes, self.device, self._batch
+    def _required_bytes(self) -> int:
+        state = self._start(torch.device("meta"))  # takes no memory
+        bytes_of_state = sum(part.numel() * part.itemsize for part in (*state[:-1], *state.policy))
+        return 2 * bytes_of_state + rotary_table_bytes(self.spec, self.policy.sizes)
+
+    def _start(self, device: torch.device) -> BatchState:
+        spec, sizes, batch = self.spec, self.policy.sizes, self._batch
         shape = (batch, spec.layers, spec.kv_heads, sizes.max_tokens, spec.head_dim)
         none = torch.zeros(batch, dtype=torch.int64, device=device)
         return BatchState(

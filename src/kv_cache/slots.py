@@ -33,6 +33,11 @@ def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> tuple[T
     return _rows(spec, torch.cat((slot_positions(sizes, device), _positions(0, sizes.max_positions, device))))
 
 
+def rotary_table_bytes(spec: CacheSpec, sizes: Sizes) -> int:
+    """Return the bytes that `rotary_table` takes."""
+    return _bytes_of_rows(spec, sizes.sinks + sizes.summaries + sizes.max_positions)
+
+
 class SlotRotations:
     """Cosine and sine of the slots of one session.
 
@@ -48,8 +53,7 @@ class SlotRotations:
     @staticmethod
     def most_bytes(spec: CacheSpec, sizes: Sizes) -> int:
         """Return the most bytes that the rows of a session take."""
-        rows = sizes.sinks + sizes.summaries + _stretch(sizes)
-        return 2 * rows * len(spec.frequencies) * spec.table_dtype.itemsize
+        return _bytes_of_rows(spec, sizes.sinks + sizes.summaries + _stretch(sizes))
 
     def of(self, ledger: Ledger, start: int) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of the slots from `start` to the last one that `ledger` holds, each [slots, F]."""
@@ -72,6 +76,10 @@ def _stretch(sizes: Sizes) -> int:
 
 def _positions(begin: int, end: int, device: torch.device) -> Tensor:
     return torch.arange(begin, end, device=device, dtype=torch.float64)
+
+
+def _bytes_of_rows(spec: CacheSpec, rows: int) -> int:
+    return 2 * rows * len(spec.frequencies) * spec.table_dtype.itemsize
 
 
 def _rows(spec: CacheSpec, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrix import CASES, DROPPING, GATE, SPEC, Case, tokens
 
-from kv_cache import Full, Gated, Mean, SessionCache
+from kv_cache import Full, Gated, Mean, SessionCache, Window
 from kv_cache.batched import BatchedCache, BatchState
 
 torch.set_num_threads(1)
@@ -23,6 +23,11 @@ def batch_of(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values of B sessions, each [B, L, Hkv, count, d]."""
     pairs = [tokens(count, seed * B + row) for row in range(B)]
     return torch.stack([keys for keys, _ in pairs]), torch.stack([values for _, values in pairs])
+
+
+def parts_of(state: BatchState) -> list[torch.Tensor]:
+    """Return all tensors of a state."""
+    return [*state[:-1], *state.policy]
 
 
 @pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
@@ -124,6 +129,25 @@ def test_a_gradient_passes_through_an_update() -> None:
     keys.requires_grad_()
     cache.view_of(cache.update(cache.state, keys, values)).keys.sum().backward()
     assert keys.grad is not None and bool(torch.isfinite(keys.grad).all())
+
+
+@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+def test_sizes_are_checked_before_memory_is_taken(case: Case) -> None:
+    assert case.small is not None
+    cache = BatchedCache(SPEC, case.small, B)
+    cache.append(*batch_of(20, 0))
+    parts = [cache._cos, cache._sin, *(part for state in (cache._empty, cache.state) for part in parts_of(state))]
+    taken = sum(part.untyped_storage().nbytes() for part in parts)
+    assert taken <= cache.allocated_bytes
+    BatchedCache(SPEC, case.small, B, max_bytes=cache.allocated_bytes)
+    with pytest.raises(MemoryError, match=r"3 sessions of policy .* bytes, \d+ are allowed; keep fewer"):
+        BatchedCache(SPEC, case.small, B, max_bytes=cache.allocated_bytes - 1)
+
+
+@pytest.mark.parametrize("policy", [Window(0, 10**9), Mean(0, 1, 10**5, 10**6)], ids=["many slots", "many positions"])
+def test_many_tokens_are_refused_at_once(policy: Window | Mean) -> None:
+    with pytest.raises(MemoryError, match="keep fewer tokens or sessions"):
+        BatchedCache(SPEC, policy, B)
 
 
 def test_bad_input_is_refused_and_changes_nothing() -> None:
