@@ -226,6 +226,15 @@ def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slow
     assert pair.generator.lead_actions == 1, "a slow step is forgotten"
 
 
+def test_the_cold_first_flow_step_does_not_count_for_the_lead() -> None:
+    pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
+    pair.context(0, horizon=2000, trained=2000)
+    serve(pair, 1, 20.0 * PERIOD_S, 2)
+    serve(pair, STEPS_TO_LEARN, 0.2 * PERIOD_S, 2)
+    assert pair.generator.lead_actions == 1
+    assert pair.generator.flow_latency.summary().max_s == pytest.approx(0.2 * PERIOD_S)
+
+
 @pytest.mark.parametrize(("name", "value"), [("start", "middle"), ("jump", -0.1), ("jump", float("nan"))])
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"hand_over_{name}"):

@@ -37,7 +37,7 @@ ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an ac
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
 STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions must be sent ahead
-STEPS_TO_LEARN = 8  # before so many are known, one action more is sent ahead
+STEPS_TO_LEARN = 7  # behind the cold first one; before so many are known, one action more is sent ahead
 REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
 
 
@@ -192,7 +192,8 @@ class Generator:
         self._asked = None
         waited_s = max(0.0, now - self._asked_s)  # ROS time may be set back
         self.flow_latency.add(waited_s)
-        self._newest_steps_s.append(waited_s)
+        if self.flow_latency.smoothed_s is not None:  # the cold first step would keep the lead long for hundreds
+            self._newest_steps_s.append(waited_s)
         if not reply.accepted:
             self.counters.count("flow_refused")
             return self._end_flow(now)
