@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_vla.parameters.load import read
-from streaming_vla.saliency.calibration import FEWEST_CONTEXTS, calibrate, extremes, write_parameters
+from streaming_vla.saliency.calibration import FEWEST_CONTEXTS, Calibration, calibrate, extremes, write_parameters
 from streaming_vla.saliency.decision import Gate, judged
 
 SPREAD = st.lists(st.floats(0.0, 100.0, allow_nan=False), min_size=FEWEST_CONTEXTS, max_size=200, unique=True)
@@ -43,8 +43,9 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         write_parameters(Path("unused"), "always", "salient", calibrate(list(range(50)), 0.5))
 
 
-def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path) -> None:
-    found = calibrate(list(np.linspace(0.0, 2.0, 101)), 0.7)
+@pytest.mark.parametrize("threshold", [0.0, 5e-324, 1e-05, 1.5e-07, 0.7, 3.0, 1e6])
+def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshold: float) -> None:
+    found = Calibration(threshold, 0.7, 101)
     write_parameters(tmp_path / "saliency.yaml", "adaptive", "salient", found)
     assert read(tmp_path / "saliency.yaml") == {
         "saliency_monitor": {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from streaming_vla.saliency.decision import WHEN
 
@@ -92,13 +93,15 @@ def write_parameters(path: Path, mode: str, when: str, calibration: Calibration)
     """
     if mode not in MODES:
         raise ValueError(f"mode '{mode}' has no saliency threshold: choose one of {', '.join(MODES)}")
+    values = {
+        "mode": mode,
+        "observe_when": when,
+        "saliency_threshold": calibration.threshold,
+        "saliency_release": 1.0,
+    }
     path.write_text(
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
-        "/**/saliency_monitor:\n"
-        "  ros__parameters:\n"
-        f"    mode: {mode}\n"
-        f"    observe_when: {when}\n"
-        f"    saliency_threshold: {calibration.threshold!r}\n"
-        "    saliency_release: 1.0\n",
+        # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
+        + yaml.safe_dump({"/**/saliency_monitor": {"ros__parameters": values}}, sort_keys=False),
         encoding="utf-8",
     )
