@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
@@ -76,13 +75,11 @@ class ExecutorNode(SuiteNode):
         self._machine = None
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Take new limits and times at once."""
-        options = self._options(values)
+        """Take new limits, times and leads at once, or none of them."""
+        options, command_options = self._options(values), self._command_options(values)
         if self._machine is not None:
             self._machine.update(options)
-            self._writer.options = replace(
-                self._writer.options, period_s=options.control_period_s, maximum_lead=values["maximum_lead"]
-            )
+            self._writer.options = command_options
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""
