@@ -58,7 +58,9 @@ class ExecutorNode(SuiteNode):
     def activate(self) -> None:
         """Begin in mode idle."""
         self._foreign = ""
-        self._machine = Executor(self._layout, self._options(self.values()))
+        values = self.values()  # some may have changed since `configure`
+        self._writer.options = self._command_options(values)
+        self._machine = Executor(self._layout, self._options(values))
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
         self.raise_priority()
