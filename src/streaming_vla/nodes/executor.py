@@ -66,13 +66,10 @@ class ExecutorNode(SuiteNode):
         self.raise_priority()
 
     def deactivate(self) -> None:
-        """Command a stop to a robot that was moved, and see that it leaves this process."""
+        """Command a stop to a robot that is being moved, and see that it leaves this process."""
         if self._machine is None:
             return
-        now = time.monotonic()
-        # before the first action of an episode nothing moves, and a stop would only reset the gripper
-        moved = self._machine.state(now).executed > 0
-        self._carry_out([effect for effect in self._machine.stop(now) if moved or isinstance(effect, ExecutionState)])
+        self._carry_out(self._machine.stop(time.monotonic()))
         self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
         self._machine = None
 
