@@ -378,7 +378,7 @@ def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path
 
     def prefill(episode: int, sequence: int) -> None:
         request = ObserveRequest(episode, sequence, Reason.START)
-        assert service.prefill(Snapshot(request, frames, 0.0, 0.0, np.zeros(3), "go"), None) is not None
+        assert service.prefill(Snapshot(request, frames, 0, 0.0, np.zeros(3), "go"), None) is not None
 
     service.begin(1)
     prefill(1, 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
-import time
+import itertools
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Episode, Observation, ObserveRequest
@@ -17,6 +18,7 @@ from streaming_vla.nodes.base import LATCHED
 from streaming_vla.nodes.pictures import picture_message
 
 pytestmark = pytest.mark.ros
+NUMBERS = itertools.count(10)  # of episodes
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +58,25 @@ class Robot:
 
     def show(self, image: Image | None = None) -> None:
         self.states.publish(Float64MultiArray(data=[0.0, 0.5, 0.25, 1.0]))
-        self.pictures.publish(image or picture_message(np.full((60, 80, 3), 128, np.uint8), "front"))
+        self.pictures.publish(image or good_picture())
         lying = np.zeros((60, 80), np.uint8)
         lying[:, :40] = 255  # lies on its left side: the bright half belongs on top
         compressed = CompressedImage(format="png", data=array.array("B", cv2.imencode(".png", lying)[1].tobytes()))
         self.compressed.publish(compressed)
 
-    def show_until_observed(self) -> Observation:
+    def show_until_observed(self, image: Image | None = None) -> Observation:
         count = len(self.observations)
         for _ in range(50):
-            self.show()
+            self.show(image)
             self.probe.spin(0.05)
             if len(self.observations) > count:
                 return self.observations[-1][1]
         raise AssertionError("no observation came")
+
+
+def good_picture() -> Image:
+    """Return a grey picture of camera front."""
+    return picture_message(np.full((60, 80, 3), 128, np.uint8), "front")
 
 
 def test_one_request_one_observation(robot: Robot) -> None:
@@ -97,7 +104,7 @@ def test_a_request_may_overtake_the_message_of_its_episode(robot: Robot) -> None
 
 @pytest.mark.parametrize("changes", [{"encoding": "32FC4"}, {"step": 7}, {"height": 61}, {"width": 0}], ids=str)
 def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes: dict[str, Any]) -> None:
-    number = 10 + int(time.monotonic() * 1000) % 10**6
+    number = next(NUMBERS)
     robot.begin(number)
     count, refused = len(robot.observations), int(robot.probe.figure("observer", "malformed_image"))
     robot.ask(number, 0)
@@ -112,11 +119,27 @@ def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes:
     assert "message on 'front/image' dropped" in suite.log("observer")
 
 
+@pytest.mark.parametrize(
+    ("stamp", "expected"), [((1_700_000_000, 123_456_789), (1_700_000_000, 123_456_789)), ((-1, 5), (0, 0))]
+)
+def test_an_observation_has_the_stamp_of_its_newest_picture(
+    robot: Robot, stamp: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    number = next(NUMBERS)
+    robot.begin(number)
+    robot.ask(number, 0)
+    image = good_picture()
+    image.header.stamp = Time(sec=stamp[0], nanosec=stamp[1])
+    found = robot.show_until_observed(image).header.stamp
+    assert (found.sec, found.nanosec) == expected
+
+
 def test_other_episodes_and_sessions_are_dropped(robot: Robot) -> None:
-    robot.begin(2_000_000)
+    number = next(NUMBERS)
+    robot.begin(number)
     count = len(robot.observations)
     robot.ask(5, 0)
-    robot.requests.publish(ObserveRequest(session="/other", episode=2_000_000, sequence=0, reason=1))
+    robot.requests.publish(ObserveRequest(session="/other", episode=number, sequence=0, reason=1))
     for _ in range(5):
         robot.show()
         robot.probe.spin(0.05)

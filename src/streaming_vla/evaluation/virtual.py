@@ -230,7 +230,7 @@ class World:
     def _look(self) -> None:
         self.plant.advance(self.now)
         for camera, picture in self.plant.look().items():
-            self.tell("observer", "on_frame", camera, picture, self.now)
+            self.tell("observer", "on_frame", camera, picture, round(self.now * 1e9))
         self.tell("observer", "on_state", self.plant.state())
 
     def _observed(self, snapshot: Snapshot) -> None:

@@ -142,8 +142,8 @@ class ObserverNode(SuiteNode):
 
     def _on_picture(self, camera: str, message: Any) -> None:
         if self._machine is not None:
-            stamp_s = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
-            self._publish(self._machine.on_frame(camera, message, stamp_s, time.monotonic()))
+            stamp_ns = messages.nanoseconds_from(message.header.stamp)
+            self._publish(self._machine.on_frame(camera, message, stamp_ns, time.monotonic()))
 
     def _on_state(self, values: Any) -> None:
         if self._machine is not None:
@@ -164,7 +164,7 @@ class ObserverNode(SuiteNode):
             except ValueError as error:  # only whole decoding tells that a compressed picture is damaged
                 self.refuse("undecodable_picture", f"observation {snapshot.request.sequence} dropped: {error}")
                 continue
-            stamp = Time(nanoseconds=round(snapshot.stamp_s * 1e9)).to_msg()
+            stamp = Time(nanoseconds=snapshot.stamp_ns).to_msg()
             observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)
             observation.instruction = snapshot.instruction
             observation.camera_skew_s = snapshot.skew_s

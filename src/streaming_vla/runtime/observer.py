@@ -48,7 +48,7 @@ class ObserverOptions:
 @dataclass(frozen=True)
 class _Frame:
     payload: Any
-    stamp_s: float
+    stamp_ns: int
     received_s: float
 
 
@@ -79,12 +79,12 @@ class Observer:
             self._newest_sequence = -1
         return []
 
-    def on_frame(self, camera: str, payload: Any, stamp_s: float, now: float) -> list[Snapshot]:
-        """Take a frame; `payload` is handed back as it is, `stamp_s` is its capture stamp in seconds."""
+    def on_frame(self, camera: str, payload: Any, stamp_ns: int, now: float) -> list[Snapshot]:
+        """Take a frame; `payload` is handed back as it is, `stamp_ns` is its capture stamp in nanoseconds."""
         if camera not in self._options.cameras:
             self.counters.count("unknown_camera")
             return []
-        self._frames[camera] = _Frame(payload, stamp_s, now)
+        self._frames[camera] = _Frame(payload, stamp_ns, now)
         return self._answer(now)
 
     def on_state(self, values: npt.ArrayLike, now: float) -> list[Snapshot]:
@@ -149,7 +149,7 @@ class Observer:
             Snapshot(
                 request=request,
                 frames={name: frame.payload for name, frame in frames.items()},
-                stamp_s=max(frame.stamp_s for frame in frames.values()),
+                stamp_ns=max(frame.stamp_ns for frame in frames.values()),
                 skew_s=skew_s,
                 state=self._state[0],
                 instruction=self._episode.instruction,
