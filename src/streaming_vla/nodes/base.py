@@ -58,6 +58,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self.episode: Episode | None = None
         self.refusals: Counter[str] = Counter()
         self._failure = ""
+        self._starting = False
         self._made: list[tuple[Callable[[Any], object], Any]] = []
         self._parameters_of_node = declare(self, name, self.update)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
@@ -191,9 +192,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         """
         if not self.value("autostart"):
             return
+        self._starting = True
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
                 raise StartError(self._failure or f"node '{self.get_name()}' cannot be activated")
+        self._starting = False
 
     def stop(self) -> None:
         """Deactivate before the process ends."""
@@ -242,7 +245,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
             self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
             if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
                 traceback.print_exc()  # no refusal but a fault of this code
-            if not self.value("autostart"):  # else the process ends with this sentence
+            if not self._starting:  # else the process ends with this sentence
                 self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
