@@ -102,6 +102,26 @@ def test_a_request_may_overtake_the_message_of_its_episode(robot: Robot) -> None
     assert robot.show_until_observed().episode == 3
 
 
+def test_an_episode_of_the_past_holds_no_request_back(robot: Robot) -> None:
+    old, number = next(NUMBERS), next(NUMBERS)
+    robot.begin(number)
+    robot.begin(old)
+    robot.ask(number, 0)
+    assert robot.show_until_observed().episode == number
+    robot.probe.wait(lambda: robot.probe.figure("observer", "old_episode") == "1", "the old episode is not counted")
+
+
+def test_of_requests_that_overtake_their_episode_the_newest_is_answered(robot: Robot) -> None:
+    number = next(NUMBERS)
+    robot.ask(number, 0)
+    robot.ask(number, 1)
+    robot.probe.spin(0.2)
+    robot.begin(number, wait=False)
+    assert robot.show_until_observed().sequence == 1
+    superseded = "early_request_superseded"
+    robot.probe.wait(lambda: robot.probe.figure("observer", superseded) == "1", "the other one is not counted")
+
+
 @pytest.mark.parametrize("changes", [{"encoding": "32FC4"}, {"step": 7}, {"height": 61}, {"width": 0}], ids=str)
 def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes: dict[str, Any]) -> None:
     number = next(NUMBERS)

@@ -20,6 +20,7 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.declare import StartError, declare
 from streaming_vla.nodes.priority import raise_priority
 from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.episodes import Change, CurrentEpisode
 from streaming_vla.runtime.events import Episode
 
 __all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "StartError", "SuiteNode", "reliable"]
@@ -56,6 +57,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self.session: str = self.get_namespace()
         self.active = False
         self.episode: Episode | None = None
+        self._current = CurrentEpisode()
         self.refusals: Counter[str] = Counter()
         self._failure = ""
         self._starting = False
@@ -262,7 +264,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         if message.session != self.session:
             self.refusals["other_session"] += 1
             return
-        self.episode = messages.episode_from(message)
+        episode = messages.episode_from(message)
+        if self._current.take(episode) is Change.OLD:  # as the machines do, which forget on deactivation
+            self.refusals["old_episode"] += 1
+            return
+        self.episode = episode
         if self.active:
             self.on_episode(self.episode)
 

@@ -151,6 +151,8 @@ class ObserverNode(SuiteNode):
 
     def _on_request(self, request: ObserveRequest) -> None:
         if self.episode is None or request.episode > self.episode.number:
+            if self._early is not None:
+                self.refusals["early_request_superseded"] += 1
             self._early = request  # the message of its episode is still on the way: topics keep no common order
         elif self._machine is not None:
             self._requested_s = time.monotonic()
