@@ -30,7 +30,7 @@ def robot(suite: Any, probe: Any) -> Any:
         camera_types=["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"],
         camera_rotations=[0, 90],
         image_size=48,
-        frame_timeout_s=0.5,
+        frame_timeout_s=2.0,
     )
     probe.wait_for_nodes("observer")
     return Robot(probe)
@@ -56,13 +56,14 @@ class Robot:
     def ask(self, episode: int, sequence: int) -> None:
         self.requests.publish(ObserveRequest(session="/", episode=episode, sequence=sequence, reason=1))
 
-    def show(self, image: Image | None = None) -> None:
+    def show(self, image: Image | None = None, damaged: bool = False) -> None:
         self.states.publish(Float64MultiArray(data=[0.0, 0.5, 0.25, 1.0]))
         self.pictures.publish(image or good_picture())
         lying = np.zeros((60, 80), np.uint8)
         lying[:, :40] = 255  # lies on its left side: the bright half belongs on top
-        compressed = CompressedImage(format="png", data=array.array("B", cv2.imencode(".png", lying)[1].tobytes()))
-        self.compressed.publish(compressed)
+        data = cv2.imencode(".png", lying)[1].tobytes()
+        data = data[: 50 if damaged else None]  # the header is whole
+        self.compressed.publish(CompressedImage(format="png", data=array.array("B", data)))
 
     def show_until_observed(self, image: Image | None = None) -> Observation:
         count = len(self.observations)
@@ -137,6 +138,20 @@ def test_a_bad_picture_is_refused_and_counted(robot: Robot, suite: Any, changes:
     robot.probe.wait(lambda: int(robot.probe.figure("observer", "malformed_image")) > refused, "nothing is counted")
     assert len(robot.observations) == count
     assert "message on 'front/image' dropped" in suite.log("observer")
+
+
+def test_a_damaged_picture_is_dropped_and_the_next_good_one_serves_the_request(robot: Robot, suite: Any) -> None:
+    number = next(NUMBERS)
+    robot.begin(number)
+    count = len(robot.observations)
+    robot.ask(number, 0)
+    robot.show(damaged=True)
+    robot.probe.wait(lambda: "picture of camera 'wrist' dropped" in suite.log("observer"), "nothing is said")
+    assert len(robot.observations) == count
+    observation = robot.show_until_observed()
+    assert (observation.episode, observation.sequence) == (number, 0)
+    damaged = "damaged_frame.wrist"
+    robot.probe.wait(lambda: robot.probe.figure("observer", damaged) == "1", "the picture is not counted")
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,38 @@ def test_frames_too_far_apart_wait_for_the_next() -> None:
     assert snapshot.skew_s == pytest.approx(0.02)
 
 
+def test_a_damaged_frame_is_dropped_and_the_next_one_answers_within_the_time_out() -> None:
+    for last_s, answered in ((1.59, True), (1.61, False)):
+        observer = seeing(now=1.0)
+        [snapshot] = observer.on_request(request(), 1.1)
+        assert observer.on_damaged(snapshot, "wrist", 1.1) == []
+        assert observer.deadline() == pytest.approx(1.6), "of the request, as before"
+        assert observer.on_frame("front", "F1", 0, last_s) == [], "the damaged frame is not used again"
+        assert observer.on_state([3.0, 4.0], last_s) == []
+        observer.poll(last_s)
+        found = observer.on_frame("wrist", "W1", 0, last_s)
+        assert [dict(each.frames) for each in found] == [{"front": "F1", "wrist": "W1"}] * answered
+        assert observer.counters["damaged_frame.wrist"] == 1
+        assert observer.counters["frame_timeout.wrist"] == int(not answered)
+
+
+def test_a_request_that_is_overtaken_meanwhile_does_not_come_back() -> None:
+    observer = seeing(now=1.0)
+    [first] = observer.on_request(request(0), 1.1)
+    [second] = observer.on_request(request(1), 1.1)
+    assert observer.on_damaged(first, "wrist", 1.1) == [] and observer.deadline() is None
+    observer.on_episode(replace(EPISODE, active=False), 1.2)
+    assert observer.on_damaged(second, "wrist", 1.2) == [] and observer.deadline() is None
+
+
+def test_a_newer_frame_than_the_damaged_one_answers_at_once() -> None:
+    observer = seeing(now=1.0)
+    [snapshot] = observer.on_request(request(), 1.02)
+    observer.on_frame("wrist", "W1", 0, 1.04)
+    [again] = observer.on_damaged(snapshot, "wrist", 1.06)
+    assert (again.request, again.frames["wrist"]) == (request(), "W1")
+
+
 def test_skew_that_never_ends_is_counted() -> None:
     observer = seeing(now=1.0)
     assert observer.on_frame("front", "F1", 0, 1.1) == []

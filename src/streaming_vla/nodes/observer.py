@@ -158,13 +158,24 @@ class ObserverNode(SuiteNode):
             self._requested_s = time.monotonic()
             self._publish(self._machine.on_request(request, self._requested_s))
 
+    def _encode(self, snapshot: Snapshot) -> dict[str, bytes] | None:
+        """Return the JPEG of each camera; None when one is damaged, which only whole decoding tells."""
+        options = camera_options(self.values())
+        pictures = {}
+        for name, message in snapshot.frames.items():
+            try:
+                pictures[name] = encode_message(message, options[name])
+            except ValueError as error:
+                self.get_logger().warning(f"picture of camera '{name}' dropped: {error}", throttle_duration_sec=1.0)
+                if self._machine is not None:
+                    self._publish(self._machine.on_damaged(snapshot, name, time.monotonic()))
+                return None
+        return pictures
+
     def _publish(self, snapshots: list[Snapshot]) -> None:
         for snapshot in snapshots:
-            options = camera_options(self.values())
-            try:
-                pictures = {name: encode_message(each, options[name]) for name, each in snapshot.frames.items()}
-            except ValueError as error:  # only whole decoding tells that a compressed picture is damaged
-                self.refuse("undecodable_picture", f"observation {snapshot.request.sequence} dropped: {error}")
+            pictures = self._encode(snapshot)
+            if pictures is None:
                 continue
             stamp = Time(nanoseconds=snapshot.stamp_ns).to_msg()
             observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)

@@ -1,6 +1,7 @@
 """The observer's machine: keeps the newest frames and answers each request with one synchronised set.
 
 - no request --on_request--> waiting --frames and state are there--> Snapshot
+- Snapshot --a frame is damaged--> waiting, for the rest of its time
 - waiting --frame_timeout_s--> request dropped, counted by what was missing
 """
 
@@ -109,6 +110,18 @@ class Observer:
         self._newest_sequence = request.sequence
         self._request = request
         self._request_deadline_s = now + self._options.frame_timeout_s
+        return self._answer(now)
+
+    def on_damaged(self, snapshot: Snapshot, camera: str, now: float) -> list[Snapshot]:
+        """Drop a frame that turned out to be damaged when its snapshot was used; the request waits for the next one."""
+        self.counters.count(f"damaged_frame.{camera}")
+        frame = self._frames.get(camera)
+        if frame is not None and frame.payload is snapshot.frames[camera]:
+            del self._frames[camera]
+        request = snapshot.request
+        # nothing to wait for when a newer request has taken its place, or its episode is over
+        if self._episode.runs(request.episode) and request.sequence == self._newest_sequence:
+            self._request = request
         return self._answer(now)
 
     def poll(self, now: float) -> list[Snapshot]:
