@@ -220,6 +220,7 @@ class _Player:
             clock,
             record,
         )
+        self._world.encode = self._service.encode
         self._world.robot_alive = False  # pictures and signs of life come from the bag alone
 
     def take(self, event: Frame | State | Commanded | Said, time_s: float) -> None:
