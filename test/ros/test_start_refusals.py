@@ -65,6 +65,21 @@ pytestmark = pytest.mark.ros
             "{inference: {ros__parameters: {cache_policy: gated}}}",
             "but cache_gate is empty: name the weights",
         ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left, '']}}}",
+            "sessions has '', which is no namespace: expected letters",
+        ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left arm]}}}",
+            "sessions has '/left arm', which is no namespace: expected letters",
+        ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left/, left]}}}",
+            "sessions are /left, /left, expected at most 4 different ones",
+        ),
         ("inference", "{inference: {ros__parameters: {model: gpt}}}", "model 'gpt' is unknown: choose one of"),
         (
             "inference",

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import cv2
 import torch
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
 from rclpy.task import Future
+from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -141,9 +143,18 @@ class InferenceNode(SuiteNode):
         )
 
     def _resolve(self, name: str) -> str:
+        """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""
         if name == ".":
             return self.session
-        return name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
+        session = name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
+        session = session.rstrip("/") or "/"
+        try:
+            validate_namespace(session if name else "")
+        except InvalidNamespaceException as error:
+            raise ValueError(
+                f"sessions has '{name}', which is no namespace: expected letters, digits, '_' and '/', as in /left"
+            ) from error
+        return session
 
     def _connect(self, session: str) -> None:
         prefix = session.rstrip("/")
