@@ -224,14 +224,15 @@ class InferenceNode(SuiteNode):
     async def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
         """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
 
-        It blocks the node's thread for the work itself and at most one slice of a prefill: an await costs another
-        round of rclpy's executor, which takes the interpreter lock from the engine. An answer that a latency profile
-        holds back is awaited, so that observations come in and contexts go out meanwhile; whoever asked may give up.
+        With one robot it blocks the node's thread for the work itself and at most one slice of a prefill: an await
+        costs another round of rclpy's executor, which takes the interpreter lock from the engine. With several it is
+        awaited, so that what the others ask reaches the engine meanwhile and goes in one pass; so is an answer that a
+        latency profile holds back, so that observations come in and contexts go out. Whoever asked may give up.
         """
         if self._engine is None:
             response.reason = INACTIVE
             return None
-        if self._delay is not None:
+        if self._delay is not None or len(self._contexts) > 1:
             awaited: Future[Any] = Future()
             ask(self._engine, partial(self._complete, awaited))
             return await awaited
