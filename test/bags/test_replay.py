@@ -226,6 +226,12 @@ def test_one_unreadable_picture_does_not_end_a_replay(tmp_path: Path, monkeypatc
     assert any(time_s > 2.5 for time_s in times), "it goes on behind them"
 
 
+def test_the_picture_after_a_damaged_one_serves_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TYPES, "/wrist/image", "sensor_msgs/msg/CompressedImage")
+    [episode] = run(bag(tmp_path / "bag", unreadable=(20, 21))).episodes
+    assert np.diff([at.time_s for at in episode.record.observations]).max() < 0.3, "it waits for its time-out"
+
+
 def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TYPES, "/joints", "sensor_msgs/msg/JointState")
     path = bag(tmp_path / "bag", joints=True)
@@ -378,7 +384,8 @@ def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path
 
     def prefill(episode: int, sequence: int) -> None:
         request = ObserveRequest(episode, sequence, Reason.START)
-        assert service.prefill(Snapshot(request, frames, 0.0, 0.0, np.zeros(3), "go"), None) is not None
+        snapshot = service.encode(Snapshot(request, frames, 0, 0.0, np.zeros(3), "go"))
+        assert isinstance(snapshot, Snapshot) and service.prefill(snapshot, None) is not None
 
     service.begin(1)
     prefill(1, 0)

@@ -125,7 +125,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
     for at in record.observations:
         span("observe", run.heard["observer", "on_request", at.sequence], at.time_s, at.sequence)
     for sequence, snapshot in run.snapshots.items():
-        stamp = header(round(snapshot.stamp_s * 1e9))
+        stamp = header(snapshot.stamp_ns)
         images = [
             make("sensor_msgs/msg/CompressedImage", header=stamp, format="jpeg", data=np.frombuffer(data, np.uint8))
             for data in snapshot.frames.values()

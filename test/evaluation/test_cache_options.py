@@ -62,7 +62,7 @@ def seen(service: PolicyService, sequence: int) -> bool:
     """Prefill observation `sequence`, whose state is its number; False when it was refused."""
     frames = {"eye": encode_frame(np.zeros((8, 8, 3), np.uint8), 8)}
     request = ObserveRequest(1, sequence, Reason.EARLY)
-    return service.prefill(Snapshot(request, frames, 0.0, 0.0, np.array([float(sequence)]), "go"), None) is not None
+    return service.prefill(Snapshot(request, frames, 0, 0.0, np.array([float(sequence)]), "go"), None) is not None
 
 
 def held(service: PolicyService, context: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -186,12 +187,28 @@ def test_compressed_pictures_that_cannot_be_used(data: np.ndarray) -> None:
         pixels_of(check_message(made, COMPRESSED), COMPRESSED)
 
 
-def test_a_bomb_is_not_opened() -> None:
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("side", "sentence"),
+    [
+        (9_000, "is 9000x9000 px, expected at most 67108864 px"),
+        (10_000, "is 10000x10000 px, expected at most 67108864 px"),  # Pillow warns
+        (30_000, r"cannot be read: Image size \(900000000 pixels\) exceeds limit"),  # Pillow refuses
+    ],
+)
+def test_a_bomb_is_not_opened(side: int, sentence: str) -> None:
     _, data = cv2.imencode(".png", np.zeros((8, 8), np.uint8))
     head = bytearray(data.tobytes())
-    head[16:24] = (60_000).to_bytes(4, "big") * 2
-    with pytest.raises(ValueError, match=r"is 60000x60000 px|cannot be read"):
+    head[16:24] = side.to_bytes(4, "big") * 2
+    head[29:33] = zlib.crc32(head[12:29]).to_bytes(4, "big")
+    with pytest.raises(ValueError, match=sentence):
         pixels_of(SimpleNamespace(format="png", data=np.frombuffer(bytes(head), np.uint8)), COMPRESSED)
+
+
+def test_whatever_a_plugin_of_pillow_raises_is_a_refusal() -> None:
+    data = np.frombuffer(b"DDS " + (124).to_bytes(4, "little") + bytes(120), np.uint8)  # NotImplementedError
+    with pytest.raises(ValueError, match=r"cannot be read: Unknown pixel format"):
+        pixels_of(SimpleNamespace(format="dds", data=data), COMPRESSED)
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
 
@@ -94,3 +98,22 @@ def test_no_motion_before_the_arm_is_heard(robot: Robot) -> None:
     assert not robot.commands and robot.modes() <= {ExecutionState.MODE_WAITING}
     robot.live(2 * TIMEOUT_S, ARM, GRIPPER)
     assert robot.commands
+
+
+def test_a_lead_that_is_set_while_inactive_holds_from_activation_on(robot: Robot) -> None:
+    def change(id_: int) -> None:
+        transition = Transition(id=id_)
+        assert robot.probe.call(ChangeState, "/executor/change_state", transition=transition).success
+
+    def lead(*values: float) -> Any:
+        parameters = [Parameter("maximum_lead", value=list(values)).to_parameter_msg()]
+        return robot.probe.call(SetParameters, "/executor/set_parameters", parameters=parameters).results[0]
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    assert lead(0.0015, 1.0, 1.0, 1.0).successful
+    refused = lead(0.0015)
+    assert not refused.successful and "maximum_lead has 1 values, expected one for each of dx" in refused.reason
+    change(Transition.TRANSITION_ACTIVATE)
+    robot.begin(actions=4)  # of 0.001 each, by a joint that stays at 0
+    robot.live(6 * PERIOD_S, ARM, GRIPPER)
+    assert max(message.position[0] for _, message in robot.commands) == pytest.approx(0.0015)

@@ -66,6 +66,11 @@ class Robot:
         return int(self.states[-1][1].rejected)
 
 
+def change(probe: Any, transition: int) -> None:
+    """Let the executor go through a transition of its lifecycle."""
+    assert probe.call(ChangeState, "/executor/change_state", transition=Transition(id=transition)).success
+
+
 @pytest.fixture(scope="module")
 def robot(suite: Any, probe: Any) -> Iterator[Robot]:
     suite.start("executor", hold_s=0.4, decelerate_s=0.2, max_action_age_s=2.0, robot_timeout_s=0.3)
@@ -187,15 +192,28 @@ def test_deactivation_commands_a_stop(robot: Robot) -> None:
     for index in range(10):
         robot.send(index)
     robot.live(0.2)
-    transition = Transition(id=Transition.TRANSITION_DEACTIVATE)
-    assert robot.probe.call(ChangeState, "/executor/change_state", transition=transition).success
+    change(robot.probe, Transition.TRANSITION_DEACTIVATE)
     robot.live(0.2)
     assert robot.commands[-1][1].data.tolist() == [0.0, 0.0, 0.0, HELD_EFFORT]
     count = len(robot.commands)
     robot.live(0.3)
     assert len(robot.commands) == count
-    transition = Transition(id=Transition.TRANSITION_ACTIVATE)
-    assert robot.probe.call(ChangeState, "/executor/change_state", transition=transition).success
+    change(robot.probe, Transition.TRANSITION_ACTIVATE)
+
+
+def test_a_robot_whose_episode_is_over_is_commanded_no_more(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0)
+    robot.live(0.1)
+    robot.episodes.publish(Episode(session="/", number=robot.number, active=False))
+    robot.live(0.2)
+    assert robot.states[-1][1].mode == ExecutionState.MODE_IDLE
+    count = len(robot.commands)
+    change(robot.probe, Transition.TRANSITION_DEACTIVATE)
+    robot.live(0.2)
+    assert len(robot.commands) == count, "somebody else may be moving the robot by now"
+    change(robot.probe, Transition.TRANSITION_ACTIVATE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,6 +12,7 @@ from builtin_interfaces.msg import Time
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.time import Time as RosTime
 from streaming_vla_interfaces import msg, srv
 
 from kv_cache.cache import CacheStats
@@ -52,6 +53,13 @@ def same(left: Any, right: Any) -> bool:
         if not equal:
             return False
     return True
+
+
+@given(st.integers(-(2**31), 2**31 - 1), uint32)
+def test_a_stamp_is_kept_to_the_nanosecond_and_what_is_none_becomes_the_nearest(sec: int, nanosec: int) -> None:
+    found = RosTime(nanoseconds=messages.nanoseconds_from(Time(sec=sec, nanosec=nanosec))).to_msg()
+    expected = (sec, min(nanosec, 999_999_999)) if sec >= 0 else (0, 0)
+    assert (found.sec, found.nanosec) == expected
 
 
 @given(st.builds(Episode, uint32, st.booleans(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))))

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from streaming_vla_interfaces.msg import Action, Episode
+
+from streaming_vla.nodes.base import LATCHED
 
 pytestmark = pytest.mark.ros
 
@@ -56,6 +61,21 @@ def test_a_refused_value_changes_nothing(executor: Any) -> None:
     put(executor, "hold_s", 4.0)
     put(executor, "hold_s", 1e9)
     assert executor.call(GetParameters, "/executor/get_parameters", names=["hold_s"]).values[0].double_value == 4.0
+
+
+def test_a_change_that_is_refused_for_one_value_puts_none_of_them_in_force(executor: Any) -> None:
+    changes = {"lead_actions": 2, "start_actions": 2, "maximum_lead": [1.0]}
+    parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changes.items()]
+    name = "/executor/set_parameters_atomically"
+    result = executor.call(SetParametersAtomically, name, parameters=parameters).result
+    assert not result.successful and "maximum_lead has 1 values, expected one for each of dx" in result.reason
+    commands = executor.record(Float64MultiArray, "command")
+    joints, actions = executor.publisher(JointState, "joint_states"), executor.publisher(Action, "action", 50)
+    executor.publisher(Episode, "episode", LATCHED).publish(Episode(session="/", number=1, active=True))
+    executor.spin(0.2)
+    joints.publish(JointState(name=["joint"], position=[0.0]))
+    actions.publish(Action(session="/", episode=1, context=0, index=0, values=[0.001, 0.0, 0.0, 0.0]))
+    executor.wait(lambda: commands, "one action does not begin the motion: start_actions is 2")
 
 
 def test_parameters_describe_themselves(executor: Any) -> None:

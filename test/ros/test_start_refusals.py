@@ -1,4 +1,4 @@
-"""A node that cannot start says why in one sentence and ends with exit code 1."""
+"""A node that cannot start says why in one sentence and ends with exit code 1; one that goes on says it too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 
 pytestmark = pytest.mark.ros
 
@@ -63,6 +65,21 @@ pytestmark = pytest.mark.ros
             "{inference: {ros__parameters: {cache_policy: gated}}}",
             "but cache_gate is empty: name the weights",
         ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left, '']}}}",
+            "sessions has '', which is no namespace: expected letters",
+        ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left arm]}}}",
+            "sessions has '/left arm', which is no namespace: expected letters",
+        ),
+        (
+            "inference",
+            "{inference: {ros__parameters: {sessions: [/left/, left]}}}",
+            "sessions are /left, /left, expected at most 4 different ones",
+        ),
         ("inference", "{inference: {ros__parameters: {model: gpt}}}", "model 'gpt' is unknown: choose one of"),
         (
             "inference",
@@ -90,3 +107,19 @@ def test_a_missing_parameter_file(suite: Any) -> None:
 def test_whole_numbers_are_taken_for_seconds(suite: Any, probe: Any, tmp_path: Path) -> None:
     suite.start("executor", hold_s=3)
     probe.wait_for_nodes("executor")
+
+
+def test_a_node_that_started_by_itself_says_why_a_later_transition_failed(
+    suite: Any, probe: Any, tmp_path: Path
+) -> None:
+    suite.start("recorder", bag_folder=str(tmp_path), bag_name="drawer")
+    probe.wait_for_nodes("recorder")
+
+    def change(id_: int) -> bool:
+        transition = Transition(id=id_)
+        return bool(probe.call(ChangeState, "/recorder/change_state", transition=transition).success)
+
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    assert not change(Transition.TRANSITION_ACTIVATE)
+    sentence = f"node 'recorder': bag '{tmp_path / 'drawer'}' exists already: choose another bag_name"
+    probe.wait(lambda: sentence in suite.log("recorder"), "nothing is said")

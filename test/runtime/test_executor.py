@@ -324,14 +324,29 @@ def test_an_episode_sent_again_changes_nothing_and_an_old_one_is_dropped() -> No
     assert executor.counters["old_episode"] == 2
 
 
-def test_stop_is_sent_in_every_mode_and_lasts() -> None:
-    for executor in (Executor(LAYOUT, OPTIONS), started(), playing()):
-        [command, state] = executor.stop(0.01)
-        assert getattr(command, "kind", None) is CommandKind.STOP
-        assert isinstance(state, ExecutionState)
-        assert state.mode is Mode.IDLE
-        assert executor.deadline() is None
-        assert not commands(executor.on_action(action(5, 0), 0.02))
+def in_mode(mode: Mode) -> Executor:
+    """Return an executor in `mode`."""
+    if mode is Mode.WAITING:
+        return started()
+    executor = playing()
+    if mode is Mode.IDLE:
+        executor.on_episode(replace(EPISODE, active=False), 0.0)
+    starved_s = {Mode.HOLD: 0.1, Mode.DECELERATE: 0.1 + OPTIONS.hold_s, Mode.ERROR: 9.0}
+    executor.poll(starved_s.get(mode, 0.0))
+    return executor
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_stop_is_sent_to_a_robot_that_is_commanded_and_lasts(mode: Mode) -> None:
+    executor = in_mode(mode)
+    assert executor.state(9.0).mode is mode
+    *sent, state = executor.stop(9.0)
+    moved = mode in (Mode.PLAYING, Mode.HOLD, Mode.DECELERATE)
+    assert [command.kind for command in commands(sent)] == [CommandKind.STOP] * moved
+    assert isinstance(state, ExecutionState)
+    assert state.mode is Mode.IDLE
+    assert executor.deadline() is None
+    assert not commands(executor.on_action(action(5, 0), 9.01))
 
 
 def test_limits_are_kept_and_counted() -> None:

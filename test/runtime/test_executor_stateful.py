@@ -183,9 +183,10 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @rule()
     def stopped(self) -> None:
+        moved = self.executor.state(self.now).mode in (Mode.PLAYING, Mode.HOLD, Mode.DECELERATE)
         effects = self.executor.stop(self.now)
         self.take(effects)
-        assert commands(effects)[-1].kind is CommandKind.STOP
+        assert [command.kind for command in commands(effects)] == [CommandKind.STOP] * moved
         assert only(effects, ExecutionState)[-1].mode is Mode.IDLE
         self.active = False
 

@@ -26,8 +26,8 @@ def started(options: ObserverOptions = OPTIONS) -> Observer:
 def seeing(now: float = 1.0) -> Observer:
     """Return an observer with fresh frames and a fresh state."""
     observer = started()
-    observer.on_frame("front", "F0", 0.9, now)
-    observer.on_frame("wrist", "W0", 0.92, now)
+    observer.on_frame("front", "F0", 900, now)
+    observer.on_frame("wrist", "W0", 920, now)
     observer.on_state([1.0, 2.0], now)
     return observer
 
@@ -44,18 +44,18 @@ def test_a_request_is_answered_at_once_when_everything_is_fresh() -> None:
     assert dict(snapshot.frames) == {"front": "F0", "wrist": "W0"}
     assert list(snapshot.frames) == ["front", "wrist"], "in the policy's order"
     assert snapshot.state.tolist() == [1.0, 2.0]
-    assert (snapshot.stamp_s, snapshot.skew_s, snapshot.instruction) == (0.92, 0.0, "open the drawer")
+    assert (snapshot.stamp_ns, snapshot.skew_s, snapshot.instruction) == (920, 0.0, "open the drawer")
     assert observer.deadline() is None
-    assert observer.on_frame("front", "F1", 1.2, 1.2) == [], "one request, one snapshot"
+    assert observer.on_frame("front", "F1", 1200, 1.2) == [], "one request, one snapshot"
 
 
 def test_the_newest_frame_is_used() -> None:
     observer = seeing()
-    observer.on_frame("front", "F1", 1.02, 1.03)
+    observer.on_frame("front", "F1", 1020, 1.03)
     [snapshot] = observer.on_request(request(), 1.1)
     assert snapshot.frames["front"] == "F1"
     assert snapshot.skew_s == pytest.approx(0.03)
-    assert snapshot.stamp_s == pytest.approx(1.02)
+    assert snapshot.stamp_ns == 1020
 
 
 @pytest.mark.parametrize("missing", ["front", "wrist", "robot_state"])
@@ -63,8 +63,8 @@ def test_a_request_waits_for_what_is_missing_then_drops_by_name(missing: str) ->
     for comes in (True, False):
         observer = started()
         arrivals = {
-            "front": lambda o=observer: o.on_frame("front", "F", 0.0, 1.2),
-            "wrist": lambda o=observer: o.on_frame("wrist", "W", 0.0, 1.2),
+            "front": lambda o=observer: o.on_frame("front", "F", 0, 1.2),
+            "wrist": lambda o=observer: o.on_frame("wrist", "W", 0, 1.2),
             "robot_state": lambda o=observer: o.on_state([0.0], 1.2),
         }
         last = arrivals.pop(missing)
@@ -87,28 +87,60 @@ def test_a_request_waits_for_what_is_missing_then_drops_by_name(missing: str) ->
 def test_old_frames_are_not_used() -> None:
     observer = seeing(now=1.0)
     assert observer.on_request(request(), 1.21) == []
-    observer.on_frame("front", "F1", 0.0, 1.22)
+    observer.on_frame("front", "F1", 0, 1.22)
     observer.on_state([3.0, 4.0], 1.22)
-    [snapshot] = observer.on_frame("wrist", "W1", 0.0, 1.23)
+    [snapshot] = observer.on_frame("wrist", "W1", 0, 1.23)
     assert dict(snapshot.frames) == {"front": "F1", "wrist": "W1"}
     assert snapshot.state.tolist() == [3.0, 4.0]
 
 
 def test_frames_too_far_apart_wait_for_the_next() -> None:
     observer = seeing(now=1.0)
-    observer.on_frame("front", "F1", 0.0, 1.1)
+    observer.on_frame("front", "F1", 0, 1.1)
     assert observer.on_request(request(), 1.11) == []
-    [snapshot] = observer.on_frame("wrist", "W1", 0.0, 1.12)
+    [snapshot] = observer.on_frame("wrist", "W1", 0, 1.12)
     assert snapshot.skew_s == pytest.approx(0.02)
+
+
+def test_a_damaged_frame_is_dropped_and_the_next_one_answers_within_the_time_out() -> None:
+    for last_s, answered in ((1.59, True), (1.61, False)):
+        observer = seeing(now=1.0)
+        [snapshot] = observer.on_request(request(), 1.1)
+        assert observer.on_damaged(snapshot, "wrist", 1.1) == []
+        assert observer.deadline() == pytest.approx(1.6), "of the request, as before"
+        assert observer.on_frame("front", "F1", 0, last_s) == [], "the damaged frame is not used again"
+        assert observer.on_state([3.0, 4.0], last_s) == []
+        observer.poll(last_s)
+        found = observer.on_frame("wrist", "W1", 0, last_s)
+        assert [dict(each.frames) for each in found] == [{"front": "F1", "wrist": "W1"}] * answered
+        assert observer.counters["damaged_frame.wrist"] == 1
+        assert observer.counters["frame_timeout.wrist"] == int(not answered)
+
+
+def test_a_request_that_is_overtaken_meanwhile_does_not_come_back() -> None:
+    observer = seeing(now=1.0)
+    [first] = observer.on_request(request(0), 1.1)
+    [second] = observer.on_request(request(1), 1.1)
+    assert observer.on_damaged(first, "wrist", 1.1) == [] and observer.deadline() is None
+    observer.on_episode(replace(EPISODE, active=False), 1.2)
+    assert observer.on_damaged(second, "wrist", 1.2) == [] and observer.deadline() is None
+
+
+def test_a_newer_frame_than_the_damaged_one_answers_at_once() -> None:
+    observer = seeing(now=1.0)
+    [snapshot] = observer.on_request(request(), 1.02)
+    observer.on_frame("wrist", "W1", 0, 1.04)
+    [again] = observer.on_damaged(snapshot, "wrist", 1.06)
+    assert (again.request, again.frames["wrist"]) == (request(), "W1")
 
 
 def test_skew_that_never_ends_is_counted() -> None:
     observer = seeing(now=1.0)
-    assert observer.on_frame("front", "F1", 0.0, 1.1) == []
+    assert observer.on_frame("front", "F1", 0, 1.1) == []
     observer.on_request(request(), 1.1)
     for tick in range(1, 5):
-        assert observer.on_frame("wrist", "W", 0.0, 1.04 + tick * 0.12) == []
-        assert observer.on_frame("front", "F", 0.0, 1.1 + tick * 0.12) == []
+        assert observer.on_frame("wrist", "W", 0, 1.04 + tick * 0.12) == []
+        assert observer.on_frame("front", "F", 0, 1.1 + tick * 0.12) == []
         assert observer.on_state([0.0], 1.1 + tick * 0.12) == []
     assert observer.poll(1.6) == []
     assert observer.counters.as_dict() == {"frame_timeout.skew": 1}
@@ -119,8 +151,8 @@ def test_frames_from_before_the_episode_are_forgotten() -> None:
     observer.on_request(request(0), 1.0)
     observer.on_episode(Episode(8, active=True, instruction="next"), 1.01)
     assert observer.on_request(request(0, episode=8), 1.02) == []
-    observer.on_frame("front", "F1", 0.0, 1.03)
-    observer.on_frame("wrist", "W1", 0.0, 1.03)
+    observer.on_frame("front", "F1", 0, 1.03)
+    observer.on_frame("wrist", "W1", 0, 1.03)
     [snapshot] = observer.on_state([5.0, 6.0], 1.03)
     assert dict(snapshot.frames) == {"front": "F1", "wrist": "W1"}
     assert snapshot.instruction == "next"
@@ -164,7 +196,7 @@ def test_a_newer_request_replaces_one_that_waits() -> None:
 
 def test_what_is_no_frame_or_state_of_ours_is_counted() -> None:
     observer = started()
-    assert observer.on_frame("rear", "R", 0.0, 1.0) == []
+    assert observer.on_frame("rear", "R", 0, 1.0) == []
     assert observer.on_state([0.0, float("nan")], 1.0) == []
     assert observer.on_state([[0.0]], 1.0) == []
     assert observer.counters.as_dict() == {"bad_robot_state": 2, "unknown_camera": 1}
@@ -218,7 +250,7 @@ def test_every_snapshot_is_fresh_synchronised_and_answers_one_request(events: li
             observer.poll(now)
         else:
             received[kind] = now
-            found = observer.on_frame(kind, now, now, now)
+            found = observer.on_frame(kind, now, 0, now)
         assert len(found) <= 1
         for snapshot in found:
             assert (snapshot.request.episode, snapshot.request.sequence) == open_request

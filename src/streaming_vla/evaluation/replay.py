@@ -220,6 +220,7 @@ class _Player:
             clock,
             record,
         )
+        self._world.encode = self._service.encode
         self._world.robot_alive = False  # pictures and signs of life come from the bag alone
 
     def take(self, event: Frame | State | Commanded | Said, time_s: float) -> None:
@@ -261,7 +262,8 @@ class _Player:
         def receive() -> None:
             if reception is not None:
                 reception.frame_received(event.stamp_s)
-            self._world.tell("observer", "on_frame", event.camera, (event.kind, event.message), event.stamp_s)
+            frame = (event.kind, event.message)
+            self._world.tell("observer", "on_frame", event.camera, frame, round(event.stamp_s * 1e9))
 
         wait_s = reception.frame(event.stamp_s, self._world.now) if reception is not None else 0.0
         self._receive(event.camera, wait_s, receive)

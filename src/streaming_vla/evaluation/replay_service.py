@@ -22,7 +22,7 @@ from streaming_vla.runtime.events import ContextReady, Snapshot
 
 
 class ReplayService(PolicyService):
-    """A service whose frames are (kind, message) of a bag.
+    """A service of a bag's pictures, (kind, message) until they are encoded.
 
     Args:
         pictures: how the messages of each camera become JPEG.
@@ -55,21 +55,25 @@ class ReplayService(PolicyService):
         self.pictures: dict[int, bytes] = {}
         self.cache: list[CacheAt] = []
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
-        """Encode and prefill; None when a picture cannot be decoded or the observation is outdated."""
+    def encode(self, snapshot: Snapshot) -> Snapshot | str:
+        """Return the snapshot with its frames as JPEG, or the camera of one that cannot be decoded and is refused."""
         frames: dict[str, bytes] = {}
         for name, (kind, message) in snapshot.frames.items():
             try:
                 frames[name] = encode_message(message, replace(self._pictures[name], kind=kind))  # of the bag's kind
             except ValueError as error:
                 self._refuse(name, error)
-                return None
-        context = super().prefill(replace(snapshot, frames=frames), shift, pending)
+                return name
+        return replace(snapshot, frames=frames)
+
+    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
+        """Prefill an encoded snapshot; None when it is outdated, or when the cache is full."""
+        context = super().prefill(snapshot, shift, pending)
         if context is not None and context.episode == self._episode:
             cache = self._sessions.find(SESSION).cache
             held = tuple(number for number, _ in cache.kept_chunks())
-            self.observed[context.sequence] = digest(frames.values(), snapshot.state)
-            self.pictures[context.sequence] = frames[self._policy.spec.cameras[0]]
+            self.observed[context.sequence] = digest(snapshot.frames.values(), snapshot.state)
+            self.pictures[context.sequence] = snapshot.frames[self._policy.spec.cameras[0]]
             self.cache.append(CacheAt.of(cache.stats(), self._clock.now, context.sequence, held))
         return context
 

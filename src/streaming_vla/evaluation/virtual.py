@@ -138,6 +138,7 @@ class World:
         self.actions: list[Action] = []
         self.flow_requests: list[tuple[float, FlowRequest]] = []
         self.pending: Callable[[], Vector] | None = None  # of the actions that a picture lacks; None: nobody asks
+        self.encode: Callable[[Snapshot], Snapshot | str] | None = None  # str: the camera of a damaged frame
         self.trace: list[Told] | None = None  # set to a list to keep what every machine is told
         self._chunks: dict[int, ChunkRequest] = {}  # by observation, until its prefill is done
         self._sense()
@@ -230,10 +231,16 @@ class World:
     def _look(self) -> None:
         self.plant.advance(self.now)
         for camera, picture in self.plant.look().items():
-            self.tell("observer", "on_frame", camera, picture, self.now)
+            self.tell("observer", "on_frame", camera, picture, round(self.now * 1e9))
         self.tell("observer", "on_state", self.plant.state())
 
     def _observed(self, snapshot: Snapshot) -> None:
+        if self.encode is not None:
+            encoded = self.encode(snapshot)
+            if isinstance(encoded, str):
+                self.tell("observer", "on_damaged", snapshot, encoded)
+                return
+            snapshot = encoded
         request, taken_s = snapshot.request, self.now
         size = sum(len(picture) for picture in snapshot.frames.values() if isinstance(picture, bytes))
         self.record.observations.append(ObservationAt(taken_s, request.sequence, request.reason, size, snapshot.skew_s))

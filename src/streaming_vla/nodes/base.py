@@ -20,6 +20,7 @@ from streaming_vla.nodes import messages
 from streaming_vla.nodes.declare import StartError, declare
 from streaming_vla.nodes.priority import raise_priority
 from streaming_vla.parameters.spec import Value
+from streaming_vla.runtime.episodes import Change, CurrentEpisode
 from streaming_vla.runtime.events import Episode
 
 __all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "StartError", "SuiteNode", "reliable"]
@@ -56,8 +57,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self.session: str = self.get_namespace()
         self.active = False
         self.episode: Episode | None = None
+        self._current = CurrentEpisode()
         self.refusals: Counter[str] = Counter()
         self._failure = ""
+        self._starting = False
         self._made: list[tuple[Callable[[Any], object], Any]] = []
         self._parameters_of_node = declare(self, name, self.update)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
@@ -191,9 +194,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         """
         if not self.value("autostart"):
             return
+        self._starting = True
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
                 raise StartError(self._failure or f"node '{self.get_name()}' cannot be activated")
+        self._starting = False
 
     def stop(self) -> None:
         """Deactivate before the process ends."""
@@ -242,7 +247,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
             self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
             if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
                 traceback.print_exc()  # no refusal but a fault of this code
-            if not self.value("autostart"):  # else the process ends with this sentence
+            if not self._starting:  # else the process ends with this sentence
                 self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -259,7 +264,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         if message.session != self.session:
             self.refusals["other_session"] += 1
             return
-        self.episode = messages.episode_from(message)
+        episode = messages.episode_from(message)
+        if self._current.take(episode) is Change.OLD:  # as the machines do, which forget on deactivation
+            self.refusals["old_episode"] += 1
+            return
+        self.episode = episode
         if self.active:
             self.on_episode(self.episode)
 

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
@@ -59,30 +58,27 @@ class ExecutorNode(SuiteNode):
     def activate(self) -> None:
         """Begin in mode idle."""
         self._foreign = ""
-        self._machine = Executor(self._layout, self._options(self.values()))
+        values = self.values()  # some may have changed since `configure`
+        self._writer.options = self._command_options(values)
+        self._machine = Executor(self._layout, self._options(values))
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
         self.raise_priority()
 
     def deactivate(self) -> None:
-        """Command a stop to a robot that was moved, and see that it leaves this process."""
+        """Command a stop to a robot that is being moved, and see that it leaves this process."""
         if self._machine is None:
             return
-        now = time.monotonic()
-        # before the first action of an episode nothing moves, and a stop would only reset the gripper
-        moved = self._machine.state(now).executed > 0
-        self._carry_out([effect for effect in self._machine.stop(now) if moved or isinstance(effect, ExecutionState)])
+        self._carry_out(self._machine.stop(time.monotonic()))
         self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
         self._machine = None
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Take new limits and times at once."""
-        options = self._options(values)
+        """Take new limits, times and leads at once, or none of them."""
+        options, command_options = self._options(values), self._command_options(values)
         if self._machine is not None:
             self._machine.update(options)
-            self._writer.options = replace(
-                self._writer.options, period_s=options.control_period_s, maximum_lead=values["maximum_lead"]
-            )
+            self._writer.options = command_options
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import cv2
 import torch
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
 from rclpy.task import Future
+from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -141,9 +143,18 @@ class InferenceNode(SuiteNode):
         )
 
     def _resolve(self, name: str) -> str:
+        """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""
         if name == ".":
             return self.session
-        return name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
+        session = name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
+        session = session.rstrip("/") or "/"
+        try:
+            validate_namespace(session if name else "")
+        except InvalidNamespaceException as error:
+            raise ValueError(
+                f"sessions has '{name}', which is no namespace: expected letters, digits, '_' and '/', as in /left"
+            ) from error
+        return session
 
     def _connect(self, session: str) -> None:
         prefix = session.rstrip("/")
@@ -213,14 +224,15 @@ class InferenceNode(SuiteNode):
     async def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
         """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
 
-        It blocks the node's thread for the work itself and at most one slice of a prefill: an await costs another
-        round of rclpy's executor, which takes the interpreter lock from the engine. An answer that a latency profile
-        holds back is awaited, so that observations come in and contexts go out meanwhile; whoever asked may give up.
+        With one robot it blocks the node's thread for the work itself and at most one slice of a prefill: an await
+        costs another round of rclpy's executor, which takes the interpreter lock from the engine. With several it is
+        awaited, so that what the others ask reaches the engine meanwhile and goes in one pass; so is an answer that a
+        latency profile holds back, so that observations come in and contexts go out. Whoever asked may give up.
         """
         if self._engine is None:
             response.reason = INACTIVE
             return None
-        if self._delay is not None:
+        if self._delay is not None or len(self._contexts) > 1:
             awaited: Future[Any] = Future()
             ask(self._engine, partial(self._complete, awaited))
             return await awaited

@@ -31,6 +31,8 @@ from streaming_vla.runtime.events import (
     Vector,
 )
 
+NS_PER_S = 10**9
+
 
 def floats(values: Vector) -> array.array[float]:
     """Return [A] as the array that a float32[] field takes without a copy per element."""
@@ -40,6 +42,11 @@ def floats(values: Vector) -> array.array[float]:
 def vector(values: Any) -> Vector:
     """Return a float32[] field as a float64 vector [A]."""
     return np.array(values, dtype=np.float64)
+
+
+def nanoseconds_from(stamp: Time) -> int:
+    """Return a stamp in nanoseconds. A driver may send what is no time of ROS: it becomes the nearest that is one."""
+    return stamp.sec * NS_PER_S + min(stamp.nanosec, NS_PER_S - 1) if stamp.sec >= 0 else 0
 
 
 def episode_to(episode: Episode, session: str, stamp: Time) -> msg.Episode:

@@ -142,8 +142,8 @@ class ObserverNode(SuiteNode):
 
     def _on_picture(self, camera: str, message: Any) -> None:
         if self._machine is not None:
-            stamp_s = Time.from_msg(message.header.stamp).nanoseconds * 1e-9
-            self._publish(self._machine.on_frame(camera, message, stamp_s, time.monotonic()))
+            stamp_ns = messages.nanoseconds_from(message.header.stamp)
+            self._publish(self._machine.on_frame(camera, message, stamp_ns, time.monotonic()))
 
     def _on_state(self, values: Any) -> None:
         if self._machine is not None:
@@ -151,20 +151,33 @@ class ObserverNode(SuiteNode):
 
     def _on_request(self, request: ObserveRequest) -> None:
         if self.episode is None or request.episode > self.episode.number:
+            if self._early is not None:
+                self.refusals["early_request_superseded"] += 1
             self._early = request  # the message of its episode is still on the way: topics keep no common order
         elif self._machine is not None:
             self._requested_s = time.monotonic()
             self._publish(self._machine.on_request(request, self._requested_s))
 
+    def _encode(self, snapshot: Snapshot) -> dict[str, bytes] | None:
+        """Return the JPEG of each camera; None when one is damaged, which only whole decoding tells."""
+        options = camera_options(self.values())
+        pictures = {}
+        for name, message in snapshot.frames.items():
+            try:
+                pictures[name] = encode_message(message, options[name])
+            except ValueError as error:
+                self.get_logger().warning(f"picture of camera '{name}' dropped: {error}", throttle_duration_sec=1.0)
+                if self._machine is not None:
+                    self._publish(self._machine.on_damaged(snapshot, name, time.monotonic()))
+                return None
+        return pictures
+
     def _publish(self, snapshots: list[Snapshot]) -> None:
         for snapshot in snapshots:
-            options = camera_options(self.values())
-            try:
-                pictures = {name: encode_message(each, options[name]) for name, each in snapshot.frames.items()}
-            except ValueError as error:  # only whole decoding tells that a compressed picture is damaged
-                self.refuse("undecodable_picture", f"observation {snapshot.request.sequence} dropped: {error}")
+            pictures = self._encode(snapshot)
+            if pictures is None:
                 continue
-            stamp = Time(nanoseconds=round(snapshot.stamp_s * 1e9)).to_msg()
+            stamp = Time(nanoseconds=snapshot.stamp_ns).to_msg()
             observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)
             observation.instruction = snapshot.instruction
             observation.camera_skew_s = snapshot.skew_s

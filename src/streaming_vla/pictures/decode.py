@@ -101,7 +101,7 @@ def _compressed(message: Any, depth_limit_m: float) -> Pixels:
     try:
         with Pillow.open(io.BytesIO(data.tobytes()[: 1 << 16])) as header:  # the size, without decoding
             width, height = header.size
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's plugins raise what they like, DecompressionBombError among them
         raise ValueError(f"the compressed picture (format '{message.format}') cannot be read: {error}") from error
     if width * height > LARGEST_PIXELS:
         raise ValueError(f"the compressed picture is {width}x{height} px, expected at most {LARGEST_PIXELS} px")

@@ -179,14 +179,14 @@ class Snapshot:
 
     Args:
         frames: payload of each camera as it was handed to the observer, by camera name.
-        stamp_s: capture stamp of the newest frame of the set, seconds, on the cameras' clock.
+        stamp_ns: capture stamp of the newest frame of the set, nanoseconds, on the cameras' clock.
         skew_s: reception of the oldest to that of the newest frame of the set, seconds.
         state: robot state in the policy's order and units, [state_size].
     """
 
     request: ObserveRequest
     frames: Mapping[str, Any]
-    stamp_s: float
+    stamp_ns: int
     skew_s: float
     state: Vector
     instruction: str

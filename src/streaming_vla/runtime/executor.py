@@ -104,8 +104,7 @@ class Executor:
         before = self._episode.number
         if not self._episode.renew(episode, self.counters):
             return effects
-        if self._mode in (Mode.PLAYING, *RUNGS):
-            effects.append(self._commander.stop())  # nothing follows it, so no limit may keep a rest of motion in it
+        effects += self._halt()
         self._rest(now)
         if self._episode.number != before:
             self._forget()
@@ -143,10 +142,11 @@ class Executor:
         return effects
 
     def stop(self, now: float) -> list[ExecutorEffect]:
-        """Stop the robot; only a new episode moves it again."""
+        """Stop a robot in motion; only a new episode moves it again."""
+        effects = self._halt()
         self._rest(now)
         self._mode = Mode.IDLE
-        return [self._commander.stop(), self.state(now)]
+        return [*effects, self.state(now)]
 
     def poll(self, now: float) -> list[ExecutorEffect]:
         """Do what is due: the next action, a hold, the next rung of the ladder."""
@@ -279,6 +279,11 @@ class Executor:
         for reason in reasons:
             self.counters.count(f"action_{reason}")
         self._rejected += len(reasons)
+
+    def _halt(self) -> list[ExecutorEffect]:
+        """Return the stop of a robot that is being commanded; one at rest may belong to somebody else by now."""
+        # nothing follows it, so no limit may keep a rest of motion in it
+        return [self._commander.stop()] if self._mode in (Mode.PLAYING, *RUNGS) else []
 
     def _rest(self, now: float) -> None:
         """Let nothing go on; what has been counted stays."""

@@ -1,6 +1,7 @@
 """The observer's machine: keeps the newest frames and answers each request with one synchronised set.
 
 - no request --on_request--> waiting --frames and state are there--> Snapshot
+- Snapshot --a frame is damaged--> waiting, for the rest of its time
 - waiting --frame_timeout_s--> request dropped, counted by what was missing
 """
 
@@ -48,7 +49,7 @@ class ObserverOptions:
 @dataclass(frozen=True)
 class _Frame:
     payload: Any
-    stamp_s: float
+    stamp_ns: int
     received_s: float
 
 
@@ -79,12 +80,12 @@ class Observer:
             self._newest_sequence = -1
         return []
 
-    def on_frame(self, camera: str, payload: Any, stamp_s: float, now: float) -> list[Snapshot]:
-        """Take a frame; `payload` is handed back as it is, `stamp_s` is its capture stamp in seconds."""
+    def on_frame(self, camera: str, payload: Any, stamp_ns: int, now: float) -> list[Snapshot]:
+        """Take a frame; `payload` is handed back as it is, `stamp_ns` is its capture stamp in nanoseconds."""
         if camera not in self._options.cameras:
             self.counters.count("unknown_camera")
             return []
-        self._frames[camera] = _Frame(payload, stamp_s, now)
+        self._frames[camera] = _Frame(payload, stamp_ns, now)
         return self._answer(now)
 
     def on_state(self, values: npt.ArrayLike, now: float) -> list[Snapshot]:
@@ -109,6 +110,18 @@ class Observer:
         self._newest_sequence = request.sequence
         self._request = request
         self._request_deadline_s = now + self._options.frame_timeout_s
+        return self._answer(now)
+
+    def on_damaged(self, snapshot: Snapshot, camera: str, now: float) -> list[Snapshot]:
+        """Drop a frame that turned out to be damaged when its snapshot was used; the request waits for the next one."""
+        self.counters.count(f"damaged_frame.{camera}")
+        frame = self._frames.get(camera)
+        if frame is not None and frame.payload is snapshot.frames[camera]:
+            del self._frames[camera]
+        request = snapshot.request
+        # nothing to wait for when a newer request has taken its place, or its episode is over
+        if self._episode.runs(request.episode) and request.sequence == self._newest_sequence:
+            self._request = request
         return self._answer(now)
 
     def poll(self, now: float) -> list[Snapshot]:
@@ -149,7 +162,7 @@ class Observer:
             Snapshot(
                 request=request,
                 frames={name: frame.payload for name, frame in frames.items()},
-                stamp_s=max(frame.stamp_s for frame in frames.values()),
+                stamp_ns=max(frame.stamp_ns for frame in frames.values()),
                 skew_s=skew_s,
                 state=self._state[0],
                 instruction=self._episode.instruction,
