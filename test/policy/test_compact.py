@@ -13,7 +13,7 @@ from kv_cache.policies import make_policy
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.compact.policy import BLIND, CompactPolicy
 from streaming_vla.policy.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole
 from streaming_vla.saliency.predictor import ChangePredictor
 from streaming_vla.training.losses import block_mask
@@ -85,6 +85,27 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
                 position[:, index : index + 1], time[:, index : index + 1], layers, torch.tensor([25]), None
             )
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
+
+
+def test_a_part_of_an_action_is_answered_without_the_state(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    place = torch.tensor([view.next_position])
+
+    def answer(sum_so_far: float, known: bool) -> np.ndarray:
+        with torch.inference_mode():
+            state = torch.full((1, 1, 4), sum_so_far)
+            given = policy.model.flow(state, torch.tensor([[3 / 16]]), layers, place, None, torch.tensor([[known]]))
+        return given[0, 0].numpy()
+
+    assert np.array_equal(answer(1.0, False), answer(-2.0, False)) and not np.allclose(
+        answer(1.0, True), answer(-2.0, True)
+    )
+    wanted = (1.0 - BLIND) * answer(1.0, True) + BLIND * answer(1.0, False)
+    given = policy.flow_step(view, np.full(4, 1.0), 3)
+    np.testing.assert_allclose(given, policy.spec.layout.clip(wanted.astype(np.float64)), atol=1e-5)
 
 
 def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:

@@ -21,7 +21,7 @@ from streaming_vla.cli import app
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.compact.policy import BLIND, CompactPolicy
 from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policy.loading import load_policy, save_policy
 from streaming_vla.training.dataset import check_demonstrations
@@ -107,9 +107,11 @@ def compare_with_online(
     passed = network.run(tokens, draw)
     places = torch.from_numpy(position).float().expand(1, len(online), -1)
     time = torch.tensor([0.0, 3 / 16]).repeat(len(seen)).unsqueeze(0)
-    answer = network.flow(passed, torch.arange(len(seen)), places, time, torch.ones(1, len(online), dtype=torch.bool))
+    acting, known = torch.arange(len(seen)), torch.ones(1, len(online), dtype=torch.bool)
+    answer = network.flow(passed, acting, places, time, known)
+    acted = torch.lerp(answer, network.flow(passed, acting, places, time, ~known), BLIND)
     wanted = torch.from_numpy(np.stack(online)).float()
-    torch.testing.assert_close(answer[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(acted[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
     some = network.flow(passed, torch.tensor([1, 4]), places[:, :4], time[:, :4], torch.ones(1, 4, dtype=torch.bool))
     torch.testing.assert_close(some[0], answer[0, [2, 3, 8, 9]], rtol=1e-4, atol=1e-5)
     held = [number for number, _ in cache.kept_chunks()]

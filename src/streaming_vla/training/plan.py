@@ -116,7 +116,8 @@ class Flow(Section):
         draws: (noise, time) draws per observation.
         on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
         hidden: share of the draws that do not see the flow's state. The sum of a demonstration's actions tells where
-            it is going, so that a network that always sees it learns to go on and not to look.
+            it is going, so that a network that always sees it learns to go on and not to look. A part of every action
+            is answered in this way (policy.compact.policy.BLIND).
     """
 
     start: Literal["rezero", "episode", "pending"] = "rezero"
@@ -124,7 +125,7 @@ class Flow(Section):
     k: Annotated[float, Field(ge=0)] = 4.0
     draws: Annotated[int, Field(ge=1)] = 6
     on_grid: Annotated[float, Field(ge=0, le=1)] = 0.5
-    hidden: Annotated[float, Field(ge=0, le=1)] = 0.4
+    hidden: Annotated[float, Field(gt=0, lt=1)] = 0.4
 
 
 class Weights(Section):

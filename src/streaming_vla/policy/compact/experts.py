@@ -127,7 +127,7 @@ class FlowExpert(Expert):
             position: [B, Q, A], time: [B, Q] in [0, 1].
             places: [Q], position of each flow token in the sequence.
             mask: [B, 1, Q, N], True where a flow token may look at the cache; None: everywhere.
-            known: [B, Q], False where the position is hidden (training only); None: nowhere.
+            known: [B, Q], False where the position is hidden; None: nowhere.
 
         Returns:
             [B, Q, A]: for summed dimensions the flow's velocity in action units per step, for absolute
