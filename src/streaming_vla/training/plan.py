@@ -168,7 +168,8 @@ class Recordings(BaseModel):
     """What `train demos` reads of a plan of any kind: the episodes, and the policy that they are for.
 
     Args:
-        model, recordings: as in TrainingPlan.
+        model: fields of CompactConfig that differ from its defaults (the words come from the tasks).
+        recordings: the demonstrations.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -177,16 +178,15 @@ class Recordings(BaseModel):
     recordings: tuple[Recording, ...]
 
 
-class TrainingPlan(Section):
+class TrainingPlan(Recordings):
     """One training run.
 
     Args:
-        model: fields of CompactConfig that differ from its defaults (the words come from the tasks).
-        recordings: the demonstrations.
         sources: what an optimiser step is made of.
     """
 
-    model: dict[str, Any] = {}
+    model_config = Section.model_config
+
     recordings: tuple[Recording, ...] = ()
     sources: tuple[Source, ...]
     augment: Augment = Augment()

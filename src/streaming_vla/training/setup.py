@@ -10,7 +10,7 @@ from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import build_vocabulary
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import TASKS
-from streaming_vla.training.plan import Recordings, TrainingPlan
+from streaming_vla.training.plan import Recordings
 
 DEMONSTRATIONS = Path("data/demonstrations")
 RUN = Path("data/policy")
@@ -23,7 +23,7 @@ OWN_PLAN = Path("config/training/own_data.yaml")
 SHIPPED = Path("models/compact_mt10.safetensors")
 
 
-def compact_config(plan: TrainingPlan | Recordings) -> CompactConfig:
+def compact_config(plan: Recordings) -> CompactConfig:
     """Return the shape of the policy that `plan` trains; it knows the words of all tasks.
 
     Raises:
@@ -34,7 +34,7 @@ def compact_config(plan: TrainingPlan | Recordings) -> CompactConfig:
     return planned_config(plan, words=words)
 
 
-def planned_config(plan: TrainingPlan | Recordings, words: tuple[str, ...], **known: Any) -> CompactConfig:
+def planned_config(plan: Recordings, words: tuple[str, ...], **known: Any) -> CompactConfig:
     """Return the shape that the plan's model section says.
 
     Args:
