@@ -12,6 +12,7 @@ import pytest
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation import tune as module
+from streaming_vla.evaluation import tune_subject as subject_module
 from streaming_vla.evaluation.replay import Replayed
 from streaming_vla.evaluation.replay_run import ReplayJob
 from streaming_vla.evaluation.tune import Score, Tuned, TuneOptions, changes_of, open_study, tune
@@ -79,6 +80,21 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path, landscape: list[tuple
     assert len(found.trials) == 6
 
 
+def test_trials_of_another_search_are_refused(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None)
+    with pytest.raises(ValueError, match=r"study\.journal were made with other bags, expected .* name another one"):
+        tune([*BAGS[:2], Path("four"), Path("five")], ReplayJob(), options(tmp_path, 4), lambda: None)
+    changed = ReplayJob(changes=(("saliency_monitor", "max_silence_s", 1.0),))
+    with pytest.raises(ValueError, match="with other parameters, expected"):
+        tune(BAGS, changed, options(tmp_path, 4), lambda: None)
+    monkeypatch.setattr(subject_module, "file_digest", lambda path: f"another {path.name}")
+    with pytest.raises(ValueError, match="with other weights, expected"):
+        tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: None)
+    assert len(landscape) == 3  # two trials, and the defaults on the bag that was kept back
+
+
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -125,6 +141,13 @@ def test_a_database_that_is_none_is_one_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "OPENING_PERIOD_S", 0.0)
     with pytest.raises(ValueError, match=r"database 'sqlite:////nowhere/study.db' cannot be opened: unable to open"):
         open_study(TuneOptions(1, 1, "sqlite:////nowhere/study.db", tmp_path), create=True)
+
+
+def test_a_url_of_no_database_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'study.db' is no URL of a database, expected one such as sqlite:///FILE"):
+        open_study(TuneOptions(1, 1, "study.db", tmp_path), create=True)
+    with pytest.raises(ValueError, match=r"'postgresql://me:\*\*\*@host/x' needs a driver that is not installed"):
+        open_study(TuneOptions(1, 1, "postgresql://me:secret@host/x", tmp_path), create=True)
 
 
 def test_defaults_that_nothing_beats_stay(

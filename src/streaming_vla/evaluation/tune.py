@@ -1,4 +1,4 @@
-"""Searches parameters on bags: fewer observations against being closer to what the robot did (Optuna, NSGA-II).
+"""Searches parameters on bags: fewer observations against being closer to what the robot did (Optuna, TPE).
 
 The first trial is the parameter file as it is. What is found is judged on bags that the search has not seen, and taken
 only if it is no worse there at either objective and better at one.
@@ -7,6 +7,7 @@ only if it is no worse there at either objective and better at one.
 from __future__ import annotations
 
 import time
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,17 +19,19 @@ import numpy as np
 import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode
 from streaming_vla.evaluation.replay_compare import records_of
 from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
 from streaming_vla.evaluation.results import halting
+from streaming_vla.evaluation.tune_subject import claim, subject_of
 from streaming_vla.runtime.events import Mode
 
 STUDY = "streaming_vla"
-POPULATION = 16  # of a generation
+OPENING_TRIALS = 16  # drawn by chance before the sampler has something to go by
 OPENINGS, OPENING_PERIOD_S = 20, 0.5
 HELD_OUT = 3  # every third bag is kept from the search
 
@@ -111,7 +114,8 @@ def tune(
         held_out: bags to judge what was found; without them every third of `bags` is kept from the search.
 
     Raises:
-        ValueError: no bag to search on or none to judge on, or none that can be replayed.
+        ValueError: no bag to search on or none to judge on, none that can be replayed, or a study of another search.
+        CheckpointError: a model is not there.
         WorkerLost: a process was killed.
     """
     kept = list(held_out or bags[HELD_OUT - 1 :: HELD_OUT] or bags[-1:])
@@ -120,6 +124,8 @@ def tune(
         raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options, create=True)
+    where = _without_password(options.storage) if options.storage else str(_journal_file(options.folder))
+    claim(study, subject_of(searched, job), where)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(_defaults(job))
     missing = range(_finished(study), options.trials)
@@ -142,15 +148,14 @@ def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions) -> None:
 
 
 class _SampledByNumber(optuna.samplers.BaseSampler):
-    """NSGA-II whose draws follow from the trial's number: machines that share a study do not draw the same."""
+    """TPE whose draws follow from the trial's number: machines that share a study do not draw the same."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        self._sampler = _sampler(seed)
 
     def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        seed = self._seed + trial.number
-        self._sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        self._sampler = _sampler(self._seed + trial.number)
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, *args: Any) -> Any:
@@ -166,6 +171,14 @@ class _SampledByNumber(optuna.samplers.BaseSampler):
         self._sampler.after_trial(*args)
 
 
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():  # both options are called experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=OPENING_TRIALS, multivariate=True, constant_liar=True, seed=seed
+        )
+
+
 def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
     """Return the study, made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -179,7 +192,11 @@ def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
 
 
 def _journal(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return JournalStorage(JournalFileBackend(str(_journal_file(folder))))
+
+
+def _journal_file(folder: Path) -> Path:
+    return folder / "study.journal"
 
 
 def _database(url: str) -> RDBStorage:
@@ -188,12 +205,24 @@ def _database(url: str) -> RDBStorage:
     for left in reversed(range(OPENINGS)):
         try:
             return RDBStorage(url, engine_kwargs=patience)
+        except ArgumentError as error:
+            raise ValueError(
+                f"'{url}' is no URL of a database, expected one such as sqlite:///FILE: {error}"
+            ) from error
+        except ImportError as error:
+            shown = _without_password(url)
+            raise ValueError(f"the database '{shown}' needs a driver that is not installed: {error}") from error
         except DatabaseError as error:
             if not left:
                 reason = " ".join(str(error.orig).split())
-                raise ValueError(f"the study's database '{url}' cannot be opened: {reason}") from error
+                shown = _without_password(url)
+                raise ValueError(f"the study's database '{shown}' cannot be opened: {reason}") from error
             time.sleep(OPENING_PERIOD_S)
     raise AssertionError("the last opening has returned or raised")
+
+
+def _without_password(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def score(replays: Sequence[Replayed]) -> Score:
