@@ -18,8 +18,9 @@ from rich.progress import Progress
 
 from streaming_vla.evaluation.replay_run import ReplayJob
 from streaming_vla.evaluation.results import write_json
-from streaming_vla.evaluation.tune import TuneOptions, tune
+from streaming_vla.evaluation.tune import tune
 from streaming_vla.evaluation.tune_files import verdict, write_tuned
+from streaming_vla.evaluation.tune_study import TuneOptions
 from streaming_vla.robots.tasks import HELD_OUT_SEED
 
 TASKS = ("drawer-open", "drawer-close", "window-open", "window-close", "door-open", "button-press-topdown")

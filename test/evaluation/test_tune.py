@@ -12,11 +12,13 @@ import pytest
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation import tune as module
+from streaming_vla.evaluation import tune_study as study_module
 from streaming_vla.evaluation import tune_subject as subject_module
 from streaming_vla.evaluation.replay import Replayed
 from streaming_vla.evaluation.replay_run import ReplayJob
-from streaming_vla.evaluation.tune import Score, Tuned, TuneOptions, changes_of, open_study, tune
+from streaming_vla.evaluation.tune import Score, Tuned, changes_of, tune
 from streaming_vla.evaluation.tune_files import parameter_file, verdict, write_tuned
+from streaming_vla.evaluation.tune_study import TuneOptions, open_study
 from streaming_vla.parameters.load import read
 
 BAGS = [Path("one"), Path("two"), Path("three")]
@@ -100,6 +102,7 @@ import sys, time
 from pathlib import Path
 from streaming_vla.evaluation import tune as module
 from streaming_vla.evaluation.replay_run import ReplayJob
+from streaming_vla.evaluation.tune_study import TuneOptions
 
 def replay_all(bags, job):
     time.sleep(0.1)
@@ -107,7 +110,7 @@ def replay_all(bags, job):
 
 module.replay_all = replay_all
 module.score = lambda replays: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
-options = module.TuneOptions(6, 1, sys.argv[1], Path(sys.argv[2]))
+options = TuneOptions(6, 1, sys.argv[1], Path(sys.argv[2]))
 rounds = []
 options.folder.mkdir()
 while len([each for each in options.folder.parent.iterdir() if each.is_dir()]) < 2:  # both begin together
@@ -138,7 +141,7 @@ def test_two_machines_share_a_study(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_none_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OPENING_PERIOD_S", 0.0)
+    monkeypatch.setattr(study_module, "OPENING_PERIOD_S", 0.0)
     with pytest.raises(ValueError, match=r"database 'sqlite:////nowhere/study.db' cannot be opened: unable to open"):
         open_study(TuneOptions(1, 1, "sqlite:////nowhere/study.db", tmp_path), create=True)
 

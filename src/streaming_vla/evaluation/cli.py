@@ -105,9 +105,9 @@ def tune(
     from rich.progress import Progress
 
     from streaming_vla.evaluation.replay_run import ReplayJob
-    from streaming_vla.evaluation.tune import TuneOptions
     from streaming_vla.evaluation.tune import tune as search
     from streaming_vla.evaluation.tune_files import verdict, write_tuned
+    from streaming_vla.evaluation.tune_study import TuneOptions
 
     job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
     try:

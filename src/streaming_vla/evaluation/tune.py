@@ -6,8 +6,6 @@ only if it is no worse there at either objective and better at one.
 
 from __future__ import annotations
 
-import time
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +15,16 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from streaming_vla.evaluation.processes import RESUMED, map_in_processes
 from streaming_vla.evaluation.replay import Replayed, ReplayedEpisode
 from streaming_vla.evaluation.replay_compare import records_of
 from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
 from streaming_vla.evaluation.results import halting
+from streaming_vla.evaluation.tune_study import TuneOptions, open_study, where_of
 from streaming_vla.evaluation.tune_subject import claim, subject_of
 from streaming_vla.runtime.events import Mode
 
-STUDY = "streaming_vla"
-OPENING_TRIALS = 16  # drawn by chance before the sampler has something to go by
-OPENINGS, OPENING_PERIOD_S = 20, 0.5
 HELD_OUT = 3  # every third bag is kept from the search
 
 Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
@@ -82,25 +74,6 @@ class Tuned:
     trials: tuple[Score, ...]
 
 
-@dataclass(frozen=True)
-class TuneOptions:
-    """How to search.
-
-    Args:
-        trials: replays of all searched bags, over all processes and machines.
-        workers: processes; each works on trials of its own.
-        storage: database URL of a study that several machines share; "" keeps a file in `folder`.
-        folder: of the study; a search that was stopped goes on.
-        seed: of the search.
-    """
-
-    trials: int
-    workers: int
-    storage: str
-    folder: Path
-    seed: int = 0
-
-
 def tune(
     bags: Sequence[Path],
     job: ReplayJob,
@@ -124,8 +97,7 @@ def tune(
         raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options, create=True)
-    where = _without_password(options.storage) if options.storage else str(_journal_file(options.folder))
-    claim(study, subject_of(searched, job), where)
+    claim(study, subject_of(searched, job), where_of(options))
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(_defaults(job))
     missing = range(_finished(study), options.trials)
@@ -145,84 +117,6 @@ def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions) -> None:
     study = open_study(options)
     if _finished(study) < options.trials:
         study.optimize(lambda trial: _objective(trial, bags, job), n_trials=1)
-
-
-class _SampledByNumber(optuna.samplers.BaseSampler):
-    """TPE whose draws follow from the trial's number: machines that share a study do not draw the same."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._sampler = _sampler(seed)
-
-    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        self._sampler = _sampler(self._seed + trial.number)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, *args: Any) -> Any:
-        return self._sampler.infer_relative_search_space(*args)
-
-    def sample_relative(self, *args: Any) -> Any:
-        return self._sampler.sample_relative(*args)
-
-    def sample_independent(self, *args: Any) -> Any:
-        return self._sampler.sample_independent(*args)
-
-    def after_trial(self, *args: Any) -> None:
-        self._sampler.after_trial(*args)
-
-
-def _sampler(seed: int) -> optuna.samplers.TPESampler:
-    with warnings.catch_warnings():  # both options are called experimental
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=OPENING_TRIALS, multivariate=True, constant_liar=True, seed=seed
-        )
-
-
-def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
-    """Return the study, made when it is not there."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = _database(options.storage) if options.storage else _journal(options.folder)
-    sampler = _SampledByNumber(options.seed)
-    if create:
-        return optuna.create_study(
-            storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
-        )
-    return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
-
-
-def _journal(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(_journal_file(folder))))
-
-
-def _journal_file(folder: Path) -> Path:
-    return folder / "study.journal"
-
-
-def _database(url: str) -> RDBStorage:
-    """Open a database, whose tables another machine may be making at this moment: then once more."""
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # it serves one writer at a time
-    for left in reversed(range(OPENINGS)):
-        try:
-            return RDBStorage(url, engine_kwargs=patience)
-        except ArgumentError as error:
-            raise ValueError(
-                f"'{url}' is no URL of a database, expected one such as sqlite:///FILE: {error}"
-            ) from error
-        except ImportError as error:
-            shown = _without_password(url)
-            raise ValueError(f"the database '{shown}' needs a driver that is not installed: {error}") from error
-        except DatabaseError as error:
-            if not left:
-                reason = " ".join(str(error.orig).split())
-                shown = _without_password(url)
-                raise ValueError(f"the study's database '{shown}' cannot be opened: {reason}") from error
-            time.sleep(OPENING_PERIOD_S)
-    raise AssertionError("the last opening has returned or raised")
-
-
-def _without_password(url: str) -> str:
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def score(replays: Sequence[Replayed]) -> Score:
