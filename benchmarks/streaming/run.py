@@ -30,9 +30,9 @@ from streaming_vla.evaluation.virtual_runs import policy_of_process
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES, Setup, changed, find_strategy
 from streaming_vla.evaluation.virtual_study import Row, aggregate, markdown
 from streaming_vla.inference.latency_profile import find_profile
+from streaming_vla.policy.models import AUTO
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import TASKS, select_tasks
-from streaming_vla.saliency.loading import AUTO
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "measured", "jetson", "remote_wifi")

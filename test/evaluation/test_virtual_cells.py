@@ -15,8 +15,8 @@ from streaming_vla.evaluation import virtual_cells
 from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
 from streaming_vla.evaluation.virtual_cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES, changed
+from streaming_vla.policy.models import AUTO
 from streaming_vla.robots.tasks import HELD_OUT_SEED
-from streaming_vla.saliency.loading import AUTO
 
 CELL = Cell("ours", STRATEGIES["ours"], "paper", "reach", 3)
 

@@ -11,8 +11,7 @@ import optuna
 
 from kv_cache.tensor_file import file_digest
 from streaming_vla.evaluation.replay_run import ReplayJob
-from streaming_vla.policy.models import find_companion, find_model
-from streaming_vla.saliency.loading import AUTO
+from streaming_vla.policy.models import find_model, find_part
 
 ATTRIBUTE = "subject"
 
@@ -57,9 +56,9 @@ def claim(study: optuna.Study, subject: Subject, where: str) -> None:
 
 def _weights(inference: dict[str, object]) -> list[Path]:
     model, saliency = str(inference["model"]), str(inference["saliency_model"])
-    companion = find_companion(model, "saliency") if saliency == AUTO else saliency and find_model(saliency)
+    predictor = find_part(saliency, model, "saliency")
     gate = inference["cache_policy"] == "gated" and find_model(str(inference["cache_gate"]))
-    return [find_model(model), *(path for path in (companion, gate) if path)]
+    return [find_model(model), *(path for path in (predictor, gate) if path)]
 
 
 def _size(bag: Path) -> int:

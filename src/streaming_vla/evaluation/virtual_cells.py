@@ -14,10 +14,9 @@ from streaming_vla.evaluation.results import write_json
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup
 from streaming_vla.evaluation.virtual_study import Row, row_of
-from streaming_vla.policy.models import find_companion, find_model
+from streaming_vla.policy.models import AUTO, find_model, find_part
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import HELD_OUT_SEED
-from streaming_vla.saliency.loading import AUTO
 
 MOVED = "reach, goal moved"
 MOVED_TASK = "reach"
@@ -38,7 +37,7 @@ class Models:
     def digest(self) -> str:
         """Return a hash of both files, so that results of other weights are not taken for those of these."""
         files = [find_model(self.policy)]
-        predictor = _named(self.saliency, self.policy, "saliency")
+        predictor = find_part(self.saliency, self.policy, "saliency")
         if predictor is not None:
             files.append(predictor)
         digest = sha256()
@@ -58,15 +57,8 @@ def memory_cache(policy: str, gate: str) -> CacheOptions:
     Raises:
         ValueError: there is no such gate, or it cannot be used.
     """
-    file = _named(gate, policy, "gate")
+    file = find_part(gate, policy, "gate")
     return CacheOptions("full") if file is None else gated_cache(file, MEMORY_BUDGET)
-
-
-def _named(name: str, policy: str, part: str) -> Path | None:
-    """Return the file of a part of a policy; AUTO: the one of the policy's name, empty: none."""
-    if name == AUTO:
-        return find_companion(policy, part)
-    return find_model(name) if name else None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from streaming_vla.evaluation.virtual_strategies import Setup
 from streaming_vla.evaluation.virtual_study import MovableGoal
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policy.models import AUTO
 from streaming_vla.robots.tasks import get_task
-from streaming_vla.saliency.loading import AUTO, load_with_predictor
+from streaming_vla.saliency.loading import load_with_predictor
 
 MOVED_AT_STEP = 15
 Key = TypeVar("Key")

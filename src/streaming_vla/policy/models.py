@@ -10,6 +10,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 from streaming_vla.policy.loading import CheckpointError
 
 SUFFIX = ".safetensors"
+AUTO = "auto"
 
 
 def model_folders() -> list[Path]:
@@ -48,3 +49,14 @@ def find_companion(model: str, part: str) -> Path | None:
     with contextlib.suppress(CheckpointError):
         return find_model(f"{model.removesuffix(SUFFIX)}_{part}{SUFFIX if model.endswith(SUFFIX) else ''}")
     return None
+
+
+def find_part(name: str, model: str, part: str) -> Path | None:
+    """Return the file of a part of `model`; AUTO: the one of the model's name (find_companion), empty: none.
+
+    Raises:
+        CheckpointError: a file is named and not there.
+    """
+    if name == AUTO:
+        return find_companion(model, part)
+    return find_model(name) if name else None

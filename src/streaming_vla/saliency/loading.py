@@ -18,7 +18,7 @@ from torch import nn
 from kv_cache.tensor_file import TensorFormat
 from streaming_vla.policy.compact.policy import CompactPolicy
 from streaming_vla.policy.loading import CheckpointError, load_policy
-from streaming_vla.policy.models import find_companion, find_model
+from streaming_vla.policy.models import find_model, find_part
 from streaming_vla.saliency.predictor import ChangePredictor
 
 FORMAT = TensorFormat(
@@ -29,7 +29,6 @@ FORMAT = TensorFormat(
     error=CheckpointError,
 )
 LARGEST_SIZE = 65_536  # of tokens, features, actions and width
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,6 @@ def load_with_predictor(model: str, saliency_model: str) -> CompactPolicy:
         CheckpointError: a file cannot be used, or they do not belong together.
     """
     policy = load_policy(find_model(model))
-    if saliency_model == AUTO:
-        own = find_companion(model, "saliency")
-        policy.predictor = None if own is None else load_predictor(own, policy)
-    elif saliency_model:
-        policy.predictor = load_predictor(find_model(saliency_model), policy)
+    own = find_part(saliency_model, model, "saliency")
+    policy.predictor = None if own is None else load_predictor(own, policy)
     return policy
