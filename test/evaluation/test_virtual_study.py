@@ -105,13 +105,32 @@ def closed_robot() -> Iterator[None]:
         robot.cache_clear()
 
 
+class Switching(Leftward):
+    """Plans to close its gripper in the last third of every context, or never."""
+
+    def __init__(self, closes: bool) -> None:
+        self._closes = closes
+
+    def plan(self, view):  # type: ignore[no-untyped-def]
+        """Return what it would do; nothing of it depends on what is executed."""
+        plan = np.tile(self.flow_step(view, None, 0), (16, 1))
+        plan[12:, 3] = 1.0 if self._closes else -1.0
+        return plan
+
+
 def run(
-    strategy: str, profile: str = "paper", steps: int = 60, disturbance: Disturbance | None = None
+    strategy: str,
+    profile: str = "paper",
+    steps: int = 60,
+    disturbance: Disturbance | None = None,
+    policy: Leftward | None = None,
 ) -> VirtualEpisode:
     """Run a short episode, or skip where nothing can be rendered."""
     options = EpisodeOptions(strategy, "reach", 10_001, "go left", steps=steps)
     try:
-        return run_episode(STRATEGIES[strategy], find_profile(profile), Leftward(), robot(), options, disturbance)
+        return run_episode(
+            STRATEGIES[strategy], find_profile(profile), policy or Leftward(), robot(), options, disturbance
+        )
     except RenderError as error:
         pytest.skip(str(error))
 
@@ -141,6 +160,16 @@ def test_every_strategy_runs_with_a_real_robot(strategy: str) -> None:
     assert all(abs(command.values[0] + 0.2) < 0.05 for _, command in episode.commands if command.values[0] != 0.0)
     row = aggregate(strategy, "paper", "window", 27.0, [as_row(found)], [], {})
     assert row["t_action_ms"] >= 27.0 and row["observations_per_s"] > 0
+
+
+def test_adaptive_observes_early_where_a_switch_is_planned_and_else_at_the_last_chance() -> None:
+    actions = {}
+    for name, closes in (("calm", False), ("switching", True)):
+        found = measures(run("ours_adaptive", steps=120, policy=Switching(closes)))
+        actions[name] = found.executed / found.observations
+    always = measures(run("ours", steps=120))
+    assert actions["switching"] == pytest.approx(always.executed / always.observations, rel=0.02)
+    assert actions["calm"] > 1.4 * actions["switching"], "the overrun is played"
 
 
 def test_a_moved_goal_is_seen_by_the_next_observation() -> None:

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
-from toy import TOKENS, Answer, ToyPolicy, finish, flow, observation, observe, options, refusal_of, report_of, step
+from toy import (
+    LAYOUT,
+    SPEC,
+    TOKENS,
+    Answer,
+    PlanningToy,
+    ToyPolicy,
+    finish,
+    flow,
+    observation,
+    observe,
+    options,
+    refusal_of,
+    report_of,
+    step,
+)
 
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.values import FlowResult, ResetResult, SaliencyRequest, SaliencyResult
@@ -63,7 +81,7 @@ def test_priorities() -> None:
     policy = ToyPolicy(slices=2)
     engine = prepared(policy)
     order: list[str] = []
-    request = SaliencyRequest(1, 0, np.zeros(2))
+    request = SaliencyRequest(1, 0, 0, np.zeros(2), "pictures")
     engine.observe(observation(0, session="/b"), lambda _result: order.append("prefill"))
     engine.predict_saliency("/a", request, lambda _result: order.append("saliency"))
     engine.flow_step("/a", flow(0), lambda _result: order.append("flow 0"))
@@ -200,9 +218,16 @@ def test_saliency() -> None:
     policy = ToyPolicy(saliency=0.25)
     engine = prepared(policy)
 
-    def ask(context: int, pending: list[float], session: str = "/a", engine: Engine = engine) -> SaliencyResult:
+    def ask(
+        context: int,
+        pending: list[float],
+        session: str = "/a",
+        engine: Engine = engine,
+        index: int = 0,
+        of: str = "pictures",
+    ) -> SaliencyResult:
         answer: Answer[SaliencyResult] = Answer()
-        engine.predict_saliency(session, SaliencyRequest(1, context, np.array(pending)), answer)
+        engine.predict_saliency(session, SaliencyRequest(1, context, index, np.array(pending), of), answer)
         finish(engine)
         return answer.get()
 
@@ -213,6 +238,27 @@ def test_saliency() -> None:
     assert ask(0, [0.0]).code == "bad_pending"
     assert ask(3, [0.0, 0.0]).code == "no_context"
     assert ask(0, [0.0, 0.0], "/z").code == "no_session"
+    assert ask(0, [0.0, 0.0], of="sounds").code == "bad_saliency_of"
+    assert ask(0, [0.0, 0.0], of="plan").code == "no_plan"
+
+
+def test_saliency_of_a_plan() -> None:
+    policy = PlanningToy()
+    engine = prepared(policy)
+
+    def ask(index: int, engine: Engine = engine, context: int = 0) -> SaliencyResult:
+        answer: Answer[SaliencyResult] = Answer()
+        engine.predict_saliency("/a", SaliencyRequest(1, context, index, np.zeros(2), "plan"), answer)
+        finish(engine)
+        return answer.get()
+
+    assert [ask(index).saliency for index in (0, 2, 3)] == pytest.approx([1.5, 1.5, 0.5]), "what comes is counted"
+    assert policy.names()[-1] == "plan"
+    assert ask(5).code == "bad_index" and ask(3, context=7).code == "no_context"
+    policy.grip[-1] = float("nan")
+    assert ask(0).code == "policy_failed"
+    layout = replace(LAYOUT, absolute=(False, False))
+    assert ask(0, prepared(PlanningToy(spec=replace(SPEC, layout=layout)))).code == "nothing_switches"
 
 
 def test_times_are_those_of_the_given_clock() -> None:

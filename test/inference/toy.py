@@ -101,6 +101,22 @@ class ToyPolicy:
         self.hook(name)
 
 
+@dataclass
+class PlanningToy(ToyPolicy):
+    """A toy that says what it plans: to move on and to switch its gripper.
+
+    Args:
+        grip: planned values of its absolute dimension.
+    """
+
+    grip: list[float] = field(default_factory=lambda: [-1.0, -1.0, -1.0, 0.0, 0.5])
+
+    def plan(self, view: CacheView) -> Vector:
+        """Return its plan."""
+        self._do("plan", float(view.values[0, 0, -1, 0]))
+        return np.stack((np.arange(5.0), np.array(self.grip)), axis=1)
+
+
 class Answer(Generic[Result]):
     """Waits for what `done` is called with; counts the calls."""
 

@@ -241,6 +241,25 @@ def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: Comp
         policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
 
 
+def test_a_plan_is_every_action_as_its_blind_token_gives_it() -> None:
+    torch.manual_seed(3)
+    policy = CompactPolicy(CompactModel(CONFIG), "toy")
+    cache = new_cache()
+    for seed in (1, 2):
+        cache.append(*prefill_whole(policy, observation(seed), cache.view())[:2])
+    view = cache.view()
+    plan = policy.plan(view)
+    assert plan.shape == (16, 4)
+    blind = torch.tensor([[False]])
+    with torch.inference_mode():
+        for index in (0, 7, 15):
+            held = [(keys[None], values[None]) for keys, values in zip(view.keys, view.values, strict=True)]
+            place = torch.tensor([view.next_position])
+            time = torch.tensor([[index / 16]])
+            one = policy.model.flow(torch.full((1, 1, 4), 9.0), time, held, place, None, blind)[0, 0]
+            assert plan[index] == pytest.approx(policy.spec.layout.clip(one.double().numpy()), abs=1e-5)
+
+
 def after(policy: CompactPolicy, seen: PolicyObservation) -> Prefilled:
     """Return the prefill of an observation without a history."""
     return prefill_whole(policy, seen, new_cache().view())

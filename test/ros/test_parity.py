@@ -57,7 +57,7 @@ def flow_reply_over_the_wire(reply: FlowReply) -> FlowReply:
 
 def saliency_over_the_wire(reply: SaliencyReply) -> SaliencyReply:
     """Return what the monitor hears of the predictor's answer."""
-    question = SaliencyQuestion(reply.episode, reply.context, reply.index, np.zeros(LAYOUT.size))
+    question = SaliencyQuestion(reply.episode, reply.context, reply.index, np.zeros(LAYOUT.size), "pictures")
     wire = srv.PredictSaliency.Response(accepted=reply.accepted, reason=reply.reason, saliency=reply.saliency)
     return messages.saliency_reply_from(question, wire)
 

@@ -211,10 +211,10 @@ def serve(pair: Pair, steps: int, each_s: float, most: int) -> None:
 
 @pytest.mark.parametrize(
     ("usual", "slowest", "lead"),
-    [(0.2, 0.2, 1), (0.2, 0.5, 1), (0.2, 0.7, 2), (0.2, 1.2, 3), (0.9, 0.9, 1), (0.2, 4.0, MOST_LEAD)],
+    [(0.2, 0.2, 1), (0.2, 0.3, 1), (0.2, 0.5, 3), (0.2, 0.7, 4), (0.9, 0.9, 1), (0.2, 4.0, MOST_LEAD)],
 )
 def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slowest: float, lead: int) -> None:
-    """In control periods: twice the longest less the shortest, rounded up."""
+    """In control periods: the longest, and 1 + 32 / 7 times its distance to the shortest, rounded up."""
     pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
     pair.context(0, horizon=2000, trained=2000)
     assert pair.generator.lead_actions == 2, "nothing is known yet"
@@ -224,6 +224,18 @@ def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slow
     assert pair.generator.lead_actions == lead
     serve(pair, STEPS_REMEMBERED, usual * PERIOD_S, most)
     assert pair.generator.lead_actions == 1, "a slow step is forgotten"
+
+
+def test_the_lead_shrinks_as_more_flow_steps_are_known() -> None:
+    pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
+    pair.context(0, horizon=2000, trained=2000)
+    serve(pair, STEPS_TO_LEARN, 0.2 * PERIOD_S, 4)
+    serve(pair, 1, 0.7 * PERIOD_S, 4)
+    leads = [pair.generator.lead_actions]
+    for _ in range(6):
+        serve(pair, 32, 0.2 * PERIOD_S, 4)
+        leads.append(pair.generator.lead_actions)
+    assert leads == [4, 2, 2, 2, 2, 2, 2], "at last 0.7 + 0.5 periods"
 
 
 def test_the_cold_first_flow_step_does_not_count_for_the_lead() -> None:

@@ -40,16 +40,17 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     with pytest.raises(ValueError, match="observe_when is 'loud'"):
         extremes([], "loud")
     with pytest.raises(ValueError, match="'always' has no saliency threshold"):
-        write_parameters(Path("unused"), "always", "salient", calibrate(list(range(50)), 0.5))
+        write_parameters(Path("unused"), "always", "plan", "salient", calibrate(list(range(50)), 0.5))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 5e-324, 1e-05, 1.5e-07, 0.7, 3.0, 1e6])
 def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshold: float) -> None:
     found = Calibration(threshold, 0.7, 101)
-    write_parameters(tmp_path / "saliency.yaml", "adaptive", "salient", found)
+    write_parameters(tmp_path / "saliency.yaml", "adaptive", "pictures", "salient", found)
     assert read(tmp_path / "saliency.yaml") == {
         "saliency_monitor": {
             "mode": "adaptive",
+            "saliency_of": "pictures",
             "observe_when": "salient",
             "saliency_threshold": found.threshold,
             "saliency_release": 1.0,

@@ -24,6 +24,7 @@ def calibrate(
         float | None, typer.Option(help="fewest observations at a success at most this share below mode always")
     ] = None,
     mode: Annotated[str, typer.Option(help="adaptive or action_norm")] = "adaptive",
+    of: Annotated[str, typer.Option(help="of mode adaptive: plan or pictures (the parameter saliency_of)")] = "plan",
     when: Annotated[str, typer.Option(help="salient observes where the change is high, calm where it is not")] = (
         "salient"
     ),
@@ -50,7 +51,7 @@ def calibrate(
     try:
         _check(rate, fewer, within, bool(bags), mode)
         always = STRATEGIES["ours"]
-        setup = changed(always, {"monitor": {"mode": mode, "observe_when": when}})
+        setup = changed(always, {"monitor": {"mode": mode, "saliency_of": of, "observe_when": when}})
         scenes = [
             VirtualRun(mode, setup, profile, task, CALIBRATION_SEED + number, model, saliency_model)
             for task in select_tasks(tasks)
@@ -59,7 +60,7 @@ def calibrate(
         if bags:
             changes = (("inference", "model", model), ("inference", "saliency_model", saliency_model))
             job = ReplayJob(params, changes, profile, namespace)
-            judged = calibrating.judged_bags(bags, job, mode, when, processes)
+            judged = calibrating.judged_bags(bags, job, mode, of, when, processes)
         else:
             judged = calibrating.judged_episodes(calibrating.recording(setup, when), scenes, processes)
         values = calibration.extremes(judged, when)
@@ -80,7 +81,7 @@ def calibrate(
                 )
             found = outcomes[-1].calibration
         out.parent.mkdir(parents=True, exist_ok=True)
-        calibration.write_parameters(out, mode, when, found)
+        calibration.write_parameters(out, mode, of, when, found)
     except (ValueError, OSError) as error:
         refuse(error)
     print(

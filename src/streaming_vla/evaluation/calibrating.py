@@ -59,13 +59,13 @@ def judged_episodes(setup: Setup, scenes: Scenes, processes: int) -> list[Judged
     """Run the scenes and return their saliencies.
 
     Raises:
-        ValueError: none was judged: the policy has no predictor, or the episodes are too short.
+        ValueError: none was judged: the policy cannot answer, or the episodes are too short.
     """
     jobs = [(number, replace(scene, setup=setup)) for number, scene in enumerate(scenes)]
     found = dict(run_all(jobs, _judged, processes))
     if not any(found.values()):
         raise ValueError(
-            "calibration: no saliency was recorded; mode adaptive needs a saliency model of this policy "
+            "calibration: no saliency was recorded; that of pictures needs a saliency model of this policy "
             "(streaming-vla train saliency)"
         )
     return [found[number] for number in range(len(jobs))]
@@ -75,7 +75,7 @@ def _judged(episode: VirtualEpisode) -> Judged:
     return episode.judged
 
 
-def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, when: str, workers: int) -> list[Judged]:
+def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, of: str, when: str, workers: int) -> list[Judged]:
     """Replay bags and return the saliencies of their episodes.
 
     Raises:
@@ -83,14 +83,20 @@ def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, when: str, work
         ValueError: none was judged.
     """
     monitor = "saliency_monitor"
-    changes = {"mode": mode, "observe_when": when, "saliency_threshold": NEVER[when], "saliency_release": 1.0}
+    changes = {
+        "mode": mode,
+        "saliency_of": of,
+        "observe_when": when,
+        "saliency_threshold": NEVER[when],
+        "saliency_release": 1.0,
+    }
     asking = replace(job, changes=(*job.changes, *((monitor, name, value) for name, value in changes.items())))
     replays = replay_all(bags, asking, workers)
     judged = [episode.judged for each in replays for episode in each.episodes]
     if not any(judged):
         raise BagError(
-            "calibration: the bags hold no context that lasted long enough to be judged, or the policy has no saliency "
-            "model (streaming-vla train saliency)"
+            "calibration: the bags hold no context that lasted long enough to be judged, or the policy cannot answer: "
+            "that of pictures needs a saliency model (streaming-vla train saliency)"
         )
     return judged
 

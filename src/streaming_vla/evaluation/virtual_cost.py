@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
+from streaming_vla.policy.contract import ChunkPolicy, PlanningPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 
 
 def costs(policy: StreamingPolicy) -> dict[str, int]:
     """Return the FLOPs of every kind of work that `policy` can do, history left out.
 
-    The kinds are prefill, flow_step, chunk_step, exact_chunk_step and look_ahead.
+    The kinds are prefill, flow_step, chunk_step, exact_chunk_step, look_ahead and plan.
     """
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
@@ -31,6 +31,9 @@ def costs(policy: StreamingPolicy) -> dict[str, int]:
     if prefilled.seen is not None:
         seen = prefilled.seen
         found["look_ahead"] = _counted(lambda: policy.look_ahead(seen, spec.layout.start()))
+    if hasattr(policy, "plan"):
+        planning = cast(PlanningPolicy, policy)
+        found["plan"] = _counted(lambda: planning.plan(view))
     if hasattr(policy, "chunk_step"):
         chunks = cast(ChunkPolicy, policy)
         noise = np.zeros((spec.trained_horizon, spec.layout.size))

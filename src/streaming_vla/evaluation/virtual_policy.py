@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from streaming_vla.evaluation.cache_options import CacheOptions
+from streaming_vla.inference import saliency
 from streaming_vla.inference.pictures import decode_all
 from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.sessions import Sessions
+from streaming_vla.inference.values import SaliencyRequest
 from streaming_vla.policy.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policy.layout import Vector
 from streaming_vla.robots.metaworld import METRES_PER_UNIT
@@ -98,14 +100,13 @@ class PolicyService:
         return ChunkReply(request.episode, request.context, True, spec.layout.clip(noisy))
 
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply:
-        """Ask the policy's predictor."""
+        """Ask the policy for the saliency of a context."""
         numbers = (question.episode, question.context, question.index)
+        request = SaliencyRequest(*numbers, question.pending, question.of)
         try:
-            seen = self._sessions.find(SESSION).seen(question.episode, question.context)
+            with torch.inference_mode():
+                found = saliency.answer(self._policy, self._sessions.find(SESSION), request)
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
-        if seen is None:
-            return SaliencyReply(*numbers, False, float("nan"), f"policy {self._policy.spec.name} has no predictor")
-        self.work["look_ahead"] += 1
-        with torch.inference_mode():
-            return SaliencyReply(*numbers, True, self._policy.look_ahead(seen, question.pending))
+        self.work["plan" if question.of == "plan" else "look_ahead"] += 1
+        return SaliencyReply(*numbers, True, found)

@@ -53,7 +53,8 @@ class Setup:
     @property
     def needs_predictor(self) -> bool:
         """Whether the policy's look-ahead predictor is asked."""
-        return self.monitor.mode == "adaptive" or self.replace_tokens
+        asking = self.monitor.mode == "adaptive" and self.monitor.saliency_of == "pictures"
+        return asking or self.replace_tokens
 
     def generator_options(self, control_period_s: float) -> GeneratorOptions:
         """Return the options of the action flow's generator.
@@ -103,7 +104,7 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
 STREAM = MonitorOptions(mode="always", lead_actions=0)
 OVERRUN = GeneratorOptions(lead_actions=0)
 PUBLISHED = GeneratorOptions(overrun=False)
-AEO = MonitorOptions(mode="adaptive", early_actions=2, observe_when="calm", last_chance=False)
+AEO = MonitorOptions(mode="adaptive", saliency_of="pictures", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
@@ -216,7 +217,10 @@ STRATEGIES: dict[str, Setup] = {
     "afm_aeo_stale": Setup("the same, tokens as they were seen", AEO, PUBLISHED),
     "ours": Setup("action flow, m as measured, overrun", STREAM, OVERRUN),
     "ours_replacing": Setup("ours, tokens replaced by the prediction", STREAM, OVERRUN, replace_tokens=True),
-    "ours_adaptive": Setup("ours, observe where the predictor says so", _saliency("adaptive"), OVERRUN),
+    "ours_adaptive": Setup("ours, observe where the gripper is about to switch", _saliency("adaptive"), OVERRUN),
+    "ours_predicted": Setup(
+        "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), OVERRUN
+    ),
     "ours_random": Setup("ours, observe early at random", _saliency("random"), OVERRUN),
     "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), OVERRUN),
     "ours_from_episode": Setup("ours, sums from the start of the episode", STREAM, replace(OVERRUN, start="episode")),

@@ -54,7 +54,12 @@ GRIDS: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
 }
 PUBLISHED_RATE = 0.76  # share of the contexts that StreamingVLA observes early
 RATED = ("afm_random_early", "afm_aeo", "afm_aeo_stale")  # brought to that rate
-SAVING = ("ours_random", "ours_action_norm", "ours_adaptive")  # brought to the same saving against `ours`
+SAVING = (
+    "ours_random",
+    "ours_action_norm",
+    "ours_predicted",
+    "ours_adaptive",
+)  # brought to the same saving against `ours`
 
 
 def grid(name: str) -> list[Changes]:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
-
+from streaming_vla.inference import saliency
 from streaming_vla.inference.delay import Delay, held
 from streaming_vla.inference.flow_steps import Asked, FlowSteps, answered
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.prefill import Prefill, refuse_observation
-from streaming_vla.inference.refused import Refused, checked
+from streaming_vla.inference.refused import Refused
 from streaming_vla.inference.replies import Replies
 from streaming_vla.inference.request import Notice, Request, Shared
 from streaming_vla.inference.sessions import Sessions, check_fit
@@ -126,18 +125,11 @@ class Engine:
         self._worker.submit(self._flow_steps.add(Asked(session, request, done, now)))
 
     def predict_saliency(self, session: str, request: SaliencyRequest, done: Callable[[SaliencyResult], None]) -> None:
-        """Ask the policy's predictor how much the pending actions change what the cameras see."""
+        """Ask the policy for the saliency of a context (see saliency.answer)."""
 
         def serve(_queued_s: float) -> SaliencyResult:
-            shared, spec = self._shared, self._shared.policy.spec
-            seen = shared.sessions.find(session).seen(request.episode, request.context)
-            pending = checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
-            if seen is None:
-                raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
-            saliency = shared.policy.look_ahead(seen, pending)
-            if not np.isfinite(saliency):
-                raise ValueError(f"saliency is {saliency}")
-            return SaliencyResult(True, "", "", float(saliency))
+            found = saliency.answer(self._shared.policy, self._shared.sessions.find(session), request)
+            return SaliencyResult(True, "", "", found)
 
         def refuse(refused: Refused, _queued_s: float) -> SaliencyResult:
             return SaliencyResult(False, refused.code, refused.reason, float("nan"))

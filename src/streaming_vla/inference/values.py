@@ -84,16 +84,20 @@ class FlowResult:
 
 @dataclass(frozen=True)
 class SaliencyRequest:
-    """Asks how much the pending actions are expected to change what the cameras see.
+    """Asks for the saliency of a context.
 
     Args:
         context: sequence of the observation to look ahead from.
-        pending: [A], sum of the actions that are not executed yet (newest value for absolute dimensions).
+        index: action that begins now, 0 .. trained_horizon - 1.
+        pending: [A], sum of the actions that its picture does not show (newest value for absolute dimensions).
+        of: "plan" or "pictures" (saliency.decision.SALIENCY_OF).
     """
 
     episode: int
     context: int
+    index: int
     pending: Vector
+    of: str
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,9 @@ class InferenceNode(SuiteNode):
     async def _on_predict_saliency(
         self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response
     ) -> Any:
-        question = SaliencyRequest(request.episode, request.context, messages.vector(request.pending))
+        question = SaliencyRequest(
+            request.episode, request.context, request.index, messages.vector(request.pending), request.saliency_of
+        )
         result: SaliencyResult | None = await self._answer(
             response, lambda it, done: it.predict_saliency(request.session, question, done)
         )

@@ -261,7 +261,12 @@ def flow_reply_from(request: FlowRequest, message: srv.FlowStep.Response) -> Flo
 def saliency_question_to(question: SaliencyQuestion, session: str) -> srv.PredictSaliency.Request:
     """Return the request of PredictSaliency.srv."""
     return srv.PredictSaliency.Request(
-        session=session, episode=question.episode, context=question.context, pending=floats(question.pending)
+        session=session,
+        episode=question.episode,
+        context=question.context,
+        index=question.index,
+        pending=floats(question.pending),
+        saliency_of=question.of,
     )
 
 

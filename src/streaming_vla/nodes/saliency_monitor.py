@@ -91,6 +91,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
             warm_up_contexts=values["warm_up_contexts"],
             random_rate=values["random_rate"],
             random_seed=values["random_seed"],
+            saliency_of=values["saliency_of"],
             saliency_threshold=values["saliency_threshold"],
             saliency_release=values["saliency_release"],
             observe_when=values["observe_when"],

@@ -13,7 +13,7 @@ SALIENCY_MONITOR = (
         "mode",
         "always",
         "off observes only when the queue is dry (sequential), always observes early; random, action_norm (how far the "
-        "arm has moved) and adaptive (what the predictor says) choose when, as long as the context lasts.",
+        "arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
         choices=("off", "always", "random", "action_norm", "adaptive"),
         live=True,
     ),
@@ -22,9 +22,19 @@ SALIENCY_MONITOR = (
     ),
     Parameter("random_seed", 0, "Mode random: of the draws.", low=0, high=2**31 - 1, live=True),
     Parameter(
+        "saliency_of",
+        "plan",
+        "What mode adaptive asks the inference node: plan, how far it is going to move an absolute action (a gripper "
+        "that opens or closes); pictures, how much the actions since the newest have changed them "
+        "(needs saliency_model).",
+        choices=("plan", "pictures"),
+        live=True,
+    ),
+    Parameter(
         "saliency_threshold",
         1.0,
-        "Modes action_norm (action units) and adaptive (units of the predictor): from here on a change is high.",
+        "Modes action_norm and adaptive, in action units, of pictures in typical changes: from here on a change is "
+        "high.",
         low=0.0,
         high=1.0e6,
         live=True,

@@ -82,8 +82,8 @@ INFERENCE = (
     Parameter(
         "saliency_model",
         "auto",
-        "Look-ahead predictor of the monitor's mode adaptive: name of a shipped file, or path of a .safetensors file; "
-        "auto takes the one of the model's name with _saliency behind it, if there is one; empty: none.",
+        "Look-ahead predictor for the monitor's saliency_of pictures: name of a shipped file, or path of a "
+        ".safetensors file; auto takes the one of the model's name with _saliency behind it; empty: none.",
     ),
     Parameter(
         "cache_policy",

@@ -20,6 +20,7 @@ __all__ = [
     "ChunkPolicy",
     "FlowQuery",
     "Guide",
+    "PlanningPolicy",
     "PolicyObservation",
     "PolicySpec",
     "Prefilled",
@@ -149,6 +150,16 @@ class BatchingPolicy(StreamingPolicy, Protocol):
 
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
         """Return what `flow_step` returns of each; the views have as many tokens and the same next position."""
+
+
+class PlanningPolicy(StreamingPolicy, Protocol):
+    """A policy that also says in one pass, and roughly, what it is going to do with a context."""
+
+    def plan(self, view: CacheView) -> Vector:
+        """Return all actions of the context that `view` ends with, [trained_horizon, A], clipped to the layout.
+
+        They need not be what flow steps give: those know how far the motion has come.
+        """
 
 
 def run_slices(work: Generator[None, None, Result]) -> Result:

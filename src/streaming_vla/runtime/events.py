@@ -97,23 +97,25 @@ class FlowReply:
 
 @dataclass(frozen=True)
 class SaliencyQuestion:
-    """Asks the model how much the pictures have changed.
+    """Asks the model for the saliency of a context.
 
     Args:
-        context: the context whose picture is compared with.
+        context: the context whose picture is compared with, or whose plan is looked at.
         index: action at whose begin it is asked; names the question together with the context.
         pending: [A], actions executed since that picture, summed where they are changes, else the newest value.
+        of: what is asked, see saliency.decision.SALIENCY_OF.
     """
 
     episode: int
     context: int
     index: int
     pending: Vector
+    of: str
 
 
 @dataclass(frozen=True)
 class SaliencyReply:
-    """Answer to a SaliencyQuestion; `saliency` counts only when accepted, in units of the calibrated scale."""
+    """Answer to a SaliencyQuestion; `saliency` counts only when accepted, in the units of what was asked."""
 
     episode: int
     context: int

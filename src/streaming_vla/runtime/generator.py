@@ -37,6 +37,7 @@ ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an ac
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
 STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions must be sent ahead
+FEW_STEPS = 32  # with so many known the margin is twice as wide as in the end: what is rare has not been seen yet
 STEPS_TO_LEARN = 7  # behind the cold first one; before so many are known, one action more is sent ahead
 REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
 
@@ -49,7 +50,7 @@ class GeneratorOptions:
         release: "stream" or "chunk".
         overrun: stream only: go on with the old context up to its trained horizon while no newer one is ready.
         lead_actions: stream only: actions sent and not yet begun by the executor, at most; 0: as many as the longest
-            of the newest flow steps lasts, with its distance to the shortest as margin, and no more.
+            of the newest flow steps lasts, with its distance to the shortest as margin (more while few are known).
         flow_step_timeout_s: a flow step without a reply for so long ends its flow.
         control_period_s: an action lasts so long (T_e), seconds.
         start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
@@ -136,7 +137,8 @@ class Generator:
         steps_s = self._newest_steps_s
         if len(steps_s) < STEPS_TO_LEARN:
             return 2
-        needed_s = 2.0 * max(steps_s) - min(steps_s)
+        longest_s, spread_s = max(steps_s), max(steps_s) - min(steps_s)
+        needed_s = longest_s + spread_s * (1.0 + FEW_STEPS / len(steps_s))
         return min(MOST_LEAD, max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)))
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:

@@ -249,7 +249,7 @@ class Monitor:
                 self.counters.count("suppressed_unanswered")
                 return []
             self.counters.count("saliency_superseded")
-        self._question = SaliencyQuestion(episode.number, state.context, state.index, change)
+        self._question = SaliencyQuestion(episode.number, state.context, state.index, change, self._options.saliency_of)
         self._question_s = now
         return [self._question]
 

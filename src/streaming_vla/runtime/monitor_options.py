@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from streaming_vla.runtime.options import require_choice, require_count, require_period
 from streaming_vla.saliency.decision import (
+    SALIENCY_OF,
     WHEN,
     ActionNorm,
     Adaptive,
@@ -26,18 +27,21 @@ class MonitorOptions:
     Args:
         mode: "off" (only when the queue is dry), "always" (early, before it is), or early where it is decided so:
             "random" (for a share of the contexts), "action_norm" (how far the arm has moved since the picture),
-            "adaptive" (what the predictor says).
+            "adaptive" (what the policy says).
         early_actions: observe early with so many actions left, the one that begins included; 0: as many as
             the measured latencies need for a hand-over at the execution horizon.
         lead_actions: actions that the generator sends ahead; 0: as many as the executor has in its queue.
         control_period_s: an action lasts so long (T_e), seconds.
         max_silence_s: observe at the latest so long after the last request, seconds.
-        request_timeout_s: ask again when nothing came of a request, or of a question to the predictor, for so long,
+        request_timeout_s: ask again when nothing came of a request, or of a question to the policy, for so long,
             seconds.
         warm_up_contexts: first contexts whose latency is left out.
         random_rate: mode random: share of the contexts that are observed early.
         random_seed: mode random: of the draws.
-        saliency_threshold: modes action_norm (action units) and adaptive (units of the calibrated scale).
+        saliency_of: mode adaptive: "plan" (what it is going to do) or "pictures" (how they have changed), see
+            decision.py.
+        saliency_threshold: action_norm and adaptive, of the plan in action units, of pictures in units of a typical
+            change.
         saliency_release: share of the threshold at which what was high stays high.
         observe_when: "salient": observe where something changes; "calm": where nothing does (see decision.py).
         last_chance: send with m actions left of the trained horizon whatever the mode says; mode off never does.
@@ -56,6 +60,7 @@ class MonitorOptions:
     warm_up_contexts: int = 2
     random_rate: float = 0.5
     random_seed: int = 0
+    saliency_of: str = "plan"
     saliency_threshold: float = 1.0
     saliency_release: float = 0.8
     observe_when: str = "salient"
@@ -64,6 +69,7 @@ class MonitorOptions:
 
     def __post_init__(self) -> None:
         require_choice("mode", self.mode, MODES)
+        require_choice("saliency_of", self.saliency_of, SALIENCY_OF)
         require_choice("observe_when", self.observe_when, WHEN)
         self.decision()
         require_count("early_actions", self.early_actions, 0)
@@ -77,7 +83,11 @@ class MonitorOptions:
     def rule(self) -> tuple[object, ...]:
         """The mode and what its rule is made of: while that stays the same, the rule keeps what it remembers."""
         gate = (self.saliency_threshold, self.saliency_release, self.observe_when)
-        made_of = {"random": (self.random_rate, self.random_seed), "action_norm": gate, "adaptive": gate}
+        made_of = {
+            "random": (self.random_rate, self.random_seed),
+            "action_norm": gate,
+            "adaptive": (self.saliency_of, *gate),
+        }
         return (self.mode, *made_of.get(self.mode, ()))
 
     def decision(self) -> EarlyDecision:

@@ -85,7 +85,7 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
     return Calibration(threshold, share, len(ordered))
 
 
-def write_parameters(path: Path, mode: str, when: str, calibration: Calibration) -> None:
+def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
     """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold.
 
     Raises:
@@ -95,6 +95,7 @@ def write_parameters(path: Path, mode: str, when: str, calibration: Calibration)
         raise ValueError(f"mode '{mode}' has no saliency threshold: choose one of {', '.join(MODES)}")
     values = {
         "mode": mode,
+        **({"saliency_of": of} if mode == "adaptive" else {}),
         "observe_when": when,
         "saliency_threshold": calibration.threshold,
         "saliency_release": 1.0,

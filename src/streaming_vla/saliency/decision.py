@@ -24,7 +24,7 @@ class Verdict(Enum):
 
     SEND = "send"
     SUPPRESS = "suppress"
-    ASK = "ask"  # the predictor has to say something first
+    ASK = "ask"  # the policy has to say something first
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Moment:
         change: [A], actions executed between its picture and now, summed where they are changes; None when it is
             not known.
         summed: [A] bool, dimensions that are changes.
-        saliency: what the predictor says of `change`, in units of its calibrated scale; None when it has not.
+        saliency: what the policy says when it is asked; None when it has not been.
     """
 
     context: int
@@ -158,7 +158,7 @@ class ActionNorm:
 
 
 class Adaptive:
-    """Observe when the predictor says that the pictures have changed (or, `when` "calm", that they have not)."""
+    """Observe when the policy's answer is high (or, `when` "calm", when it is not)."""
 
     def __init__(self, gate: Gate, when: str) -> None:
         self._gate, self._when = gate, when
@@ -168,7 +168,7 @@ class Adaptive:
         self._gate.high = False
 
     def decide(self, moment: Moment) -> Decision:
-        """Ask the predictor, then compare what it says."""
+        """Ask, then compare what is said."""
         if moment.change is None:
             return Decision(Verdict.SEND, "unknown")
         if moment.saliency is None:
@@ -179,6 +179,9 @@ class Adaptive:
 
 
 WHEN = ("salient", "calm")
+# what mode adaptive asks the policy: how far it is going to move what is absolute (saliency.plan), or how much the
+# actions since the picture have changed what the cameras see (saliency.predictor)
+SALIENCY_OF = ("plan", "pictures")
 
 
 def judged(saliency: float, gate: Gate, when: str) -> Decision:

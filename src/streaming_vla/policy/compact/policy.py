@@ -132,6 +132,17 @@ class CompactPolicy:
         actions = torch.lerp(answers[:, 0], answers[:, 1], BLIND)
         return [self._layout.clip(action.double().numpy()) for action in actions]
 
+    @torch.inference_mode()
+    def plan(self, view: CacheView) -> Vector:
+        """Return all actions as the tokens without the flow's state give them, in one pass (see PlanningPolicy)."""
+        horizon = self.model.config.trained_horizon
+        time = torch.arange(horizon).unsqueeze(0) / horizon
+        hidden = torch.zeros(1, horizon, dtype=torch.bool)
+        nowhere = torch.zeros(1, horizon, self._layout.size)
+        places = torch.tensor([view.next_position] * horizon)
+        answers = self.model.flow(nowhere, time, _batch([view]), places, None, hidden)
+        return self._layout.clip(answers[0].double().numpy())
+
     def chunk_step(
         self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
     ) -> Vector:

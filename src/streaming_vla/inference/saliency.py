@@ -1,0 +1,49 @@
+"""The saliency of a context, asked of the policy: what it plans, or what its look-ahead predictor expects to see."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from streaming_vla.inference.refused import Refused, checked
+from streaming_vla.inference.sessions import Session
+from streaming_vla.inference.values import SaliencyRequest
+from streaming_vla.policy.contract import PlanningPolicy, StreamingPolicy
+from streaming_vla.saliency.decision import SALIENCY_OF
+from streaming_vla.saliency.plan import planned_switch
+
+
+def answer(policy: StreamingPolicy, session: Session, request: SaliencyRequest) -> float:
+    """Return the saliency that is asked for.
+
+    Raises:
+        Refused: a question that is not known, a context that is not kept, or one that this policy cannot answer.
+        ValueError: what the policy answers is no finite number.
+    """
+    spec = policy.spec
+    pending = checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
+    if request.of not in SALIENCY_OF:
+        raise Refused("bad_saliency_of", f"saliency of '{request.of}' is asked: choose {' or '.join(SALIENCY_OF)}")
+    if request.of == "plan":
+        saliency = _planned(policy, session, request)
+    else:
+        seen = session.seen(request.episode, request.context)
+        if seen is None:
+            raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
+        saliency = policy.look_ahead(seen, pending)
+    if not np.isfinite(saliency):
+        raise ValueError(f"saliency is {saliency}")
+    return float(saliency)
+
+
+def _planned(policy: StreamingPolicy, session: Session, request: SaliencyRequest) -> float:
+    spec = policy.spec
+    view = session.context(request.episode, request.context)
+    if not 0 <= request.index < spec.trained_horizon:
+        raise Refused("bad_index", f"action {request.index} begins, there are 0 to {spec.trained_horizon - 1}")
+    if not hasattr(policy, "plan"):
+        raise Refused("no_plan", f"policy {spec.name} does not say what it plans: set saliency_of to pictures")
+    if not any(spec.layout.absolute):
+        raise Refused("nothing_switches", f"policy {spec.name} has no absolute action: set saliency_of to pictures")
+    return planned_switch(cast(PlanningPolicy, policy).plan(view), spec.layout.absolute, request.index)
