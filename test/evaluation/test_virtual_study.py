@@ -168,8 +168,11 @@ def test_adaptive_observes_early_where_a_switch_is_planned_and_else_at_the_last_
         found = measures(run("ours_adaptive", steps=120, policy=Switching(closes)))
         actions[name] = found.executed / found.observations
     always = measures(run("ours", steps=120))
-    assert actions["switching"] == pytest.approx(always.executed / always.observations, rel=0.02)
-    assert actions["calm"] > 1.4 * actions["switching"], "the overrun is played"
+    soonest = always.executed / always.observations
+    assert soonest <= actions["switching"] <= soonest + 1.0, (
+        "an answer takes as long as a flow step, less than an action"
+    )
+    assert actions["calm"] > 1.4 * soonest, "the overrun is played"
 
 
 def test_a_moved_goal_is_seen_by_the_next_observation() -> None:

@@ -16,7 +16,7 @@ from streaming_vla.runtime.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
-from streaming_vla.runtime.monitor import Monitor, MonitorOptions
+from streaming_vla.runtime.monitor import SPARE, Monitor, MonitorOptions
 from streaming_vla.saliency.decision import Gate, Moment, RandomRate, Verdict, judged
 
 HORIZON, TRAINED, EARLY = 6, 12, 2
@@ -159,7 +159,7 @@ def test_a_rule_is_renewed_by_changes_of_its_own_options_only() -> None:
 def test_the_last_chance_of_a_context_is_taken_whatever_the_mode_says(mode: str) -> None:
     played = Played(mode, saliency_threshold=1e6, random_rate=0.0)
     index, effect = played.until_asked()
-    assert index == TRAINED - EARLY and isinstance(effect, ObserveRequest)
+    assert index == TRAINED - EARLY - SPARE and isinstance(effect, ObserveRequest)
     assert played.monitor.counters["sent_last_chance"] == 1
 
 
@@ -231,6 +231,6 @@ def test_without_an_answer_the_last_chance_is_taken_and_the_answer_is_late() -> 
     played = Played("adaptive")
     asked = question(played)
     index, effect = played.until_asked()
-    assert index == TRAINED - EARLY and isinstance(effect, ObserveRequest)
+    assert index == TRAINED - EARLY - SPARE and isinstance(effect, ObserveRequest)
     assert played.monitor.on_saliency(answer(asked, 0.0, accepted=False), 0.8) == []
     assert played.monitor.counters["saliency_late"] == 1 and played.monitor.counters["saliency_refused"] == 0

@@ -30,6 +30,7 @@ HELD_OUT = 3  # every third bag is kept from the search
 Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
 SEARCH: dict[tuple[str, str], Range] = {
     ("saliency_monitor", "mode"): ("always", "adaptive", "action_norm"),
+    ("saliency_monitor", "saliency_of"): ("plan", "pictures"),
     ("saliency_monitor", "early_actions"): (0, 6),
     ("saliency_monitor", "saliency_threshold"): (0.1, 6.0),
     ("saliency_monitor", "max_silence_s"): (0.5, 4.0),

@@ -140,6 +140,7 @@ class World:
         self.pending: Callable[[], Vector] | None = None  # of the actions that a picture lacks; None: nobody asks
         self.encode: Callable[[Snapshot], Snapshot | str] | None = None  # str: the camera of a damaged frame
         self.trace: list[Told] | None = None  # set to a list to keep what every machine is told
+        self._planned = (0, -1)  # episode and context of the newest plan
         self._chunks: dict[int, ChunkRequest] = {}  # by observation, until its prefill is done
         self._sense()
 
@@ -203,7 +204,7 @@ class World:
                 self.flow_requests.append((self.now, effect))
                 self._flow_step(effect)
             case SaliencyQuestion():
-                self.hardware.send("question", lambda: self._answer(effect))
+                self.hardware.send("question", lambda: self._question(effect))
             case Action():
                 self.actions.append(effect)
                 self.hardware.action(effect, lambda: self.send_action(effect))
@@ -287,6 +288,15 @@ class World:
             self.tell("generator", "on_flow_reply", reply)
 
         self.hardware.flow_step(request.context, request.index, stepped)
+
+    def _question(self, question: SaliencyQuestion) -> None:
+        """Answer at once, but plan a context first if that is what is asked, for the first time."""
+        context = (question.episode, question.context)
+        if question.of != "plan" or context == self._planned:
+            self._answer(question)
+            return
+        self._planned = context
+        self.hardware.plan(lambda _begin_s, _end_s: self._answer(question))
 
     def _answer(self, question: SaliencyQuestion) -> None:
         reply = self.service.look_ahead(question)

@@ -17,7 +17,7 @@ from streaming_vla.runtime.latency import LatencyTracker
 Done = Callable[[float, float], None]
 """Called with begin and end of the work, seconds."""
 
-FLOW, PREFILL = 0, 1  # priorities: a flow step goes before the next slice of a prefill
+FLOW, PLAN, PREFILL = 0, 1, 2  # priorities: a flow step goes before a plan and the next slice of a prefill
 
 
 class Clock:
@@ -69,6 +69,7 @@ class Hardware:
             for index, kind in enumerate(("observe", "flow_step", "transport"))
         }
         self._lines: dict[int, list[tuple[int, int, _Work]]] = {FLOW: [], PREFILL: []}
+        self._lines[PLAN] = self._lines[FLOW]
         if profile.prefill_slices:
             self._lines[PREFILL] = self._lines[FLOW]
         self._busy: set[int] = set()  # id of the lines that work
@@ -125,6 +126,10 @@ class Hardware:
         for each_s in slices_s:
             self.flow_latency.add(each_s)
         self._submit(FLOW, _Work(slices_s, done))
+
+    def plan(self, done: Done) -> None:
+        """Plan a context: one pass, as long as that of a flow step."""
+        self._submit(PLAN, _Work([self._profile.flow_step.draw_s(self._random["flow_step"])], done))
 
     def send(self, channel: str, event: Callable[[], None]) -> None:
         """Let `event` happen when a message has travelled between robot and model; a channel keeps its order."""

@@ -76,7 +76,7 @@ class PolicyService:
     def flow_step(self, request: FlowRequest) -> FlowReply:
         """Do one flow step against a kept context."""
         try:
-            view = self._sessions.find(SESSION).context(request.episode, request.context)
+            view = self._sessions.find(SESSION).context(request.episode, request.context).view
         except Refused as refused:
             return FlowReply(request.episode, request.context, request.index, False, np.zeros(0), refused.reason)
         with torch.inference_mode():
@@ -89,7 +89,7 @@ class PolicyService:
         policy: ChunkPolicy = self._policy  # type: ignore[assignment]
         spec = policy.spec
         try:
-            view = self._sessions.find(SESSION).context(request.episode, request.context)
+            view = self._sessions.find(SESSION).context(request.episode, request.context).view
         except Refused as refused:
             return ChunkReply(request.episode, request.context, False, np.zeros((0, 0)), refused.reason)
         kind = "chunk_step" if request.guide is None or not request.guide.exact else "exact_chunk_step"
@@ -104,9 +104,14 @@ class PolicyService:
         numbers = (question.episode, question.context, question.index)
         request = SaliencyRequest(*numbers, question.pending, question.of)
         try:
+            session = self._sessions.find(SESSION)
+            planned = session.context(question.episode, question.context).plan is not None
             with torch.inference_mode():
-                found = saliency.answer(self._policy, self._sessions.find(SESSION), request)
+                found = saliency.answer(self._policy, session, request)
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
-        self.work["plan" if question.of == "plan" else "look_ahead"] += 1
+        if question.of != "plan":
+            self.work["look_ahead"] += 1
+        elif not planned:
+            self.work["plan"] += 1
         return SaliencyReply(*numbers, True, found)

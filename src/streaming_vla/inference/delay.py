@@ -113,7 +113,7 @@ def held(delay: Delay, stage: str, since_s: float, done: Callable[[Result], None
     The times that an answer reports become those of the profile; a refusal goes out at once.
 
     Args:
-        stage: observe, flow_step or saliency (which costs the network only).
+        stage: observe, flow_step (a plan takes as long) or saliency (which costs the network only).
         since_s: when the request came, seconds on the engine's clock.
     """
     model_s, network_s = delay.draw_s(stage)

@@ -135,7 +135,11 @@ class Engine:
             return SaliencyResult(False, refused.code, refused.reason, float("nan"))
 
         now = self._shared.clock()
-        done = done if self._delay is None else held(self._delay, "saliency", now, done)
+        done = (
+            done
+            if self._delay is None
+            else held(self._delay, "flow_step" if request.of == "plan" else "saliency", now, done)
+        )
         self._submit(Request(self._shared, Priority.SALIENCY, session, serve, refuse, done, now))
 
     def reset(self, session: str, episode: int, done: Callable[[ResetResult], None]) -> None:

@@ -89,7 +89,7 @@ class FlowSteps:
             Refused: no such context, step, or flow state.
         """
         spec, request = self._shared.policy.spec, asked.request
-        view = self._shared.sessions.find(asked.session).context(request.episode, request.context)
+        view = self._shared.sessions.find(asked.session).context(request.episode, request.context).view
         if not 0 <= request.index < spec.trained_horizon:
             raise Refused(
                 "bad_index",

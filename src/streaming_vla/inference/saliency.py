@@ -28,7 +28,7 @@ def answer(policy: StreamingPolicy, session: Session, request: SaliencyRequest) 
     if request.of == "plan":
         saliency = _planned(policy, session, request)
     else:
-        seen = session.seen(request.episode, request.context)
+        seen = session.context(request.episode, request.context).seen
         if seen is None:
             raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
         saliency = policy.look_ahead(seen, pending)
@@ -39,11 +39,13 @@ def answer(policy: StreamingPolicy, session: Session, request: SaliencyRequest) 
 
 def _planned(policy: StreamingPolicy, session: Session, request: SaliencyRequest) -> float:
     spec = policy.spec
-    view = session.context(request.episode, request.context)
+    context = session.context(request.episode, request.context)
     if not 0 <= request.index < spec.trained_horizon:
         raise Refused("bad_index", f"action {request.index} begins, there are 0 to {spec.trained_horizon - 1}")
     if not hasattr(policy, "plan"):
         raise Refused("no_plan", f"policy {spec.name} does not say what it plans: set saliency_of to pictures")
     if not any(spec.layout.absolute):
         raise Refused("nothing_switches", f"policy {spec.name} has no absolute action: set saliency_of to pictures")
-    return planned_switch(cast(PlanningPolicy, policy).plan(view), spec.layout.absolute, request.index)
+    if context.plan is None:  # it stays the same while the context is played
+        context.plan = cast(PlanningPolicy, policy).plan(context.view)
+    return planned_switch(context.plan, spec.layout.absolute, request.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,6 +11,22 @@ from kv_cache.policies import CacheFullError
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.refused import Refused
 from streaming_vla.policy.contract import PolicySpec, Prefilled
+from streaming_vla.policy.layout import Vector
+
+
+@dataclass(eq=False)
+class Kept:
+    """A context that can be asked.
+
+    Args:
+        view: of the cache, the context's own observation last.
+        seen: what the prefill left for the look-ahead; None: the policy has no predictor.
+        plan: [trained_horizon, A], once somebody has asked for it.
+    """
+
+    view: CacheView
+    seen: Tensor | None
+    plan: Vector | None = None
 
 
 class Session:
@@ -22,7 +38,7 @@ class Session:
         self.epoch = 0
         self.episode = -1
         self._sequence = -1
-        self._contexts: dict[int, tuple[CacheView, Tensor | None]] = {}
+        self._contexts: dict[int, Kept] = {}
         self._contexts_kept = contexts_kept
 
     def begin(self, episode: int) -> None:
@@ -61,28 +77,17 @@ class Session:
             raise Refused("cache_full", str(error)) from error
         self._sequence = sequence
         view = self.cache.view()
-        self._contexts[sequence] = view, prefilled.seen
+        self._contexts[sequence] = Kept(view, prefilled.seen)
         while len(self._contexts) > self._contexts_kept:
             del self._contexts[next(iter(self._contexts))]
         return view
 
-    def context(self, episode: int, sequence: int) -> CacheView:
+    def context(self, episode: int, sequence: int) -> Kept:
         """Return the context of an observation.
 
         Raises:
             Refused: another episode, or a context that is not kept.
         """
-        return self._kept(episode, sequence)[0]
-
-    def seen(self, episode: int, sequence: int) -> Tensor | None:
-        """Return what the prefill of an observation left for the look-ahead; None: the policy has no predictor.
-
-        Raises:
-            Refused: another episode, or a context that is not kept.
-        """
-        return self._kept(episode, sequence)[1]
-
-    def _kept(self, episode: int, sequence: int) -> tuple[CacheView, Tensor | None]:
         if episode != self.episode:
             code = "old_episode" if episode < self.episode else "no_context"
             raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")

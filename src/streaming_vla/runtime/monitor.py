@@ -4,7 +4,7 @@
 - asked --request_timeout_s--> asked again;   ready, dry and not played for request_timeout_s --> asked
 
 Early begins with m actions left of the execution horizon. From there on the mode decides at every action, until
-with m actions left of the trained horizon an observation is sent whatever the mode says.
+with m + 1 actions left of the trained horizon an observation is sent whatever the mode says.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ MonitorEffect = Episode | ObserveRequest | SaliencyQuestion
 
 ADOPTION_GAP = 1000  # sequences left out on adoption: far more than a lost monitor asked for without being answered
 JUDGED_KEPT = 4096
+SPARE = 1  # action; behind the trained horizon no overrun makes up for an observation that takes longer than usual
 ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 
 
@@ -212,7 +213,10 @@ class Monitor:
         if self.request_latency.smoothed_s is None and not self._options.early_actions and self._given_decision is None:
             self.counters.count("sent_latency_unknown")  # nobody knows yet when it would be too late
             return [self._ask(episode, Reason.EARLY, now)]
-        if self._options.last_chance and context.trained_horizon - state.index <= early < context.trained_horizon:
+        if (
+            self._options.last_chance
+            and context.trained_horizon - state.index <= early + SPARE < context.trained_horizon
+        ):
             self.counters.count("sent_last_chance")
             return [self._ask(episode, Reason.EARLY, now)]
         return self._judge(episode, state, now)

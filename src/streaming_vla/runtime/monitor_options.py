@@ -44,7 +44,7 @@ class MonitorOptions:
             change.
         saliency_release: share of the threshold at which what was high stays high.
         observe_when: "salient": observe where something changes; "calm": where nothing does (see decision.py).
-        last_chance: send with m actions left of the trained horizon whatever the mode says; mode off never does.
+        last_chance: send with m + 1 actions left of the trained horizon whatever the mode says; mode off never does.
         absolute: of each action dimension, True where it is no change; empty: all are changes.
 
     Raises:
