@@ -59,6 +59,7 @@ PLANS: dict[str, tuple[Part, ...]] = {
             50,
         ),
         Part(EVERYTHING, PROFILES, 2),
+        Part(("ours", "synchronous_5", "lerobot_latest_only", "vlash"), ("jetson", "remote_wifi"), 10),
         Part(("ours", "synchronous_10"), ("paper",), 20, MEMORY),
     ),
 }

@@ -86,6 +86,10 @@ class Straw:
         rows = [[0.01 * request.context, 0.0, row / 100] for row in range(self.timing.trained)]
         return ChunkReply(request.episode, request.context, True, np.array(rows))
 
+    def must_plan(self, question: SaliencyQuestion) -> bool:
+        """Plan nothing."""
+        return False
+
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply | None:
         """Say what the test wants to hear."""
         return SaliencyReply(question.episode, question.context, question.index, True, self.saliency(question))

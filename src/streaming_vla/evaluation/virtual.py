@@ -59,8 +59,11 @@ class Service(Protocol):
     def chunk(self, request: ChunkRequest) -> ChunkReply | None:
         """Denoise a chunk against a context; None when it does not answer."""
 
+    def must_plan(self, question: SaliencyQuestion) -> bool:
+        """Say whether the answer needs a plan that is not made yet."""
+
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply | None:
-        """Predict a change of the pictures; None when it does not answer."""
+        """Ask the policy for the saliency of a context; None when it does not answer."""
 
 
 class Plant(Protocol):
@@ -140,7 +143,6 @@ class World:
         self.pending: Callable[[], Vector] | None = None  # of the actions that a picture lacks; None: nobody asks
         self.encode: Callable[[Snapshot], Snapshot | str] | None = None  # str: the camera of a damaged frame
         self.trace: list[Told] | None = None  # set to a list to keep what every machine is told
-        self._planned = (0, -1)  # episode and context of the newest plan
         self._chunks: dict[int, ChunkRequest] = {}  # by observation, until its prefill is done
         self._sense()
 
@@ -290,13 +292,11 @@ class World:
         self.hardware.flow_step(request.context, request.index, stepped)
 
     def _question(self, question: SaliencyQuestion) -> None:
-        """Answer at once, but plan a context first if that is what is asked, for the first time."""
-        context = (question.episode, question.context)
-        if question.of != "plan" or context == self._planned:
+        """Answer at once, but let a plan that is still to be made take its time."""
+        if self.service.must_plan(question):
+            self.hardware.plan(lambda _begin_s, _end_s: self._answer(question))
+        else:
             self._answer(question)
-            return
-        self._planned = context
-        self.hardware.plan(lambda _begin_s, _end_s: self._answer(question))
 
     def _answer(self, question: SaliencyQuestion) -> None:
         reply = self.service.look_ahead(question)

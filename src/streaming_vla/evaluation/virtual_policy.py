@@ -99,19 +99,25 @@ class PolicyService:
             noisy = policy.chunk_step(view, noisy, step / request.steps, 1.0 / request.steps, request.guide)
         return ChunkReply(request.episode, request.context, True, spec.layout.clip(noisy))
 
+    def must_plan(self, question: SaliencyQuestion) -> bool:
+        """Say whether the answer needs a plan that is not made yet; not of a context that is no longer kept."""
+        if question.of != "plan":
+            return False
+        try:
+            return self._sessions.find(SESSION).context(question.episode, question.context).plan is None
+        except Refused:
+            return False
+
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply:
         """Ask the policy for the saliency of a context."""
         numbers = (question.episode, question.context, question.index)
         request = SaliencyRequest(*numbers, question.pending, question.of)
+        work = ("plan" if self.must_plan(question) else None) if question.of == "plan" else "look_ahead"
         try:
-            session = self._sessions.find(SESSION)
-            planned = session.context(question.episode, question.context).plan is not None
             with torch.inference_mode():
-                found = saliency.answer(self._policy, session, request)
+                found = saliency.answer(self._policy, self._sessions.find(SESSION), request)
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
-        if question.of != "plan":
-            self.work["look_ahead"] += 1
-        elif not planned:
-            self.work["plan"] += 1
+        if work:
+            self.work[work] += 1
         return SaliencyReply(*numbers, True, found)

@@ -22,12 +22,12 @@ def answer(policy: StreamingPolicy, session: Session, request: SaliencyRequest) 
         ValueError: what the policy answers is no finite number.
     """
     spec = policy.spec
-    pending = checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
     if request.of not in SALIENCY_OF:
         raise Refused("bad_saliency_of", f"saliency of '{request.of}' is asked: choose {' or '.join(SALIENCY_OF)}")
     if request.of == "plan":
         saliency = _planned(policy, session, request)
     else:
+        pending = checked("bad_pending", "sum of pending actions", spec.layout, request.pending)
         seen = session.context(request.episode, request.context).seen
         if seen is None:
             raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
