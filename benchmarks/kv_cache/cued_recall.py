@@ -116,7 +116,6 @@ class Recall(nn.Module):
         """Go through episodes frame by frame with a cache; return the last logits [B, CUES + 1] and the cache."""
         cache = BatchedCache(SPEC, policy, len(words))
         frequencies = torch.tensor(SPEC.frequencies)
-        tokens = self.embed(words[:, :FRAME])
         for frame in words.split(FRAME, dim=1):
             view, tokens, new = cache.view(), self.embed(frame), []
             cos, sin = angles(view.next_position.unsqueeze(1) + torch.arange(FRAME), frequencies)

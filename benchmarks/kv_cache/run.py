@@ -21,20 +21,25 @@ from rich.progress import Progress
 HERE = Path(__file__).parent
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
 LAYER_LENGTHS = (512, 4096)
+OBSERVATIONS = 100_000  # of the flatness run
 AT = 4096  # tokens of history at which the headline figures are taken
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of results.json and the plots.")] = HERE,
     repeats: Annotated[int, typer.Option(min=3, help="Timed runs per point; the median counts.")] = 15,
-    observations: Annotated[int, typer.Option(min=4000, help="Observations of the flatness run.")] = 100_000,
 ) -> None:
     """Measure every point that results.json does not have yet, then draw the plots."""
     torch.set_num_threads(1)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results["command"] = f"python benchmarks/kv_cache/run.py --repeats {repeats} --observations {observations}"
-    results["device"] = f"{platform.processor() or platform.machine()}, one thread, CPU time, torch {torch.__version__}"
+    made_by = {
+        "command": f"python benchmarks/kv_cache/run.py --repeats {repeats}",
+        "device": f"{platform.processor() or platform.machine()}, one thread, CPU time, torch {torch.__version__}",
+    }
+    for name, value in made_by.items():
+        if results.setdefault(name, value) != value:
+            raise typer.BadParameter(f"{path} has {name} '{results[name]}', this is '{value}': give another --out")
     points = results.setdefault("latency", [])
     layers = results.setdefault("paligemma_layer", [])
     done = {(point["policy"], point["tokens"]) for point in points}
@@ -60,7 +65,7 @@ def main(
     if "gate_ms" not in results:
         jobs.append(store(lambda: results.update(measure.gate(repeats))))
     if "flat_after_100k" not in results:
-        jobs.append(store(lambda: results.update(flat_after_100k=measure.flat(observations))))
+        jobs.append(store(lambda: results.update(flat_after_100k=measure.flat(OBSERVATIONS))))
     jobs += [
         store(lambda name=name, tokens=tokens: layers.append(measure.layer(name, tokens)))  # type: ignore[misc]
         for tokens in LAYER_LENGTHS

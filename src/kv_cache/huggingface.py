@@ -147,12 +147,12 @@ class CompressedCache(Cache):  # type: ignore[misc]
 
     def _begin(self, keys: Tensor) -> None:
         batch, policy = keys.shape[0], self.policy
+        if batch > 1 and policy.by_content and 0.0 < policy.least_score < math.inf:
+            raise ValueError(
+                f"compressed cache: {batch} rows may keep different numbers of chunks under policy {policy.name}; "
+                "set its threshold to 0, so that the budget alone decides, or run one row at a time"
+            )
         if not self.rows:
-            if batch > 1 and 0.0 < policy.least_score < math.inf:
-                raise ValueError(
-                    f"compressed cache: {batch} rows may keep different numbers of chunks under policy {policy.name}; "
-                    "set its threshold to 0, so that the budget alone decides, or run one row at a time"
-                )
             self.rows = [self._new_row(keys.device) for _ in range(batch)]
         if batch != len(self.rows):
             raise ValueError(f"compressed cache: a batch of {batch}, expected {len(self.rows)}; reset() begins anew")

@@ -8,10 +8,10 @@ import time
 import pytest
 from toy import WAIT_S, Answer, ToyPolicy, flow, observation, observe, options, refusal_of, report_of, step
 
-from streaming_vla.inference.delay import Delay
+from streaming_vla.inference.delay import Delay, held_answer
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.latency_profile import LatencyProfile, Spread
-from streaming_vla.inference.values import FlowResult
+from streaming_vla.inference.values import FlowResult, SaliencyResult
 
 OBSERVE_MS, STEP_MS, NETWORK_MS = 60.0, 20.0, 5.0
 
@@ -72,6 +72,21 @@ def test_refusals_are_not_held() -> None:
         assert time.perf_counter() - begin_s < 2.0
     finally:
         engine.close()
+
+
+def test_a_question_takes_the_time_of_a_flow_step_only_if_it_takes_a_plan() -> None:
+    nothing = Spread(0.0, 0.0)
+    delay = Delay(
+        LatencyProfile("test", "a test", 50.0, nothing, Spread(60_000.0, 60_000.0), nothing), time.perf_counter
+    )
+    delay.start()
+    answers: list[SaliencyResult] = []
+    for planned in (True, False):
+        held_answer(delay, time.perf_counter(), answers.append)(SaliencyResult(True, "", "", 1.0, planned))
+    assert [answer.planned for answer in answers] == [False]
+    assert delay.late() == 0, "the profile has no time for it"
+    delay.close()
+    assert [answer.planned for answer in answers] == [False, True]
 
 
 def test_close_hands_over_what_is_held() -> None:

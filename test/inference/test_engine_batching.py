@@ -74,6 +74,16 @@ def test_what_is_refused_or_fails_for_one_robot_is_served_for_the_others() -> No
     assert [answer.get().code for answer in waiting] == ["", "policy_failed", "no_context"]
 
 
+def test_a_policy_that_forgets_a_robot_fails_for_all_of_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = BatchingToy()
+    monkeypatch.setattr(policy, "flow_steps", lambda queries: [np.zeros(2) for _ in queries[1:]])
+    engine = prepared(policy, dict.fromkeys(ROBOTS, 1))
+    waiting = [step(engine, flow(0), session=robot) for robot in ROBOTS]
+    finish(engine)
+    assert [answer.get().code for answer in waiting] == ["policy_failed"] * 3
+    assert "returned 2 actions, expected 3" in waiting[0].get().reason
+
+
 def test_closing_refuses_every_step_that_waits_once() -> None:
     engine = prepared(BatchingToy(), dict.fromkeys(ROBOTS, 1))
     waiting: list[Answer[FlowResult]] = [step(engine, flow(0), session=robot) for robot in ROBOTS]

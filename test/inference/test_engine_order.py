@@ -252,8 +252,10 @@ def test_saliency_of_a_plan() -> None:
         finish(engine)
         return answer.get()
 
+    assert ask(0).planned
     assert [ask(index).saliency for index in (0, 2, 3)] == pytest.approx([1.5, 1.5, 0.5]), "what comes is counted"
     assert policy.names() == ["plan"], "once for a context"
+    assert not ask(0).planned
     assert ask(5).code == "bad_index" and ask(3, context=7).code == "no_context"
     assert ask(0, prepared(PlanningToy(grip=[float("nan")] * 5))).code == "policy_failed"
     layout = replace(LAYOUT, absolute=(False, False))

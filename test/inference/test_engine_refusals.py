@@ -120,8 +120,10 @@ def test_an_error_in_a_flow_step_is_a_refusal() -> None:
     assert good.get().accepted
 
 
-@pytest.mark.parametrize("values", [np.zeros(3), np.array([0.0, np.nan])], ids=["shape", "not finite"])
-def test_an_action_that_makes_no_sense_is_not_passed_on(values: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "values", [np.zeros(3), np.array([0.0, np.nan]), {"dx": 0.0}], ids=["shape", "not finite", "type"]
+)
+def test_an_action_that_makes_no_sense_is_not_passed_on(values: object, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = ToyPolicy()
     monkeypatch.setattr(policy, "flow_step", lambda *_request: values)
     engine = Engine(policy, options())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kv_cache import Full, Gate, GateConfig, Gated, Mean, Window
+from kv_cache import Full, Gate, GateConfig, Gated, Mean, Random, Window
 
 transformers = pytest.importorskip("transformers")
 from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
@@ -175,6 +175,18 @@ def test_rows_do_not_touch_each_other() -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_rows_under_chance_keep_the_same_chunks() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    cache = CompressedCache.of(model, Random(2, 8, 3, 16, keep_rate=0.5))
+    stream(model, cache, ids(40, rows=2), [10] * 4)
+    kept, other = (row.chunks_kept for row in cache.stats())
+    assert kept == other
+    assert 0 < kept < 10
+    with pytest.raises(ValueError, match="a batch of 1, expected 2"):
+        stream(model, cache, ids(5), [5])
+
+
 def test_refusals_are_sentences_and_reset_begins_anew() -> None:
     torch.manual_seed(0)
     model = llama().eval()
@@ -183,8 +195,10 @@ def test_refusals_are_sentences_and_reset_begins_anew() -> None:
     with pytest.raises(ValueError, match="2 rows may keep different numbers of chunks under policy gated"):
         stream(model, cache, ids(5, rows=2), [5])
     first = stream(model, cache, ids(12), [6, 6])
-    with pytest.raises(ValueError, match="a batch of 2, expected 1"):
+    cache.batch_repeat_interleave(2)  # as a beam search does
+    with pytest.raises(ValueError, match="2 rows may keep different numbers of chunks under policy gated"):
         stream(model, cache, ids(5, rows=2), [5])
+    cache.batch_select_indices(torch.tensor([0]))
     with pytest.raises(ValueError, match="tokens cannot be taken back"):
         cache.crop(-1)
     cache.reset()

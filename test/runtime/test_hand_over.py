@@ -154,6 +154,44 @@ def test_the_sum_is_what_the_executor_has_really_commanded() -> None:
     assert pair.asked[0].position == pytest.approx([0.25 + 0.2, 0.0, 0.5])
 
 
+def test_sums_from_the_picture_are_what_the_executor_has_really_commanded() -> None:
+    pair = Pair(replace(OPTIONS, start="pending", lead_actions=1))
+    pair.executor.update(replace(EXECUTOR, limits=replace(EXECUTOR.limits, jump=(0.25, 9.0, 9.0))))
+    pair.context(0)
+    pair.answer(0.9, 0.0, 0.5)  # begins at once, with 0.25
+    assert pair.generator.pending() == pytest.approx([0.25, 0.0, 0.5])
+    pair.picture(1)
+    pair.context(1)
+    pair.answer(0.2, 0.0, 0.5)
+    pair.period()
+    assert pair.asked[0].position == pytest.approx([0.25 + 0.2, 0.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("trained_delay", "step", "sum_"), [(4, 0, 0.0), (2, 1, 0.4), (1, 2, 0.3 + 0.4), (0, 2, 0.3 + 0.4)]
+)
+def test_a_context_that_takes_over_late_begins_later_in_its_flow(trained_delay: int, step: int, sum_: float) -> None:
+    """Three actions lack in its picture; two thirds of the overrun of 4 may be left out."""
+    pair = Pair(replace(OPTIONS, trained_delay=trained_delay))
+    pair.context(0, horizon=4, trained=8)
+    pair.answer(0.1, 0.0, 0.5)  # begins at once
+    pair.answer(0.2, 0.0, 0.5)
+    pair.answer(0.3, 0.0, 0.5)
+    pair.period()  # 0.2 begins
+    pair.picture(5)
+    pair.answer(0.4, 0.0, 0.5)
+    pair.context(5, horizon=4, trained=8)
+    pair.period()
+    [request] = pair.asked
+    assert (request.context, request.index) == (5, step)
+    assert request.position == pytest.approx([sum_, 0.0, 0.5])
+    assert pair.generator.counters["flow_begun_late"] == (step > 0)
+    pair.answer(0.5, 0.0, 0.5)
+    for _ in range(2):
+        pair.period()
+    assert [play.values[0] for play in pair.plays] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5]), "none is lost"
+
+
 def test_the_jump_is_spread_over_actions_and_the_flow_goes_on_from_what_was_sent() -> None:
     pair = Pair(GeneratorOptions(lead_actions=1, jump=0.3))
     pair.context(0)

@@ -155,6 +155,33 @@ def test_a_rule_is_renewed_by_changes_of_its_own_options_only() -> None:
         assert (played.until_asked()[0] == HORIZON - EARLY) == high
 
 
+def test_saliencies_are_kept_for_the_newest_episode_only() -> None:
+    played = Played("action_norm", saliency_threshold=2.9)
+    played.until_asked()
+    kept = list(played.monitor.judged)
+    played.begin()
+    played.until_asked()
+    assert list(played.monitor.judged) == kept
+
+
+def test_an_answer_to_the_rule_before_decides_nothing() -> None:
+    played = Played("adaptive", saliency_threshold=1.0)
+    asked = question(played)
+    played.monitor.update(replace(played.options, saliency_of="pictures"))
+    assert played.monitor.on_saliency(answer(asked, 9.0), 0.4) == []
+    assert played.monitor.counters["saliency_late"] == 1 and not played.monitor.judged
+
+
+@pytest.mark.parametrize(("delay", "left_out"), [(2, 1), (1, 2), (0, 3), (3, 0)])
+def test_the_last_chance_of_a_context_that_began_late_comes_earlier(delay: int, left_out: int) -> None:
+    played = Played("action_norm", saliency_threshold=1e6, trained_delay=delay)
+    played.until_asked()
+    for _ in range(2):
+        played.play()  # with the one at which the picture was taken, three that it lacks
+    played.next_context()
+    assert played.until_asked()[0] == TRAINED - left_out - EARLY - SPARE
+
+
 @pytest.mark.parametrize("mode", ["action_norm", "random"])
 def test_the_last_chance_of_a_context_is_taken_whatever_the_mode_says(mode: str) -> None:
     played = Played(mode, saliency_threshold=1e6, random_rate=0.0)

@@ -60,6 +60,7 @@ class CachePolicy(ABC):
 
     name: ClassVar[str]
     scored: ClassVar[bool] = True  # False: the scores say nothing, so nobody is shown them
+    by_content: ClassVar[bool] = True  # False: sessions of one length keep the same chunks, whatever they hold
     reads_queries: ClassVar[bool] = False  # True: a reader of the cache should report its queries
     moves_tokens: ClassVar[bool] = True  # True: a kept token may get another position
 

@@ -26,6 +26,7 @@ class Random(Chunked):
     keep_rate: float = field(default=0.1, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     name = "random"
+    by_content = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

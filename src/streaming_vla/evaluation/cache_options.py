@@ -11,8 +11,6 @@ from kv_cache.tensor_file import file_digest
 from streaming_vla.inference.options import EngineOptions, trained_cache
 from streaming_vla.policy.contract import PolicySpec
 
-CONTEXTS_KEPT = 3  # the old one, the one that takes over, and one that was asked for again
-
 
 @dataclass(frozen=True)
 class CacheOptions:
@@ -60,7 +58,6 @@ class CacheOptions:
             recent=recent,
             capacity=self.capacity,
             max_sessions=1,
-            contexts_kept=CONTEXTS_KEPT,
             chunk=self.chunk or block,
             budget=self.budget,
             threshold=threshold,

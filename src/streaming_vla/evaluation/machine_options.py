@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kv_cache.gate_file import load_gate
-from streaming_vla.evaluation.cache_options import CONTEXTS_KEPT
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.parameters.load import EVERY_NODE, read
 from streaming_vla.parameters.tables import NODES, table
@@ -104,7 +103,7 @@ def engine_options(values: Values, block: int) -> EngineOptions:
         ValueError: a value is out of range, or the gate cannot be loaded.
     """
     given = {key if key == "cache_policy" else key.removeprefix("cache_"): value for key, value in values.items()}
-    given.update(recent=given["recent"] or block, max_sessions=1, contexts_kept=CONTEXTS_KEPT)
+    given.update(recent=given["recent"] or block, max_sessions=1)
     name = given.pop("gate", "")
     loaded = load_gate(find_model(name)) if name else None
     if loaded is not None:

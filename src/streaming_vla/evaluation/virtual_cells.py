@@ -14,6 +14,7 @@ from streaming_vla.evaluation.results import write_json
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup
 from streaming_vla.evaluation.virtual_study import Row, row_of
+from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.policy.models import AUTO, find_model, find_part
 from streaming_vla.robots.memory_tasks import MEMORY_TASKS
 from streaming_vla.robots.tasks import HELD_OUT_SEED
@@ -82,13 +83,15 @@ class Cell:
         return self.task in MEMORY_TASKS
 
     def file_name(self, models: str) -> str:
-        """Return the name of the file that keeps its rows; other parameters, another cache or weights have another.
+        """Return the name of the file that keeps its rows; other parameters, latencies, cache or weights have another.
+
+        Rows of another version of the code do not: give it a folder of its own.
 
         Args:
             models: see Models.digest.
         """
         task = self.task.replace(", ", "_").replace(" ", "_")
-        parameters = repr(self.setup)
+        parameters = repr((self.setup, find_profile(self.profile)))
         if self.cache != NEWEST_ONLY:
             parameters += repr(self.cache.with_gate_digest())
         digest = sha256(parameters.encode()).hexdigest()[:8]

@@ -101,23 +101,24 @@ class PolicyService:
 
     def must_plan(self, question: SaliencyQuestion) -> bool:
         """Say whether the answer needs a plan that is not made yet; not of a context that is no longer kept."""
-        if question.of != "plan":
-            return False
         try:
-            return self._sessions.find(SESSION).context(question.episode, question.context).plan is None
+            return saliency.must_plan(self._sessions.find(SESSION), _request(question))
         except Refused:
             return False
 
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply:
         """Ask the policy for the saliency of a context."""
         numbers = (question.episode, question.context, question.index)
-        request = SaliencyRequest(*numbers, question.pending, question.of)
         work = ("plan" if self.must_plan(question) else None) if question.of == "plan" else "look_ahead"
         try:
             with torch.inference_mode():
-                found = saliency.answer(self._policy, self._sessions.find(SESSION), request)
+                found = saliency.answer(self._policy, self._sessions.find(SESSION), _request(question))
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
         if work:
             self.work[work] += 1
         return SaliencyReply(*numbers, True, found)
+
+
+def _request(question: SaliencyQuestion) -> SaliencyRequest:
+    return SaliencyRequest(question.episode, question.context, question.index, question.pending, question.of)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from streaming_vla.inference.latency_profile import LatencyProfile
-from streaming_vla.inference.values import ContextReport, FlowResult, Refusal
+from streaming_vla.inference.values import ContextReport, FlowResult, Refusal, SaliencyResult
 
 LOGGER = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -122,9 +122,20 @@ def held(delay: Delay, stage: str, since_s: float, done: Callable[[Result], None
         if isinstance(result, Refusal) or not getattr(result, "accepted", True):
             done(result)
             return
+        if model_s + network_s == 0.0:  # the profile has no time for it: it is never late
+            done(result)
+            return
         delay.hold(since_s + model_s + network_s, done, _as_profiled(result, delay.profile, model_s, network_s))
 
     return hold
+
+
+def held_answer(
+    delay: Delay, since_s: float, done: Callable[[SaliencyResult], None]
+) -> Callable[[SaliencyResult], None]:
+    """Return what to call in the place of `done` with the answer to a question, which takes longer with a plan."""
+    plain, planned = (held(delay, stage, since_s, done) for stage in ("saliency", "flow_step"))
+    return lambda result: (planned if result.planned else plain)(result)
 
 
 def _as_profiled(result: Result, profile: LatencyProfile, model_s: float, network_s: float) -> Result:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from streaming_vla.inference import saliency
-from streaming_vla.inference.delay import Delay, held
+from streaming_vla.inference.delay import Delay, held, held_answer
 from streaming_vla.inference.flow_steps import Asked, FlowSteps, answered
 from streaming_vla.inference.options import EngineOptions
 from streaming_vla.inference.prefill import Prefill, refuse_observation
@@ -128,18 +128,16 @@ class Engine:
         """Ask the policy for the saliency of a context (see saliency.answer)."""
 
         def serve(_queued_s: float) -> SaliencyResult:
-            found = saliency.answer(self._shared.policy, self._shared.sessions.find(session), request)
-            return SaliencyResult(True, "", "", found)
+            own = self._shared.sessions.find(session)
+            planned = saliency.must_plan(own, request)
+            return SaliencyResult(True, "", "", saliency.answer(self._shared.policy, own, request), planned)
 
         def refuse(refused: Refused, _queued_s: float) -> SaliencyResult:
             return SaliencyResult(False, refused.code, refused.reason, float("nan"))
 
         now = self._shared.clock()
-        done = (
-            done
-            if self._delay is None
-            else held(self._delay, "flow_step" if request.of == "plan" else "saliency", now, done)
-        )
+        if self._delay is not None:
+            done = held_answer(self._delay, now, done)
         self._submit(Request(self._shared, Priority.SALIENCY, session, serve, refuse, done, now))
 
     def reset(self, session: str, episode: int, done: Callable[[ResetResult], None]) -> None:

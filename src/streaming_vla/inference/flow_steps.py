@@ -112,7 +112,7 @@ class FlowSteps:
         spec = self._shared.policy.spec
         try:
             return spec.layout.check(values)
-        except ValueError as error:
+        except Exception as error:  # a policy may return anything
             LOGGER.error("policy %s failed: %s", spec.name, error)
             return Refused("policy_failed", describe(f"policy {spec.name} in flow_step", error))
 
@@ -162,4 +162,6 @@ def _steps(policy: StreamingPolicy, queries: list[FlowQuery]) -> list[Vector]:
     if len(queries) == 1:
         return [policy.flow_step(queries[0].view, queries[0].position, queries[0].index)]
     together: list[Vector] = policy.flow_steps(queries)  # type: ignore[attr-defined] # only then there are several
+    if len(together) != len(queries):
+        raise ValueError(f"flow_steps returned {len(together)} actions, expected {len(queries)}: one for every query")
     return together

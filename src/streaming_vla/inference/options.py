@@ -22,8 +22,8 @@ class EngineOptions:
         recent: newest tokens that every policy but full always keeps.
         capacity: tokens that full can hold.
         max_sessions: robots that are served at most.
-        contexts_kept: newest contexts of a session that flow steps may use; 2 lets the flow of the old
-            context go on until the new one has taken over.
+        contexts_kept: newest contexts of a session that flow steps may use: the old one, whose flow goes on until the
+            new one has taken over, and one that was asked for again.
         chunk: tokens that are judged and summarised together.
         budget: most tokens that a policy with summaries holds.
         threshold: least score of a chunk that gated keeps.
@@ -39,7 +39,7 @@ class EngineOptions:
     recent: int
     capacity: int
     max_sessions: int
-    contexts_kept: int = 2
+    contexts_kept: int = 3
     chunk: int = 25
     budget: int = 256
     threshold: float = 0.5

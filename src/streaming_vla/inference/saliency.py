@@ -14,6 +14,15 @@ from streaming_vla.saliency.decision import SALIENCY_OF
 from streaming_vla.saliency.plan import planned_switch
 
 
+def must_plan(session: Session, request: SaliencyRequest) -> bool:
+    """Tell whether the answer needs a plan that is not made yet.
+
+    Raises:
+        Refused: a context that is not kept.
+    """
+    return request.of == "plan" and session.context(request.episode, request.context).plan is None
+
+
 def answer(policy: StreamingPolicy, session: Session, request: SaliencyRequest) -> float:
     """Return the saliency that is asked for.
 

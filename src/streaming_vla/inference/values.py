@@ -102,12 +102,13 @@ class SaliencyRequest:
 
 @dataclass(frozen=True)
 class SaliencyResult:
-    """Answer to a SaliencyRequest; `saliency` is NaN when it was not accepted."""
+    """Answer to a SaliencyRequest; `saliency` is NaN when it was not accepted, `planned` tells that it took a plan."""
 
     accepted: bool
     code: str
     reason: str
     saliency: float
+    planned: bool = False
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class GeneratorNode(MachineNode[Generator]):
             flow_step_timeout_s=values["flow_step_timeout_s"],
             control_period_s=values["control_period_s"],
             start=values["hand_over_start"],
+            trained_delay=values["trained_delay"],
             jump=values["hand_over_jump"],
             max_context_age_s=values["max_context_age_s"],
         )

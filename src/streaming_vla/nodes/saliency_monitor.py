@@ -85,6 +85,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
             mode=values["mode"],
             early_actions=values["early_actions"],
             lead_actions=values["lead_actions"],
+            trained_delay=values["trained_delay"],
             control_period_s=values["control_period_s"],
             max_silence_s=values["max_silence_s"],
             request_timeout_s=values["request_timeout_s"],

@@ -72,6 +72,15 @@ SALIENCY_MONITOR = (
         high=64,
         live=True,
     ),
+    Parameter(
+        "trained_delay",
+        4,
+        "The generator's trained_delay: a context that begins late ends earlier.",
+        "actions",
+        low=0,
+        high=1000,
+        live=True,
+    ),
     Parameter("max_silence_s", 2.0, "Longest time between two observations.", "s", low=0.05, high=600.0, live=True),
     Parameter(
         "request_timeout_s",

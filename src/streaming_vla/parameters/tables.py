@@ -211,6 +211,16 @@ GENERATOR = (
         live=True,
     ),
     Parameter(
+        "trained_delay",
+        4,
+        "Start rezero: actions behind its picture that the policy was trained to begin a context at, at most; one that "
+        "begins later leaves out as many actions as it is late. 1000 leaves none out.",
+        "actions",
+        low=0,
+        high=1000,
+        live=True,
+    ),
+    Parameter(
         "hand_over_jump",
         0.0,
         "Largest change between actions in a row after a hand-over, in dimensions that are changes; 0 sets no bound.",

@@ -47,7 +47,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class ObserveRequest:
-    """Asks the observer for one observation; `saliency` is NaN when no predictor was asked."""
+    """Asks the observer for one observation; `saliency` is what decided, in units of the mode, NaN when nothing did."""
 
     episode: int
     sequence: int

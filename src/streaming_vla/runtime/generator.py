@@ -26,7 +26,7 @@ from streaming_vla.runtime.events import (
     Mode,
     ObserveRequest,
 )
-from streaming_vla.runtime.hand_over import STARTS, HandOver
+from streaming_vla.runtime.hand_over import STARTS, HandOver, left_out
 from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.options import require_choice, require_count, require_period
 
@@ -54,6 +54,8 @@ class GeneratorOptions:
         flow_step_timeout_s: a flow step without a reply for so long ends its flow.
         control_period_s: an action lasts so long (T_e), seconds.
         start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
+        trained_delay: start rezero: actions that the policy was trained to begin behind its picture, at most; a flow
+            that begins later leaves out as many actions as it is late (see hand_over.py).
         jump: largest change of a summed dimension from one action to the next after a hand-over, action units;
             0 sets no bound.
         max_context_age_s: a context whose request was heard longer ago does not take over, seconds.
@@ -68,6 +70,7 @@ class GeneratorOptions:
     flow_step_timeout_s: float = 1.0
     control_period_s: float = 0.05
     start: str = "rezero"
+    trained_delay: int = 4
     jump: float = 0.0
     max_context_age_s: float = 5.0
 
@@ -78,17 +81,29 @@ class GeneratorOptions:
         require_period("control_period_s", self.control_period_s)
         require_period("max_context_age_s", self.max_context_age_s)
         require_choice("hand_over_start", self.start, STARTS)
+        require_count("trained_delay", self.trained_delay, 0)
         if not 0.0 <= self.jump < math.inf:
             raise ValueError(f"hand_over_jump is {self.jump}: give action units of at least 0, where 0 sets no bound")
 
 
 @dataclass
 class _Flow:
-    """The flow of one context: its next step and the state to ask it from, [A]."""
+    """The flow of one context: its next action, the state to ask it from [A], and the steps that were left out."""
 
     context: ContextReady
     position: Vector
+    left_out: int
     index: int = 0
+
+    @property
+    def step(self) -> int:
+        """The next step of the flow."""
+        return self.left_out + self.index
+
+    @property
+    def horizon(self) -> int:
+        """Actions that the context can give at most."""
+        return self.context.trained_horizon - self.left_out
 
 
 class Generator:
@@ -164,6 +179,8 @@ class Generator:
             self.counters.count("context_too_old")
         else:
             self._newest_sequence = context.sequence
+            if self._next is not None:
+                self.counters.count("context_superseded")
             self._next = context
             return self._proceed(now)
         return []
@@ -242,16 +259,26 @@ class Generator:
             if self._too_old(following, now):  # it came in time, but nothing was begun meanwhile
                 self.counters.count("context_too_old")
             else:
-                self._flow = _Flow(following, self.hand_over.start(self._options.start, following.sequence))
+                self._flow = self._begun(following)
         flow = self._flow
         if flow is None:
             return []
         overrun = self._options.overrun and not chunk
-        if flow.index >= (flow.context.trained_horizon if overrun else flow.context.execution_horizon):
+        if flow.index >= (flow.horizon if overrun else flow.context.execution_horizon):
             return []
-        self._asked = FlowRequest(flow.context.episode, flow.context.sequence, flow.index, flow.position)
+        self._asked = FlowRequest(flow.context.episode, flow.context.sequence, flow.step, flow.position)
         self._asked_s = now
         return [self._asked]
+
+    def _begun(self, context: ContextReady) -> _Flow:
+        """Return the flow of a context that takes over."""
+        start, sequence = self._options.start, context.sequence
+        late = 0
+        if start == "rezero" and self._options.release == "stream":
+            late = left_out(context, self.hand_over.lacking(sequence), self._options.trained_delay)
+            if late:
+                self.counters.count("flow_begun_late")
+        return _Flow(context, self.hand_over.start(start, sequence, late), late)
 
     def _too_old(self, context: ContextReady, now: float) -> bool:
         """True when the request was heard too long ago; a context whose request was not heard counts as new."""
@@ -274,7 +301,7 @@ class Generator:
                 episode=context.episode,
                 context=context.sequence,
                 index=flow.index,
-                flow_time=flow.index / context.trained_horizon,
+                flow_time=flow.step / context.trained_horizon,
                 values=values,
                 more=flow.index + 1 < context.execution_horizon,
             )
@@ -292,6 +319,8 @@ class Generator:
     def _end_flow(self, now: float) -> list[GeneratorEffect]:
         """Drop the flow (an index must not be skipped) and go on with a newer context if there is one."""
         self._flow = None
+        for _ in self._chunk:
+            self.counters.count("action_of_ended_flow")
         self._chunk = []
         return self._proceed(now)
 

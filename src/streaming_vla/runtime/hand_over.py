@@ -3,7 +3,8 @@
 With E the sum of what was executed, P of what is sent and not begun, and O of what had been executed when the
 picture of the new context was taken, the flow's state at hand-over is
 
-- rezero: 0, the flow knows only its own actions;
+- rezero: 0, the flow knows only its own actions. Policies learn it with windows that begin some actions after their
+  picture. If it begins later than any of them, the flow begins as many actions later, with their sum;
 - episode: E + P, sums count from the start of the episode (StreamingVLA, arXiv 2603.28565, with the pending
   actions that its released code leaves out);
 - pending: E + P - O, sums count from the picture.
@@ -13,15 +14,27 @@ Absolute dimensions always go on from the newest value.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 
 import numpy as np
 
 from streaming_vla.policy.layout import ActionLayout, Vector
-from streaming_vla.runtime.events import Action, ExecutionState, Mode
+from streaming_vla.runtime.events import Action, ContextReady, ExecutionState
+from streaming_vla.runtime.since_picture import SincePicture
 
 STARTS = ("rezero", "episode", "pending")
-PICTURES_KEPT = 8  # newest requests whose sums are remembered; contexts older than that never take over
+
+
+def left_out(context: ContextReady, lacking: int, trained_delay: int) -> int:
+    """Return how many actions of a context's flow are left out, so that the next is the one for now.
+
+    At most two thirds of the overrun: the rest is left for the context after this one to come late.
+
+    Args:
+        lacking: actions that its picture lacks when it takes over.
+        trained_delay: actions behind its picture that a context may begin as the policy has learnt it.
+    """
+    return min(max(0, lacking - trained_delay), 2 * (context.trained_horizon - context.execution_horizon) // 3)
 
 
 class HandOver:
@@ -34,9 +47,9 @@ class HandOver:
     def __init__(self, layout: ActionLayout) -> None:
         self._layout = layout
         self._summed = ~np.asarray(layout.absolute)
+        self._since = SincePicture()
         self._executed = layout.start()  # E, the action being played included
-        self._before = layout.start()  # E without the action being played: what a picture taken now shows
-        self._at_picture: OrderedDict[int, Vector] = OrderedDict()  # O by sequence
+        self._begun = 0  # actions of E
         self.outstanding: deque[Action] = deque()  # sent, not begun
         self.last_sent: Vector | None = None
         self._bridging = False
@@ -56,35 +69,40 @@ class HandOver:
 
     def on_state(self, state: ExecutionState, cumulative: Vector | None) -> None:
         """Learn which action is played; `cumulative` [A] is the state's sum, None when it is no such thing."""
-        played: Action | None = None
         while self.outstanding and (self.outstanding[0].context, self.outstanding[0].index) <= (
             state.context,
             state.index,
         ):
-            played = self.outstanding.popleft()
-        if cumulative is None:
-            return
-        self._executed = cumulative
-        if played is not None and state.mode is Mode.PLAYING:
-            self._before = np.where(self._summed, cumulative - played.values, cumulative)
-        elif state.mode is not Mode.PLAYING:
-            self._before = cumulative
+            self.outstanding.popleft()
+        if cumulative is not None:
+            self._executed, self._begun = cumulative, state.executed
+            self._since.on_state(state)
 
     def on_picture(self, sequence: int) -> None:
         """The picture of observation `sequence` is taken now."""
-        self._at_picture[sequence] = self._before
-        while len(self._at_picture) > PICTURES_KEPT:
-            self._at_picture.popitem(last=False)
+        self._since.on_picture(sequence)
 
-    def start(self, kind: str, sequence: int) -> Vector:
-        """Return the flow's state, [A], from which the context of observation `sequence` goes on."""
+    def lacking(self, sequence: int) -> int:
+        """Return how many of the actions before the next one the picture of `sequence` lacks; 0: not known."""
+        return self._since.lacking(sequence, self._begun + len(self.outstanding))
+
+    def start(self, kind: str, sequence: int, left_out: int = 0) -> Vector:
+        """Return the flow's state, [A], from which the context of observation `sequence` goes on.
+
+        Args:
+            left_out: kind rezero: actions of the flow that are left out; those in their place are executed already,
+                or sent.
+        """
         fresh = self._layout.start(self.last_sent)
-        if kind == "rezero":
+        if kind == "rezero" and not left_out:
             return fresh
         total = self._ahead()
-        if kind == "pending":
+        if kind == "rezero":
+            total = total - self._ahead(left_out)
+        elif kind == "pending":
             # an observation that nobody told of counts from now: its pending actions are unknown
-            total = total - self._at_picture.get(sequence, total)
+            shown = self._since.at_picture(sequence)
+            total = total - (total if shown is None else shown)
         return np.where(self._summed, total, fresh)
 
     def pending(self) -> Vector:
@@ -92,13 +110,16 @@ class HandOver:
 
         Absolute dimensions have their newest value.
         """
-        total = self._ahead()
-        return np.where(self._summed, total - self._before, total)
+        total, shown = self._ahead(), self._since.shown()
+        return np.where(self._summed, total - (self._executed if shown is None else shown), total)
 
-    def _ahead(self) -> Vector:
-        """Return E + P."""
-        total = self._executed
-        for action in self.outstanding:
+    def _ahead(self, without: int = 0) -> Vector:
+        """Return E + P, without the newest actions."""
+        sent = len(self.outstanding) - without
+        total = self._executed if sent >= 0 else self._since.after(self._begun + sent)
+        if total is None:
+            return self._executed  # this generator was not there yet: nobody knows
+        for action in list(self.outstanding)[: max(0, sent)]:
             total = self._layout.advance(total, action.values)
         return total
 

@@ -4,7 +4,7 @@
 - asked --request_timeout_s--> asked again;   ready, dry and not played for request_timeout_s --> asked
 
 Early begins with m actions left of the execution horizon. From there on the mode decides at every action, until
-with m + 1 actions left of the trained horizon an observation is sent whatever the mode says.
+with m + 1 actions left of what the context can give an observation is sent whatever the mode says.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from streaming_vla.runtime.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
+from streaming_vla.runtime.hand_over import left_out
 from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.monitor_options import MODES, MonitorOptions
 from streaming_vla.runtime.since_picture import SincePicture
@@ -51,14 +52,15 @@ class Monitor:
     def __init__(self, options: MonitorOptions, last_episode: int = 0, decision: EarlyDecision | None = None) -> None:
         self.counters = Counters()
         self.request_latency = LatencyTracker()  # request to context, T_o with transport and waiting
-        self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)  # context and saliency, for calibration
+        # context and saliency of the newest episode, for calibration
+        self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)
         self._last_episode = last_episode
         self._instruction = ""
         self._episode: Episode | None = None
         self._given_decision = decision
         self._options, self._decision = options, decision or options.decision()
-        self.update(options)
         self._begin(0.0, 0)
+        self.update(options)
 
     def _begin(self, now: float, first_sequence: int) -> None:
         self._decision.begin()
@@ -84,6 +86,7 @@ class Monitor:
         """Take new options at once."""
         if self._given_decision is None and options.rule != self._options.rule:
             self._decision = options.decision()
+            self._question = self._answer = None  # what the rule before asked for means something else
         self._options = options
         self.request_latency.warm_up = options.warm_up_contexts
 
@@ -103,6 +106,7 @@ class Monitor:
         self._last_episode += 1
         self._episode = Episode(self._last_episode, active=True, instruction=text)
         self._begin(now, 0)
+        self.judged.clear()
         return [self._episode, self._ask(self._episode, Reason.START, now)]
 
     def stop_episode(self, now: float) -> list[MonitorEffect]:
@@ -213,10 +217,8 @@ class Monitor:
         if self.request_latency.smoothed_s is None and not self._options.early_actions and self._given_decision is None:
             self.counters.count("sent_latency_unknown")  # nobody knows yet when it would be too late
             return [self._ask(episode, Reason.EARLY, now)]
-        if (
-            self._options.last_chance
-            and context.trained_horizon - state.index <= early + SPARE < context.trained_horizon
-        ):
+        horizon = self._horizon(context, state)
+        if self._options.last_chance and horizon - state.index <= early + SPARE < horizon:
             self.counters.count("sent_last_chance")
             return [self._ask(episode, Reason.EARLY, now)]
         return self._judge(episode, state, now)
@@ -256,6 +258,11 @@ class Monitor:
         self._question = SaliencyQuestion(episode.number, state.context, state.index, change, self._options.saliency_of)
         self._question_s = now
         return [self._question]
+
+    def _horizon(self, context: ContextReady, state: ExecutionState) -> int:
+        """Return how many actions the context that is played gives at most: the generator leaves some out."""
+        lacking = self._since.lacking(context.sequence, state.executed - 1 - state.index)
+        return context.trained_horizon - left_out(context, lacking, self._options.trained_delay)
 
     def _early_actions(self, context: ContextReady, state: ExecutionState) -> int:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""

@@ -44,6 +44,7 @@ class MonitorOptions:
             change.
         saliency_release: share of the threshold at which what was high stays high.
         observe_when: "salient": observe where something changes; "calm": where nothing does (see decision.py).
+        trained_delay: the generator's (see generator.py).
         last_chance: send with m + 1 actions left of the trained horizon whatever the mode says; mode off never does.
         absolute: of each action dimension, True where it is no change; empty: all are changes.
 
@@ -64,6 +65,7 @@ class MonitorOptions:
     saliency_threshold: float = 1.0
     saliency_release: float = 0.8
     observe_when: str = "salient"
+    trained_delay: int = 4
     last_chance: bool = True
     absolute: tuple[bool, ...] = ()
 
@@ -74,6 +76,7 @@ class MonitorOptions:
         self.decision()
         require_count("early_actions", self.early_actions, 0)
         require_count("lead_actions", self.lead_actions, 0)
+        require_count("trained_delay", self.trained_delay, 0)
         require_period("control_period_s", self.control_period_s)
         require_period("max_silence_s", self.max_silence_s)
         require_period("request_timeout_s", self.request_timeout_s)

@@ -9,32 +9,48 @@ from streaming_vla.policy.layout import Vector
 from streaming_vla.runtime.events import ExecutionState, Mode
 
 PICTURES_KEPT = 8  # newest requests; contexts that are older than all of them are never asked about
+SUMS_KEPT = 128  # newest actions; no picture is as old that is still acted on
 
 
 class SincePicture:
-    """A picture that is taken when an action begins shows the arm before this action."""
+    """Follows one episode. A picture that is taken when an action begins shows the arm before this action."""
 
     def __init__(self) -> None:
-        self._newest: ExecutionState | None = None
-        self._shown: Vector | None = None  # sum of what a picture taken now shows
-        self._at_picture: dict[int, Vector | None] = {}
+        self._sums: dict[int, Vector] = {}  # of the first so many actions of the episode
+        self._shown: int | None = None  # actions that a picture taken now shows
+        self._at_picture: dict[int, int] = {}
 
     def on_state(self, state: ExecutionState) -> None:
         """Follow the executor."""
-        before = self._newest
-        if state.mode is not Mode.PLAYING:
-            self._shown = state.cumulative_action
-        elif before is not None and state.executed > before.executed:
-            self._shown = before.cumulative_action
-        elif before is None and state.executed == 1:
-            self._shown = np.zeros_like(state.cumulative_action)
-        self._newest = state
+        self._sums[state.executed] = state.cumulative_action
+        self._shown = state.executed - int(state.mode is Mode.PLAYING)
+        if self._shown == 0 and 0 not in self._sums:
+            self._sums[0] = np.zeros_like(state.cumulative_action)
+        while len(self._sums) > SUMS_KEPT:
+            del self._sums[min(self._sums)]
 
     def on_picture(self, sequence: int) -> None:
-        """The picture of observation `sequence` is taken now."""
-        self._at_picture[sequence] = self._shown
+        """The picture of observation `sequence` is taken now; before the first state nothing has moved."""
+        self._at_picture[sequence] = self._shown or 0
         while len(self._at_picture) > PICTURES_KEPT:
             del self._at_picture[next(iter(self._at_picture))]
+
+    def shown(self) -> Vector | None:
+        """Return the sum that a picture taken now shows, [A], or None when it is not known."""
+        return None if self._shown is None else self.after(self._shown)
+
+    def at_picture(self, sequence: int) -> Vector | None:
+        """Return the sum that the picture of `sequence` shows, [A], or None when it is not known."""
+        return self.after(self._at_picture[sequence]) if sequence in self._at_picture else None
+
+    def after(self, actions: int) -> Vector | None:
+        """Return the sum of the first `actions` of the episode, [A], of fewer where states were lost; None: of none."""
+        known = max((number for number in self._sums if number <= actions), default=None)
+        return None if known is None else self._sums[known]
+
+    def lacking(self, sequence: int, actions: int) -> int:
+        """Return how many of the first `actions` of the episode the picture of `sequence` lacks; 0: not known."""
+        return max(0, actions - self._at_picture.get(sequence, actions))
 
     def change(self, sequence: int, absolute: tuple[bool, ...]) -> tuple[Vector | None, npt.NDArray[np.bool_]]:
         """Return what was executed since the picture of `sequence`, [A], and which dimensions are sums, [A] bool.
@@ -44,13 +60,9 @@ class SincePicture:
         Args:
             absolute: True for dimensions whose newest value counts; empty: none.
         """
-        if self._newest is None or self._shown is None:
+        shown = self.shown()
+        if shown is None:
             return None, np.zeros(0, dtype=bool)
-        size = len(self._newest.cumulative_action)
-        summed = ~np.asarray(absolute) if len(absolute) == size else np.ones(size, dtype=bool)
-        if sequence not in self._at_picture:
-            return None, summed
-        at_picture = self._at_picture[sequence]
-        if at_picture is None:  # before the first action of the episode nothing has moved
-            at_picture = np.zeros(size)
-        return np.where(summed, self._shown - at_picture, self._shown), summed
+        summed = ~np.asarray(absolute) if len(absolute) == len(shown) else np.ones(len(shown), dtype=bool)
+        at_picture = self.at_picture(sequence)
+        return (None if at_picture is None else np.where(summed, shown - at_picture, shown)), summed
