@@ -192,6 +192,21 @@ def test_a_context_that_takes_over_late_begins_later_in_its_flow(trained_delay: 
     assert [play.values[0] for play in pair.plays] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5]), "none is lost"
 
 
+def test_a_generator_that_is_new_in_an_episode_does_not_know_how_late_a_context_is() -> None:
+    pair = Pair(replace(OPTIONS, trained_delay=0))
+    pair.context(0, horizon=4, trained=8)
+    for _ in range(4):
+        pair.answer(0.1, 0.0, 0.5)
+        pair.period()
+    pair.generator = Generator(LAYOUT, pair.generator._options)
+    pair.asked.clear()
+    pair.carry(pair.generator.on_episode(EPISODE, pair.now))
+    pair.picture(1)  # before the executor has said anything
+    pair.period()
+    pair.context(1, horizon=4, trained=8)
+    assert pair.asked[0].index == 0 and pair.generator.counters["flow_begun_late"] == 0
+
+
 def test_the_jump_is_spread_over_actions_and_the_flow_goes_on_from_what_was_sent() -> None:
     pair = Pair(GeneratorOptions(lead_actions=1, jump=0.3))
     pair.context(0)

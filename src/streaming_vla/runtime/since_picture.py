@@ -18,7 +18,7 @@ class SincePicture:
     def __init__(self) -> None:
         self._sums: dict[int, Vector] = {}  # of the first so many actions of the episode
         self._shown: int | None = None  # actions that a picture taken now shows
-        self._at_picture: dict[int, int] = {}
+        self._at_picture: dict[int, int | None] = {}
 
     def on_state(self, state: ExecutionState) -> None:
         """Follow the executor."""
@@ -31,7 +31,7 @@ class SincePicture:
 
     def on_picture(self, sequence: int) -> None:
         """The picture of observation `sequence` is taken now; before the first state nothing has moved."""
-        self._at_picture[sequence] = self._shown or 0
+        self._at_picture[sequence] = self._shown
         while len(self._at_picture) > PICTURES_KEPT:
             del self._at_picture[next(iter(self._at_picture))]
 
@@ -41,7 +41,7 @@ class SincePicture:
 
     def at_picture(self, sequence: int) -> Vector | None:
         """Return the sum that the picture of `sequence` shows, [A], or None when it is not known."""
-        return self.after(self._at_picture[sequence]) if sequence in self._at_picture else None
+        return self.after(self._at_picture[sequence] or 0) if sequence in self._at_picture else None
 
     def after(self, actions: int) -> Vector | None:
         """Return the sum of the first `actions` of the episode, [A], of fewer where states were lost; None: of none."""
@@ -50,7 +50,8 @@ class SincePicture:
 
     def lacking(self, sequence: int, actions: int) -> int:
         """Return how many of the first `actions` of the episode the picture of `sequence` lacks; 0: not known."""
-        return max(0, actions - self._at_picture.get(sequence, actions))
+        shown = self._at_picture.get(sequence)
+        return 0 if shown is None else max(0, actions - shown)
 
     def change(self, sequence: int, absolute: tuple[bool, ...]) -> tuple[Vector | None, npt.NDArray[np.bool_]]:
         """Return what was executed since the picture of `sequence`, [A], and which dimensions are sums, [A] bool.
