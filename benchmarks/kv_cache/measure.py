@@ -84,25 +84,34 @@ def prefill(served: CompactPolicy, cache: SessionCache) -> None:
 
 
 @torch.inference_mode()
-def compact(name: str, tokens: int, repeats: int) -> dict[str, Any]:
-    """Time prefill and flow step of the compact policy after a history of `tokens`."""
+def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
+    """Time prefill and flow step of the compact policy after a history of `tokens`, under every policy.
+
+    Turn by turn, so that what else the machine does falls on all.
+    """
     served = model()
     warm = 3
-    cache = history(served.spec.cache, name, tokens, spare=(repeats + warm) * served.spec.tokens_per_observation)
-    stats = cache.stats()
-    prefills, steps = [], []
+    spare = (repeats + warm) * served.spec.tokens_per_observation
+    caches = {name: history(served.spec.cache, name, tokens, spare) for name in POLICIES}
+    stats = {name: cache.stats() for name, cache in caches.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
     for _ in range(repeats + warm):
-        prefills.append(cpu_ms(lambda: prefill(served, cache)))
-        steps.append(cpu_ms(lambda: served.flow_step(cache.view(), np.zeros(4), 0)))
-    return {
-        "policy": name,
-        "tokens": tokens,
-        "held": stats.tokens,
-        "prefill_ms": statistics.median(prefills[warm:]),
-        "flow_step_ms": statistics.median(steps[warm:]),
-        "bytes": stats.bytes,
-        "reserved_bytes": stats.allocated_bytes,
-    }
+        for name, cache in caches.items():
+            prefill_ms = cpu_ms(lambda: prefill(served, cache))  # noqa: B023 (called at once)
+            step_ms = cpu_ms(lambda: served.flow_step(cache.view(), np.zeros(4), 0))  # noqa: B023 (called at once)
+            times[name].append((prefill_ms, step_ms))
+    return [
+        {
+            "policy": name,
+            "tokens": tokens,
+            "held": stats[name].tokens,
+            "prefill_ms": statistics.median(prefill_ms for prefill_ms, _ in times[name][warm:]),
+            "flow_step_ms": statistics.median(step_ms for _, step_ms in times[name][warm:]),
+            "bytes": stats[name].bytes,
+            "reserved_bytes": stats[name].allocated_bytes,
+        }
+        for name in POLICIES
+    ]
 
 
 @torch.inference_mode()
@@ -214,8 +223,8 @@ class GemmaLayer(nn.Module):
 
 
 @torch.inference_mode()
-def layer(name: str, tokens: int, repeats: int = 3) -> dict[str, Any]:
-    """Time one layer of PaliGemma's size: a prefill of one picture and one token of an action flow.
+def layer(tokens: int, repeats: int = 5) -> list[dict[str, Any]]:
+    """Time one layer of PaliGemma's size, full and gated in turn: a prefill of a picture and a token of an action flow.
 
     One layer, not 18: the matrices of all do not fit beside each other on a small machine. Layers are alike, so the
     ratio of two policies is that of the whole language model; the gate runs once per model, not per layer.
@@ -224,16 +233,22 @@ def layer(name: str, tokens: int, repeats: int = 3) -> dict[str, Any]:
     size = PALIGEMMA
     network = GemmaLayer()
     spec = CacheSpec(1, size.kv_heads, size.head_dim, query_heads=size.heads)
-    cache = history(spec, name, tokens, spare=(repeats + 1) * IMAGE_TOKENS)
-    stats, picture = cache.stats(), torch.randn(IMAGE_TOKENS, size.width)
-    prefills, steps = [], []
+    caches = {name: history(spec, name, tokens, spare=(repeats + 1) * IMAGE_TOKENS) for name in ("full", "gated")}
+    held = {name: cache.stats().bytes for name, cache in caches.items()}
+    picture = torch.randn(IMAGE_TOKENS, size.width)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in caches}
     for _ in range(repeats):
-        prefills.append(cpu_ms(lambda: cache.append(*network(picture, cache.view()))))
-        steps.append(cpu_ms(lambda: network(picture[:1], cache.view())))
-    return {
-        "policy": name,
-        "tokens": tokens,
-        "prefill_ms": min(prefills),
-        "flow_step_ms": min(steps),
-        "bytes": stats.bytes * size.layers,
-    }
+        for name, cache in caches.items():
+            prefill_ms = cpu_ms(lambda: cache.append(*network(picture, cache.view())))  # noqa: B023 (called at once)
+            step_ms = cpu_ms(lambda: network(picture[:1], cache.view()))  # noqa: B023 (called at once)
+            times[name].append((prefill_ms, step_ms))
+    return [
+        {
+            "policy": name,
+            "tokens": tokens,
+            "prefill_ms": min(prefill_ms for prefill_ms, _ in times[name]),
+            "flow_step_ms": min(step_ms for _, step_ms in times[name]),
+            "bytes": held[name] * size.layers,
+        }
+        for name in caches
+    ]

@@ -42,8 +42,7 @@ def main(
             raise typer.BadParameter(f"{path} has {name} '{results[name]}', this is '{value}': give another --out")
     points = results.setdefault("latency", [])
     layers = results.setdefault("paligemma_layer", [])
-    done = {(point["policy"], point["tokens"]) for point in points}
-    done_layers = {(point["policy"], point["tokens"]) for point in layers}
+    done, done_layers = ({point["tokens"] for point in of} for of in (points, layers))
 
     def store(work: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
@@ -53,10 +52,9 @@ def main(
         return run
 
     jobs = [
-        store(lambda name=name, tokens=tokens: points.append(measure.compact(name, tokens, repeats)))  # type: ignore[misc]
+        store(lambda tokens=tokens: points.extend(measure.compact(tokens, repeats)))  # type: ignore[misc]
         for tokens in LENGTHS
-        for name in measure.POLICIES
-        if (name, tokens) not in done
+        if tokens not in done
     ]
     if "flops" not in results:
         jobs.append(store(lambda: results.update(flops=measure.flops(AT))))
@@ -67,10 +65,9 @@ def main(
     if "flat_after_100k" not in results:
         jobs.append(store(lambda: results.update(flat_after_100k=measure.flat(OBSERVATIONS))))
     jobs += [
-        store(lambda name=name, tokens=tokens: layers.append(measure.layer(name, tokens)))  # type: ignore[misc]
+        store(lambda tokens=tokens: layers.extend(measure.layer(tokens)))  # type: ignore[misc]
         for tokens in LAYER_LENGTHS
-        for name in ("full", "gated")
-        if (name, tokens) not in done_layers
+        if tokens not in done_layers
     ]
     with Progress() as progress:
         for job in progress.track(jobs, description="measuring"):
