@@ -9,18 +9,28 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 
 def draw(results: dict[str, Any], out: Path) -> None:
     """Write latency.png: prefill, flow step and bytes of every policy against the history's length."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     names = list(dict.fromkeys(point["policy"] for point in results["latency"]))
-    titles = {"prefill_ms": "prefill (ms)", "flow_step_ms": "flow step (ms)", "bytes": "bytes held"}
+    titles = {"prefill_ms": "prefill, ms", "flow_step_ms": "flow step, ms", "megabytes": "keys and values held, MB"}
+    drawn = [point | {"megabytes": point["bytes"] / 1e6} for point in results["latency"]]
     for axis, (field, title) in zip(axes, titles.items(), strict=True):
         for name in names:
-            points = sorted((p["tokens"], p[field]) for p in results["latency"] if p["policy"] == name)
+            points = sorted((p["tokens"], p[field]) for p in drawn if p["policy"] == name)
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axis.set(xscale="log", yscale="log", xlabel="tokens of history", title=title)
+        axis.xaxis.set(major_locator=LogLocator(base=2), major_formatter=FuncFormatter(_short))
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(out / "latency.png", dpi=110)
+
+
+def _short(tokens: float, _position: int) -> str:
+    return f"{tokens / 1024:g}k" if tokens >= 1024 else f"{tokens:g}"
