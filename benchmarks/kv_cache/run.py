@@ -27,7 +27,7 @@ AT = 4096  # tokens of history at which the headline figures are taken
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of results.json and the plots.")] = HERE,
-    repeats: Annotated[int, typer.Option(min=3, help="Timed runs per point; the median counts.")] = 15,
+    repeats: Annotated[int, typer.Option(min=3, help="Timed runs per point; the median counts.")] = 31,
 ) -> None:
     """Measure every point that results.json does not have yet, then draw the plots."""
     torch.set_num_threads(1)

@@ -182,6 +182,42 @@ def test_the_last_chance_of_a_context_that_began_late_comes_earlier(delay: int, 
     assert played.until_asked()[0] == TRAINED - left_out - EARLY - SPARE
 
 
+def test_a_question_about_a_context_that_began_late_is_about_the_step_of_its_flow() -> None:
+    played = Played("adaptive", trained_delay=1)
+    played.monitor.on_saliency(answer(question(played), 9.0), 0.4)
+    for _ in range(2):
+        played.play()
+    played.next_context()
+    index, asked = played.until_asked()
+    assert isinstance(asked, SaliencyQuestion) and asked.index == index + 2
+
+
+def test_a_last_chance_that_lies_before_the_first_action_of_a_late_context_is_taken_at_once() -> None:
+    played = Played("random", random_rate=0.0, trained_delay=0, early_actions=TRAINED - 2)
+    played.until_asked()
+    for _ in range(4):
+        played.play()
+    played.next_context()
+    assert played.until_asked()[0] == 0
+
+
+def test_an_executor_that_is_new_in_an_episode_is_followed_from_its_first_state() -> None:
+    played = Played("action_norm", saliency_threshold=1e6)
+    for _ in range(TRAINED):
+        played.play()
+    played.executed = 0
+    played.next_context()
+    played.monitor._since.on_picture(played.context)
+    played.play()
+    played.play()
+    change, _ = played.monitor._since.change(played.context, (False, False, True))
+    assert change is None, "the picture was taken before"
+    played.monitor._since.on_picture(9)
+    played.play()
+    change, _ = played.monitor._since.change(9, (False, False, True))
+    assert change == pytest.approx([0.5, 0.0, 0.25])
+
+
 @pytest.mark.parametrize("mode", ["action_norm", "random"])
 def test_the_last_chance_of_a_context_is_taken_whatever_the_mode_says(mode: str) -> None:
     played = Played(mode, saliency_threshold=1e6, random_rate=0.0)

@@ -107,8 +107,9 @@ class RecordedHardware(Hardware):
     def action(self, action: Action, event: Callable[[], None]) -> None:
         """See Hardware: an action that was waited for came when it was begun."""
         key = (action.context, action.index)
-        waited = key in self._times.waited_for and key in self._times.generated
-        left_s = self._left_s(self._times.generated[key][1], self._times.begun[key]) if waited else 0.0
+        waited = key in self._times.waited_for
+        generated = self._times.generated.get(self._times.step_of(*key)) if waited else None
+        left_s = 0.0 if generated is None else self._left_s(generated[1], self._times.begun[key])
         self._in_order("action", left_s, event)
 
     def state(self, receiver: str, state: ExecutionState, event: Callable[[], None]) -> None:

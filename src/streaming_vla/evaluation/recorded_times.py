@@ -47,8 +47,8 @@ class RecordedEpisode:
         prefilled: work of the model.
         heard: the monitor heard of the context.
         flow_step_s: smoothed time of a flow step that the context carried, seconds.
-        generated: the generator asked for a flow step and had its answer, by (context, index).
-        flow_steps: work of the model, by (context, index).
+        generated: the generator asked for a flow step and had its answer, by (context, step).
+        flow_steps: work of the model, by (context, step).
         begun: the executor began an action, by (context, index), in the order of time.
         waited_for: of these, actions that a waiting or holding executor began when they came.
     """
@@ -84,6 +84,10 @@ class RecordedEpisode:
         """True when the observer was asked and sent no observation: pictures were missing, or the episode ended."""
         return bool(self.seen) and sequence in self.asked and sequence not in self.seen
 
+    def step_of(self, context: int, index: int) -> tuple[int, int]:
+        """Return context and step of the flow that gave an action: a context that came late has left out some."""
+        return context, index + min((step for number, step in self.generated if number == context), default=0)
+
     def taken(self, sequence: int) -> Work | None:
         """Return when a context was prefilled and when the generator had it; None when that was not recorded.
 
@@ -95,7 +99,7 @@ class RecordedEpisode:
         ready_s = self.prefilled[sequence][1]
         older = [begin_s for (context, _), (begin_s, _) in self.generated.items() if context < sequence]
         earliest_s = max([ready_s, *older])
-        first = self.generated.get((sequence, 0))
+        first = self.generated.get(self.step_of(sequence, 0))
         if first is None:
             return ready_s, earliest_s
         begun = [time_s for time_s in self.begun.values() if earliest_s < time_s <= first[0]]

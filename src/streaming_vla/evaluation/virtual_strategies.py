@@ -101,14 +101,16 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
     return setup
 
 
+NOTHING_LEFT_OUT = 1000  # actions of trained delay
 STREAM = MonitorOptions(mode="always", lead_actions=0)
 OVERRUN = GeneratorOptions(lead_actions=0)
-PUBLISHED = GeneratorOptions(overrun=False)
+WHOLE = replace(OVERRUN, trained_delay=NOTHING_LEFT_OUT)
+PUBLISHED = GeneratorOptions(overrun=False, trained_delay=NOTHING_LEFT_OUT)
 AEO = MonitorOptions(mode="adaptive", saliency_of="pictures", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
-    return replace(STREAM, mode=mode, **options)  # type: ignore[arg-type]
+    return replace(STREAM, mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -216,13 +218,18 @@ STRATEGIES: dict[str, Setup] = {
     ),
     "afm_aeo_stale": Setup("the same, tokens as they were seen", AEO, PUBLISHED),
     "ours": Setup("action flow, m as measured, overrun", STREAM, OVERRUN),
-    "ours_replacing": Setup("ours, tokens replaced by the prediction", STREAM, OVERRUN, replace_tokens=True),
-    "ours_adaptive": Setup("ours, observe where the gripper is about to switch", _saliency("adaptive"), OVERRUN),
-    "ours_predicted": Setup(
-        "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), OVERRUN
+    "ours_replacing": Setup(
+        "ours, tokens replaced by the prediction",
+        replace(STREAM, trained_delay=NOTHING_LEFT_OUT),
+        WHOLE,
+        replace_tokens=True,
     ),
-    "ours_random": Setup("ours, observe early at random", _saliency("random"), OVERRUN),
-    "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), OVERRUN),
+    "ours_adaptive": Setup("ours, observe where the gripper is about to switch", _saliency("adaptive"), WHOLE),
+    "ours_predicted": Setup(
+        "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), WHOLE
+    ),
+    "ours_random": Setup("ours, observe early at random", _saliency("random"), WHOLE),
+    "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), WHOLE),
     "ours_from_episode": Setup("ours, sums from the start of the episode", STREAM, replace(OVERRUN, start="episode")),
     "ours_from_picture": Setup("ours, sums from the picture", STREAM, replace(OVERRUN, start="pending")),
 }

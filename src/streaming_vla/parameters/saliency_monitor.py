@@ -75,7 +75,8 @@ SALIENCY_MONITOR = (
     Parameter(
         "trained_delay",
         4,
-        "The generator's trained_delay: a context that begins late ends earlier.",
+        "The generator's trained_delay: a context that begins late ends earlier. 1000 where the generator leaves none "
+        "out: its hand_over_start is not rezero, or its trained_delay is 1000.",
         "actions",
         low=0,
         high=1000,

@@ -217,13 +217,13 @@ class Monitor:
         if self.request_latency.smoothed_s is None and not self._options.early_actions and self._given_decision is None:
             self.counters.count("sent_latency_unknown")  # nobody knows yet when it would be too late
             return [self._ask(episode, Reason.EARLY, now)]
-        horizon = self._horizon(context, state)
-        if self._options.last_chance and horizon - state.index <= early + SPARE < horizon:
+        left = context.trained_horizon - self._step(context, state)
+        if self._options.last_chance and left <= early + SPARE < context.trained_horizon:
             self.counters.count("sent_last_chance")
             return [self._ask(episode, Reason.EARLY, now)]
-        return self._judge(episode, state, now)
+        return self._judge(episode, context, state, now)
 
-    def _judge(self, episode: Episode, state: ExecutionState, now: float) -> list[MonitorEffect]:
+    def _judge(self, episode: Episode, context: ContextReady, state: ExecutionState, now: float) -> list[MonitorEffect]:
         """Send, suppress or ask the predictor, counted by the reason."""
         known = self._answer[1] if self._answer is not None and self._answer[0] == state.context else None
         if known is None and self._judged_at == (state.context, state.index):
@@ -232,7 +232,7 @@ class Monitor:
         moment = Moment(state.context, *self._since.change(state.context, self._options.absolute), known)
         decision = self._decision.decide(moment)
         if decision.verdict is Verdict.ASK:
-            return self._ask_predictor(episode, state, moment.change, now)
+            return self._ask_predictor(episode, context, state, moment.change, now)
         if not math.isnan(decision.saliency):
             self.judged.append((state.context, decision.saliency))
         if decision.verdict is Verdict.SUPPRESS:
@@ -242,7 +242,7 @@ class Monitor:
         return [self._ask(episode, Reason.EARLY, now, decision.saliency)]
 
     def _ask_predictor(
-        self, episode: Episode, state: ExecutionState, change: Vector | None, now: float
+        self, episode: Episode, context: ContextReady, state: ExecutionState, change: Vector | None, now: float
     ) -> list[MonitorEffect]:
         """Ask the predictor, unless it has a question; that is about this context, for a request ends it.
 
@@ -255,14 +255,15 @@ class Monitor:
                 self.counters.count("suppressed_unanswered")
                 return []
             self.counters.count("saliency_superseded")
-        self._question = SaliencyQuestion(episode.number, state.context, state.index, change, self._options.saliency_of)
+        step = self._step(context, state)
+        self._question = SaliencyQuestion(episode.number, state.context, step, change, self._options.saliency_of)
         self._question_s = now
         return [self._question]
 
-    def _horizon(self, context: ContextReady, state: ExecutionState) -> int:
-        """Return how many actions the context that is played gives at most: the generator leaves some out."""
+    def _step(self, context: ContextReady, state: ExecutionState) -> int:
+        """Return which step of its flow the context that is played is at: the generator leaves some out."""
         lacking = self._since.lacking(context.sequence, state.executed - 1 - state.index)
-        return context.trained_horizon - left_out(context, lacking, self._options.trained_delay)
+        return state.index + left_out(context, lacking, self._options.trained_delay)
 
     def _early_actions(self, context: ContextReady, state: ExecutionState) -> int:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""

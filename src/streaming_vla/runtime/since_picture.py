@@ -22,6 +22,9 @@ class SincePicture:
 
     def on_state(self, state: ExecutionState) -> None:
         """Follow the executor."""
+        if state.executed < max(self._sums, default=0):  # an executor that is new in the episode
+            self._sums.clear()
+            self._at_picture.clear()
         self._sums[state.executed] = state.cumulative_action
         self._shown = state.executed - int(state.mode is Mode.PLAYING)
         if self._shown == 0 and 0 not in self._sums:
