@@ -54,5 +54,7 @@ def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshol
             "observe_when": "salient",
             "saliency_threshold": found.threshold,
             "saliency_release": 1.0,
-        }
+            "trained_delay": 1000,
+        },
+        "generator": {"trained_delay": 1000},
     }

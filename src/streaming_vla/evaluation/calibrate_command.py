@@ -51,7 +51,8 @@ def calibrate(
     try:
         _check(rate, fewer, within, bool(bags), mode)
         always = STRATEGIES["ours"]
-        setup = changed(always, {"monitor": {"mode": mode, "saliency_of": of, "observe_when": when}})
+        asking = {"mode": mode, "saliency_of": of, "observe_when": when}
+        setup = changed(STRATEGIES["ours_adaptive"], {"monitor": asking})
         scenes = [
             VirtualRun(mode, setup, profile, task, CALIBRATION_SEED + number, model, saliency_model)
             for task in select_tasks(tasks)

@@ -18,6 +18,7 @@ from streaming_vla.runtime.baselines.strategies import (
 from streaming_vla.runtime.baselines.strategy import Strategy
 from streaming_vla.runtime.generator import GeneratorOptions
 from streaming_vla.runtime.monitor import MonitorOptions
+from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 
 OFF = MonitorOptions(mode="off")
 EXECUTE = 10  # actions of a chunk that are executed, where nothing else is said
@@ -101,7 +102,6 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
     return setup
 
 
-NOTHING_LEFT_OUT = 1000  # actions of trained delay
 STREAM = MonitorOptions(mode="always", lead_actions=0)
 OVERRUN = GeneratorOptions(lead_actions=0)
 WHOLE = replace(OVERRUN, trained_delay=NOTHING_LEFT_OUT)

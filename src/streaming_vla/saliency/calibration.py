@@ -13,6 +13,8 @@ import yaml
 from streaming_vla.saliency.decision import WHEN
 
 MODES = ("action_norm", "adaptive")
+# trained_delay of generator and monitor, actions: who observes less often plays contexts to their end
+NOTHING_LEFT_OUT = 1000
 FEWEST_CONTEXTS = 20  # a quantile of less says nothing
 
 
@@ -86,7 +88,7 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
 
 
 def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
-    """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold.
+    """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold, and trained_delay.
 
     Raises:
         ValueError: a mode without a threshold.
@@ -99,10 +101,14 @@ def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Cal
         "observe_when": when,
         "saliency_threshold": calibration.threshold,
         "saliency_release": 1.0,
+        "trained_delay": NOTHING_LEFT_OUT,
     }
+    sections = {"saliency_monitor": values, "generator": {"trained_delay": NOTHING_LEFT_OUT}}
     path.write_text(
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
         # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
-        + yaml.safe_dump({"/**/saliency_monitor": {"ros__parameters": values}}, sort_keys=False),
+        + yaml.safe_dump(
+            {f"/**/{node}": {"ros__parameters": of_node} for node, of_node in sections.items()}, sort_keys=False
+        ),
         encoding="utf-8",
     )
