@@ -148,8 +148,11 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
         if each.stage != "observe":
             span(each.stage, each.begin_s, each.end_s, each.sequence, each.index)
     sent = {(each.sequence, each.index): each.end_s for each in record.spans if each.stage == "generate"}
+    first = {context: min(step for number, step in sent if number == context) for context, _ in sent}
+    assert max(first.values()) > 0, "some contexts begin late"
     for action in episode.actions:
-        say("/action", sent[action.context, action.index], context=action.context, index=action.index, flow_time=0.0,
+        step = first[action.context] + action.index
+        say("/action", sent[action.context, step], context=action.context, index=action.index, flow_time=0.0,
             values=action.values.astype(np.float32), more=action.more)  # fmt: skip
     for at in record.states:
         state = at.state
