@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,18 @@ def cpu_ms(work: Callable[[], object]) -> float:
     return (time.thread_time_ns() - begin_ns) / 1e6
 
 
+def in_turn(
+    caches: Mapping[str, SessionCache], turns: int, *works: Callable[[SessionCache], object]
+) -> dict[str, tuple[list[float], ...]]:
+    """Return the CPU times of every work, milliseconds, by cache; turn by turn, so that other work falls on all."""
+    times: dict[str, tuple[list[float], ...]] = {name: tuple([] for _ in works) for name in caches}
+    for _ in range(turns):
+        for name, cache in caches.items():
+            for column, work in zip(times[name], works, strict=True):
+                column.append(cpu_ms(functools.partial(work, cache)))
+    return times
+
+
 def model() -> CompactPolicy:
     """Return the compact policy with random weights: its speed does not depend on them."""
     torch.manual_seed(0)
@@ -85,28 +98,25 @@ def prefill(served: CompactPolicy, cache: SessionCache) -> None:
 
 @torch.inference_mode()
 def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Time prefill and flow step of the compact policy after a history of `tokens`, under every policy.
-
-    Turn by turn, so that what else the machine does falls on all.
-    """
+    """Time prefill and flow step of the compact policy after a history of `tokens`, under every policy."""
     served = model()
     warm = 3
     spare = (repeats + warm) * served.spec.tokens_per_observation
     caches = {name: history(served.spec.cache, name, tokens, spare) for name in POLICIES}
     stats = {name: cache.stats() for name, cache in caches.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
-    for _ in range(repeats + warm):
-        for name, cache in caches.items():
-            prefill_ms = cpu_ms(lambda: prefill(served, cache))  # noqa: B023 (called at once)
-            step_ms = cpu_ms(lambda: served.flow_step(cache.view(), np.zeros(4), 0))  # noqa: B023 (called at once)
-            times[name].append((prefill_ms, step_ms))
+    times = in_turn(
+        caches,
+        repeats + warm,
+        lambda cache: prefill(served, cache),
+        lambda cache: served.flow_step(cache.view(), np.zeros(4), 0),
+    )
     return [
         {
             "policy": name,
             "tokens": tokens,
             "held": stats[name].tokens,
-            "prefill_ms": statistics.median(prefill_ms for prefill_ms, _ in times[name][warm:]),
-            "flow_step_ms": statistics.median(step_ms for _, step_ms in times[name][warm:]),
+            "prefill_ms": statistics.median(times[name][0][warm:]),
+            "flow_step_ms": statistics.median(times[name][1][warm:]),
             "bytes": stats[name].bytes,
             "reserved_bytes": stats[name].allocated_bytes,
         }
@@ -236,18 +246,18 @@ def layer(tokens: int, repeats: int = 5) -> list[dict[str, Any]]:
     caches = {name: history(spec, name, tokens, spare=(repeats + 1) * IMAGE_TOKENS) for name in ("full", "gated")}
     held = {name: cache.stats().bytes for name, cache in caches.items()}
     picture = torch.randn(IMAGE_TOKENS, size.width)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in caches}
-    for _ in range(repeats):
-        for name, cache in caches.items():
-            prefill_ms = cpu_ms(lambda: cache.append(*network(picture, cache.view())))  # noqa: B023 (called at once)
-            step_ms = cpu_ms(lambda: network(picture[:1], cache.view()))  # noqa: B023 (called at once)
-            times[name].append((prefill_ms, step_ms))
+    times = in_turn(
+        caches,
+        repeats,
+        lambda cache: cache.append(*network(picture, cache.view())),
+        lambda cache: network(picture[:1], cache.view()),
+    )
     return [
         {
             "policy": name,
             "tokens": tokens,
-            "prefill_ms": min(prefill_ms for prefill_ms, _ in times[name]),
-            "flow_step_ms": min(step_ms for _, step_ms in times[name]),
+            "prefill_ms": min(times[name][0]),
+            "flow_step_ms": min(times[name][1]),
             "bytes": held[name] * size.layers,
         }
         for name in caches

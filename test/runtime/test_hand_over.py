@@ -79,22 +79,22 @@ class Pair:
             self.carry(self.generator.on_execution_state(said, self.now))
 
 
-def at_hand_over(start: str) -> FlowRequest:
+def at_hand_over(options: GeneratorOptions, horizon: int = 4, trained: int = 6) -> tuple[Pair, FlowRequest]:
     """Play 0.1 and 0.2, take the picture while 0.2 begins, then send 0.3 and 0.4; return what the new flow asks."""
-    pair = Pair(replace(OPTIONS, start=start))
-    pair.context(0)
+    pair = Pair(options)
+    pair.context(0, horizon, trained)
     pair.answer(0.1, 0.0, 0.5)  # begins at once
     pair.answer(0.2, 0.0, 0.5)
     pair.answer(0.3, 0.0, 0.5)
     pair.period()  # 0.2 begins
     pair.picture(1)
     pair.answer(0.4, 0.0, 0.5)
-    pair.context(1)
+    pair.context(1, horizon, trained)
     assert pair.asked == [], "two actions are sent and not begun"
     pair.period()  # 0.3 begins, which makes room
     [request] = pair.asked
-    assert (request.context, request.index) == (1, 0)
-    return request
+    assert request.context == 1
+    return pair, request
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,9 @@ def at_hand_over(start: str) -> FlowRequest:
     ],
 )
 def test_what_the_new_flow_starts_from(start: str, expected: float) -> None:
-    assert at_hand_over(start).position == pytest.approx([expected, 0.0, 0.5])
+    _, request = at_hand_over(replace(OPTIONS, start=start))
+    assert request.index == 0
+    assert request.position == pytest.approx([expected, 0.0, 0.5])
 
 
 def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
@@ -172,18 +174,8 @@ def test_sums_from_the_picture_are_what_the_executor_has_really_commanded() -> N
 )
 def test_a_context_that_takes_over_late_begins_later_in_its_flow(trained_delay: int, step: int, sum_: float) -> None:
     """Three actions lack in its picture; two thirds of the overrun of 4 may be left out."""
-    pair = Pair(replace(OPTIONS, trained_delay=trained_delay))
-    pair.context(0, horizon=4, trained=8)
-    pair.answer(0.1, 0.0, 0.5)  # begins at once
-    pair.answer(0.2, 0.0, 0.5)
-    pair.answer(0.3, 0.0, 0.5)
-    pair.period()  # 0.2 begins
-    pair.picture(5)
-    pair.answer(0.4, 0.0, 0.5)
-    pair.context(5, horizon=4, trained=8)
-    pair.period()
-    [request] = pair.asked
-    assert (request.context, request.index) == (5, step)
+    pair, request = at_hand_over(replace(OPTIONS, trained_delay=trained_delay), horizon=4, trained=8)
+    assert request.index == step
     assert request.position == pytest.approx([sum_, 0.0, 0.5])
     assert pair.generator.counters["flow_begun_late"] == (step > 0)
     pair.answer(0.5, 0.0, 0.5)

@@ -100,6 +100,13 @@ def test_ours_starves_least_where_the_model_is_on_the_robot(profile: str) -> Non
     assert starved_s("ours", profile) <= min(starved_s(name, profile) for name in others) + 1e-9
 
 
+@pytest.mark.parametrize(("profile", "most_s"), [("paper", 0.0), ("measured", 0.0), ("jetson", 0.05)])
+def test_while_the_latencies_are_learnt_an_action_is_missing_at_most(profile: str, most_s: float) -> None:
+    for seed in (1, 2):
+        made = world_of(STRATEGIES["ours"], find_profile(profile), seed, LEARNING_S)
+        assert made.states[-1][1].starved_s <= most_s + 1e-9
+
+
 def test_ours_hardly_starves_behind_a_network_that_loses_messages() -> None:
     """One way there and back for every action: a queue of a whole chunk is out of reach of such a network."""
     ours = starved_s("ours", "remote_wifi")

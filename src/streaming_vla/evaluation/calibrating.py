@@ -16,7 +16,7 @@ from streaming_vla.evaluation.virtual_episode import VirtualEpisode
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup, changed
 from streaming_vla.evaluation.virtual_study import Row, row_of
-from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT, Calibration, calibrate
+from streaming_vla.saliency.calibration import Calibration, calibrate, parameters
 
 NEVER = {"salient": 1e6, "calm": 0.0}  # thresholds that no saliency passes
 LADDER = (0.0, 0.2, 0.4, 0.6, 0.8)  # rates that a success bound is looked for on
@@ -82,17 +82,9 @@ def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, of: str, when: 
         BagError: no bag can be used.
         ValueError: none was judged.
     """
-    monitor = "saliency_monitor"
-    changes = {
-        "mode": mode,
-        "saliency_of": of,
-        "observe_when": when,
-        "saliency_threshold": NEVER[when],
-        "saliency_release": 1.0,
-        "trained_delay": NOTHING_LEFT_OUT,
-    }
-    asked = [(monitor, name, value) for name, value in changes.items()]
-    asking = replace(job, changes=(*job.changes, *asked, ("generator", "trained_delay", NOTHING_LEFT_OUT)))
+    sections = parameters(mode, of, when, NEVER[when])
+    changes = ((node, name, value) for node, values in sections.items() for name, value in values.items())
+    asking = replace(job, changes=(*job.changes, *changes))
     replays = replay_all(bags, asking, workers)
     judged = [episode.judged for each in replays for episode in each.episodes]
     if not any(judged):

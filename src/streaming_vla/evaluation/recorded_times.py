@@ -63,6 +63,7 @@ class RecordedEpisode:
     flow_steps: dict[tuple[int, int], Work] = field(default_factory=dict)
     begun: dict[tuple[int, int], float] = field(default_factory=dict)
     waited_for: set[tuple[int, int]] = field(default_factory=set)
+    _first_steps: dict[int, int] = field(default_factory=dict)
     _states: list[tuple[float, tuple[int, int, Mode]]] = field(default_factory=list)
 
     def caused(self, receiver: str) -> dict[tuple[int, int, Mode], Work]:
@@ -86,7 +87,7 @@ class RecordedEpisode:
 
     def step_of(self, context: int, index: int) -> tuple[int, int]:
         """Return context and step of the flow that gave an action: a context that came late has left out some."""
-        return context, index + min((step for number, step in self.generated if number == context), default=0)
+        return context, index + self._first_steps.get(context, 0)
 
     def taken(self, sequence: int) -> Work | None:
         """Return when a context was prefilled and when the generator had it; None when that was not recorded.
@@ -131,6 +132,7 @@ class RecordedEpisode:
             self.heard[number] = work[1]
         elif message.stage == "generate":
             self.generated[action] = work
+            self._first_steps[number] = min(message.index, self._first_steps.get(number, message.index))
         elif message.stage == "flow_step":
             self.flow_steps[action] = work
 

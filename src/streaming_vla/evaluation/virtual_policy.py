@@ -109,14 +109,16 @@ class PolicyService:
     def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply:
         """Ask the policy for the saliency of a context."""
         numbers = (question.episode, question.context, question.index)
-        work = ("plan" if self.must_plan(question) else None) if question.of == "plan" else "look_ahead"
+        planned = self.must_plan(question)
         try:
             with torch.inference_mode():
                 found = saliency.answer(self._policy, self._sessions.find(SESSION), _request(question))
         except Refused as refused:
             return SaliencyReply(*numbers, False, float("nan"), refused.reason)
-        if work:
-            self.work[work] += 1
+        if planned:
+            self.work["plan"] += 1
+        elif question.of != "plan":
+            self.work["look_ahead"] += 1
         return SaliencyReply(*numbers, True, found)
 
 

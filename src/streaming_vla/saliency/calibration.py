@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -87,6 +88,19 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
     return Calibration(threshold, share, len(ordered))
 
 
+def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, dict[str, Any]]:
+    """Return the parameters of monitor and generator, by node, that observe with a threshold of `mode`."""
+    monitor: dict[str, Any] = {
+        "mode": mode,
+        **({"saliency_of": of} if mode == "adaptive" else {}),
+        "observe_when": when,
+        "saliency_threshold": threshold,
+        "saliency_release": 1.0,
+        "trained_delay": NOTHING_LEFT_OUT,
+    }
+    return {"saliency_monitor": monitor, "generator": {"trained_delay": NOTHING_LEFT_OUT}}
+
+
 def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
     """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold, and trained_delay.
 
@@ -95,15 +109,7 @@ def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Cal
     """
     if mode not in MODES:
         raise ValueError(f"mode '{mode}' has no saliency threshold: choose one of {', '.join(MODES)}")
-    values = {
-        "mode": mode,
-        **({"saliency_of": of} if mode == "adaptive" else {}),
-        "observe_when": when,
-        "saliency_threshold": calibration.threshold,
-        "saliency_release": 1.0,
-        "trained_delay": NOTHING_LEFT_OUT,
-    }
-    sections = {"saliency_monitor": values, "generator": {"trained_delay": NOTHING_LEFT_OUT}}
+    sections = parameters(mode, of, when, calibration.threshold)
     path.write_text(
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
         # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
