@@ -7,6 +7,7 @@ of other weights or another wait counts as another one.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import warnings
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import ten_hours
 import typer
+from plots import draw_memory
 
 from kv_cache.tensor_file import file_digest
 from streaming_vla.evaluation.cache_options import CacheOptions, gated_cache
@@ -52,7 +54,8 @@ class Condition:
 
     def key(self, weights: str) -> str:
         """Return what tells an episode of this condition from others of the file."""
-        return json.dumps([weights, self.task, self.wait_steps, asdict(self.cache.with_gate_digest())])
+        whole = json.dumps([weights, self.task, self.wait_steps, asdict(self.cache.with_gate_digest())])
+        return f"{self.task} {self.cache.policy} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 class Episodes:
@@ -85,7 +88,7 @@ class Episodes:
 
     def run_ten_hours(self, cache: CacheOptions, task: str, observations: int, seeds: range) -> list[dict[str, Any]]:
         """Run what is missing of the long memory; return the rows of all seeds."""
-        key = json.dumps(["ten hours", observations, Condition(task, "", cache, (0, 0)).key(self._weights)])
+        key = f"{observations} observations, {Condition(task, '', cache, (0, 0)).key(self._weights)}"
         missing = [seed for seed in seeds if (key, seed) not in self._rows]
         if missing:
             work = functools.partial(
@@ -115,7 +118,7 @@ def main(
     long_episodes: Annotated[int, typer.Option(min=0, help="of the long memory; 0: none")] = 30,
     long_observations: Annotated[int, typer.Option(min=1, help="between cue and choice")] = 10_000,
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
-    out: Annotated[Path, typer.Option(help="folder of results.json")] = HERE,
+    out: Annotated[Path, typer.Option(help="folder of results.json and memory.png")] = HERE,
 ) -> None:
     """Run what is missing and write memory_tasks, memory_seeds, cue_kept, mt10_delta_points and recall_after_10000.
 
@@ -152,6 +155,7 @@ def main(
         results["memory_tasks"][task] = {name: figures(of_cache) for name, of_cache in rows.items()}
         results["cue_kept"][task] = cue_kept(rows["gated"])
         store()
+    draw_memory(results["memory_tasks"], out)
     if mt10_episodes:
         results |= mt10(runs, gated, range(HELD_OUT_SEED, HELD_OUT_SEED + mt10_episodes))
         store()

@@ -1,4 +1,4 @@
-"""Draws the benchmark's results."""
+"""Draws the benchmarks' results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 
 def draw(results: dict[str, Any], out: Path) -> None:
@@ -30,6 +30,29 @@ def draw(results: dict[str, Any], out: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(out / "latency.png", dpi=110)
+
+
+def draw_memory(tasks: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
+    """Write memory.png: success of every cache against the tokens that it holds at the end, a panel for each task.
+
+    Args:
+        tasks: `memory_tasks` of results.json.
+    """
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(4.3 * len(tasks), 3.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, (task, caches) in zip(axes[0], tasks.items(), strict=True):
+        for name, found in caches.items():
+            off = [[found["success"] - found["low"]], [found["high"] - found["success"]]]
+            axis.errorbar(found["tokens"], found["success"], off, marker="o", capsize=3, label=name)
+        axis.set(xscale="log", ylim=(0, 1.02), xlabel="tokens held at the end", title=task)
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("solved (95 % interval)")
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(out / "memory.png", dpi=110)
 
 
 def _short(tokens: float, _position: int) -> str:
