@@ -1,6 +1,6 @@
 """Many sessions of one shape in one tensor: static shapes and a validity mask, for a GPU, torch.compile and evaluation.
 
-What each session holds is, bit for bit, what a SessionCache of its own would hold.
+Each session holds what a SessionCache of its own would hold, but for rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kv_cache.cache import MAX_BYTES
-from kv_cache.checks import check_tokens
+from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Chunks, Queries, State
 from kv_cache.policies.base import CachePolicy
 from kv_cache.rotary import angles, turn
@@ -117,8 +117,9 @@ class BatchedCache:
         self._empty = self._start(self.device)
         self.state = self._empty
 
+    @torch.no_grad()
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add T tokens to every session.
+        """Add T tokens to every session; no gradient passes, for that there is `update`.
 
         Args:
             keys: [B, L, Hkv, T, d], BEFORE rotation.
@@ -138,10 +139,16 @@ class BatchedCache:
         return self.view_of(self.state)
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget the sessions where `rows` [B] is True; None: all."""
+        """Forget the sessions where `rows` [B] is True; None: all.
+
+        Raises:
+            ValueError: `rows` is not [B] of bool.
+        """
         if rows is None:
             self.state = self._empty
             return
+        if rows.shape != (self._batch,) or rows.dtype != torch.bool:
+            raise ValueError(f"reset: rows are {tuple(rows.shape)} of {rows.dtype}, expected ({self._batch},) of bool")
 
         def chosen(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(rows.view(-1, *(1,) * (new.dim() - 1)), new, old)
@@ -154,8 +161,14 @@ class BatchedCache:
         policy = tuple(map(chosen, self._empty.policy, self.state.policy))
         self.state = BatchState(**plain, policy=policy)  # type: ignore[arg-type]
 
+    @torch.no_grad()
     def observe_queries(self, layer: int, queries: Tensor) -> None:
-        """Report the queries [B, Hq, Q, d], before rotation, with which a layer is about to read the view."""
+        """Report the queries [B, Hq, Q, d], before rotation, with which a layer is about to read the view, once.
+
+        Raises:
+            ValueError: an unknown layer, another shape, or numbers that are not finite.
+        """
+        check_queries(layer, queries, self.spec, self._batch)
         state, view = self.state, self.view()
         positions = view.next_position.unsqueeze(1) + torch.arange(queries.shape[2], device=self.device)
         cos, sin = angles(positions, self._frequencies)
@@ -210,7 +223,8 @@ class BatchedCache:
         summary_keys, summary_values = policy.summarise(chunks)
         here = torch.arange(most, device=self.device)
         real = here < column(leaving)
-        kept = real & (scores >= policy.least_score)
+        # where there is no room and no score, nothing is kept to be evicted at once
+        kept = real & (scores >= policy.least_score) if sizes.summaries or policy.scored else torch.zeros_like(real)
         # of held and new summaries the best stay; a stable order makes the older one go among equals
         held_at = (column(sinks) + torch.arange(sizes.summaries, device=self.device)).clamp(max=sizes.max_tokens - 1)
         held_mass = state.mass.gather(1, held_at)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from kv_cache.checks import check_tokens
+from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Queries, State
 from kv_cache.compress import evict, judge
 from kv_cache.policies.base import CachePolicy
@@ -20,6 +20,7 @@ from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
 __all__ = ["MAX_BYTES", "CacheSnapshot", "CacheStats", "CacheView", "SessionCache", "required_bytes"]
 MAX_BYTES = 2 * 1024**3
 MASS = torch.float32  # of the attention that a token has received
+LIVE = ("budget", "threshold")  # of a policy, what may change while a session goes on
 CPU = torch.device("cpu")
 
 
@@ -60,7 +61,7 @@ class SessionCache:
         policy: CachePolicy,
         views: int = 2,
         max_bytes: int = MAX_BYTES,
-        device: torch.device = CPU,
+        device: torch.device | str = CPU,
     ) -> None:
         if views < 1:
             raise ValueError(f"session cache: views is {views}, it must be at least 1")
@@ -71,18 +72,20 @@ class SessionCache:
                 f"session cache: policy {policy.name} with {policy.max_tokens} tokens needs {self.allocated_bytes} "
                 f"bytes, {max_bytes} are allowed; keep fewer tokens"
             )
-        self.spec, self.policy, self.device = spec, policy, device
+        self.spec, self.policy, self.device = spec, policy, torch.device(device)
         self._views, self._max_bytes = views, max_bytes
         shape = (spec.layers, spec.kv_heads, policy.max_tokens, spec.head_dim)
         banks = views if policy.moves_tokens else 1
-        self._rotated = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
-        self._values = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
-        self._unrotated = torch.zeros(shape, dtype=spec.dtype, device=device) if policy.moves_tokens else None
-        self._rotations = SlotRotations(spec, policy.sizes, device) if policy.moves_tokens else None
+        with torch.inference_mode(False):  # they outlive the caller's mode, in which alone they could be written to
+            self._rotated = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
+            self._values = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
+            self._unrotated = torch.zeros(shape, dtype=spec.dtype, device=device) if policy.moves_tokens else None
+        self._rotations = SlotRotations(spec, policy.sizes, self.device) if policy.moves_tokens else None
         self._bank = self._version = 0
+        self._reported: set[int] = set()  # layers whose queries have been reported on the newest view
         self._ledger = Ledger()
-        self._state: State = policy.start(spec, 1, device)
-        self._mass = torch.zeros(0, dtype=MASS, device=device)
+        self._state: State = policy.start(spec, 1, self.device)
+        self._mass = torch.zeros(0, dtype=MASS, device=self.device)
 
     @torch.no_grad()
     def append(self, keys: Tensor, values: Tensor) -> None:
@@ -117,7 +120,7 @@ class SessionCache:
         else:
             self._extend(grown, keys, values)
             self._mass = mass
-        self._version += 1
+        self._renew()
 
     def view(self) -> CacheView:
         """Return what attention reads now; costs nothing, the work was done by the append."""
@@ -141,7 +144,7 @@ class SessionCache:
         self._ledger = Ledger()
         self._state = self.policy.start(self.spec, 1, self.device)
         self._mass = torch.zeros(0, dtype=MASS, device=self.device)
-        self._version += 1
+        self._renew()
 
     def stats(self) -> CacheStats:
         """Return sizes in tokens and bytes."""
@@ -175,22 +178,24 @@ class SessionCache:
             self._ledger,
             self._mass.clone(),
             tuple(part.clone() for part in self._state),
+            self.spec,
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
         """Hold again what `snapshot` holds; older views are void.
 
         Raises:
-            ValueError: the snapshot is of another policy or shape. The cache is unchanged.
+            ValueError: the snapshot is of another policy, shape or device. The cache is unchanged.
         """
         if snapshot.policy != self.policy:
             raise ValueError(f"restore: the snapshot is of {snapshot.policy}, this cache has {self.policy}")
-        if snapshot.keys.shape[2]:
-            check_tokens("session cache", "keys", snapshot.keys, self.spec, self.device)
-            check_tokens("session cache", "values", snapshot.values, self.spec, self.device)
+        if snapshot.spec != self.spec:
+            raise ValueError(f"restore: the snapshot is of {snapshot.spec}, this cache has {self.spec}")
+        if snapshot.keys.device.type != self.device.type:
+            raise ValueError(f"restore: the snapshot is on {snapshot.keys.device}, this cache on {self.device}")
         self._put(snapshot.ledger, snapshot.keys, snapshot.values, unchanged=0)
         self._mass, self._state = snapshot.mass.clone(), tuple(part.clone() for part in snapshot.state)
-        self._version += 1
+        self._renew()
 
     def retuned(self, policy: CachePolicy) -> SessionCache:
         """Return a cache with the same contents under a policy of another budget or threshold.
@@ -198,12 +203,10 @@ class SessionCache:
         Summaries beyond the new budget are evicted at once. This cache and its views stay as they are.
 
         Raises:
-            ValueError: the policy is of another kind, or differs in sinks, recent or chunk.
+            ValueError: the policy is of another kind, or differs in anything else.
             MemoryError: see SessionCache.
         """
-        old, new = self.policy.sizes, policy.sizes
-        same = (old.sinks, old.recent, old.chunk) == (new.sinks, new.recent, new.chunk)
-        if type(policy) is not type(self.policy) or not same:
+        if type(policy) is not type(self.policy) or _lasting(policy) != _lasting(self.policy):
             raise ValueError(f"retuned: {policy} differs from {self.policy} in more than budget and threshold")
         cache = SessionCache(self.spec, policy, self._views, self._max_bytes, self.device)
         saved = self.snapshot()
@@ -213,6 +216,11 @@ class SessionCache:
         cache._mass = saved.mass[places] if policy.reads_queries else saved.mass
         cache._state = saved.state
         return cache
+
+    def _renew(self) -> None:
+        """Void the newest view for reports: there is a newer one."""
+        self._version += 1
+        self._reported.clear()
 
     def _extend(self, grown: Ledger, keys: Tensor, values: Tensor) -> None:
         """Put tokens behind those that are held; no slot that an older view reads changes."""
@@ -270,19 +278,10 @@ class SessionCache:
         spec = self.spec
         if version != self._version:
             raise ValueError("observe_queries: the view is outdated, report queries before the next append")
-        if (
-            not 0 <= layer < spec.layers
-            or queries.dim() != 3
-            or queries.shape[::2]
-            != (
-                spec.query_heads or spec.kv_heads,
-                spec.head_dim,
-            )
-        ):
-            raise ValueError(
-                f"observe_queries: layer {layer} with shape {tuple(queries.shape)}, expected a layer below "
-                f"{spec.layers} and shape ({spec.query_heads or spec.kv_heads}, queries, {spec.head_dim})"
-            )
+        check_queries(layer, queries, spec)
+        if layer in self._reported:  # of a prefill that was given up: the view is being read once more
+            return
+        self._reported.add(layer)
         view = self.view()
         positions = view.next_position + torch.arange(queries.shape[1], device=self.device)
         seen = Queries(
@@ -295,3 +294,8 @@ class SessionCache:
         )
         mass, self._state = self.policy.observe(seen, self._mass.unsqueeze(0), self._state)
         self._mass = mass[0]
+
+
+def _lasting(policy: CachePolicy) -> dict[str, object]:
+    """Return what a session's policy is made of and must stay as it is."""
+    return {each.name: getattr(policy, each.name) for each in fields(policy) if each.name not in LIVE}  # type: ignore[arg-type]

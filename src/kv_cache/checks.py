@@ -1,4 +1,4 @@
-"""What is asked of tokens before they enter a cache."""
+"""What is asked of tokens and queries before they enter a cache."""
 
 from __future__ import annotations
 
@@ -34,3 +34,24 @@ def check_tokens(who: str, name: str, tokens: Tensor, spec: CacheSpec, device: t
     if not bool(torch.isfinite(tokens).all()):
         raise ValueError(f"{who}: {name} are not finite, they would spoil every later step of the session")
     return tokens
+
+
+def check_queries(layer: int, queries: Tensor, spec: CacheSpec, batch: int = 0) -> None:
+    """Check queries that are reported to a cache.
+
+    Args:
+        queries: [Hq, Q, d], or [batch, Hq, Q, d] when batch is not 0.
+
+    Raises:
+        ValueError: an unknown layer, another shape, or numbers that are not finite.
+    """
+    sizes = (*((batch,) if batch else ()), spec.query_heads or spec.kv_heads, spec.head_dim)
+    shape = tuple(queries.shape)
+    if not 0 <= layer < spec.layers or shape[:-2] + shape[-1:] != sizes:
+        wanted = ", ".join(map(str, (*sizes[:-1], "queries", sizes[-1])))
+        raise ValueError(
+            f"observe_queries: layer {layer} with shape {shape}, expected a layer below {spec.layers} and shape "
+            f"({wanted})"
+        )
+    if not bool(torch.isfinite(queries).all()):
+        raise ValueError(f"observe_queries: the queries of layer {layer} are not finite, they would spoil every score")

@@ -75,10 +75,10 @@ def judge(
     )
     scored, state = policy.score(chunks, state)
     summary_keys, summary_values = policy.summarise(chunks)
-    if not bool(torch.isfinite(scored).all() & torch.isfinite(summary_keys + summary_values).all()):
+    if not all(bool(torch.isfinite(made).all()) for made in (scored, summary_keys, summary_values)):
         raise ValueError(f"cache policy {policy.name}: scores or summaries are not finite; its weights are damaged")
     scores = tuple(scored[0].tolist())
-    kept = [place for place, score in enumerate(scores) if score >= policy.least_score]
+    kept = [place for place, keep in enumerate((scored[0] >= policy.least_score).tolist()) if keep]
     judged = replace(
         left,
         numbers=left.numbers + tuple(number + place for place in kept),

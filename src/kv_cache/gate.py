@@ -93,7 +93,8 @@ class Gate(nn.Module):
     def start(self, batch: int, device: torch.device | None = None) -> State:
         """Return the state of `batch` sessions that begin: one tensor [B, hidden] for gru, two for lstm."""
         count = 1 if self.config.cell == "gru" else 2
-        return tuple(torch.zeros(batch, self.config.hidden, device=device) for _ in range(count))
+        kind = self.head.weight.dtype
+        return tuple(torch.zeros(batch, self.config.hidden, dtype=kind, device=device) for _ in range(count))
 
     def forward(self, keys: Tensor, state: State, count: Tensor | None = None) -> tuple[Tensor, State]:
         """Judge n chunks that follow each other.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,9 @@ class LoadedGate:
     training: Mapping[str, object]
 
 
-def save_gate(path: Path, gate: Gate, threshold: float, training: Mapping[str, object]) -> None:
+def save_gate(path: Path | str, gate: Gate, threshold: float, training: Mapping[str, object]) -> None:
     """Write a gate, its calibrated threshold and how it was trained (plain values)."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().contiguous() for name, value in gate.state_dict().items()}
     metadata = {
@@ -54,15 +56,19 @@ def save_gate(path: Path, gate: Gate, threshold: float, training: Mapping[str, o
     save_file(tensors, path, metadata)
 
 
-def load_gate(path: Path) -> LoadedGate:
+def load_gate(path: Path | str) -> LoadedGate:
     """Load a gate and check all of it.
 
     Raises:
         GateFileError: missing, too large, no safetensors, another format, or tensors that do not fit.
     """
-    with FORMAT.open(path) as file:
+    with FORMAT.open(Path(path)) as file:
         config = GateConfig.from_json(file.metadata["architecture"])
         threshold = float(file.metadata["threshold"])
+        if not 0.0 <= threshold < math.inf:
+            raise ValueError(f"its threshold is {threshold}, it must be 0 or more")
         training = json.loads(file.metadata["training"])
+        if not isinstance(training, dict):
+            raise ValueError(f"what it says of its training is a {type(training).__name__}, no table of names")
         gate = file.build(lambda: Gate(config))
     return LoadedGate(gate.eval().requires_grad_(False), threshold, training)

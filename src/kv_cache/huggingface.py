@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,38 +13,14 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from kv_cache.cache import MAX_BYTES, SessionCache
+from kv_cache.checks import check_tokens
+from kv_cache.huggingface_spec import rotation, sliding_window, spec_of
 from kv_cache.policies.base import CachePolicy
 from kv_cache.rotary import turn
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheStats
 
-
-def spec_of(model: PreTrainedModel) -> CacheSpec:
-    """Return the shape of a model's cache, with the model's own rotary frequencies.
-
-    Raises:
-        ValueError: the text model has no rotary positions, or different ones in different layers.
-    """
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    found = {
-        tuple(module.inv_freq.double().tolist())
-        for name, module in model.named_modules()
-        if "vision" not in name and isinstance(getattr(module, "inv_freq", None), Tensor)
-    }
-    if len(found) != 1:
-        raise ValueError(
-            f"spec of {type(model).__name__}: {len(found)} different sets of rotary frequencies are found, expected 1 "
-            "for all layers; a model that mixes them, or has none, cannot use this cache"
-        )
-    return CacheSpec(
-        layers=config.num_hidden_layers,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        dtype=model.dtype,
-        query_heads=heads,
-        inverse_frequencies=next(iter(found)),
-    )
+__all__ = ["CompressedCache", "spec_of"]
 
 
 class CompressedCache(Cache):  # type: ignore[misc]
@@ -52,8 +30,9 @@ class CompressedCache(Cache):  # type: ignore[misc]
     the model gets are the tokens held, rotated so that their distances to the new tokens are those of the policy.
     The new tokens of a forward see each other in full; chunks leave when the last layer has run.
 
-    Rows must be of equal length, without padding. Rows that keep different numbers of chunks do not fit into one
-    tensor, so a batch of several rows needs a policy whose budget alone decides (gated: threshold 0).
+    Rows must be of equal length, without padding, and no attention_mask is given. Rows that keep different numbers of
+    chunks do not fit into one tensor, so a batch of several rows (beams are rows) needs a policy whose budget alone
+    decides (gated: threshold 0).
 
     Args:
         spec: see spec_of.
@@ -61,21 +40,44 @@ class CompressedCache(Cache):  # type: ignore[misc]
         endless: False: positions go on counting all tokens, as `generate` wants it. True: they count from what is
             held, so that a forward without position_ids can go on for ever.
         max_bytes: most bytes that a row may reserve.
+        window: tokens that the model's layers see, None: all. Its mask counts tokens held, so no more may be shown.
+
+    Raises:
+        ValueError: the policy was made for another shape, or has log_count, which the model's attention does not add.
     """
 
-    def __init__(self, spec: CacheSpec, policy: CachePolicy, endless: bool = False, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        spec: CacheSpec,
+        policy: CachePolicy,
+        endless: bool = False,
+        max_bytes: int = MAX_BYTES,
+        window: int | None = None,
+    ) -> None:
+        if not isinstance(spec, CacheSpec):
+            raise ValueError(
+                f"compressed cache: {type(spec).__name__} is no CacheSpec; CompressedCache.of takes the model itself"
+            )
         policy.fit(spec)
+        if policy.sizes.log_count:
+            raise ValueError("compressed cache: the model's attention does not add log_count, make the policy without")
         super().__init__(layers=[_Layer(self, number) for number in range(spec.layers)])
         self.spec, self.policy, self.endless = spec, policy, endless
-        self._max_bytes = max_bytes
+        self._max_bytes, self._window = max_bytes, window
         self.rows: list[SessionCache] = []
+        self._frozen = False
+        self._reported: set[int] = set()  # layers whose queries were reported in this forward
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._shown: tuple[Tensor, Tensor] | None = None  # the view that all layers of a forward read
 
     @classmethod
     def of(cls, model: PreTrainedModel, policy: CachePolicy, endless: bool = False) -> CompressedCache:
-        """Return a cache for `model`."""
-        return cls(spec_of(model), policy, endless)
+        """Return a cache for `model`.
+
+        Raises:
+            ValueError: see spec_of and CompressedCache.
+        """
+        return cls(spec_of(model), policy, endless, window=sliding_window(model))
 
     @property
     def tokens(self) -> int:
@@ -94,15 +96,35 @@ class CompressedCache(Cache):  # type: ignore[misc]
         return tuple(row.stats() for row in self.rows)
 
     def observe_queries(self, layer: int, queries: Tensor) -> None:
-        """Report the queries [B, Hq, Q, d], before rotation, of a forward that comes next (see CacheView)."""
+        """Report the queries [B, Hq, Q, d], before rotation, with which a layer is about to read (see CacheView).
+
+        In a forward: in a hook on the layer's query projection, which runs before the cache is asked. What reads a
+        frozen cache is not counted.
+
+        Raises:
+            ValueError: another number of rows, or see SessionCache.
+        """
+        if self._frozen:
+            return
+        self._open(len(queries), queries.device)
         for row, own in zip(self.rows, queries, strict=True):
             observe = row.view().observe_queries
             if observe is not None:
                 observe(layer, own)
+        self._reported.add(layer)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let forwards of this block read the cache and leave it as it is: the passes of an action head."""
+        before, self._frozen = self._frozen, True
+        try:
+            yield
+        finally:
+            self._frozen = before
 
     def reset(self) -> None:
         """Begin new sessions."""
-        self.rows, self._pending, self._shown = [], [], None
+        self.rows, self._pending, self._shown, self._reported = [], [], None, set()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with the rows `beam_idx`; a row may be taken twice."""
@@ -128,7 +150,9 @@ class CompressedCache(Cache):  # type: ignore[misc]
         Raises:
             ValueError: always.
         """
-        raise ValueError("compressed cache: tokens cannot be taken back, assisted generation needs a full cache")
+        raise ValueError(
+            "compressed cache: tokens cannot be taken back; assisted generation needs transformers' DynamicCache"
+        )
 
     def take(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a layer attends to, [B, Hkv, N + T, d], from its new keys (rotated) and values."""
@@ -141,45 +165,56 @@ class CompressedCache(Cache):  # type: ignore[misc]
         shown_keys, shown_values = self._shown
         self._pending.append((keys, values))
         seen = torch.cat((shown_keys[:, layer], keys), dim=2), torch.cat((shown_values[:, layer], values), dim=2)
-        if layer == self.spec.layers - 1:
+        if layer == self.spec.layers - 1 and not self._frozen:
             self._commit()
         return seen
 
     def _begin(self, keys: Tensor) -> None:
-        batch, policy = keys.shape[0], self.policy
-        if batch > 1 and policy.by_content and 0.0 < policy.least_score < math.inf:
+        if self._window is not None and self.tokens + keys.shape[2] > self._window:
             raise ValueError(
-                f"compressed cache: {batch} rows may keep different numbers of chunks under policy {policy.name}; "
-                "set its threshold to 0, so that the budget alone decides, or run one row at a time"
+                f"compressed cache: {self.tokens} tokens are held and {keys.shape[2]} come, the model's sliding window "
+                f"shows {self._window}; make the policy's budget smaller, or the pieces shorter"
             )
-        if not self.rows:
-            self.rows = [self._new_row(keys.device) for _ in range(batch)]
-        if batch != len(self.rows):
-            raise ValueError(f"compressed cache: a batch of {batch}, expected {len(self.rows)}; reset() begins anew")
+        self._open(len(keys), keys.device)
         views = [row.view() for row in self.rows]
         held = torch.stack([view.keys for view in views])
         offset = self.position - views[0].next_position
         if offset:
-            held = turn(held, *self._rotation(torch.tensor([offset], device=keys.device)))
+            held = turn(held, *rotation(self.spec, torch.tensor([offset], device=keys.device)))
         self._shown = held, torch.stack([view.values for view in views])
         self._pending = []
 
+    def _open(self, batch: int, device: torch.device) -> None:
+        """Make the rows of the first forward; check those of the others."""
+        policy = self.policy
+        if self.rows and batch != len(self.rows):
+            raise ValueError(f"compressed cache: a batch of {batch}, expected {len(self.rows)}; reset() begins anew")
+        if batch > 1 and policy.by_content and 0.0 < policy.least_score < math.inf:
+            raise ValueError(
+                f"compressed cache: {batch} rows or beams may keep different numbers of chunks under policy "
+                f"{policy.name}; set its threshold to 0, so that the budget alone decides, or run one row at a time"
+            )
+        if not self.rows:
+            self.rows = [self._new_row(device) for _ in range(batch)]
+
     @torch.no_grad()
     def _commit(self) -> None:
+        reported, self._reported = self._reported, set()
+        if self.policy.reads_queries and len(reported) < self.spec.layers:
+            raise ValueError(
+                f"compressed cache: policy {self.policy.name} reads queries, those of {len(reported)} of "
+                f"{self.spec.layers} layers were reported in this forward; call observe_queries in a hook of each layer"
+            )
         keys = torch.stack([each for each, _ in self._pending], dim=1)
         values = torch.stack([each for _, each in self._pending], dim=1)
         positions = self.position + torch.arange(keys.shape[3], device=keys.device)
-        cos, sin = self._rotation(positions)
+        cos, sin = rotation(self.spec, positions)
         unrotated = turn(keys, cos, -sin)
+        for name, new in (("keys", unrotated), ("values", values)):  # of all rows, before the first of them changes
+            check_tokens("compressed cache", name, new, self.spec, new.device, len(self.rows))
         for row, own_keys, own_values in zip(self.rows, unrotated, values, strict=True):
             row.append(own_keys, own_values)
         self._pending, self._shown = [], None
-
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine as the models compute them, in float32, so that turning back is exact."""
-        used = torch.tensor(self.spec.frequencies, dtype=torch.float32, device=positions.device)
-        turned = positions.float().unsqueeze(-1) * used
-        return turned.cos(), turned.sin()
 
     def _new_row(self, device: torch.device) -> SessionCache:
         # one view is enough: a forward has read it before the next append

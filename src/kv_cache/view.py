@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kv_cache.chunks import State
 from kv_cache.policies.base import CachePolicy
+from kv_cache.spec import CacheSpec
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class CacheView:
         bias: [N], to be added to attention logits; None unless the policy has log_count.
         observe_queries: None, or to be called by whoever extends the session, before the append, once for every
             layer that attends to the view: with the layer's number and its queries [Hq, Q, d] before rotation, the
-            first of them at next_position.
+            first of them at next_position. A layer that has reported on this view is not counted again.
     """
 
     keys: Tensor
@@ -93,3 +94,4 @@ class CacheSnapshot:
     ledger: Ledger
     mass: Tensor
     state: State
+    spec: CacheSpec

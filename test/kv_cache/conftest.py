@@ -1,4 +1,4 @@
-"""Lets the tests of cache policies (matrix.py) import what they share."""
+"""Lets the tests import what they share: matrix.py and small_models.py."""
 
 import sys
 from pathlib import Path

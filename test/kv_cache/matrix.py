@@ -66,6 +66,11 @@ def sinks_and_recent(sinks: int, recent: int) -> Callable[[int], list[int]]:
     return lambda n: [place for place in range(n) if n <= sinks + recent or place < sinks or place >= n - recent]
 
 
+def sinks_and_chunks(sinks: int, recent: int, chunk: int) -> Callable[[int], list[int]]:
+    """Return the places that are kept of n tokens where the older ones leave in whole chunks and none is summarised."""
+    return lambda n: [*range(min(n, sinks)), *range(sinks + max(0, n - sinks - recent) // chunk * chunk, n)]
+
+
 CASES = (
     Case("full", Full),
     Case("window", lambda n: Window(0, n), Window(0, 17), sinks_and_recent(0, 17)),
@@ -80,6 +85,7 @@ CASES = (
     ),
     Case("gated, mlp", lambda n: Gated(1, n, 2, n + 2, gate=MLP_GATE), Gated(1, 5, 2, 9, gate=MLP_GATE), None),
     Case("mean", lambda n: Mean(2, n, 3, n + 4), Mean(2, 7, 3, 15), None),
+    Case("mean without room", lambda n: Mean(2, n, 3, n + 4), Mean(2, 7, 3, 11), sinks_and_chunks(2, 7, 3)),
     Case("mean, log count", lambda n: Mean(2, n, 3, n + 4, log_count=True), Mean(1, 6, 4, 15, log_count=True), None),
     Case("random", lambda n: Random(2, n, 3, n + 4), Random(2, 7, 3, 14, keep_rate=0.6), None),
     Case("attention", lambda n: Attention(2, n, 3, n + 4), Attention(2, 7, 3, 14), None),

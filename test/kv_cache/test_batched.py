@@ -72,25 +72,29 @@ def test_a_row_is_what_a_session_of_its_own_would_be(case: Case, sizes: list[int
 
 @pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
 @torch.no_grad()
-def test_unused_slots_get_no_attention(case: Case) -> None:
+def test_what_is_in_unused_slots_does_not_matter(case: Case) -> None:
+    """Whatever stands there between updates: what is held is that of a cache with zeros in them."""
     assert case.small is not None
-    cache = BatchedCache(SPEC, case.small, B)
-    cache.append(*batch_of(3, 0))
-    held = cache.view().held[:, None, None, None]
-
-    def read() -> torch.Tensor:
-        view = cache.view()
-        query = torch.ones(B, SPEC.layers, SPEC.kv_heads, 1, SPEC.head_dim)
-        logits = (query @ view.keys.transpose(-1, -2)).masked_fill(~held, -math.inf)
-        weights = logits.softmax(dim=-1)
-        assert bool((weights.masked_select(~held.expand_as(weights)) == 0).all())
-        return weights @ view.values
-
-    before = read()
-    unused = ~cache.view().held[:, None, None, :, None]
-    state = cache.state
-    cache.state = state._replace(keys=state.keys.masked_fill(unused, 1e4), values=state.values.masked_fill(unused, 1e4))
-    torch.testing.assert_close(read(), before, rtol=0, atol=0)
+    clean, spoiled = BatchedCache(SPEC, case.small, B), BatchedCache(SPEC, case.small, B)
+    for step, size in enumerate((3, 1, 9, 5, 12, 2)):
+        if step == 3:
+            for cache in (clean, spoiled):
+                cache.reset(torch.tensor([False, True, False]))
+        unused = (torch.arange(case.small.max_tokens) >= clean.state.tokens.unsqueeze(1))[:, None, None, :, None]
+        state = spoiled.state
+        spoiled.state = state._replace(
+            keys=state.keys.masked_fill(unused, 1e4), values=state.values.masked_fill(unused, -1e4)
+        )
+        for cache in (clean, spoiled):
+            for layer in range(SPEC.layers):
+                cache.observe_queries(layer, torch.ones(B, 4, 2, 8))
+            cache.append(*batch_of(size, step))
+    (mine, theirs), held = (spoiled.view(), clean.view()), clean.view().held
+    assert torch.equal(mine.held, held) and torch.equal(mine.next_position, theirs.next_position)
+    for one, other in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+        torch.testing.assert_close(one.movedim(3, 1)[held], other.movedim(3, 1)[held], rtol=0, atol=0)
+    assert torch.equal(spoiled.state.scores, clean.state.scores)
+    assert torch.equal(spoiled.state.kept, clean.state.kept)
 
 
 @pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
@@ -131,6 +135,13 @@ def test_a_gradient_passes_through_an_update() -> None:
     assert keys.grad is not None and bool(torch.isfinite(keys.grad).all())
 
 
+def test_a_session_does_not_keep_a_graph_of_gradients() -> None:
+    cache = BatchedCache(SPEC, Gated(2, 7, 3, 14, gate=GATE), B)
+    cache.append(*batch_of(20, 0))
+    assert any(parameter.requires_grad for parameter in GATE.parameters())
+    assert not any(part.requires_grad for part in parts_of(cache.state))
+
+
 @pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
 def test_sizes_are_checked_before_memory_is_taken(case: Case) -> None:
     assert case.small is not None
@@ -164,6 +175,15 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             cache.append(bad, values)
+    assert cache.state is before
+    with pytest.raises(ValueError, match=r"rows are \(1,\) of torch.bool, expected \(3,\) of bool"):
+        cache.reset(torch.tensor([True]))  # it would mean all of them
+    for queries, sentence in (
+        (torch.ones(B, 2, 1, 8), r"expected a layer below 3 and shape \(3, 4, queries, 8\)"),
+        (torch.full((B, 4, 1, 8), math.nan), "the queries of layer 0 are not finite"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            cache.observe_queries(0, queries)
     assert cache.state is before
     with pytest.raises(ValueError, match="policy full has no bound"):
         BatchedCache(SPEC, Full(9), B)

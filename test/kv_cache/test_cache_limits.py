@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import math
 import sys
 from dataclasses import replace
@@ -30,6 +31,7 @@ from kv_cache import (
     required_bytes,
     rotate,
 )
+from kv_cache.batched import BatchedCache
 
 torch.set_num_threads(1)
 
@@ -160,10 +162,44 @@ def test_as_many_keys_as_values() -> None:
 def test_a_snapshot_of_another_policy_is_refused() -> None:
     with pytest.raises(ValueError, match=r"snapshot is of Full.* this cache has Window"):
         SessionCache(SPEC, Window(0, 9)).restore(SessionCache(SPEC, Full(9)).snapshot())
-    wide = SessionCache(replace(SPEC, head_dim=16), Full(9))
-    wide.append(*tokens(2, spec=wide.spec))
-    with pytest.raises(ValueError, match="keys have shape"):
-        SessionCache(SPEC, Full(9)).restore(wide.snapshot())
+    for change in ({"head_dim": 16}, {"layers": 2}, {"rope_base": 500.0}):  # the last: keys are kept rotated
+        other = SessionCache(replace(SPEC, **change), Full(9))
+        for _ in range(2):  # an empty one first
+            with pytest.raises(ValueError, match=r"the snapshot is of CacheSpec\(.*, this cache has CacheSpec"):
+                SessionCache(SPEC, Full(9)).restore(other.snapshot())
+            other.append(*tokens(2, spec=other.spec))
+
+
+def test_a_device_may_be_named_and_a_cache_made_in_inference_mode_goes_on_outside() -> None:
+    with torch.inference_mode():
+        cache = SessionCache(SPEC, Gated(2, 7, 3, 14, gate=LSTM_GATE), device="cpu")
+        cache.append(*tokens(11))
+    cache.append(*tokens(9))
+    assert cache.stats().full_tokens == 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_gate_may_have_another_number_format(dtype: torch.dtype) -> None:
+    gate = copy.deepcopy(LSTM_GATE).to(dtype)
+    policy = Gated(0, 7, 4, 14, gate=gate)
+    cache, batched = SessionCache(SPEC, policy), BatchedCache(SPEC, policy, 1)
+    cache.append(*tokens(30))
+    batched.append(*(part.unsqueeze(0) for part in tokens(30)))
+    assert cache.stats().chunks_kept + cache.stats().chunks_dropped == 5
+    assert int(batched.state.kept + batched.state.dropped) == 5
+
+
+def test_a_gate_on_another_device_or_with_damaged_weights_is_refused_at_once() -> None:
+    gate = copy.deepcopy(LSTM_GATE)
+    policy = Gated(0, 7, 4, 14, gate=gate)
+    with torch.no_grad():
+        gate.head.bias.fill_(math.inf)
+    for make in (lambda: SessionCache(SPEC, policy), lambda: BatchedCache(SPEC, policy, 2)):
+        with pytest.raises(ValueError, match=r"the gate's weights head\.bias are not finite; load them again"):
+            make()
+    other = torch.device("cuda")  # nothing is put there
+    with pytest.raises(ValueError, match="the gate is on cpu, the cache on cuda; move the gate there"):
+        Gated(0, 7, 4, 14, gate=LSTM_GATE).start(SPEC, 1, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

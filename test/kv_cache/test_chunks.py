@@ -251,11 +251,50 @@ def test_a_new_budget_takes_effect_at_once_and_old_views_stay() -> None:
     for each in (cache, small):
         each.append(*tokens(9, seed=4))
     torch.testing.assert_close(view.keys, before, rtol=0, atol=0)
-    torch.testing.assert_close(small.view().keys[:, :, -7:], small.view().keys[:, :, -7:])
-    grown = small.retuned(replace(policy, budget=60, threshold=0.7))
-    assert grown.view().tokens == small.view().tokens
-    with pytest.raises(ValueError, match="more than budget and threshold"):
-        cache.retuned(replace(policy, chunk=2))
+    newest = rotate(tokens(9, seed=4)[0][:, :, -7:], small.view().next_position + torch.arange(-7, 0), SPEC.rope_base)
+    torch.testing.assert_close(small.view().keys[:, :, -7:], newest, rtol=0, atol=0)
+    wide = small.retuned(replace(policy, budget=60))
+    assert wide.view().tokens == small.view().tokens
+    wide.append(*tokens(30, seed=5))
+    later = wide.kept_chunks()[len(small.kept_chunks()) :]
+    threshold = sorted(score for _, score in later)[len(later) // 2]
+    strict = small.retuned(replace(policy, budget=60, threshold=threshold))
+    strict.append(*tokens(30, seed=5))
+    wanted = (*small.kept_chunks(), *(chunk for chunk in later if chunk[1] >= threshold))
+    assert len(later) == 10 and strict.kept_chunks() == wanted
+    for change in ({"chunk": 2}, {"log_count": True}, {"gate": wild_gate("lstm")}, {"gate": wild_gate(seed=7)}):
+        with pytest.raises(ValueError, match="more than budget and threshold"):
+            cache.retuned(replace(policy, **change))
+
+
+@pytest.mark.parametrize("way", ["snapshot", "retuned"])
+@pytest.mark.parametrize(
+    "policy", [Gated(2, 7, 3, 20, gate=GATE), Attention(2, 7, 3, 20), Expected(2, 7, 3, 20)], ids=lambda each: each.name
+)
+def test_what_a_policy_remembers_goes_along(policy: Chunked, way: str) -> None:
+    """The gate's state, the attention received and the moments of the queries decide about what comes later."""
+
+    def feed(cache: SessionCache, seeds: range) -> None:
+        for seed in seeds:
+            report = cache.view().observe_queries
+            for layer in range(SPEC.layers if report else 0):
+                assert report is not None
+                report(layer, torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(seed)) * 3.0)
+            cache.append(*tokens(5, seed))
+
+    cache = SessionCache(SPEC, policy)
+    feed(cache, range(8))
+    other = SessionCache(SPEC, policy)
+    if way == "snapshot":
+        other.restore(cache.snapshot())
+    else:
+        other = cache.retuned(replace(policy, budget=30)).retuned(policy)
+    for each in (cache, other):
+        feed(each, range(8, 16))
+    assert cache.kept_chunks() == other.kept_chunks()
+    assert cache.stats() == other.stats()
+    torch.testing.assert_close(cache.view().keys, other.view().keys, rtol=0, atol=0)
+    torch.testing.assert_close(cache.snapshot().mass, other.snapshot().mass, rtol=0, atol=0)
 
 
 def test_ten_hours_do_not_move_positions_away() -> None:
@@ -317,9 +356,15 @@ def test_queries_for_an_outdated_view_or_of_another_shape_are_refused() -> None:
     for layer, queries in ((3, torch.zeros(4, 1, 8)), (0, torch.zeros(2, 1, 8)), (0, torch.zeros(4, 8))):
         with pytest.raises(ValueError, match="expected a layer below 3 and shape"):
             view.observe_queries(layer, queries)
+    with pytest.raises(ValueError, match="the queries of layer 1 are not finite"):
+        view.observe_queries(1, torch.full((4, 1, 8), math.nan))
+    for _ in range(4):  # a prefill that is given up and begins again
+        view.observe_queries(1, torch.ones(4, 1, 8))
+    assert float(cache.snapshot().mass.sum()) == pytest.approx(1 / 3)
     cache.append(*tokens(2))
     with pytest.raises(ValueError, match="the view is outdated"):
         view.observe_queries(0, torch.zeros(4, 1, 8))
+    cache.append(*tokens(9))
 
 
 def test_the_session_does_not_keep_a_graph_of_gradients() -> None:

@@ -11,87 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from kv_cache import Full, Gate, GateConfig, Gated, Mean, Random, Window
+from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, Window
 
 transformers = pytest.importorskip("transformers")
 from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
+from small_models import gemma, ids, llama, paligemma, scaled_llama, small, smolvlm, stream  # noqa: E402 (optional)
 
 torch.set_num_threads(1)
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "gated-cache.md"
-TEXT = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 4096,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 8,
-    "patch_size": 4,
-}
-
-
-def llama(**changes: Any) -> Any:
-    """Grouped keys and the base 10 000."""
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TEXT, **changes}))
-
-
-def scaled_llama() -> Any:
-    """Frequencies that no base gives, and a key head per query head."""
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 500_000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    return llama(rope_parameters=rope, num_key_value_heads=4)
-
-
-def gemma() -> Any:
-    """One key head."""
-    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**{**TEXT, "num_key_value_heads": 1}))
-
-
-def paligemma() -> Any:
-    """Gemma under a vision tower."""
-    config = transformers.PaliGemmaConfig(
-        vision_config={"model_type": "siglip_vision_model", "projection_dim": 32, **VISION},
-        text_config={"model_type": "gemma", **TEXT, "num_key_value_heads": 1},
-        projection_dim=32,
-        hidden_size=32,
-        image_token_id=49,
-    )
-    return transformers.PaliGemmaForConditionalGeneration(config)
-
-
-def smolvlm() -> Any:
-    """SmolLM (a Llama) under a vision tower."""
-    rope = {"rope_type": "default", "rope_theta": 273_768.0}
-    config = transformers.SmolVLMConfig(
-        vision_config=VISION,
-        text_config={
-            "model_type": "llama",
-            **TEXT,
-            "rope_parameters": rope,
-        },
-        image_token_id=49,
-        scale_factor=1,
-    )
-    return transformers.SmolVLMForConditionalGeneration(config)
-
-
 MODELS = (llama, scaled_llama, gemma, paligemma, smolvlm)
 
 
@@ -101,20 +28,6 @@ def model(request: pytest.FixtureRequest) -> Any:
     torch.manual_seed(0)
     make: Callable[[], Any] = request.param
     return make().eval()
-
-
-def ids(count: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
-    """Return token ids [rows, count]."""
-    return torch.randint(3, 48, (rows, count), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def stream(model: Any, cache: Any, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Return the logits of tokens that are fed piece by piece."""
-    pieces = [
-        model(input_ids=piece, past_key_values=cache, use_cache=True).logits for piece in tokens.split(sizes, dim=1)
-    ]
-    return torch.cat(pieces, dim=1)
 
 
 @pytest.mark.parametrize("endless", [False, True], ids=["absolute", "endless"])
@@ -192,11 +105,11 @@ def test_refusals_are_sentences_and_reset_begins_anew() -> None:
     model = llama().eval()
     gate = Gate(GateConfig.of(spec_of(model)))
     cache = CompressedCache.of(model, Gated(2, 8, 3, 16, gate=gate))
-    with pytest.raises(ValueError, match="2 rows may keep different numbers of chunks under policy gated"):
+    with pytest.raises(ValueError, match="2 rows or beams may keep different numbers of chunks under policy gated"):
         stream(model, cache, ids(5, rows=2), [5])
     first = stream(model, cache, ids(12), [6, 6])
     cache.batch_repeat_interleave(2)  # as a beam search does
-    with pytest.raises(ValueError, match="2 rows may keep different numbers of chunks under policy gated"):
+    with pytest.raises(ValueError, match="2 rows or beams may keep different numbers of chunks under policy gated"):
         stream(model, cache, ids(5, rows=2), [5])
     cache.batch_select_indices(torch.tensor([0]))
     with pytest.raises(ValueError, match="tokens cannot be taken back"):
@@ -205,8 +118,60 @@ def test_refusals_are_sentences_and_reset_begins_anew() -> None:
     torch.testing.assert_close(stream(model, cache, ids(12), [6, 6]), first, rtol=0, atol=0)
     with pytest.raises(ValueError, match="the gate's weights are for 3 layers of 2 x 8"):
         CompressedCache(replace(spec_of(model), head_dim=16), Gated(2, 8, 3, 16, gate=gate))
-    with pytest.raises(ValueError, match="0 different sets of rotary frequencies"):
-        spec_of(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=9)))
+
+
+def test_what_is_seen_is_what_a_computation_by_hand_sees() -> None:
+    """One layer, one piece at a time: its keys by its own projection, closed up, and its own output from them."""
+    torch.manual_seed(0)
+    model = llama(num_hidden_layers=1).eval()
+    tokens, policy = ids(60), Window(2, 20)
+    logits = stream(model, CompressedCache.of(model, policy), tokens, [10] * 6)[:, -10:]
+    kept = torch.cat((tokens[:, :2], tokens[:, 30:]), dim=1)  # sinks, the window of 20 before the last piece, and it
+    with torch.no_grad():
+        wanted = model(input_ids=kept).logits[:, -10:]
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sliding_window_must_show_what_is_held() -> None:
+    torch.manual_seed(0)
+    model = small("Mistral", sliding_window=24)
+    cache = CompressedCache.of(model, Window(2, 12))
+    stream(model, cache, ids(40), [10] * 4)
+    with pytest.raises(ValueError, match="14 tokens are held and 11 come, the model's sliding window shows 24"):
+        stream(model, cache, ids(11), [11])
+    stream(model, cache, ids(10), [10])
+
+
+def test_numbers_that_are_not_finite_change_no_row() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    cache = CompressedCache.of(model, Mean(2, 8, 3, 16))
+    stream(model, cache, ids(5, rows=2), [5])
+    keys, values = torch.randn(2, 2, 2, 4, 8)
+    damaged = keys.clone()
+    damaged[1, 0, 0, 0] = float("nan")
+    for layer in range(2):
+        cache.take(layer, keys, values)
+    with pytest.raises(ValueError, match="compressed cache: keys are not finite"):
+        cache.take(2, damaged, values)
+    assert [row.full_tokens for row in cache.stats()] == [5, 5]
+    stream(model, cache, ids(5, rows=2), [5])
+    assert [row.full_tokens for row in cache.stats()] == [10, 10]
+
+
+def test_a_bias_that_the_model_would_not_add_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not add log_count"):
+        CompressedCache.of(llama().eval(), Mean(2, 8, 3, 16, log_count=True))
+
+
+def test_a_cache_that_began_in_inference_mode_goes_on_outside() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    cache, tokens = CompressedCache.of(model, Mean(2, 8, 3, 16)), ids(20)
+    with torch.inference_mode():
+        model(input_ids=tokens[:, :10], past_key_values=cache, use_cache=True)
+    stream(model, cache, tokens[:, 10:], [10])
+    assert cache.stats()[0].full_tokens == 20
 
 
 def test_the_how_to_page_runs() -> None:
@@ -221,3 +186,65 @@ def test_the_how_to_page_runs() -> None:
     assert stats.full_tokens == 500
     assert stats.tokens <= 160
     assert len([line for line in code.group(1).splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize("name", ["attention", "expected"])
+def test_queries_are_reported_from_hooks_in_the_forward(name: str) -> None:
+    """The how-to's way: what the cache keeps is what a session keeps that is given the same keys and queries."""
+    torch.manual_seed(0)
+    model = llama().eval()
+    policy = {"attention": Attention(2, 8, 3, 16), "expected": Expected(2, 8, 3, 16)}[name]
+    cache, alone = CompressedCache.of(model, policy, endless=True), SessionCache(spec_of(model), policy)
+    heard: dict[int, torch.Tensor] = {}
+
+    def listen(number: int) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            heard[number] = output.unflatten(-1, (-1, 8)).transpose(1, 2)
+            cache.observe_queries(number, heard[number])
+
+        return hook
+
+    with pytest.raises(ValueError, match=f"policy {name} reads queries, those of 0 of 3 layers were reported"):
+        stream(model, cache, ids(5), [5])
+    assert cache.stats()[0].full_tokens == 0
+    hooks = [layer.self_attn.q_proj.register_forward_hook(listen(i)) for i, layer in enumerate(model.model.layers)]
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+    append = cache.rows[0].append
+    cache.rows[0].append = lambda keys, values: (taken.append((keys, values)), append(keys, values))[1]  # type: ignore[method-assign]
+    for piece in ids(60).split(6, dim=1):
+        stream(model, cache, piece, [6])
+        report = alone.view().observe_queries
+        assert report is not None
+        for number, queries in heard.items():
+            report(number, queries[0])
+        alone.append(*taken[-1])
+    for hook in hooks:
+        hook.remove()
+    assert cache.rows[0].kept_chunks() == alone.kept_chunks()
+    assert len({score for _, score in alone.kept_chunks()}) > 1
+
+
+def test_a_frozen_cache_is_read_and_stays_as_it_is() -> None:
+    """As the passes of an action head need it: each sees the same history, none is remembered."""
+    torch.manual_seed(0)
+    model = llama().eval()
+    cache = CompressedCache.of(model, Mean(2, 10, 4, 20), endless=True)
+    stream(model, cache, ids(30), [10] * 3)
+    before = cache.stats()
+    with cache.frozen():
+        passes = [stream(model, cache, ids(5, seed=1), [5]) for _ in range(3)]
+    assert torch.equal(passes[0], passes[1]) and torch.equal(passes[0], passes[2])
+    assert cache.stats() == before
+    torch.testing.assert_close(stream(model, cache, ids(5, seed=1), [5]), passes[0], rtol=0, atol=0)
+    assert cache.stats()[0].full_tokens == 35
+    alone = stream(model, None, ids(5, seed=1), [5])
+    assert not torch.allclose(alone, passes[0], atol=1e-2)  # it did read
+
+
+def test_what_is_no_gate_or_no_spec_is_refused() -> None:
+    model = llama().eval()
+    for thing in (None, "gate.safetensors"):
+        with pytest.raises(ValueError, match=r"gate is a \w+, expected a Gate: load_gate\(path\)\.gate"):
+            Gated(2, 8, 3, 16, gate=thing)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM is no CacheSpec; CompressedCache\.of takes the model"):
+        CompressedCache(model, Window(2, 8))

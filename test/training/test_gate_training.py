@@ -209,6 +209,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Pat
     torch.testing.assert_close(*map(load_file, files))
 
 
+def test_the_tasks_loss_teaches_the_gate(folder: Path, tmp_path: Path) -> None:
+    """Without a penalty only what the policy loses by a chunk that was dropped can move the gate."""
+    plan = PLAN.model_copy(update={"keep": PLAN.keep.model_copy(update={"penalty": 0.0})})
+    trainer = GateTrainer(GateRun(policy_file(tmp_path), folder, plan, tmp_path / "run"), lambda *_: None)
+    gate = trainer.network.gate
+    before = {name: value.clone() for name, value in gate.state_dict().items()}
+    trainer.advance()
+    for name, value in gate.named_parameters():
+        assert value.grad is not None and float(value.grad.abs().sum()) > 0.0, name
+        assert not torch.equal(value, before[name]), name
+
+
 def test_the_command_writes_a_gate_with_all_that_made_it(folder: Path, tmp_path: Path) -> None:
     plan, policy, output = tmp_path / "plan.yaml", policy_file(tmp_path), tmp_path / "gate.safetensors"
     plan.write_text(json.dumps(PLAN.model_dump(mode="json")))
@@ -244,6 +256,12 @@ def test_a_gate_that_judges_all_chunks_alike_is_refused(folder: Path, tmp_path: 
     torch.nn.init.zeros_(trainer.network.gate.head.weight)
     with pytest.raises(ValueError, match="has not learned what to keep: train again with another seed"):
         trainer.finish(tmp_path / "gate.safetensors", None)
+
+
+def test_a_plan_in_which_no_chunk_is_ever_judged_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"cache": PLAN.cache.model_copy(update={"recent": 10 * BLOCK})})
+    with pytest.raises(ValueError, match=r"no chunk leaves the window of \d+ tokens in any sequence"):
+        GateTrainer(GateRun(policy_file(tmp_path), folder, plan, tmp_path / "run"), lambda *_: None)
 
 
 def test_a_folder_of_another_run_is_not_resumed(folder: Path, tmp_path: Path) -> None:

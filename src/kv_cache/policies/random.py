@@ -17,10 +17,10 @@ class Random(Chunked):
 
     Args:
         keep_rate: share of the chunks that is kept, 0 to 1.
-        seed: of the draws.
+        seed: of the draws, 0 to 2^32 - 1.
 
     Raises:
-        ValueError: keep_rate is out of range; see also Chunked.
+        ValueError: keep_rate or seed is out of range; see also Chunked.
     """
 
     keep_rate: float = field(default=0.1, kw_only=True)
@@ -32,6 +32,8 @@ class Random(Chunked):
         super().__post_init__()
         if not 0.0 <= self.keep_rate <= 1.0:
             raise ValueError(f"cache policy random: keep_rate is {self.keep_rate}, it must be from 0 to 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"cache policy random: seed is {self.seed}, it must be from 0 to 2^32 - 1")
 
     @property
     def least_score(self) -> float:

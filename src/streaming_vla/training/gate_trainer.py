@@ -68,6 +68,7 @@ class GateTrainer:
         self.model = load_policy(run.policy).model.requires_grad_(False)
         gate = Gate(GateConfig.of(self.model.config.cache, **plan.gate.model_dump()))
         self.network = GatedNetwork(self.model, gate, plan.cache.sizes)
+        check_judged(plan, self.model.config.tokens_per_observation)
         parts = split_episodes(run.demonstrations, plan)
         self._facts: dict[str, Any] = {
             "plan": plan.model_dump(mode="json"),
@@ -196,6 +197,24 @@ class GateTrainer:
     def _log(self, figures: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(figures) + "\n")
+
+
+def check_judged(plan: GatePlan, block: int) -> None:
+    """Check, before hours of training, that there is something to learn for a gate.
+
+    Args:
+        block: tokens of an observation.
+
+    Raises:
+        ValueError: no sequence of a memory source is long enough for a chunk to leave the window.
+    """
+    sizes, longest = plan.cache.sizes, max(source.length for source in plan.sources if source.memory)
+    stays = sizes.sinks + sizes.recent + sizes.chunk
+    if longest * block < stays:
+        raise ValueError(
+            f"gate: no chunk leaves the window of {stays} tokens in any sequence of a memory source, the longest has "
+            f"{longest} observations of {block} tokens: make sources.length larger or cache.recent smaller"
+        )
 
 
 def _sampled(generator: torch.Generator) -> Draw:

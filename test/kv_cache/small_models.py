@@ -1,0 +1,101 @@
+"""Small Hugging Face models of random weights, and tokens for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+TEXT = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
+
+def llama(**changes: Any) -> Any:
+    """Grouped keys and the base 10 000."""
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TEXT, **changes}))
+
+
+def scaled_llama() -> Any:
+    """Frequencies that no base gives, and a key head per query head."""
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    return llama(rope_parameters=rope, num_key_value_heads=4)
+
+
+def gemma() -> Any:
+    """One key head."""
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**{**TEXT, "num_key_value_heads": 1}))
+
+
+def paligemma() -> Any:
+    """Gemma under a vision tower."""
+    config = transformers.PaliGemmaConfig(
+        vision_config={"model_type": "siglip_vision_model", "projection_dim": 32, **VISION},
+        text_config={"model_type": "gemma", **TEXT, "num_key_value_heads": 1},
+        projection_dim=32,
+        hidden_size=32,
+        image_token_id=49,
+    )
+    return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+def smolvlm() -> Any:
+    """SmolLM (a Llama) under a vision tower."""
+    rope = {"rope_type": "default", "rope_theta": 273_768.0}
+    config = transformers.SmolVLMConfig(
+        vision_config=VISION,
+        text_config={
+            "model_type": "llama",
+            **TEXT,
+            "rope_parameters": rope,
+        },
+        image_token_id=49,
+        scale_factor=1,
+    )
+    return transformers.SmolVLMForConditionalGeneration(config)
+
+
+def small(family: str, **changes: Any) -> Any:
+    """Return a small model of another family."""
+    config = getattr(transformers, f"{family}Config")(**{**TEXT, **changes})
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def ids(count: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
+    """Return token ids [rows, count]."""
+    return torch.randint(3, 48, (rows, count), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def stream(model: Any, cache: Any, tokens: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Return the logits of tokens that are fed piece by piece."""
+    pieces = [
+        model(input_ids=piece, past_key_values=cache, use_cache=True).logits for piece in tokens.split(sizes, dim=1)
+    ]
+    return torch.cat(pieces, dim=1)
