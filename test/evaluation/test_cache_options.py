@@ -13,7 +13,7 @@ import torch
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
-from streaming_vla.evaluation.cache_options import CacheOptions, gated_cache
+from streaming_vla.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
 from streaming_vla.evaluation.machine_options import engine_options
 from streaming_vla.evaluation.virtual_policy import PolicyService
 from streaming_vla.parameters.tables import table
@@ -118,6 +118,13 @@ def test_a_gate_that_does_not_tell_its_cache_is_refused_and_so_is_no_gate(tmp_pa
         gated_cache(silent, 256)
     with pytest.raises(GateFileError, match="missing"):
         gated_cache(tmp_path / "missing.safetensors", 256)
+
+
+def test_sizes_that_are_not_asked_for_are_those_of_the_gate(gate: Path) -> None:
+    assert choose_cache("gated", gate, 12) == gated_cache(gate, 12)
+    assert choose_cache("gated", gate, 12, recent=6) == replace(gated_cache(gate, 12), recent=6)
+    assert choose_cache("mean", None, 12) == CacheOptions("mean", budget=12)
+    assert choose_cache("mean", None, 12, 1, 4, 2) == CacheOptions("mean", 1, 4, 2, 12)
 
 
 def test_caches_with_other_gates_are_told_apart_whatever_the_files_are_called(gate: Path) -> None:

@@ -175,6 +175,9 @@ def test_successes_are_counted_per_task() -> None:
         (["--closed-loop", "--tasks", "dance"], "unknown task 'dance'"),
         (["nobody", "--closed-loop"], "nobody"),
         (["--closed-loop", "--head", "tail"], "head 'tail' is unknown: choose one of flow, chunk"),
+        (["--closed-loop", "--cache", "gated"], "cache gated needs a gate, a name or a file: --gate"),
+        (["--closed-loop", "--gate", "compact_mt10_gate"], "cache window has no gate: choose cache gated for"),
+        (["--closed-loop", "--memory-map", "map.txt"], "memory map 'map.txt': its name must end in .png"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(arguments: list[str], sentence: str) -> None:

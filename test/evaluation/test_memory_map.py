@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from kv_cache import POLICY_NAMES, CacheSpec, CacheStats, Gate, GateConfig, SessionCache, make_policy
 from streaming_vla.evaluation.chunk_log import ChunkFate, ChunkLog, Fate
-from streaming_vla.evaluation.memory_map import MemoryMap, draw_memory_map, map_of_episode
+from streaming_vla.evaluation.memory_map import MemoryMap, check_picture, draw_memory_map, map_of_episode
 from streaming_vla.evaluation.memory_outcome import fates_by_observation, held_observations, outcome_of
 from streaming_vla.evaluation.pilot import Pilot
 from streaming_vla.robots.memory_rules import CuedReach
@@ -94,15 +95,40 @@ def test_whether_the_cue_is_held(policy: str, budget: int, held: bool) -> None:
 
 def test_the_map_is_a_picture(tmp_path: Path) -> None:
     memory, flown = CuedReach(3, (50, 50)), Flown("gated", 30, threshold=0.001)
-    map_of = map_of_episode(cast(Pilot, flown), BLOCK, "cued-reach", 3, memory)
+    map_of = map_of_episode(cast(Pilot, flown), BLOCK, "cued-reach", memory)
     assert map_of.marks == [(0, "cue"), (1, "wait"), (6, "choice")] and map_of.threshold == 0.001
     assert len(map_of.fates) == 30 and {fate for fate, _ in map_of.fates} == set(Fate)
     draw_memory_map(map_of, tmp_path / "map.png")
     drawn = np.asarray(Image.open(tmp_path / "map.png").convert("RGB"))
     for colour in ((26, 127, 55), (208, 215, 222), (191, 135, 0), (9, 105, 218)):
         assert (drawn == colour).all(axis=-1).any(), f"no {colour}: a fate is not drawn"
-    plain = map_of_episode(cast(Pilot, Flown("window", 5)), BLOCK, "reach", 0, None)
+    folder = tmp_path / "new" / "folder"
+    check_picture(folder / "map.png")
+    assert folder.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"map.png' cannot be written: "):
+        check_picture(tmp_path / "file" / "map.png")
+    plain = map_of_episode(cast(Pilot, Flown("window", 5)), BLOCK, "reach", None)
     assert plain.threshold is None and plain.marks == []
     draw_memory_map(plain, tmp_path / "window.png")
     with pytest.raises(ValueError, match="0 pictures of 0 observations"):
         draw_memory_map(MemoryMap("nothing", [], []), tmp_path / "nothing.png")
+
+
+def drawn(*scores: float | None) -> np.ndarray[Any, Any]:
+    """Return the picture of observations with these scores, kept from 0.01 on."""
+    fates = [
+        (Fate.WINDOW if score is None else Fate.KEPT if score >= 0.01 else Fate.DROPPED, score) for score in scores
+    ]
+    file = io.BytesIO()
+    draw_memory_map(MemoryMap("odds", [b""] * len(fates), fates, 0.01), file)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_small_scores_can_be_told_apart_and_a_map_without_any_has_no_empty_axes() -> None:
+    """On an even scale 0.02 and 0.009 would both be flat, and with them why one is kept and the other is not."""
+    picture = drawn(0.999, 0.02, 0.009, None)
+    green, grey = ((picture == colour).all(axis=-1).sum(axis=1) for colour in ((26, 127, 55), (208, 215, 222)))
+    bars = picture.shape[0] // 3  # below the pictures
+    assert (green[bars:] > 0).sum() > (grey[bars:] > 0).sum() > 20
+    assert drawn(None, None).shape[0] == picture.shape[0] // 2

@@ -46,7 +46,7 @@ def parameters(flown: Flown, folder: Path) -> dict[str, Any]:
 def test_a_record_gives_the_map_of_its_cache(tmp_path: Path, told: bool) -> None:
     flown = Flown("gated", 30, threshold=0.001)
     record = record_of(flown, told)
-    expected = map_of_episode(cast(Pilot, flown), BLOCK, "bag", 0, None)
+    expected = map_of_episode(cast(Pilot, flown), BLOCK, "bag", None)
     map_of = map_of_record(record, flown.cache.policy, BLOCK)
     assert map_of.fates == expected.fates and {fate for fate, _ in map_of.fates} == set(Fate)
     series = memory_series(record, parameters(flown, tmp_path))
@@ -71,7 +71,7 @@ def test_messages_that_were_not_heard_leave_gaps(tmp_path: Path) -> None:
     map_of = map_of_record(record, flown.cache.policy, BLOCK)
     assert [number for number, picture in enumerate(map_of.pictures) if not len(picture)] == [0, 4, 5]
     assert [fate for fate, _ in map_of.fates] == [
-        fate for fate, _ in map_of_episode(cast(Pilot, flown), BLOCK, "bag", 0, None).fates
+        fate for fate, _ in map_of_episode(cast(Pilot, flown), BLOCK, "bag", None).fates
     ]
     assert memory_series(record, parameters(flown, tmp_path))["memory_map"]["data"]
 

@@ -14,8 +14,9 @@ import torch
 from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, Window
 
 transformers = pytest.importorskip("transformers")
-from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
 from small_models import gemma, ids, llama, paligemma, scaled_llama, small, smolvlm, stream  # noqa: E402 (optional)
+
+from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
 
 torch.set_num_threads(1)
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "gated-cache.md"

@@ -11,8 +11,9 @@ import torch
 from kv_cache import Window
 
 transformers = pytest.importorskip("transformers")
-from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
 from small_models import ids, llama, small, stream  # noqa: E402 (optional)
+
+from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
 
 torch.set_num_threads(1)
 

@@ -85,19 +85,45 @@ class CacheOptions:
 NEWEST_ONLY = CacheOptions()
 
 
-def gated_cache(gate: Path, budget: int) -> CacheOptions:
+def choose_cache(
+    policy: str,
+    gate: Path | None,
+    budget: int,
+    sinks: int | None = None,
+    recent: int | None = None,
+    chunk: int | None = None,
+) -> CacheOptions:
+    """Return a cache by its name; sizes that are None are those that its gate was trained for, else 0.
+
+    Raises:
+        ValueError: gated without a gate, a gate without gated, or see gated_cache.
+    """
+    if policy != "gated" and gate is not None:
+        raise ValueError(f"cache {policy} has no gate: choose cache gated for '{gate}'")
+    if policy != "gated":
+        return CacheOptions(policy, sinks or 0, recent or 0, chunk or 0, budget)
+    if gate is None:
+        raise ValueError("cache gated needs a gate, a name or a file: --gate compact_mt10_gate is the shipped policy's")
+    return gated_cache(gate, budget, sinks, recent, chunk)
+
+
+def gated_cache(
+    gate: Path, budget: int, sinks: int | None = None, recent: int | None = None, chunk: int | None = None
+) -> CacheOptions:
     """Return the cache that a gate was trained for.
 
     Args:
         budget: most tokens that it holds; a gate is trained for none.
+        sinks, recent, chunk: in the place of those that the gate was trained for.
 
     Raises:
         ValueError: the file cannot be used as a gate, or does not tell for which cache it was trained.
     """
-    sizes = trained_cache(load_gate(gate).training)
-    if not {"sinks", "recent", "chunk"} <= sizes.keys():
+    asked = {"sinks": sinks, "recent": recent, "chunk": chunk}
+    sizes = {**trained_cache(load_gate(gate).training)} | {n: size for n, size in asked.items() if size is not None}
+    if not asked.keys() <= sizes.keys():
         raise ValueError(
             f"gate '{gate}' does not tell for which cache it was trained, expected sinks, recent and chunk of its "
-            "plan: train it with 'streaming-vla train gate'"
+            "plan: train it with 'streaming-vla train gate', or give all three"
         )
     return CacheOptions("gated", sizes["sinks"], sizes["recent"], sizes["chunk"], budget, gate=str(gate))

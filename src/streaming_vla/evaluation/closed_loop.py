@@ -119,7 +119,10 @@ def _run(trial: Trial, checkpoint: Path, options: PilotOptions, wanted: Wanted) 
     if pictures:
         _photograph(record, robot, step)
     outcome = outcome_of(pilot, block, robot.memory)
-    map_of = map_of_episode(pilot, block, trial.task, trial.seed, robot.memory) if wanted.memory_map else None
+    map_of = None
+    if wanted.memory_map:
+        named = f"{trial.task}, seed {trial.seed}, {'solved' if record.success else 'FAILED'}"
+        map_of = map_of_episode(pilot, block, named, robot.memory)
     return EpisodeResult(trial, record.success, step, outcome, record if pictures else None, map_of)
 
 

@@ -31,11 +31,12 @@ from streaming_vla.robots.memory_episode import MemoryEpisode
 COLOURS = {Fate.KEPT: "#1a7f37", Fate.DROPPED: "#d0d7de", Fate.EVICTED: "#bf8700", Fate.WINDOW: "#0969da"}
 HATCHES = {Fate.EVICTED: "////"}  # who cannot tell green from brown can tell kept from evicted
 INCHES, DPI = (11.0, 4.0), 150  # letters can be read where it is as wide as a page
-LARGEST_INCHES = 0.62  # of a picture in the row
+LARGEST_INCHES = 0.9  # of a picture in the row
 SHOWN = 24  # pictures that fit into the row
 NAMED = 12  # stretches of observations that are named in words
 TITLE_CHARACTERS = 60  # of an instruction
 FAINT = "#57606a"
+ODDS_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 Picture = npt.NDArray[np.uint8] | bytes
 
 
@@ -72,11 +73,27 @@ class MemoryMap:
         return text
 
 
-def map_of_episode(pilot: Pilot, block: int, task: str, seed: int, memory: MemoryEpisode | None) -> MemoryMap:
+def check_picture(file: Path) -> None:
+    """Make the folder of a picture that is to be written later.
+
+    Raises:
+        ValueError: it cannot be written there, or its name ends in no picture's.
+    """
+    known = Figure().canvas.get_supported_filetypes()
+    if file.suffix[1:].lower() not in known:
+        raise ValueError(f"memory map '{file}': its name must end in .png, or in one of {', '.join(sorted(known))}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"memory map '{file}' cannot be written: {error.strerror}") from error
+
+
+def map_of_episode(pilot: Pilot, block: int, named: str, memory: MemoryEpisode | None) -> MemoryMap:
     """Return the map of the pilot's episode, which has kept its pictures.
 
     Args:
         block: tokens of an observation.
+        named: what the title calls the episode.
         memory: the episode of a memory task, whose parts are marked.
     """
     policy, stats = pilot.cache.policy, pilot.cache.stats()
@@ -87,7 +104,7 @@ def map_of_episode(pilot: Pilot, block: int, task: str, seed: int, memory: Memor
             first = next((number for number, look in enumerate(pilot.looks) if look >= step), None)
             marks += [] if first is None else [(first, name)]
     title = (
-        f"{task}, seed {seed}, cache {policy.name}: {stats.tokens} of {stats.full_tokens} tokens held, "
+        f"{named}, cache {policy.name}: {stats.tokens} of {stats.full_tokens} tokens held, "
         f"{stats.bytes / 1024:.0f} of {stats.full_bytes / 1024:.0f} KiB"
     )
     fates = _fates(pilot.chunks, len(pilot.looks), policy, block)
@@ -125,10 +142,12 @@ def draw_memory_map(map_of: MemoryMap, file: Path | io.BytesIO) -> None:
     count = len(map_of.fates)
     if not count or len(map_of.pictures) != count:
         raise ValueError(f"memory map: {len(map_of.pictures)} pictures of {count} observations, expected one of each")
-    figure = Figure(figsize=INCHES, layout="constrained")
-    frames, scores = figure.subplots(2, 1, height_ratios=(1.0, 2.0), sharex=True)
+    scored = any(score is not None for _, score in map_of.fates)
+    # where there is no score, what is left below the pictures is the strip of the fates
+    figure = Figure(figsize=INCHES if scored else (INCHES[0], INCHES[1] / 2), layout="constrained")
+    frames, below = figure.subplots(2, 1, height_ratios=(1.0, 2.0 if scored else 0.6), sharex=True)
     _draw_frames(frames, map_of)
-    _draw_scores(scores, map_of)
+    _draw_fates(below, map_of, scored)
     figure.suptitle(map_of.title, x=0.01, ha="left", fontsize=11)  # a phone shows the left part first
     figure.savefig(file, dpi=DPI)
 
@@ -162,19 +181,22 @@ def _draw_frames(axes: Axes, map_of: MemoryMap) -> None:
     axes.axis("off")
 
 
-def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
-    """Draw the score of every observation as a bar, and its fate as the colour of the strip below."""
-    fates = map_of.fates
-    top = max([1.0, *(score for _, score in fates if score is not None)])
+def _draw_fates(axes: Axes, map_of: MemoryMap, scored: bool) -> None:
+    """Draw the fate of every observation as the colour of a strip, and above it its score as a bar."""
+    fates, scale = map_of.fates, _Scale.of(map_of)
     for fate in COLOURS:
         places = [number for number, (own, _) in enumerate(fates) if own is fate]
-        axes.add_collection(_bars(fate, [(number, 0.8, 0.0, fates[number][1] or 0.0) for number in places]))
-        axes.add_collection(_bars(fate, [(number, 1.0, -0.14 * top, -0.06 * top) for number in places]))
-    if map_of.threshold is not None:
-        axes.axhline(map_of.threshold, color="#d1242f", linewidth=1, linestyle="--")
+        scores = [(number, fates[number][1]) for number in places]
+        axes.add_collection(
+            _bars(fate, [(at, 0.8, 0.0, scale.height(score)) for at, score in scores if score is not None])
+        )
+        axes.add_collection(_bars(fate, [(number, 1.0, -0.14, -0.06) for number in places]))
+    if map_of.threshold is not None and scored:
+        at = scale.height(map_of.threshold)
+        axes.axhline(at, color="#d1242f", linewidth=1, linestyle="--")
         axes.annotate(
             f"threshold {map_of.threshold:.3g}",
-            (1.0, map_of.threshold),
+            (1.0, at),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),
             textcoords="offset points",
@@ -183,13 +205,16 @@ def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
             color="#d1242f",
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1},
         )
+    top = 1.0 if scored else 0.0
     for number, name in map_of.marks:
         axes.axvline(number - 0.5, color=FAINT, linewidth=0.8)
-        axes.annotate(name, (number - 0.4, 1.04 * top), fontsize=8, color=FAINT, va="bottom")
-    axes.set(xlabel="observation", ylabel="score", ylim=(-0.16 * top, 1.14 * top))
-    axes.set_yticks((0.0, 0.5 * top, top))
+        axes.annotate(name, (number - 0.4, top + 0.04), fontsize=8, color=FAINT, va="bottom")
+    axes.set(xlabel="observation", ylabel="score" if scored else "", ylim=(-0.16, top + 0.14))
+    axes.set_yticks([scale.height(tick) for tick in scale.ticks] if scored else [])
+    axes.set_yticklabels([f"{tick:.3g}" for tick in scale.ticks] if scored else [])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
+    axes.spines["left"].set_visible(scored)
     present = [fate for fate in COLOURS if any(own is fate for own, _ in fates)]
     axes.legend(
         handles=[Patch(**_look(fate), label=fate.value) for fate in present],
@@ -197,8 +222,49 @@ def _draw_scores(axes: Axes, map_of: MemoryMap) -> None:
         ncols=len(present),
         fontsize=8,
         frameon=False,
-        bbox_to_anchor=(0.0, 1.2),
+        bbox_to_anchor=(0.0, 1.2 if scored else 1.75),
     )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From scores to heights between 0 and 1.
+
+    Those of a gate are drawn by their log odds, for its threshold may be a hundredth. A bar is never so low that it
+    cannot be seen: the lowest score stands above the ground.
+
+    Args:
+        low, high: ends, as `_at` maps them.
+        ticks: scores that are named.
+    """
+
+    odds: bool
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def of(cls, map_of: MemoryMap) -> _Scale:
+        scores = [score for _, score in map_of.fates if score is not None]
+        scores += [] if map_of.threshold is None else [map_of.threshold]
+        odds = map_of.threshold is not None and all(0.0 <= score <= 1.0 for score in scores)
+        if not odds:
+            low, high = min([0.0, *scores]), max([1.0, *scores])
+            return cls(False, low, high, (low, (low + high) / 2, high))
+        ends = [_log_odds(score) for score in scores]
+        low, high = min(ends), max(ends)
+        low, high = low - 0.1 * max(high - low, 1.0), high + 0.05 * max(high - low, 1.0)
+        return cls(True, low, high, tuple(tick for tick in ODDS_TICKS if low <= _log_odds(tick) <= high))
+
+    def height(self, score: float) -> float:
+        """Return the height of a score."""
+        place = _log_odds(score) if self.odds else score
+        return (place - self.low) / (self.high - self.low)
+
+
+def _log_odds(score: float) -> float:
+    inside = min(max(score, 1e-6), 1.0 - 1e-6)
+    return math.log(inside / (1.0 - inside))
 
 
 def _bars(fate: Fate, bars: Sequence[tuple[int, float, float, float]]) -> PolyCollection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -53,12 +54,20 @@ def evaluate(
     age: Annotated[int, typer.Option(min=0, help="control steps that an observation is old at its hand-over")] = 2,
     late: Annotated[int, typer.Option(min=0, help="control steps that every context comes late (overrun)")] = 0,
     cache: Annotated[str, typer.Option(help="full, window, gated, mean, random, attention or expected")] = "window",
-    recent: Annotated[int, typer.Option(min=0, help="newest tokens kept as they are; 0: one observation")] = 0,
-    sinks: Annotated[int, typer.Option(min=0, help="first tokens kept as they are")] = 0,
-    chunk: Annotated[int, typer.Option(min=0, help="tokens judged together; 0: one observation")] = 0,
+    recent: Annotated[
+        int | None, typer.Option(min=0, help="newest tokens kept as they are; 0: one observation [default: see --gate]")
+    ] = None,
+    sinks: Annotated[
+        int | None, typer.Option(min=0, help="first tokens kept as they are [default: see --gate]")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=0, help="tokens judged together; 0: one observation [default: see --gate]")
+    ] = None,
     budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = 256,
     capacity: Annotated[int, typer.Option(min=1, help="tokens that cache full can hold")] = 16_384,
-    gate: Annotated[str, typer.Option(help="of cache gated: a name or a file")] = "",
+    gate: Annotated[
+        str, typer.Option(help="of cache gated: a name or a file; sizes default to those it was trained for")
+    ] = "",
     threshold: Annotated[
         float | None, typer.Option(min=0, help="least score that gated keeps; without it as calibrated with the gate")
     ] = None,
@@ -84,13 +93,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Run a policy alone in the simulation and count its successes."""
+    from kv_cache.gate_file import load_gate
     from streaming_vla.evaluation import closed_loop as loop
-    from streaming_vla.evaluation.cache_options import CacheOptions
+    from streaming_vla.evaluation.cache_options import choose_cache
     from streaming_vla.evaluation.filmstrip import draw_filmstrip
-    from streaming_vla.evaluation.memory_map import draw_memory_map
+    from streaming_vla.evaluation.memory_map import check_picture, draw_memory_map
     from streaming_vla.evaluation.pilot import PilotOptions
     from streaming_vla.evaluation.policy_report import tabulate, to_markdown
     from streaming_vla.evaluation.processes import WorkerLost
+    from streaming_vla.inference.options import differences
     from streaming_vla.policy.loading import load_policy
     from streaming_vla.policy.models import find_model
     from streaming_vla.robots.tasks import select_tasks
@@ -100,15 +111,21 @@ def evaluate(
         if not closed_loop:
             raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
-        gate_file = str(find_model(gate)) if gate else ""
-        kept = CacheOptions(cache, sinks, recent, chunk, budget, capacity, gate_file, threshold, keep_rate)
+        kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
+        kept = replace(kept, capacity=capacity, threshold=threshold, keep_rate=keep_rate)
         options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
-        options.check(load_policy(file))
+        policy = load_policy(file)
+        options.check(policy)
+        if memory_map is not None:
+            check_picture(memory_map)
         trials = [
             loop.Trial(task, seed, instruction, maximum_steps, waits) for task in select_tasks(tasks) for seed in chosen
         ]
         loop.wording(trials[0])
+        if kept.gate:
+            for sentence in differences(load_gate(kept.gate).training, kept.engine(policy.spec), file):
+                typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)
     results = []
