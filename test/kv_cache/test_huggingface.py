@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, Window
+from kv_cache.gate_file import load_gate, save_gate
 
 transformers = pytest.importorskip("transformers")
 from small_models import gemma, ids, llama, paligemma, scaled_llama, small, smolvlm, stream  # noqa: E402 (optional)
@@ -175,18 +176,27 @@ def test_a_cache_that_began_in_inference_mode_goes_on_outside() -> None:
     assert cache.stats()[0].full_tokens == 20
 
 
-def test_the_how_to_page_runs() -> None:
-    """Its code block, as it stands there, with a model and observations."""
+@torch.no_grad()
+def test_the_how_to_page_runs(tmp_path: Path) -> None:
+    """Its code blocks, as they stand there, with a model and observations."""
     torch.manual_seed(0)
-    code = re.search(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    names: dict[str, Any] = {"model": llama().eval(), "observations": [ids(25, seed=step) for step in range(20)]}
-    with torch.no_grad():
-        exec(code.group(1), names)
+    blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
+    ten_lines, trained, frozen, hooks = blocks
+    model = llama().eval()
+    names: dict[str, Any] = {"model": model, "observations": [ids(25, seed=step) for step in range(20)]}
+    exec(ten_lines, names)
     stats = names["cache"].stats()[0]
     assert stats.full_tokens == 500
     assert stats.tokens <= 160
-    assert len([line for line in code.group(1).splitlines() if line.strip()]) <= 10
+    assert len([line for line in ten_lines.splitlines() if line.strip()]) <= 10
+    exec(frozen, names | {"noisy_actions": torch.randn(1, 4, 32)})
+    assert names["cache"].stats()[0] == stats
+    save_gate(tmp_path / "gate.safetensors", names["gate"], 0.25, {})
+    exec(trained, names | {"load_gate": load_gate, "path": str(tmp_path / "gate.safetensors")})
+    names["cache"] = CompressedCache.of(model, Attention(4, 64, 16, 160))
+    exec(hooks, names)
+    stream(model, names["cache"], ids(200), [25] * 8)
+    assert len({score for _, score in names["cache"].rows[0].kept_chunks()}) > 1
 
 
 @pytest.mark.parametrize("name", ["attention", "expected"])
