@@ -127,7 +127,7 @@ def gate(
     ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train the gate that says which chunks of the history a policy's cache keeps."""
+    """Train the gate that says which chunks of the history the compact policy's cache keeps."""
     from streaming_vla.policy.models import find_model
     from streaming_vla.training.gate_plan import GatePlan
     from streaming_vla.training.gate_trainer import GateRun, GateTrainer
