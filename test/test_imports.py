@@ -45,6 +45,7 @@ MESSAGES_ALLOWED = "streaming_vla.robots.commands"
 KV_CACHE_PACKAGES = {"torch"}
 KV_CACHE_OPTIONAL = {
     "kv_cache.huggingface": {"transformers"},
+    "kv_cache.huggingface_spec": {"transformers"},
     "kv_cache.gate_file": {"safetensors"},
     "kv_cache.tensor_file": {"safetensors"},
 }

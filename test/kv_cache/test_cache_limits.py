@@ -279,5 +279,5 @@ def test_the_package_stands_alone() -> None:
                 found.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module).partition(".")[0])
-    optional = {"transformers", "safetensors"}  # by huggingface.py and gate_file.py, which nothing else imports
+    optional = {"transformers", "safetensors"}  # by huggingface*.py and gate_file.py, which nothing else imports
     assert found - set(sys.stdlib_module_names) - optional == {"torch", "kv_cache"}
