@@ -30,6 +30,7 @@ SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32
 FILL = 1000  # tokens that are appended at once to make a history
 YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each
 IMAGE_TOKENS = 256  # of one picture of PaliGemma
+WARM = 3  # turns that do not count
 
 
 def policy(name: str, spec: CacheSpec, capacity: int) -> CachePolicy:
@@ -70,12 +71,19 @@ def cpu_ms(work: Callable[[], object]) -> float:
 def in_turn(
     caches: Mapping[str, SessionCache], turns: int, *works: Callable[[SessionCache], object]
 ) -> dict[str, tuple[list[float], ...]]:
-    """Return the CPU times of every work, milliseconds, by cache; turn by turn, so that other work falls on all."""
+    """Return the CPU times of every work, milliseconds, by cache; turn by turn, so that other work falls on all.
+
+    Every turn begins with the history that a cache has now: works may append to it.
+    """
     times: dict[str, tuple[list[float], ...]] = {name: tuple([] for _ in works) for name in caches}
-    for _ in range(turns):
+    begin = {name: cache.snapshot() for name, cache in caches.items()}
+    for turn in range(WARM + turns):
         for name, cache in caches.items():
+            cache.restore(begin[name])
             for column, work in zip(times[name], works, strict=True):
-                column.append(cpu_ms(functools.partial(work, cache)))
+                taken = cpu_ms(functools.partial(work, cache))
+                if turn >= WARM:
+                    column.append(taken)
     return times
 
 
@@ -101,13 +109,12 @@ def prefill(served: CompactPolicy, cache: SessionCache) -> None:
 def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
     """Time prefill and flow step of the compact policy after a history of `tokens`, under every policy."""
     served = model()
-    warm = 3
-    spare = (repeats + warm) * served.spec.tokens_per_observation
+    spare = served.spec.tokens_per_observation
     caches = {name: history(served.spec.cache, name, tokens, spare) for name in POLICIES}
     stats = {name: cache.stats() for name, cache in caches.items()}
     times = in_turn(
         caches,
-        repeats + warm,
+        repeats,
         lambda cache: prefill(served, cache),
         lambda cache: served.flow_step(cache.view(), np.zeros(4), 0),
     )
@@ -116,8 +123,8 @@ def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
             "policy": name,
             "tokens": tokens,
             "held": stats[name].tokens,
-            "prefill_ms": statistics.median(times[name][0][warm:]),
-            "flow_step_ms": statistics.median(times[name][1][warm:]),
+            "prefill_ms": statistics.median(times[name][0]),
+            "flow_step_ms": statistics.median(times[name][1]),
             "bytes": stats[name].bytes,
             "reserved_bytes": stats[name].allocated_bytes,
         }
@@ -234,7 +241,7 @@ class GemmaLayer(nn.Module):
 
 
 @torch.inference_mode()
-def layer(tokens: int, repeats: int = 5) -> list[dict[str, Any]]:
+def layer(tokens: int, repeats: int) -> list[dict[str, Any]]:
     """Time one layer of PaliGemma's size, full and gated in turn: a prefill of a picture and a token of an action flow.
 
     One layer, not 18: the matrices of all do not fit beside each other on a small machine. Layers are alike, so the
@@ -244,7 +251,7 @@ def layer(tokens: int, repeats: int = 5) -> list[dict[str, Any]]:
     size = PALIGEMMA
     network = GemmaLayer()
     spec = CacheSpec(1, size.kv_heads, size.head_dim, query_heads=size.heads)
-    caches = {name: history(spec, name, tokens, spare=(repeats + 1) * IMAGE_TOKENS) for name in ("full", "gated")}
+    caches = {name: history(spec, name, tokens, spare=IMAGE_TOKENS) for name in ("full", "gated")}
     held = {name: cache.stats().bytes for name, cache in caches.items()}
     picture = torch.randn(IMAGE_TOKENS, size.width)
     times = in_turn(
@@ -257,8 +264,8 @@ def layer(tokens: int, repeats: int = 5) -> list[dict[str, Any]]:
         {
             "policy": name,
             "tokens": tokens,
-            "prefill_ms": min(times[name][0]),
-            "flow_step_ms": min(times[name][1]),
+            "prefill_ms": statistics.median(times[name][0]),
+            "flow_step_ms": statistics.median(times[name][1]),
             "bytes": held[name] * size.layers,
         }
         for name in caches

@@ -65,7 +65,7 @@ def main(
     if "flat_after_100k" not in results:
         jobs.append(store(lambda: results.update(flat_after_100k=measure.flat(OBSERVATIONS))))
     jobs += [
-        store(lambda tokens=tokens: layers.extend(measure.layer(tokens)))  # type: ignore[misc]
+        store(lambda tokens=tokens: layers.extend(measure.layer(tokens, repeats)))  # type: ignore[misc]
         for tokens in LAYER_LENGTHS
         if tokens not in done_layers
     ]
