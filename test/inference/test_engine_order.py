@@ -145,6 +145,23 @@ def test_a_new_episode_stops_the_prefill_of_the_old_one() -> None:
     assert report_of(new).stats.full_tokens == TOKENS
 
 
+def test_a_reset_is_not_undone_by_an_observation_that_was_waiting() -> None:
+    engine = prepared(ToyPolicy(slices=3))
+    running = observe(engine, observation(0, session="/b", mark=1.0))
+    engine.work()
+    late = observe(engine, observation(5, session="/a", episode=60_000_000))
+    done: Answer[ResetResult] = Answer()
+    engine.reset("/a", 1, done)
+    finish(engine)
+    assert done.get().accepted and report_of(running).sequence == 0
+    assert refusal_of(late).code == "reset"
+    assert report_of(run(engine, 0, session="/a", episode=1)).stats.full_tokens == TOKENS
+    new = observe(engine, observation(0, session="/a", episode=2))  # of the episode that the reset begins
+    engine.reset("/a", 2, lambda _result: None)
+    finish(engine)
+    assert report_of(new).episode == 2
+
+
 def test_a_reset_forgets_and_stops_the_prefill() -> None:
     policy = ToyPolicy(slices=5)
     engine = prepared(policy)

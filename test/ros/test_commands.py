@@ -116,6 +116,21 @@ def test_a_trajectory_ends_by_itself() -> None:
     assert (message.header.stamp.sec, message.joint_names) == (0, ["joint_0"])
 
 
+def test_the_newest_target_is_told_in_action_units() -> None:
+    joints = writer("joints", (True,), scale=0.5)
+    assert joints.sent() is None
+    joints.measure({"joint_0": 0.0})
+    joints.write(command(PLAY, 1.0), STAMP)
+    joints.write(command(DECELERATE, 1.0, progress=0.5), STAMP)
+    assert joints.sent() == pytest.approx([0.5])
+    assert writer("array", (True,)).sent() is None
+
+
+def test_a_joint_that_stands_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="joint_names has left twice, expected one joint for each dimension"):
+        replace(options((True, True)), joint_names=("left", "left"))
+
+
 def test_lengths_must_fit() -> None:
     with pytest.raises(ValueError, match="scale has 1 values, expected one for each of joint_0, joint_1"):
         replace(options((True, True)), scale=(1.0,))

@@ -40,6 +40,30 @@ def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
     assert second.values[2] == pytest.approx(0.1), "later ones from the command before"
 
 
+def test_what_follows_a_deceleration_is_limited_from_what_the_robot_was_told_in_it() -> None:
+    """A command type with joint targets moves the held target to the measured joint: from there the arm goes on."""
+    executor = playing(replace(OPTIONS, limits=Limits(jump=(1.0, 1.0, 0.2))))
+    held = executor.poll(PERIOD_S + OPTIONS.hold_s + 2 * PERIOD_S)
+    last = commands(held)[-1]
+    assert last.kind is CommandKind.DECELERATE and last.values[2] == pytest.approx(-0.8)
+    executor.on_told(np.array([5.0, 5.0, -0.4]))
+    now = PERIOD_S + OPTIONS.hold_s + 2.5 * PERIOD_S
+    effects = executor.on_action(action(0, 1, (0.1, 0.2, 0.9)), now)
+    assert commands(effects)[-1].values == pytest.approx([0.1, 0.2, -0.2])
+    assert only(effects, ExecutionState)[-1].cumulative_action[2] == pytest.approx(-0.2)
+
+
+def test_a_longer_period_that_is_set_in_a_hold_is_the_distance_of_its_commands_from_then_on() -> None:
+    executor = playing(replace(OPTIONS, hold_s=100.0))
+    executor.poll(PERIOD_S + 40 * PERIOD_S)
+    executor.update(replace(OPTIONS, hold_s=100.0, control_period_s=4 * PERIOD_S))
+    due_s = []
+    for _ in range(3):
+        due_s.append(executor.deadline() or 0.0)
+        executor.poll(due_s[-1])
+    assert due_s == pytest.approx([45 * PERIOD_S, 49 * PERIOD_S, 53 * PERIOD_S])
+
+
 def test_no_motion_before_proof_of_life() -> None:
     executor = Executor(LAYOUT, OPTIONS)
     executor.on_episode(EPISODE, 0.0)

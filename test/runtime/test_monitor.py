@@ -282,6 +282,12 @@ def test_what_is_over_is_not_adopted(mode: Mode) -> None:
     assert monitor.episode is None
 
 
+def test_what_is_known_to_be_over_is_not_adopted_from_a_late_state() -> None:
+    monitor = Monitor(OPTIONS, ended=7)
+    assert monitor.on_execution_state(starved(), 0.0) == []
+    assert monitor.on_execution_state(replace(starved(), episode=8, instruction="go"), 0.1)[0].number == 8
+
+
 def test_a_monitor_that_conducts_adopts_nothing() -> None:
     monitor = played()
     monitor.stop_episode(0.2)

@@ -144,7 +144,12 @@ class Engine:
         """Forget the session's history and begin `episode`; any number is taken, so that a wrong one can be undone."""
 
         def serve(_queued_s: float) -> ResetResult:
-            self._shared.sessions.open(session).begin(episode)
+            shared = self._shared
+            shared.sessions.open(session).begin(episode)
+            late = shared.waiting.take_other(session, episode)
+            if late is not None:  # it would begin its own episode again
+                sentence = f"{session} was reset to episode {episode} before observation was begun"
+                refuse_observation(shared, late, Refused("reset", sentence))
             return ResetResult(True, "", "")
 
         def refuse(refused: Refused, _queued_s: float) -> ResetResult:

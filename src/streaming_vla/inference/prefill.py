@@ -41,6 +41,8 @@ class Prefill:
         waiting = self._waiting
         if waiting is None:
             waiting = self._waiting = shared.waiting.take(self._name)
+            if waiting is None:  # a reset has taken it out
+                return False
             self._slices = self._work(waiting.observation)
         try:
             self._check_still_wanted(waiting.observation)
@@ -63,7 +65,9 @@ class Prefill:
 
     def cancel(self) -> None:
         """The engine is closed."""
-        self._refuse(self._waiting or self._shared.waiting.take(self._name), CLOSED)
+        waiting = self._waiting or self._shared.waiting.take(self._name)
+        if waiting is not None:
+            self._refuse(waiting, CLOSED)
 
     def _work(self, observation: EncodedObservation) -> Generator[None, None, Session]:
         """Yield after each slice; the session changes in the first and the last one only."""

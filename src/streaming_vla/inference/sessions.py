@@ -56,7 +56,11 @@ class Session:
             Refused: an older episode, or a sequence that is not newer.
         """
         if episode < self.episode:
-            raise Refused("old_episode", f"observation is of episode {episode}, {self.name} is in {self.episode}")
+            raise Refused(
+                "old_episode",
+                f"observation is of episode {episode}, {self.name} is in {self.episode}: it is late, or the robot's "
+                "clock was set back (then call reset_session)",
+            )
         if episode > self.episode:
             self.begin(episode)
         if sequence <= self._sequence:

@@ -56,9 +56,17 @@ class Waiting:
             self._observations[name] = new
             return old
 
-    def take(self, session: str) -> WaitingObservation:
-        """Return the session's waiting observation, which waits no longer."""
+    def take(self, session: str) -> WaitingObservation | None:
+        """Return the session's waiting observation, which waits no longer; None when none waits."""
         with self._lock:
+            return self._observations.pop(session, None)
+
+    def take_other(self, session: str, episode: int) -> WaitingObservation | None:
+        """Return the session's waiting observation when it is of another episode; it waits no longer."""
+        with self._lock:
+            waiting = self._observations.get(session)
+            if waiting is None or waiting.observation.episode == episode:
+                return None
             return self._observations.pop(session)
 
     def newest_episode(self, session: str) -> int:

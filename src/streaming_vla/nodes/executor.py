@@ -20,7 +20,7 @@ from streaming_vla.nodes.layout import action_layout, foreign_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.nodes.transport import avoid_shared_memory
 from streaming_vla.robots.commands import WRITERS, CommandOptions
-from streaming_vla.runtime.events import Action, Command, Episode, ExecutionState, Mode
+from streaming_vla.runtime.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.runtime.executor import Executor, ExecutorEffect, ExecutorOptions
 from streaming_vla.runtime.latency import LatencyTracker
 from streaming_vla.runtime.limits import Limits
@@ -59,7 +59,8 @@ class ExecutorNode(SuiteNode):
         """Begin in mode idle."""
         self._foreign = ""
         values = self.values()  # some may have changed since `configure`
-        self._writer.options = self._command_options(values)
+        # anew: what was measured before says nothing of the robot of now
+        self._writer = WRITERS[self.value("command_type")](self._command_options(values))
         self._machine = Executor(self._layout, self._options(values))
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
@@ -195,6 +196,9 @@ class ExecutorNode(SuiteNode):
             self.refuse("command_not_expressible", str(error))
             return
         self._commands.publish(message)
+        sent = self._writer.sent()
+        if command.kind is CommandKind.DECELERATE and sent is not None and self._machine is not None:
+            self._machine.on_told(sent)
         rest = self._writer.rest(command)
         if rest is not None:
             self._rest.publish(rest)
@@ -216,6 +220,8 @@ class ExecutorNode(SuiteNode):
 def _positions(message: JointState) -> dict[str, float]:
     if message.position and len(message.position) != len(message.name):
         raise ValueError(f"{len(message.position)} positions for {len(message.name)} joints")
+    if len(set(message.name)) != len(message.name):
+        raise ValueError(f"a joint stands twice in {', '.join(message.name)}")
     return dict(zip(message.name, message.position, strict=False))
 
 

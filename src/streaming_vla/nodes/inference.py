@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from streaming_vla.inference.delay import Delay
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.latency_profile import find_profile
 from streaming_vla.inference.options import EngineOptions, differences
+from streaming_vla.inference.sessions import check_fit
 from streaming_vla.inference.values import (
     ContextReport,
     EncodedObservation,
@@ -42,6 +44,8 @@ from streaming_vla.saliency.loading import load_with_predictor
 
 Result = TypeVar("Result")
 LONGEST_ANSWER_S = 2.0
+NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
+SAID_FOR_S = 10.0  # in the diagnostics
 INACTIVE = "inference is not active: activate it first"
 
 
@@ -58,6 +62,9 @@ class InferenceNode(SuiteNode):
         self._answering = ReentrantCallbackGroup()
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
+        # awaited answers, the oldest first; taking one out, which either thread may do, decides who completes it
+        self._awaited: dict[Future[Any], float] = {}
+        self._unanswered_s = -math.inf
 
     def configure(self) -> None:
         """Load the model and connect to every robot of parameter `sessions`."""
@@ -68,6 +75,7 @@ class InferenceNode(SuiteNode):
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
+        check_fit(self._policy.spec, self._options)
         if self._gate is not None and self._options.cache_policy == "gated":
             for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
                 self.get_logger().warning(sentence)
@@ -88,6 +96,7 @@ class InferenceNode(SuiteNode):
             return
         options = self._engine_options(values)
         try:
+            check_fit(self._policy.spec, options)
             if self._engine is not None:
                 self._engine.retune(options)
         except MemoryError as error:
@@ -120,7 +129,20 @@ class InferenceNode(SuiteNode):
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor, **counts}
         if self._delay is not None:
             figures |= {"latency_profile": self._delay.profile.name, "later_than_profile": self._delay.late()}
-        return "", figures
+        silent = time.monotonic() < self._unanswered_s + SAID_FOR_S
+        return NO_ANSWER if silent else "", figures
+
+    def deadline(self) -> float | None:
+        """When the oldest request that is awaited has waited long enough."""
+        waiting = list(self._awaited.values())  # a copy: the engine's thread takes out of it
+        return min(waiting) + LONGEST_ANSWER_S if waiting else None
+
+    def tick(self) -> None:
+        """Give up requests that the model has not answered."""
+        now = time.monotonic()
+        for awaited, since_s in list(self._awaited.items()):
+            if now >= since_s + LONGEST_ANSWER_S and self._awaited.pop(awaited, None) is not None:
+                awaited.set_result(None)
 
     def _engine_options(self, values: Mapping[str, Any]) -> EngineOptions:
         threshold, gate = values["cache_threshold"], self._gate
@@ -236,19 +258,29 @@ class InferenceNode(SuiteNode):
             return None
         if self._delay is not None or len(self._contexts) > 1:
             awaited: Future[Any] = Future()
+            self._awaited[awaited] = time.monotonic()
             ask(self._engine, partial(self._complete, awaited))
-            return await awaited
+            result = await awaited
+            if result is None:
+                self._unanswered(response)
+            return result
         answer: SimpleQueue[Any] = SimpleQueue()
         ask(self._engine, answer.put)
         try:
             return answer.get(timeout=LONGEST_ANSWER_S)
         except Empty:
-            self.refusals["no_answer"] += 1
-            response.reason = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
+            self._unanswered(response)
             return None
+
+    def _unanswered(self, response: Any) -> None:
+        self.refusals["no_answer"] += 1
+        self._unanswered_s = time.monotonic()
+        response.reason = NO_ANSWER
 
     def _complete(self, awaited: Future[Any], result: object) -> None:
         """Complete what a callback awaits; called on the thread of the engine or of the delay."""
+        if self._awaited.pop(awaited, None) is None:  # it has been given up
+            return
         awaited.set_result(result)
         if self.executor is not None:
             self.executor.wake()  # a future that is completed does not wake it

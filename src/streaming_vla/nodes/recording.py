@@ -32,7 +32,7 @@ T = TypeVar("T")
 Counts = dict[str, dict[str, int]]  # per node
 
 FRAME_PERIOD_S = 0.2  # film strips need no more
-OF_EPISODE = {"queue_depth", "executed", "hand_overs"}  # figures that start again with an episode: no counters
+OF_EPISODE = {"queue_depth", "executed", "hand_overs", "lead_actions"}  # figures that may fall: no counters
 KINDS = ("states", "requests", "observations", "pictures", "contexts", "cache", "spans")
 
 

@@ -54,16 +54,21 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
 
     def make(self) -> Monitor:
         """Begin without an episode."""
-        return Monitor(self.options(self.values()), last_episode=max(0, int(time.time()) - NUMBERS_SINCE_S))
+        # the newest number that is known may be above the clock's, which may have been set back
+        known = self.episode.number if self.episode is not None else 0
+        ended = known if self.episode is not None and not self.episode.active else 0
+        options = self.options(self.values())
+        return Monitor(options, last_episode=max(known, int(time.time()) - NUMBERS_SINCE_S), ended=ended)
 
     def activate(self) -> None:
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
         super().activate()
         self._asked_s.clear()
-        self._executor_heard = False
-        self._postponed = self._adopted = ""
+        self._executor_heard = self._adopted = self._stop_adopted = False
+        self._postponed, self._postponed_old = "", False
+        self._since_ns = time.time_ns()
         if self._instruction:
-            self._instruct(self._instruction)
+            self._instruct(self._instruction, old=True)
 
     def deactivate(self) -> None:
         """End the episode: the executor holds."""
@@ -113,25 +118,27 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         episode = self._conducted()
         if conducted is None and episode is not None:
             self.get_logger().info(f"goes on with episode {episode.number}")
-            self._adopted, self._postponed = "" if self._postponed else episode.instruction, ""
-        self._executor_heard = True
+            self._adopted = True
+            if self._postponed_old:
+                self._postponed = ""
+            if self._stop_adopted:
+                self.feed(Monitor.stop_episode)
+        self._executor_heard, self._stop_adopted = True, False
         self._begin_postponed()
 
-    def _on_instruction(self, message: String) -> None:
+    def _on_instruction(self, message: String, info: Mapping[str, Any]) -> None:
         self._instruction = message.data
         if self.active:
-            self._instruct(message.data)
+            self._instruct(message.data, old=info["source_timestamp"] < self._since_ns)
 
-    def _instruct(self, instruction: str) -> None:
+    def _instruct(self, instruction: str, old: bool) -> None:
+        """Take an instruction; an `old` one, from before this node was active, may be of an episode that goes on."""
         if self.machine is None:
             return
         self.machine.on_instruction(instruction)
-        if not self.value("auto_start") or not instruction.strip():
+        if not self.value("auto_start") or not instruction.strip() or (old and self._adopted):
             return
-        if instruction.strip() == self._adopted:  # the latched one of the episode that goes on
-            self._adopted = ""
-            return
-        self._postponed = instruction
+        self._postponed, self._postponed_old = instruction, old
         if self._executor_heard:  # before that nobody knows whether an episode runs
             self._begin_postponed()
 
@@ -161,8 +168,11 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         effects = self.machine.stop_episode(time.monotonic()) if self.machine is not None else []
         self._postponed = ""
-        response.success = bool(effects)
-        response.message = "the episode has ended" if effects else "no episode is active"
+        # before the executor was heard one may run that a monitor before this one has begun
+        self._stop_adopted = self.machine is not None and not effects and not self._executor_heard
+        response.success = bool(effects) or self._stop_adopted
+        known = "the episode has ended" if effects else "no episode is active"
+        response.message = "an episode that runs ends when the executor is heard" if self._stop_adopted else known
         self.carry_out(effects)
         return response
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor, TimeoutObject
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.nodes.base import StartError, SuiteNode
@@ -49,7 +49,7 @@ def _run(make: Callable[[], SuiteNode]) -> int:
         node = make()
     except (StartError, ValueError) as error:
         return _refuse(str(error))
-    executor = SingleThreadedExecutor()
+    executor, wait = SingleThreadedExecutor(), TimeoutObject(0.0)
     executor.add_node(node)
     stopping = _Stop()
     try:
@@ -57,7 +57,7 @@ def _run(make: Callable[[], SuiteNode]) -> int:
         gc.collect()
         gc.freeze()  # a collection that walks every import would delay the control tick by milliseconds
         while not stopping.asked:
-            _spin_once(executor, node)
+            _spin_once(executor, node, wait)
         return 0
     except StartError as error:
         return _refuse(str(error))
@@ -72,11 +72,17 @@ def _run(make: Callable[[], SuiteNode]) -> int:
             node.destroy_node()
 
 
-def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode) -> None:
-    """Wait for one callback or the node's next deadline, whichever comes first."""
+def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode, wait: TimeoutObject) -> None:
+    """Wait for one callback or the node's next deadline, whichever comes first.
+
+    Args:
+        wait: one object for all calls: at another timeout the executor forgets what else was ready, looks at
+            subscriptions first again, and a service beside a fast topic would never be served.
+    """
     deadline = node.deadline()
     wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
-    executor.spin_once(timeout_sec=max(0.0, wait_s))
+    wait.timeout = max(0.0, wait_s)
+    executor.spin_once(timeout_sec=wait)  # type: ignore[arg-type]  # as its own spin_until_future_complete does
     node.settle()
     deadline = node.deadline()
     if deadline is not None and time.monotonic() >= deadline:

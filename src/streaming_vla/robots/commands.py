@@ -38,7 +38,7 @@ class CommandOptions:
             something; elsewhere it takes the measured joint. Used by the joint types, for absolute dimensions only.
 
     Raises:
-        ValueError: a length that is not A.
+        ValueError: a length that is not A, or a joint that stands twice.
     """
 
     layout: ActionLayout
@@ -54,6 +54,8 @@ class CommandOptions:
             count = len(getattr(self, name))
             if count != self.layout.size:
                 raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.layout.names)}")
+        if doubled := [name for name, count in Counter(self.joint_names).items() if count > 1]:
+            raise ValueError(f"joint_names has {', '.join(doubled)} twice, expected one joint for each dimension")
 
 
 class CommandWriter(ABC):
@@ -94,6 +96,10 @@ class CommandWriter(ABC):
 
     def measured(self) -> Vector | None:
         """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
+        return None
+
+    def sent(self) -> Vector | None:
+        """Return the newest target in action units, [A]; None where commands are passed on as they are."""
         return None
 
     def begin(self) -> None:  # noqa: B027 (optional, not missing)
@@ -201,6 +207,9 @@ class _JointWriter(CommandWriter):
 
     def measured(self) -> Vector | None:
         return None if self._measured is None else self._measured / self._scale
+
+    def sent(self) -> Vector | None:
+        return None if self._sent is None else self._sent / self._scale
 
     def begin(self) -> None:
         self._held = self._sent = None

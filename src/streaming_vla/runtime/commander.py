@@ -37,6 +37,11 @@ class Commander:
         """Return the command of a controlled stop that is done to `progress` in [0, 1]."""
         return self._limited(CommandKind.DECELERATE, self._layout.start(self._last), limits, period_s, progress)
 
+    def told(self, values: Vector) -> None:
+        """Limit the next command from these absolute values, action units, [A]: the robot was told them instead."""
+        self._last = self._layout.start(values)
+        self.cumulative = self._layout.advance(self.cumulative, self._last)
+
     def stop(self) -> Command:
         """Return the command that stops at once, whatever the limits of change."""
         self._last = self._layout.start(self._last)

@@ -85,7 +85,8 @@ class Executor:
         self._playing = (-1, -1)  # context and index
         self._ends_s = 0.0  # of the action being played
         self._rung_since_s = 0.0
-        self._repeat = 0  # period of the rung at whose end its command is sent again
+        self._repeat_from_s = 0.0  # from here on the command of the rung is sent again every period
+        self._repeat = 0  # of these periods, the one at whose end it is
         self._held, self._starved = Stopwatch(), Stopwatch()
         self._executed = self._hand_overs = self._rejected = 0
 
@@ -96,6 +97,9 @@ class Executor:
             ValueError: the limits do not fit the layout.
         """
         options.limits.check(self._layout)
+        if options.control_period_s != self._options.control_period_s:  # of what is repeated the next period is new
+            self._repeat_from_s += max(0, self._repeat - 1) * self._options.control_period_s
+            self._repeat = min(1, self._repeat)
         self._options = options
 
     def on_episode(self, episode: Episode, now: float) -> list[ExecutorEffect]:
@@ -141,6 +145,13 @@ class Executor:
             effects.append(self.state(now))
         return effects
 
+    def on_told(self, values: Vector) -> None:
+        """Hear what became of a deceleration's absolute values on their way to the robot, action units, [A].
+
+        A command type with joint targets moves them towards the measured pose. What follows is limited from there.
+        """
+        self._commander.told(values)
+
     def stop(self, now: float) -> list[ExecutorEffect]:
         """Stop a robot in motion; only a new episode moves it again."""
         effects = self._halt()
@@ -160,7 +171,7 @@ class Executor:
         if self._mode is Mode.PLAYING:
             return min(self._ends_s, self._robot_silent_s())
         if self._mode in RUNGS:
-            repeat_s = self._rung_since_s + self._repeat * self._options.control_period_s
+            repeat_s = self._repeat_from_s + self._repeat * self._options.control_period_s
             return min(repeat_s, self._rung_ends_s())
         return self._queue.expires_s(self._options.max_action_age_s) if self._mode is Mode.WAITING else None
 
@@ -240,14 +251,14 @@ class Executor:
     def _climb_to(self, rung: Mode, since_s: float, now: float) -> list[ExecutorEffect]:
         self.counters.count(rung.name.lower())
         self._mode = rung
-        self._rung_since_s = since_s
+        self._rung_since_s = self._repeat_from_s = since_s
         self._repeat = 0
         return self._say(since_s, now)
 
     def _say(self, due_s: float, now: float) -> list[ExecutorEffect]:
         """Send the command of this rung; what a pause of the process left out is not made up for."""
         limits, period_s = self._options.limits, self._options.control_period_s
-        self._repeat = max(self._repeat, math.floor((now - self._rung_since_s) / period_s)) + 1
+        self._repeat = max(self._repeat, math.floor((now - self._repeat_from_s) / period_s)) + 1
         if self._mode is Mode.HOLD:
             return [self._commander.hold(limits, period_s), self.state(now)]
         rung_s = max(self._options.decelerate_s, period_s)  # never divides by zero

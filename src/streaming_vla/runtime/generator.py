@@ -209,13 +209,13 @@ class Generator:
             self.counters.count("flow_reply_unexpected")
             return []
         self._asked = None
+        if not reply.accepted:  # answered at once: it says nothing of how long a step takes
+            self.counters.count("flow_refused")
+            return self._end_flow(now)
         waited_s = max(0.0, now - self._asked_s)  # ROS time may be set back
         self.flow_latency.add(waited_s)
         if self.flow_latency.smoothed_s is not None:  # the cold first step would keep the lead long for hundreds
             self._newest_steps_s.append(waited_s)
-        if not reply.accepted:
-            self.counters.count("flow_refused")
-            return self._end_flow(now)
         values = self._checked(reply.values, "flow")
         if values is None:
             return self._end_flow(now)

@@ -47,14 +47,17 @@ class Monitor:
         options: when to observe.
         last_episode: new episodes have numbers above it (a monitor that was restarted must not use one again).
         decision: decides in the place of the mode's rule; the mode must not be off.
+        ended: newest number that is known to be over: a late state of it is not taken for one that runs.
     """
 
-    def __init__(self, options: MonitorOptions, last_episode: int = 0, decision: EarlyDecision | None = None) -> None:
+    def __init__(
+        self, options: MonitorOptions, last_episode: int = 0, decision: EarlyDecision | None = None, ended: int = 0
+    ) -> None:
         self.counters = Counters()
         self.request_latency = LatencyTracker()  # request to context, T_o with transport and waiting
         # context and saliency of the newest episode, for calibration
         self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)
-        self._last_episode = last_episode
+        self._last_episode, self._ended = last_episode, ended
         self._instruction = ""
         self._episode: Episode | None = None
         self._given_decision = decision
@@ -297,7 +300,7 @@ class Monitor:
     def _adopt(self, state: ExecutionState, now: float) -> list[MonitorEffect]:
         """Go on with the episode that the executor plays: a monitor before this one began it."""
         self._state = state
-        if self._over():
+        if self._over() or state.episode <= self._ended:
             return []
         self.counters.count("episode_adopted")
         self._episode = Episode(state.episode, active=True, instruction=state.instruction)

@@ -1,0 +1,74 @@
+"""How a process spins its node: nothing that is ready is forgotten, whatever the node's next deadline."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor, TimeoutObject
+from std_msgs.msg import Empty
+from std_srvs.srv import Trigger
+
+from streaming_vla.nodes.domain import reserved_domain
+from streaming_vla.nodes.spin import _spin_once
+
+pytestmark = pytest.mark.ros
+ENOUGH = 100  # spins
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    with reserved_domain() as domain:
+        own = Context()
+        rclpy.init(args=[], context=own, domain_id=domain)
+        yield own
+        rclpy.try_shutdown(context=own)
+
+
+class Served:
+    """What `_spin_once` asks of a suite's node; its deadline is always near, as an executor's in a hold."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._distances = itertools.cycle((0.011, 0.013, 0.017))
+
+    def deadline(self) -> float:
+        return time.monotonic() + next(self._distances)
+
+    def settle(self) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+
+def test_a_service_is_answered_beside_a_topic_that_is_always_ready(context: Context) -> None:
+    served, other = (rclpy.create_node(name, context=context) for name in ("served", "other"))
+    heard: list[Any] = []
+    served.create_subscription(Empty, "flood", heard.append, 10)
+    served.create_service(Trigger, "ask", lambda _request, response: response)
+    executor, others = (SingleThreadedExecutor(context=context) for _ in range(2))
+    executor.add_node(served)
+    others.add_node(other)
+    flood, client = other.create_publisher(Empty, "flood", 10), other.create_client(Trigger, "ask")
+    end_s = time.monotonic() + 20.0
+    while not (client.service_is_ready() and flood.get_subscription_count()):
+        assert time.monotonic() < end_s, "the nodes do not find each other"
+        others.spin_once(timeout_sec=0.05)
+    answer, wait, node = client.call_async(Trigger.Request()), TimeoutObject(0.0), Served(served)
+    for _ in range(ENOUGH):
+        for _ in range(3):  # faster than it takes them
+            flood.publish(Empty())
+        time.sleep(0.002)
+        _spin_once(executor, node, wait)  # type: ignore[arg-type]
+        others.spin_once(timeout_sec=0.0)
+        if answer.done():
+            break
+    assert answer.done() and heard, f"no answer in {ENOUGH} spins"
+    for each in (executor, others):
+        each.shutdown()
