@@ -23,6 +23,27 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of what a safetensors file says: its header comes in another order each time it is written.
+
+    Raises:
+        ValueError: it is no safetensors file.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > path.stat().st_size:
+            raise ValueError(f"'{path}' is no safetensors file, or it was cut off: make it again")
+        try:
+            header = json.dumps(json.loads(file.read(length)), sort_keys=True)
+        except ValueError as error:
+            raise ValueError(f"'{path}' is no safetensors file, or it is damaged: make it again") from error
+        digest = hashlib.sha256(header.encode())
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class TensorFormat:
     """A kind of file.

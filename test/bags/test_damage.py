@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from making import BEGIN_NS, STATE, STEP_NS, STEPS, Content, content, topic, write_own, write_rosbags
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
 from streaming_vla.bags.reader import Bag
@@ -154,6 +156,36 @@ def test_a_repaired_bag_tells_when_its_messages_were_published(tmp_path: Path) -
     assert count == STEPS and len(problems) == 1
     with Bag(tmp_path / "whole") as bag:
         assert {message.time_ns - message.published_ns for message in bag.messages()} == {7_000_000}
+
+
+def test_what_no_bag_can_hold_is_left_out_of_a_repaired_one(tmp_path: Path) -> None:
+    """And a repair that fails in the middle leaves nothing behind that would be in the way of the next."""
+    writer = BagWriter(tmp_path / "bag")
+    writer.add_topic(replace(topic(STATE), qos="- {history: ["))  # damaged
+    for name, time_ns, data in SAID:
+        if name == STATE:
+            writer.write(name, data, time_ns, time_ns, 0.0)
+    writer.tick(10.0)
+    count, _ = repair(tmp_path / "bag", tmp_path / "whole")
+    assert count == STEPS
+    assert "offered_qos_profiles: []" in (tmp_path / "whole" / "metadata.yaml").read_text()
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        repair(tmp_path / "bag", tmp_path / "whole")
+    database = write_rosbags(tmp_path / "rows", SAID, StoragePlugin.SQLITE3)
+    [file] = database.glob("*.db3")
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("UPDATE messages SET timestamp = -5 WHERE id = 3")
+    count, problems = repair(database, tmp_path / "timed")
+    assert count == len(SAID) - 1 and "1 messages are left out, their time lies before 1970" in problems[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "rows", "timed", "whole"]
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_compressed_messages_are_known_without_metadata(tmp_path: Path, storage: StoragePlugin) -> None:
+    path = write_rosbags(tmp_path / "bag", SAID, storage, CompressionMode.MESSAGE)
+    (path / "metadata.yaml").unlink()  # the recorder was killed
+    found, _ = read(path)
+    assert found == SAID
 
 
 def test_the_clock_jumps(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from streaming_vla.policy.compact.language import UNKNOWN
 from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import load_model, load_policy, save_policy
 from streaming_vla.robot_state import JOINTS
-from streaming_vla.training.dataset import Demonstrations
+from streaming_vla.training.dataset import Demonstrations, check_demonstrations
 from streaming_vla.training.own_data import WORDS, prepare, windows, write_demonstrations
 from streaming_vla.training.plan import Augment, Optimiser, Source, TrainingPlan
 from streaming_vla.training.shard import Shard
@@ -103,6 +104,33 @@ def test_from_a_bag_to_a_policy(bag: Path, tmp_path: Path) -> None:
     assert after.config.words == (*before.config.words, "gizmo", "stow")
     assert not torch.equal(after.state_dict()[WORDS][:4], before.state_dict()[WORDS])
     assert load_policy(tmp_path / "policy.safetensors").spec.cameras == CAMERAS
+
+
+def test_a_training_on_own_data_goes_on_where_it_was_stopped(bag: Path, tmp_path: Path) -> None:
+    """Each start of the command prepares the data anew, and the run's folder must know them again."""
+    export_command([bag], tmp_path / "data")
+    start = shipped(tmp_path / "start.safetensors")
+    facts = []
+    for _ in range(3):  # the order of a written header is chance
+        own = prepare(tmp_path / "data", plan(), tmp_path / "run", start)
+        run = Run(own.config, own.demonstrations, own.plan, tmp_path / "run", initial=own.initial)
+        facts.append(run.facts(check_demonstrations(run.demonstrations)))
+    assert facts[0] == facts[1] == facts[2]
+
+
+def test_names_may_be_grouped_by_what_they_are_of(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", episode("go"))
+    path = data / "meta" / "info.json"
+    information = json.loads(path.read_text())
+    action = information["features"]["action"]
+    names = list(action["names"])
+    action["names"] = {"motors": names[:2], "gripper": names[2:]}
+    path.write_text(json.dumps(information))
+    assert read_facts(data).action_names == tuple(names)
+    action["names"] = {"motors": names[:2]}
+    path.write_text(json.dumps(information))
+    with pytest.raises(DatasetError, match=r"2 names of \d numbers"):
+        read_facts(data)
 
 
 def test_joints_are_exported_by_name(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def landscape(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], ReplayJ
         asked.append((list(bags), job))
         return []
 
-    def score(_: list[Replayed]) -> Score:
+    def score(_: list[Replayed], _absolute: object) -> Score:
         values = {name: value for _, name, value in asked[-1][1].changes}
         silence_s = values.get("max_silence_s", 2.0)
         return Score(4.0 / silence_s, abs(silence_s - 3.0) + 0.1)
@@ -67,6 +67,26 @@ def test_what_belongs_together_is_changed_together() -> None:
         *((node, "lead_actions", 3) for node in ("generator", "saliency_monitor", "executor")),
         ("saliency_monitor", "max_silence_s", 1.5),
     }
+
+
+def test_who_observes_less_often_plays_contexts_to_their_end() -> None:
+    later = {("generator", "trained_delay", 1000), ("saliency_monitor", "trained_delay", 1000)}
+    assert later < set(changes_of({"saliency_monitor.mode": "adaptive"}))
+    assert set(changes_of({"saliency_monitor.mode": "always"})) == {("saliency_monitor", "mode", "always")}
+
+
+def test_a_file_outside_of_the_searched_ranges_is_what_must_be_beaten(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]
+) -> None:
+    job = ReplayJob(changes=(("saliency_monitor", "max_silence_s", 40.0),))  # the search ends at 4
+    found = tune(BAGS, job, options(tmp_path, 4), lambda: None)
+    assert found.trials[0] == Score(0.1, 37.1) == found.default
+    assert len(found.trials) == 5  # itself, and every trial
+
+
+def test_a_bag_is_known_by_where_it_is(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None, [BAGS[0].absolute()])
+    assert {tuple(bags) for bags, _ in landscape} == {(*BAGS[1:],), (BAGS[0].absolute(),)}
 
 
 def test_bags_to_judge_on_can_be_named(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
@@ -109,7 +129,7 @@ def replay_all(bags, job):
     return [dict((name, value) for _, name, value in job.changes)]
 
 module.replay_all = replay_all
-module.score = lambda replays: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
+module.score = lambda replays, absolute: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
 options = TuneOptions(6, 1, sys.argv[1], Path(sys.argv[2]))
 rounds = []
 options.folder.mkdir()
@@ -156,7 +176,7 @@ def test_a_url_of_no_database_is_one_sentence(tmp_path: Path) -> None:
 def test_defaults_that_nothing_beats_stay(
     tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "score", lambda _: Score(1.0 + len(landscape), 1.0 + len(landscape)))
+    monkeypatch.setattr(module, "score", lambda _, _absolute: Score(1.0 + len(landscape), 1.0 + len(landscape)))
     found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
     assert found.values == ()
     assert verdict(found).startswith("The defaults are on the front: no trial beats them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from streaming_vla.training.dataset import Demonstrations, check_demonstrations,
 from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.losses import Auxiliary, _acting, batch_loss
+from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, flow_loss
 from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.shard import Shard
-from streaming_vla.training.trainer import check_initial, learning_rate
+from streaming_vla.training.trainer import check_finite, check_initial, learning_rate
 
 CONFIG = CompactConfig(words=(UNKNOWN, "the", "window"), width=48, layers=2, image_size=32)
 SOURCE = Source(tasks={"window-open": 1.0, "reach": 1.0})
@@ -129,6 +130,38 @@ def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
     file = Shard(folder, "reach", 0).path
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert fingerprint(check_demonstrations(folder))["sha256"] != before["sha256"]
+
+
+def test_the_fingerprint_does_not_know_the_order_in_which_a_header_was_written(folder: Path) -> None:
+    """The library writes metadata in another order each time, and who trains on own data writes them at each start."""
+    before = fingerprint(check_demonstrations(folder))
+    file = Shard(folder, "reach", 0).path
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    turned = json.dumps(dict(reversed(header.items()))).encode()
+    file.write_bytes(len(turned).to_bytes(8, "little") + turned + data[8 + length :])
+    assert file.read_bytes() != data
+    assert fingerprint(check_demonstrations(folder)) == before
+    file.write_bytes(data[: 8 + length // 2])
+    with pytest.raises(ValueError, match=r"reach.*is no safetensors file, or it (was cut off|is damaged)"):
+        fingerprint(check_demonstrations(folder))
+
+
+@pytest.mark.parametrize("absolute", [(True, True, True, True), (False, False, False, False)])
+def test_a_robot_may_have_actions_of_one_kind_only(absolute: tuple[bool, ...]) -> None:
+    acted = Acted(*torch.randn(2, 2, 1, 6, 4), *torch.randn(2, 2, 1, 4), torch.full((2, 1), 0.5))
+    losses = flow_loss(
+        lambda position, _time, _known: position, acted, torch.tensor(absolute), Flow(draws=2), torch.Generator()
+    )
+    assert all(bool(torch.isfinite(loss)) for loss in losses)
+    assert float(losses[0 if absolute[0] else 1]) == 0.0 < float(losses[1 if absolute[0] else 0])
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    check_finite(torch.tensor(1.0), 7)
+    with pytest.raises(ValueError, match="the loss of step 7 is not finite"):
+        check_finite(torch.tensor(float("nan")), 7)
 
 
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:

@@ -57,14 +57,23 @@ def read_facts(folder: Path) -> DatasetFacts:
             float(information["fps"]),
             tuple(name.removeprefix(CAMERA) for name in films),
             min(height, width),
-            tuple(features["observation.state"]["names"]),
-            tuple(features["action"]["names"]),
+            _names(features["observation.state"]),
+            _names(features["action"]),
         )
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise DatasetError(
             f"data set '{folder}' lacks what a policy learns from ({error!r}): expected films, and observation.state "
             "and action as lists of names in meta/info.json"
         ) from error
+
+
+def _names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a vector's numbers: a list, or lists by what they are of, as in {"motors": [...]}."""
+    names = feature["names"]
+    listed = [name for group in names.values() for name in group] if isinstance(names, Mapping) else list(names)
+    if len(listed) != feature["shape"][0]:
+        raise ValueError(f"{len(listed)} names of {feature['shape'][0]} numbers")
+    return tuple(map(str, listed))
 
 
 def read_dataset(folder: Path, size: int | None = None) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import lz4.frame
 import zstandard
 
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_BYTES = 1 << 30  # of one chunk or message
 _LARGEST_WINDOW_BYTES = 1 << 27  # of zstd; `zstd --long` needs as much
 _PIECE_BYTES = 1 << 12  # a piece in which a damage lies is lost

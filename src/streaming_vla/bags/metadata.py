@@ -76,6 +76,15 @@ def find(path: Path) -> BagFiles:
     return BagFiles(tuple(files), compressed, tuple(problems))
 
 
+def _profiles(text: str) -> list[Any]:
+    """Return the QoS profiles that a file tells; none where its text is damaged."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []
+    return found if isinstance(found, list) else []
+
+
 def write(folder: Path, topics: Sequence[Topic], hashes: Mapping[str, str], files: Sequence[FileSpan]) -> None:
     """Write the metadata of an MCAP bag; the file is replaced at once, so it is never half written.
 
@@ -97,7 +106,7 @@ def write(folder: Path, topics: Sequence[Topic], hashes: Mapping[str, str], file
                     "name": topic.name,
                     "type": topic.type,
                     "serialization_format": topic.encoding,
-                    "offered_qos_profiles": yaml.safe_load(topic.qos) or [],
+                    "offered_qos_profiles": _profiles(topic.qos),
                     "type_description_hash": hashes.get(topic.type, ""),
                 },
                 "message_count": topic.count,

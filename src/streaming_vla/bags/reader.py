@@ -15,7 +15,7 @@ import zstandard
 from streaming_vla.bags import metadata
 from streaming_vla.bags.definitions import Decoder
 from streaming_vla.bags.errors import BagError, CorruptBag, EmptyBag, MissingTopic, NotABag, TruncatedBag, WrongType
-from streaming_vla.bags.inflate import inflate_message
+from streaming_vla.bags.inflate import ZSTD_MAGIC, inflate_message
 from streaming_vla.bags.mcap_file import McapFile
 from streaming_vla.bags.order import ordered
 from streaming_vla.bags.sqlite_file import SqliteFile
@@ -190,7 +190,8 @@ class Bag:
         found = (message for file in self._files for message in file.messages())
         wanted = (message for message in found if topics is None or message.topic in topics)
         for message in ordered(map(retime, wanted) if retime else wanted, str(self.path), self._report):
-            if not self._messages_compressed:
+            # whoever was killed left no metadata that would tell; no message begins like that
+            if not self._messages_compressed and message.data[:4] != ZSTD_MAGIC:
                 yield message
                 continue
             try:

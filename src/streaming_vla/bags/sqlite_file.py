@@ -173,8 +173,8 @@ class SqliteFile:
 
         self._database.set_progress_handler(stalled, _CHECK_EVERY)
         for row in self._database.execute(query, arguments):
-            limit_s = monotonic() + STALL_S
             yield row
+            limit_s = monotonic() + STALL_S  # what the receiver did meanwhile is no stall
 
 
 def _stalled(error: Exception) -> bool:

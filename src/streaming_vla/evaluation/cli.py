@@ -59,13 +59,13 @@ def replay(
 
             replays = replay_all(bags, job, workers, done, ray)
         run = report_run(profile, replays, job)
+        seconds = sum(each.duration_s for each in replays)
+        episodes = sum(len(each.episodes) for each in replays)
+        about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
+        path = write_report(out, "Replay of " + ", ".join(bag.name for bag in bags), about, [run])
+        write_json(run["numbers"], out / "results.json")
     except (ValueError, OSError) as error:
         refuse(error)
-    seconds = sum(each.duration_s for each in replays)
-    episodes = sum(len(each.episodes) for each in replays)
-    about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
-    path = write_report(out, "Replay of " + ", ".join(bag.name for bag in bags), about, [run])
-    write_json(run["numbers"], out / "results.json")
     print(f"Written: {path}, {out / 'results.json'}")
 
 
@@ -150,6 +150,8 @@ def export(
         ingest = IngestOptions(topics, state_topic, ("episode",), joints, namespace, action_topic=action_topic)
         turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
         steps = StepOptions(period_s, observer["image_size"], instruction, turned)
+        if steps.size % 2:
+            raise ValueError(f"image_size is {steps.size}, films need an even number of pixels: choose another")
 
         def all_episodes() -> Any:
             for path in bags:

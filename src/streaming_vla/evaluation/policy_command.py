@@ -93,6 +93,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Run a policy alone in the simulation and count its successes."""
+    from kv_cache import CacheFullError
     from kv_cache.gate_file import load_gate
     from streaming_vla.evaluation import closed_loop as loop
     from streaming_vla.evaluation.cache_options import choose_cache
@@ -128,7 +129,8 @@ def evaluate(
                 typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)
-    results = []
+    results: list[loop.EpisodeResult] = []
+    broken: Exception | None = None
     try:
         with counting() as progress:
             bar = progress.add_task("episodes", total=len(trials))
@@ -143,8 +145,10 @@ def evaluate(
                 if memory_map is not None and result.memory_map is not None:
                     name = f"{memory_map.stem}_{result.trial.task}_{result.trial.seed}{memory_map.suffix}"
                     draw_memory_map(result.memory_map, memory_map if len(trials) == 1 else memory_map.with_name(name))
-    except WorkerLost as error:
-        refuse(error)
+    except (WorkerLost, CacheFullError, ValueError, OSError) as error:
+        if not results:
+            refuse(error)
+        broken = error  # what is finished is told all the same
     results.sort(key=lambda result: trials.index(result.trial))
     table = tabulate(results, options)
     Console().print(to_markdown(table))
@@ -155,3 +159,5 @@ def evaluate(
             json_file.with_suffix(".md").write_text(to_markdown(table))
         except OSError as error:
             refuse(f"'{json_file}' cannot be written: {error.strerror}")
+    if broken is not None:
+        refuse(f"{len(results)} of {len(trials)} episodes were run: {broken}")

@@ -53,7 +53,7 @@ def histogram(values: Mapping[str, Sequence[float]], x_label: str, about: str) -
         for edge, count in zip(edges, each, strict=False):
             if count:
                 left, top = frame.x(edge) + place * width, frame.y(float(count))
-                parts.append(_bar(left, top, width - 1, frame.y(0.0) - top, COLOURS[place]))
+                parts.append(_bar(left, top, width - 1, frame.y(0.0) - top, COLOURS[place % len(COLOURS)]))
     return _svg(parts, about) + legend(list(drawn))
 
 

@@ -1,7 +1,8 @@
 """Searches parameters on bags: fewer observations against being closer to what the robot did (Optuna, TPE).
 
-The first trial is the parameter file as it is. What is found is judged on bags that the search has not seen, and taken
-only if it is no worse there at either objective and better at one.
+The first trial is the parameter file, as far as it lies in the searched ranges; what is found must beat the file as it
+is. It is judged on bags that the search has not seen, and taken only if it is no worse there at either objective and
+better at one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from streaming_vla.evaluation.results import halting
 from streaming_vla.evaluation.tune_study import TuneOptions, open_study, where_of
 from streaming_vla.evaluation.tune_subject import claim, subject_of
 from streaming_vla.runtime.events import Mode
+from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 
 HELD_OUT = 3  # every third bag is kept from the search
 
@@ -32,14 +34,15 @@ SEARCH: dict[tuple[str, str], Range] = {
     ("saliency_monitor", "mode"): ("always", "adaptive", "action_norm"),
     ("saliency_monitor", "saliency_of"): ("plan", "pictures"),
     ("saliency_monitor", "early_actions"): (0, 6),
-    ("saliency_monitor", "saliency_threshold"): (0.1, 6.0),
+    ("saliency_monitor", "saliency_threshold"): (0.1, 16.0),
     ("saliency_monitor", "max_silence_s"): (0.5, 4.0),
     ("generator", "lead_actions"): (0, 3),
-    ("inference", "cache_threshold"): (0.05, 0.95),
+    ("inference", "cache_threshold"): (0.0005, 0.95),
     ("inference", "cache_budget"): (16, 512),
 }
 # Parameters that must say the same on other nodes.
 LINKED = {("generator", "lead_actions"): ("saliency_monitor", "executor")}
+MODE = "saliency_monitor.mode"
 Change = tuple[str, str, Any]  # node, parameter, value
 
 
@@ -65,7 +68,7 @@ class Tuned:
         tuned: of the values, on the same bags.
         values: (node, parameter, value) that were changed; empty when the defaults are on the front.
         front: scores on the searched bags that no other beats.
-        trials: score of each trial on the searched bags, the first is the default.
+        trials: score of each trial on the searched bags, the first is that of the parameter file.
     """
 
     default: Score
@@ -93,14 +96,15 @@ def tune(
         WorkerLost: a process was killed.
     """
     kept = list(held_out or bags[HELD_OUT - 1 :: HELD_OUT] or bags[-1:])
-    searched = [bag for bag in bags if bag not in kept]
+    seen = {bag.resolve() for bag in kept}
+    searched = [bag for bag in bags if bag.resolve() not in seen]
     if not searched:
         raise ValueError(f"tune needs at least 2 bags, one of them to judge what was found, got {len(bags)}")
     options.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(options, create=True)
     claim(study, subject_of(searched, job), where_of(options))
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(_defaults(job))
+        study.enqueue_trial(_defaults(job)[0])
     missing = range(_finished(study), options.trials)
     if options.workers == 1:
         for _ in missing:
@@ -120,8 +124,16 @@ def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions) -> None:
         study.optimize(lambda trial: _objective(trial, bags, job), n_trials=1)
 
 
-def score(replays: Sequence[Replayed]) -> Score:
+def score_of(bags: Sequence[Path], job: ReplayJob) -> Score:
+    """Replay bags and return the score, see `score`."""
+    return score(replay_all(bags, job), job.values()["executor"]["action_absolute"])
+
+
+def score(replays: Sequence[Replayed], absolute: Sequence[bool]) -> Score:
     """Return the score of replays.
+
+    Args:
+        absolute: [A], True in the dimensions of an action that are no changes.
 
     Raises:
         ValueError: they hold no episode, or neither actions nor a hand-over to judge by.
@@ -130,7 +142,7 @@ def score(replays: Sequence[Replayed]) -> Score:
     seconds = sum(record.duration_s for record in records)
     if not seconds:
         raise ValueError("the bags hold no episode in which every camera and the robot's state were heard")
-    errors = [error for each in replays for episode in each.episodes for error in tracking_errors(episode)]
+    errors = [error for each in replays for episode in each.episodes for error in tracking_errors(episode, absolute)]
     halts_s = [value / 1000.0 for record in records for value in halting(record).halts_ms]
     if not errors and not halts_s:
         raise ValueError("the bags hold no actions of the robot, and the replays no hand-over: nothing to judge by")
@@ -138,8 +150,11 @@ def score(replays: Sequence[Replayed]) -> Score:
     return Score(sum(len(record.observations) for record in records) / seconds, error)
 
 
-def tracking_errors(episode: ReplayedEpisode) -> list[float]:
-    """Return, for every action of the robot, the distance to what the replay was doing then; a halt does nothing."""
+def tracking_errors(episode: ReplayedEpisode, absolute: Sequence[bool]) -> list[float]:
+    """Return, for every action of the robot, the distance to what the replay was doing then.
+
+    In a halt nothing changes, and dimensions that are `absolute` [A] stay as they are.
+    """
     values = {(action.context, action.index): action.values for action in episode.actions}
     states = episode.record.states
     times = [at.time_s - episode.record.begin_s for at in states]
@@ -149,7 +164,11 @@ def tracking_errors(episode: ReplayedEpisode) -> list[float]:
         if place < 0:
             continue
         state = states[place].state
-        ours = values.get((state.context, state.index)) if state.mode is Mode.PLAYING else np.zeros_like(recorded)
+        if state.mode is Mode.PLAYING:
+            ours = values.get((state.context, state.index))
+        else:
+            still = np.asarray(absolute, dtype=bool)
+            ours = np.where(still, state.cumulative_action, 0.0) if len(still) == len(recorded) else None
         if ours is not None and ours.shape == recorded.shape:
             found.append(float(np.abs(ours - recorded).mean()))
     return found
@@ -166,7 +185,7 @@ def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tup
         else:
             value = trial.suggest_float(key, float(limits[0]), float(limits[1]), log=True)
         drawn[key] = value
-    found = score(replay_all(bags, replace(job, changes=(*job.changes, *changes_of(drawn)))))
+    found = score_of(bags, replace(job, changes=(*job.changes, *changes_of(drawn))))
     return found.observations_per_s, found.error
 
 
@@ -176,6 +195,8 @@ def changes_of(drawn: Mapping[str, Any]) -> tuple[Change, ...]:
     for key, value in drawn.items():
         node, name = key.split(".", 1)
         changes += [(each, name, value) for each in (node, *LINKED.get((node, name), ()))]
+        if key == MODE and value != "always":  # who observes less often plays contexts to their end
+            changes += [(each, "trained_delay", NOTHING_LEFT_OUT) for each in ("generator", "saliency_monitor")]
     return tuple(changes)
 
 
@@ -185,8 +206,8 @@ def _searched(values: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], 
     return {(node, name): limits for (node, name), limits in SEARCH.items() if gated or node != "inference"}
 
 
-def _defaults(job: ReplayJob) -> dict[str, Any]:
-    """Return the parameter file's own values, moved into the searched ranges."""
+def _defaults(job: ReplayJob) -> tuple[dict[str, Any], bool]:
+    """Return the parameter file's own values, moved into the searched ranges, and whether they are the file's still."""
     values = job.values()
     found = {}
     for (node, name), limits in _searched(values).items():
@@ -195,7 +216,8 @@ def _defaults(job: ReplayJob) -> dict[str, Any]:
             found[f"{node}.{name}"] = value if value in limits else limits[0]
         else:
             found[f"{node}.{name}"] = min(max(value, limits[0]), limits[1])
-    return found
+    same = all(values[node][name] == value for node, name, value in changes_of(found))
+    return found, same
 
 
 def _finished(study: optuna.Study) -> int:
@@ -208,16 +230,18 @@ def _judged(study: optuna.Study, searched: Sequence[Path], kept: Sequence[Path],
         key=lambda trial: trial.number,
     )
     scores = [Score(*trial.values) for trial in trials]
-    # another machine may still be at work on the first trial, the parameter file's own
-    base = scores[0] if trials and trials[0].number == 0 else score(replay_all(searched, job))
-    default = score(replay_all(kept, job))
+    # the first trial may be another file than the one that is to be beaten, or another machine still be at work on it
+    first = bool(trials) and trials[0].number == 0 and _defaults(job)[1]
+    base = scores[0] if first else score_of(searched, job)
+    told = tuple(scores) if first else (base, *scores)
+    default = score_of(kept, job)
     better = [(trial, each) for trial, each in zip(trials, scores, strict=True) if each.better(base)]
     # the one that gains most at what it gains least, as a share of the default
     better.sort(key=lambda pair: max(pair[1].observations_per_s / base.observations_per_s, pair[1].error / base.error))
     front = tuple(Score(*trial.values) for trial in study.best_trials)
     for trial, _ in better:
         values = changes_of(trial.params)
-        found = score(replay_all(kept, replace(job, changes=(*job.changes, *values))))
+        found = score_of(kept, replace(job, changes=(*job.changes, *values)))
         if found.better(default):
-            return Tuned(default, found, values, front, tuple(scores))
-    return Tuned(default, default, (), front, tuple(scores))
+            return Tuned(default, found, values, front, told)
+    return Tuned(default, default, (), front, told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,9 @@ def run_episode(
         return math.inf if last is None else float(np.linalg.norm(plant.state() - last))
 
     decision = Similarity(moved, setup.similarity) if setup.similarity else None
-    monitor = Monitor(setup.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision)
+    when = setup.monitor_options(period_s, spec.layout, spec.trained_horizon)
+    # of its own in every episode: with one for all, mode random would look at the same contexts of each
+    monitor = Monitor(replace(when, random_seed=options.seed), decision=decision)
     executor = Executor(spec.layout, ExecutorOptions(control_period_s=period_s, robot_timeout_s=10 * period_s))
     observer = Observer(ObserverOptions(spec.cameras))
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)

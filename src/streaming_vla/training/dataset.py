@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
+from kv_cache.tensor_file import content_digest
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import Tokenizer
 from streaming_vla.robots.frames import decode_frame
@@ -87,12 +88,12 @@ def check_sources(files: Sequence[Path], sources: Sequence[Source], use: str = "
 
 
 def fingerprint(files: Sequence[Path]) -> dict[str, object]:
-    """Return what identifies demonstrations: how many, their seeds, and a hash of all bytes."""
+    """Return what identifies demonstrations: how many, their seeds, and a hash of all that they hold."""
     digest = hashlib.sha256()
     seeds = []
     for file in files:
         digest.update(file.name.encode())
-        digest.update(file.read_bytes())
+        digest.update(content_digest(file).encode())
         seeds.append(Shard.of(file).seed)
     return {"episodes": len(files), "seeds": [min(seeds), max(seeds)], "sha256": digest.hexdigest()}
 

@@ -33,6 +33,7 @@ from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.plan import Augment, Source
 from streaming_vla.training.run_folder import CHECKPOINT, claim, weights_of
 from streaming_vla.training.schedule import cosine
+from streaming_vla.training.trainer import check_finite
 
 REPORT_EVERY = 10
 SAVE_EVERY = 50
@@ -190,6 +191,7 @@ class GateTrainer:
             penalty = plan.keep.penalty * ramp(self.step, plan.learning.steps)
             tokens = embed(self.model, batch, plan.augment, generator)
             loss, _, figures = gate_loss(*networks[name], self.probe, batch, tokens, plan, penalty, generator)
+            check_finite(loss, self.step)
             (source.weight * count / source.sequences * loss).backward()
             parts |= {f"{name}_{key}": value for key, value in figures.items()}
         return parts

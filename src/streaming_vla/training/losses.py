@@ -202,10 +202,15 @@ def flow_loss(
     )
     error = (answer.view(targets.target.shape) - targets.target).square()
     weight = acted.share.reshape(-1, 1).expand(-1, draws) / draws
-    summed = error[..., ~absolute].mean(-1)
+    summed = _mean(error[..., ~absolute])
     hidden = weight * ~targets.known
     blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
-    return (summed * weight).sum(), (error[..., absolute].mean(-1) * weight).sum(), blind
+    return (summed * weight).sum(), (_mean(error[..., absolute]) * weight).sum(), blind
+
+
+def _mean(error: Tensor) -> Tensor:
+    """Return the mean over the dimensions [..., A]; 0 where a robot has none of the kind."""
+    return error.mean(-1) if error.shape[-1] else error.new_zeros(error.shape[:-1])
 
 
 def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, generator: torch.Generator) -> Tensor:

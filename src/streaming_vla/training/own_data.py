@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kv_cache.tensor_file import content_digest
 from streaming_vla.bags.dataset import DatasetFacts, read_dataset, read_facts
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.language import UNKNOWN, build_vocabulary
@@ -182,5 +183,10 @@ def _with_words(start: Path, config: CompactConfig, path: Path) -> Path:
     weights = load_model(start).state_dict()
     added = len(config.words) - len(weights[WORDS])
     weights[WORDS] = torch.cat((weights[WORDS], weights[WORDS][:1].expand(added, -1)))
-    save_policy(path, config, weights, {"initial": start.name})
+    new = path.with_suffix(".new")
+    save_policy(new, config, weights, {"initial": start.name})
+    if path.exists() and content_digest(path) == content_digest(new):  # a run that goes on knows the file by its bytes
+        new.unlink()
+    else:
+        new.replace(path)
     return path

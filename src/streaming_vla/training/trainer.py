@@ -115,6 +115,7 @@ class Trainer:
                 batch = self.data.sample(max(1, source.sequences // self.processes), source, random)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     loss, parts = batch_loss(self.model, self.auxiliary, batch, source, plan, generator)
+                check_finite(loss, self.step)
                 (source.weight * loss).backward()
                 for name, value in parts.items():
                     key = f"{name}{number or ''}"
@@ -152,6 +153,15 @@ class Trainer:
         parts = packed.split([p.numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+def check_finite(loss: torch.Tensor, step: int) -> None:
+    """Raise ValueError when the loss is no number: what is learned from then on would be none either."""
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(
+            f"training: the loss of step {step} is not finite: look for numbers in the demonstrations that are not, or "
+            "lower the learning rate; a run goes on from its last checkpoint"
+        )
 
 
 def check_initial(initial: Path, config: CompactConfig) -> None:
