@@ -146,6 +146,11 @@ class SessionCache:
         self._mass = torch.zeros(0, dtype=MASS, device=self.device)
         self._renew()
 
+    @property
+    def layers_reported(self) -> int:
+        """How many layers have reported their queries on the newest view."""
+        return len(self._reported)
+
     def stats(self) -> CacheStats:
         """Return sizes in tokens and bytes."""
         each, ledger = self.spec.bytes_per_token, self._ledger

@@ -66,7 +66,6 @@ class CompressedCache(Cache):  # type: ignore[misc]
         self._max_bytes, self._window = max_bytes, window
         self.rows: list[SessionCache] = []
         self._frozen = False
-        self._reported: set[int] = set()  # layers whose queries were reported in this forward
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._shown: tuple[Tensor, Tensor] | None = None  # the view that all layers of a forward read
 
@@ -111,7 +110,6 @@ class CompressedCache(Cache):  # type: ignore[misc]
             observe = row.view().observe_queries
             if observe is not None:
                 observe(layer, own)
-        self._reported.add(layer)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -124,7 +122,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Begin new sessions."""
-        self.rows, self._pending, self._shown, self._reported = [], [], None, set()
+        self.rows, self._pending, self._shown = [], [], None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with the rows `beam_idx`; a row may be taken twice."""
@@ -199,10 +197,10 @@ class CompressedCache(Cache):  # type: ignore[misc]
 
     @torch.no_grad()
     def _commit(self) -> None:
-        reported, self._reported = self._reported, set()
-        if self.policy.reads_queries and len(reported) < self.spec.layers:
+        reported = self.rows[0].layers_reported
+        if self.policy.reads_queries and reported < self.spec.layers:
             raise ValueError(
-                f"compressed cache: policy {self.policy.name} reads queries, those of {len(reported)} of "
+                f"compressed cache: policy {self.policy.name} reads queries, those of {reported} of "
                 f"{self.spec.layers} layers were reported in this forward; call observe_queries in a hook of each layer"
             )
         keys = torch.stack([each for each, _ in self._pending], dim=1)

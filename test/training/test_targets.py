@@ -20,11 +20,11 @@ from streaming_vla.training.dataset import Demonstrations, check_demonstrations,
 from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, flow_loss
+from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, check_finite, flow_loss
 from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.shard import Shard
-from streaming_vla.training.trainer import check_finite, check_initial, learning_rate
+from streaming_vla.training.trainer import check_initial, learning_rate
 
 CONFIG = CompactConfig(words=(UNKNOWN, "the", "window"), width=48, layers=2, image_size=32)
 SOURCE = Source(tasks={"window-open": 1.0, "reach": 1.0})

@@ -234,7 +234,8 @@ class _Scale:
     cannot be seen: the lowest score stands above the ground.
 
     Args:
-        low, high: ends, as `_at` maps them.
+        odds: whether scores are drawn by their log odds.
+        low, high: what stands at the heights 0 and 1, log odds where these are drawn.
         ticks: scores that are named.
     """
 

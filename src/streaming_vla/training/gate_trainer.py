@@ -30,10 +30,10 @@ from streaming_vla.training.gate_losses import Probe, embed, gate_loss
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
+from streaming_vla.training.losses import check_finite
 from streaming_vla.training.plan import Augment, Source
 from streaming_vla.training.run_folder import CHECKPOINT, claim, weights_of
 from streaming_vla.training.schedule import cosine
-from streaming_vla.training.trainer import check_finite
 
 REPORT_EVERY = 10
 SAVE_EVERY = 50

@@ -227,3 +227,12 @@ def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, gener
     error = (velocity(mixed, time) - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * acted.share).sum()
     return loss
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise ValueError when the loss is no number: what is learned from then on would be none either."""
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(
+            f"training: the loss of step {step} is not finite: look for numbers in the demonstrations that are not, or "
+            "lower the learning rate; a run goes on from its last checkpoint"
+        )

@@ -23,7 +23,7 @@ from streaming_vla.policy.compact.model import CompactModel
 from streaming_vla.policy.loading import load_model, save_policy
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
-from streaming_vla.training.losses import Auxiliary, batch_loss
+from streaming_vla.training.losses import Auxiliary, batch_loss, check_finite
 from streaming_vla.training.plan import Optimiser, TrainingPlan
 from streaming_vla.training.run_folder import CHECKPOINT, claim, facts_of, weights_of
 from streaming_vla.training.schedule import cosine
@@ -153,15 +153,6 @@ class Trainer:
         parts = packed.split([p.numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
-
-
-def check_finite(loss: torch.Tensor, step: int) -> None:
-    """Raise ValueError when the loss is no number: what is learned from then on would be none either."""
-    if not bool(torch.isfinite(loss)):
-        raise ValueError(
-            f"training: the loss of step {step} is not finite: look for numbers in the demonstrations that are not, or "
-            "lower the learning rate; a run goes on from its last checkpoint"
-        )
 
 
 def check_initial(initial: Path, config: CompactConfig) -> None:
