@@ -1,7 +1,7 @@
 """Measures the shipped policy alone, condition by condition, on held-out seeds; writes results.json and results.md.
 
 A condition that is in results.json already is left out, so that a run can be stopped and continued. Results of other
-weights are forgotten.
+weights or seeds are forgotten.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def main(
         raise typer.BadParameter(f"unknown condition {', '.join(unknown)}: choose from {', '.join(known)}, or all")
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     file, chosen = find_model(checkpoint), parse_seeds(seeds)
-    digest = file_digest(file)
-    if results.get("sha256") != digest:
-        results = {"sha256": digest}
-    results |= {"episodes_per_task": len(chosen), "seeds": [chosen.start, chosen.stop]} | _latencies(file)
+    subject = {"sha256": file_digest(file), "seeds": [chosen.start, chosen.stop]}
+    if {name: results.get(name) for name in subject} != subject:
+        results = subject
+    results |= {"episodes_per_task": len(chosen)} | _latencies(file)
     tables: dict[str, Any] = results.setdefault("tables", {})
     for name in wanted:
         if name == "memory":
@@ -86,9 +86,10 @@ def main(
             tables[name] = _run(file, *CONDITIONS[name], TASKS, chosen, processes, name)
             results[name] = tables[name]["mean"]
             _write(results, output)
-    if second is not None and "second_seed_mean" not in tables:
+    if second is not None and results.get("second_sha256") != file_digest(find_model(second)):
         table = _run(find_model(second), *CONDITIONS["mt10_mean"], TASKS, chosen, processes, "second seed")
         tables["second_seed_mean"], results["second_seed_mean"] = table, table["mean"]
+        results["second_sha256"] = file_digest(find_model(second))
     if "stuck_probe" not in results:
         found = probe(
             load_policy(file), MetaWorldRobot(192), [(task, seed) for task in TASKS for seed in chosen[:PROBED]]

@@ -39,8 +39,13 @@ def test_the_lowest_rate_within_the_bound_is_taken(within: float, rate: float) -
     assert by_success(tried, ALWAYS, within)[-1].calibration.rate == rate
 
 
-def test_where_no_rate_keeps_the_success_every_context_is_observed_early() -> None:
-    assert by_success(tried, Outcome(Calibration(0.0, 1.0, 50), 100, 1.0, 0.1), 0.01)[-1].calibration.rate == 1.0
+def test_where_no_rate_keeps_the_success_mode_always_is_advised() -> None:
+    with pytest.raises(ValueError, match=r"within 1\.0 points of .* \(100\.0 % of 100.*90\.0 %: keep mode always"):
+        by_success(tried, Outcome(Calibration(0.0, 1.0, 50), 100, 1.0, 0.1), 0.01)
+
+
+def test_an_outcome_tells_how_far_its_success_can_be_trusted() -> None:
+    assert str(ALWAYS) == "rate 1.00: 90.0 % of 100 episodes (95 %: 82.6 to 94.5)"
 
 
 @pytest.mark.parametrize("when", ["salient", "calm"])

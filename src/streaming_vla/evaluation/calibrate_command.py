@@ -76,10 +76,8 @@ def calibrate(
                 else calibrating.by_success(tried, reference, within or 0.0)
             )
             for each in (reference, *outcomes):
-                print(
-                    f"rate {each.calibration.rate:.2f}: {100 * each.success:.1f} % of {each.episodes} episodes, "
-                    f"{100 * (1 - each.observations / reference.observations):.0f} % fewer observations per action"
-                )
+                saved = 1 - each.observations / reference.observations
+                print(f"{each}, {100 * saved:.0f} % fewer observations per action")
             found = outcomes[-1].calibration
         out.parent.mkdir(parents=True, exist_ok=True)
         calibration.write_parameters(out, mode, of, when, found)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
+from streaming_vla.evaluation.statistics import wilson_interval
 from streaming_vla.evaluation.virtual_episode import VirtualEpisode
 from streaming_vla.evaluation.virtual_runs import VirtualRun, run_all
 from streaming_vla.evaluation.virtual_strategies import Setup, changed
@@ -19,7 +20,7 @@ from streaming_vla.evaluation.virtual_study import Row, row_of
 from streaming_vla.saliency.calibration import Calibration, calibrate, parameters
 
 NEVER = {"salient": 1e6, "calm": 0.0}  # thresholds that no saliency passes
-LADDER = (0.0, 0.2, 0.4, 0.6, 0.8)  # rates that a success bound is looked for on
+LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # rates that a success bound is looked for on
 HALVINGS = 5  # of the rate, until the saving is near enough
 NEAR = 0.02  # share of observations
 
@@ -42,6 +43,13 @@ class Outcome:
     episodes: int
     success: float
     observations: float
+
+    def __str__(self) -> str:
+        low, high = wilson_interval(round(self.success * self.episodes), self.episodes)
+        return (
+            f"rate {self.calibration.rate:.2f}: {100 * self.success:.1f} % of {self.episodes} episodes "
+            f"(95 %: {100 * low:.1f} to {100 * high:.1f})"
+        )
 
 
 def recording(setup: Setup, when: str) -> Setup:
@@ -138,13 +146,22 @@ def by_saving(tried: Try, always: Outcome, fewer: float) -> list[Outcome]:
 
 
 def by_success(tried: Try, always: Outcome, within: float) -> list[Outcome]:
-    """Raise the rate from 0 until success is at most `within` below that of `always`; the last is what was found."""
+    """Raise the rate from 0 until success is at most `within` below that of `always`; the last is what was found.
+
+    Raises:
+        ValueError: it is further below at every rate.
+    """
     found: list[Outcome] = []
     for rate in LADDER:
         found.append(tried(rate))
         if found[-1].success >= always.success - within:
             return found
-    return [*found, always]
+    best = max(each.success for each in found)
+    raise ValueError(
+        f"calibration: no threshold stays within {100 * within:.1f} points of mode always "
+        f"({100 * always.success:.1f} % of {always.episodes} episodes), the best one solves {100 * best:.1f} %: "
+        "keep mode always, or allow more with --within"
+    )
 
 
 def trying(setup: Setup, scenes: Scenes, values: Sequence[float], when: str, processes: int) -> Try:

@@ -217,9 +217,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: run hook `activate`, then hand over the episode that is known."""
         result = self._transition(self.activate)
-        self.active = result == TransitionCallbackReturn.SUCCESS
-        if self.active and self.episode is not None:
-            self.on_episode(self.episode)
+        if result != TransitionCallbackReturn.SUCCESS:
+            return result
+        self.active = True
+        result = self._transition(self._hand_over_episode)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self.on_deactivate(state)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -238,6 +241,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: deactivate first, so that the robot is stopped."""
         return self.on_deactivate(state) if self.active else TransitionCallbackReturn.SUCCESS
+
+    def _hand_over_episode(self) -> None:
+        if self.episode is not None:
+            self.on_episode(self.episode)
 
     def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
         # rclpy hides an exception of a transition; a refusal must reach the operator

@@ -56,7 +56,7 @@ class ExecutorNode(SuiteNode):
         self.listen(JointState, "joint_states", _positions, self._on_joints, JOINTS)
 
     def activate(self) -> None:
-        """Begin in mode idle."""
+        """Begin in mode idle; an episode that still runs is taken up again, whatever ended the motion before."""
         self._foreign = ""
         values = self.values()  # some may have changed since `configure`
         # anew: what was measured before says nothing of the robot of now
@@ -168,9 +168,12 @@ class ExecutorNode(SuiteNode):
         self._foreign = foreign
 
     def _on_action(self, action: Action) -> None:
+        if self._machine is None:
+            return
         if self._foreign:
-            self.refuse("action_of_another_layout", self._foreign)
-        elif self._machine is not None:
+            self._machine.reject("other_layout")
+            self.get_logger().warning(self._foreign, throttle_duration_sec=1.0)
+        else:
             self._carry_out(self._machine.on_action(action, time.monotonic()))
 
     def _on_joints(self, positions: dict[str, float]) -> None:

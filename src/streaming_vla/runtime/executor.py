@@ -120,7 +120,7 @@ class Executor:
         effects = self.poll(now)
         reason = self._refuse(action, now)
         if reason is not None:
-            self._reject(reason)
+            self.reject(reason)
             return effects
         self._queue.append(action, now)
         if self._mode is Mode.WAITING:
@@ -153,11 +153,17 @@ class Executor:
         self._commander.told(values)
 
     def stop(self, now: float) -> list[ExecutorEffect]:
-        """Stop a robot in motion; only a new episode moves it again."""
+        """Stop a robot in motion; this machine moves it again in a new episode only."""
         effects = self._halt()
         self._rest(now)
         self._mode = Mode.IDLE
         return [*effects, self.state(now)]
+
+    def reject(self, *reasons: str) -> None:
+        """Count actions that are not played, one per reason; those too that a node keeps from `on_action`."""
+        for reason in reasons:
+            self.counters.count(f"action_{reason}")
+        self._rejected += len(reasons)
 
     def poll(self, now: float) -> list[ExecutorEffect]:
         """Do what is due: the next action, a hold, the next rung of the ladder."""
@@ -197,7 +203,7 @@ class Executor:
 
     def _advance(self, due_s: float, now: float) -> list[ExecutorEffect]:
         if self._mode is Mode.WAITING:
-            self._reject(*self._queue.drop_old(now, self._options.max_action_age_s))
+            self.reject(*self._queue.drop_old(now, self._options.max_action_age_s))
             return [self.state(now)]
         if self._mode in RUNGS:
             return self._climb(due_s, now)
@@ -205,9 +211,9 @@ class Executor:
         start_s = now if late else due_s  # after a pause of the process no burst of commands
         if start_s >= self._robot_silent_s():
             self.counters.count("robot_silent")
-            self._reject(*self._queue.flush())
+            self.reject(*self._queue.flush())
             return self._hold(due_s, now)
-        self._reject(*self._queue.drop_old(start_s, self._options.max_action_age_s))
+        self.reject(*self._queue.drop_old(start_s, self._options.max_action_age_s))
         if not self._queue:
             self._starved.start(due_s)
             return self._hold(due_s, now)
@@ -285,11 +291,6 @@ class Executor:
         if self._mode in RUNGS and now >= self._robot_silent_s():
             return "robot_silent"
         return self._queue.refuse(action)
-
-    def _reject(self, *reasons: str) -> None:
-        for reason in reasons:
-            self.counters.count(f"action_{reason}")
-        self._rejected += len(reasons)
 
     def _halt(self) -> list[ExecutorEffect]:
         """Return the stop of a robot that is being commanded; one at rest may belong to somebody else by now."""
