@@ -33,7 +33,7 @@ from streaming_vla.policy.models import find_model
 from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
 
 HERE = Path(__file__).parent
-EVERYTHING = 16_384  # tokens: room for every summary of the mean
+EVERYTHING = 16_384  # tokens: room for every summary
 MT10_POLICIES = ("full", "window", "gated")
 MT10_WINDOW = 100  # tokens of history with which the policy is measured in benchmarks/policy
 
@@ -113,7 +113,7 @@ def main(
     tasks: Annotated[str, typer.Option(help="names with commas between, or memory")] = "memory",
     policies: Annotated[str, typer.Option(help="caches beside gated")] = "full,window,random,mean",
     wait_steps: Annotated[str, typer.Option(help="A:B, steps; ten make an observation of 25 tokens")] = "1000:1000",
-    budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 96,
+    budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 82,
     mt10_episodes: Annotated[int, typer.Option(min=0, help="of every MT10 task; 0: none")] = 50,
     long_episodes: Annotated[int, typer.Option(min=0, help="of the long memory; 0: none")] = 30,
     long_observations: Annotated[int, typer.Option(min=1, help="between cue and choice")] = 10_000,
@@ -190,13 +190,14 @@ def measure(
 def beside(name: str, gated: CacheOptions, rows: list[dict[str, Any]]) -> CacheOptions:
     """Return the cache that is measured beside a gated one: of its sizes, with as many tokens and summaries."""
     kept, dropped = (sum(row[field] for row in rows) for field in ("kept", "dropped"))
-    plain = replace(gated, policy=name, gate="")
+    if name == "random":
+        return replace(gated, policy=name, gate="", keep_rate=kept / max(1, kept + dropped))
+    # these have no budget to share: what is measured of them holds beside every budget
+    plain = replace(gated, policy=name, gate="", budget=EVERYTHING)
     if name == "window":
         held = sum(row["tokens"] for row in rows) / len(rows)
         return replace(plain, recent=max(gated.recent, math.ceil(held)))
-    if name == "random":
-        return replace(plain, keep_rate=kept / max(1, kept + dropped))
-    return replace(plain, budget=EVERYTHING) if name == "mean" else plain
+    return plain
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -221,8 +222,11 @@ def cue_kept(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def mt10(runs: Episodes, gated: CacheOptions, seeds: range) -> dict[str, Any]:
     """Return the success on MT10 of every cache, and how many points gated is above the best of the others."""
-    caches = {"gated": gated, "full": replace(gated, policy="full", gate="")}
-    caches["window"] = CacheOptions("window", recent=MT10_WINDOW)
+    caches = {
+        "gated": gated,
+        "full": beside("full", gated, []),
+        "window": CacheOptions("window", recent=MT10_WINDOW),
+    }
     tables = {}
     for name in MT10_POLICIES:
         waits = (0, 0)

@@ -81,7 +81,7 @@ def test_memory_tasks_keep_what_the_gate_of_the_policy_keeps(tmp_path: Path) -> 
     assert memory_cache(str(policy), AUTO) == CacheOptions("full"), "no gate of its name"
     gate = write_gate(tmp_path / "own_gate.safetensors", seed=0)
     found = memory_cache(str(policy), AUTO)
-    assert (found.policy, found.sinks, found.recent, found.chunk, found.budget) == ("gated", 0, 50, 25, 96)
+    assert (found.policy, found.sinks, found.recent, found.chunk, found.budget) == ("gated", 0, 50, 25, 82)
     assert found.gate == str(gate) and memory_cache("compact_mt10", str(gate)) == found
     assert memory_cache(str(policy), "") == CacheOptions("full")
     with pytest.raises(ValueError, match="model 'unheard_of' is unknown"):
