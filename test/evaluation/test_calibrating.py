@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from streaming_vla.cli import app
 from streaming_vla.evaluation.calibrating import NEAR, Outcome, by_saving, by_success, recording, tuned_to
+from streaming_vla.evaluation.replay_run import ReplayJob
 from streaming_vla.evaluation.virtual_strategies import STRATEGIES, changed
 from streaming_vla.evaluation.virtual_tuning import GRIDS, RATED, SAVING, grid
 from streaming_vla.saliency.calibration import Calibration
@@ -92,3 +93,22 @@ def test_the_command_refuses_in_one_sentence(given: list[str], sentence: str, tm
 def test_a_larger_saving_needs_a_lower_rate() -> None:
     rates = [by_saving(tried, ALWAYS, fewer)[-1].calibration.rate for fewer in np.linspace(0.05, 0.35, 4)]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("given", "model"), [([], "own.safetensors"), (["--model", "other"], "other")])
+def test_bags_are_replayed_with_the_model_of_the_parameter_file(
+    given: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[ReplayJob] = []
+
+    def judged_bags(bags: list[Path], job: ReplayJob, *_: object) -> list[list[tuple[int, float]]]:
+        jobs.append(job)
+        return [[(0, float(value)) for value in range(100)]]
+
+    monkeypatch.setattr("streaming_vla.evaluation.calibrating.judged_bags", judged_bags)
+    params = tmp_path / "my_robot.yaml"
+    params.write_text("inference: {ros__parameters: {model: own.safetensors}}")
+    CliRunner().invoke(
+        app, ["calibrate", "bag", "--params", str(params), "--rate", "0.5", "--out", str(tmp_path / "out.yaml"), *given]
+    )
+    assert jobs[0].values()["inference"]["model"] == model

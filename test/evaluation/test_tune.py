@@ -181,7 +181,7 @@ def test_defaults_that_nothing_beats_stay(
     assert found.values == ()
     assert verdict(found).startswith("The defaults are on the front: no trial beats them")
     other = replace(found, front=(Score(0.0, 0.0),))
-    assert verdict(other).startswith("The defaults stay")
+    assert verdict(other).startswith("The given parameters stay")
     assert found.tuned == found.default
 
 

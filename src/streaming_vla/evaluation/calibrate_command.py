@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,8 +29,12 @@ def calibrate(
         "salient"
     ),
     out: Annotated[Path, typer.Option(help="the parameter file")] = Path("out/saliency.yaml"),
-    model: Annotated[str, typer.Option(help="shipped model or path")] = "compact_mt10",
-    saliency_model: Annotated[str, typer.Option(help="its predictor; auto: the one of its name")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="shipped model or path; none: compact_mt10, with bags the parameter file's")
+    ] = None,
+    saliency_model: Annotated[
+        str | None, typer.Option(help="its predictor; none: the one of its name, with bags the parameter file's")
+    ] = None,
     tasks: Annotated[str, typer.Option(help="of simulated episodes: names with commas between, or mt10, all")] = "mt10",
     episodes: Annotated[int, typer.Option(min=1, help="of each task")] = 6,
     profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
@@ -53,13 +57,15 @@ def calibrate(
         always = STRATEGIES["ours"]
         asking = {"mode": mode, "saliency_of": of, "observe_when": when}
         setup = changed(STRATEGIES["ours_adaptive"], {"monitor": asking})
+        named = {"model": model, "saliency_model": saliency_model}
+        models: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         scenes = [
-            VirtualRun(mode, setup, profile, task, CALIBRATION_SEED + number, model, saliency_model)
+            VirtualRun(mode, setup, profile, task, CALIBRATION_SEED + number, **models)
             for task in select_tasks(tasks)
             for number in range(episodes)
         ]
         if bags:
-            changes = (("inference", "model", model), ("inference", "saliency_model", saliency_model))
+            changes = tuple(("inference", name, value) for name, value in models.items())
             job = ReplayJob(params, changes, profile, namespace)
             judged = calibrating.judged_bags(bags, job, mode, of, when, processes)
         else:

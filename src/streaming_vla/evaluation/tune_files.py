@@ -25,7 +25,7 @@ def verdict(tuned: Tuned) -> str:
     if not tuned.values:
         if tuned.trials[0] in tuned.front:
             return "The defaults are on the front: no trial beats them."
-        return "The defaults stay: what beats them on the searched bags does not on those that were kept back."
+        return "The given parameters stay: what beats them on the searched bags does not on those that were kept back."
     return (
         f"On the bags that were kept back, observations go from {tuned.default.observations_per_s:.2f} to "
         f"{tuned.tuned.observations_per_s:.2f} per s and the error from {tuned.default.error:.4f} to "
