@@ -23,7 +23,7 @@ except ImportError as error:
     MISSING = f"the ROS interfaces are not built or not sourced ({error}): run make setup, then . tools/env.sh"
 else:
     MISSING = ""
-    from diagnostic_msgs.msg import DiagnosticArray
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
 
@@ -52,6 +52,7 @@ class Probe:
         self._executor.add_node(self.node)
         self._figures: dict[str, dict[str, str]] = {}
         self._problems: dict[str, str] = {}
+        self._levels: dict[str, bytes] = {}
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
 
     def record(self, message_type: type, topic: str, qos: Any = 200) -> list[tuple[float, Any]]:
@@ -98,6 +99,10 @@ class Probe:
         """Return the message of the node's newest diagnostics."""
         return self._problems.get(f"/{node}", "")
 
+    def level(self, node: str) -> bytes:
+        """Return the level of the node's newest diagnostics."""
+        return self._levels.get(f"/{node}", DiagnosticStatus.STALE)
+
     def wait_for_nodes(self, *names: str) -> None:
         """Wait until the nodes say that they are active."""
         self._problems.clear()
@@ -114,6 +119,7 @@ class Probe:
         for status in message.status:
             if status.message != "inactive":
                 self._problems[status.name] = status.message
+                self._levels[status.name] = status.level
                 self._figures[status.name] = {item.key: item.value for item in status.values}
 
 

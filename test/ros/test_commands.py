@@ -167,6 +167,27 @@ def test_a_gripper_keeps_its_grip_when_the_arm_stops(kind: str) -> None:
         assert positions(joints.write(command(STOP, 0.0, 0.1), STAMP)) == [0.0, 0.1]
 
 
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_arm_that_is_silent_stops_where_it_was_sent_to(kind: str, absolute: bool) -> None:
+    joints = writer(kind, (absolute, True))
+    joints.measure({"joint_0": 0.0, "joint_1": 0.0})
+    joints.write(command(PLAY, 0.3, 1.0), STAMP)
+    hold = command(HOLD, 0.3 * absolute, 1.0)
+    joints.lose()
+    joints.measure({"joint_1": 0.9})  # a gripper alone does not tell where the arm is
+    rungs = [hold, *(replace(hold, kind=DECELERATE, progress=progress) for progress in (0.0, 0.5, 1.0))]
+    stops = [replace(hold, kind=STOP)] * 2
+    for each in (*rungs, *stops):
+        joints.lose()  # told at every command while the robot is silent
+        assert positions(joints.write(each, STAMP)) == [0.3, 1.0]
+    assert joints.measured() is None and not joints.heard()
+    joints.measure({"joint_0": 0.1})
+    assert joints.heard()
+    assert joints.measured() == pytest.approx([0.1, 0.9]), "each was heard since"
+    assert positions(joints.write(replace(hold, kind=STOP), STAMP)) == [0.1, 0.9]
+
+
 def test_the_measured_pose_is_told_in_action_units() -> None:
     joints = writer("joints", (True, False), scale=0.5)
     assert joints.measured() is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
@@ -147,6 +148,9 @@ def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot) -> None
     assert held[0] - played < 2 * PERIOD_S
     assert np.diff(held).max() < 2 * PERIOD_S
     assert all(message.data.tolist() == [0.0, 0.0, 0.0, HELD_EFFORT] for _, message in robot.commands[1:])
+    told = "the robot was stopped, no action came in time: start a new episode"
+    robot.probe.wait(lambda: robot.probe.problem("executor") == told, "the error is not told")
+    assert robot.probe.level("executor") == DiagnosticStatus.ERROR
     robot.send(1)
     count = len(robot.commands)
     robot.live(0.3)
@@ -159,6 +163,10 @@ def test_no_motion_before_the_robot_is_heard(robot: Robot) -> None:
     robot.send(0)
     robot.probe.spin(0.3)
     assert robot.commands == []
+    told = "no joint states on '/joint_states': the robot is not moved"
+    robot.probe.wait(lambda: robot.probe.problem("executor") == told, "the silence is not told")
+    assert robot.probe.level("executor") == DiagnosticStatus.WARN
+    robot.send(0)
     robot.live(0.2)
     assert robot.moves() == [0.001]
 

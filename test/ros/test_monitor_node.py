@@ -1,4 +1,4 @@
-"""The monitor process: with auto_start, a running episode goes on when the monitor dies and comes back."""
+"""The monitor process with auto_start dies and comes back: what runs goes on, what has ended stays ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def test_a_latched_instruction_begins_an_episode_once(suite: Any, probe: Any) ->
     probe.wait_for_nodes("executor", "saliency_monitor")
     states = probe.record(ExecutionState, "execution_state")
     episodes = probe.record(Episode, "episode", LATCHED)
-    probe.publisher(String, "instruction", LATCHED).publish(String(data="open the drawer"))
+    instructions = probe.publisher(String, "instruction", LATCHED)
+    instructions.publish(String(data="open the drawer"))
     probe.wait(lambda: states and states[-1][1].mode == ExecutionState.MODE_WAITING, "no episode begins")
     number = states[-1][1].episode
     probe.wait(lambda: episodes, "the episode is not announced")
@@ -36,6 +37,10 @@ def test_a_latched_instruction_begins_an_episode_once(suite: Any, probe: Any) ->
 
     assert probe.call(Trigger, "stop_episode").success
     suite.end("saliency_monitor", signal.SIGKILL)
-    suite.start("saliency_monitor")  # nothing runs: the latched instruction counts
+    suite.start("saliency_monitor")  # the latched instruction is that of the episode that was stopped
+    probe.wait_for_nodes("saliency_monitor")
+    probe.spin(2.0)
+    assert (states[-1][1].episode, states[-1][1].mode) == (number, ExecutionState.MODE_IDLE)
+    instructions.publish(String(data="close the drawer"))
     probe.wait(lambda: states[-1][1].episode > number, "no new episode begins", 60.0)
-    assert states[-1][1].instruction == "open the drawer"
+    assert states[-1][1].instruction == "close the drawer"

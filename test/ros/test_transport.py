@@ -42,6 +42,13 @@ def test_what_the_operator_has_chosen_stays(name: str) -> None:
     assert environment == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", name: "mine"}
 
 
+def test_another_middleware_keeps_its_settings() -> None:
+    settings = {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = dict(settings)
+    avoid_shared_memory(environment)
+    assert environment == settings
+
+
 def test_the_executor_maps_no_shared_memory_of_the_middleware(suite: Any, probe: Any) -> None:
     for node in ("executor", "saliency_monitor"):
         suite.start(node)

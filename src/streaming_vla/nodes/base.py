@@ -99,8 +99,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         """
 
     def report(self) -> tuple[str, dict[str, object]]:
-        """Return what is wrong, empty when nothing is, and the key figures."""
+        """Return what is wrong, empty when nothing is, and the key figures; a warning in /diagnostics."""
         return "", {}
+
+    def failed(self) -> str:
+        """Return why nothing goes on until somebody acts, empty when it does; an error in /diagnostics."""
+        return ""
 
     # for subclasses
 
@@ -207,6 +211,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: run hook `configure`."""
+        self._failure = ""
         before = {id(entity) for _, entity in self._entities()}
         result = self._transition(self.configure)
         self._made = [(destroy, entity) for destroy, entity in self._entities() if id(entity) not in before]
@@ -216,6 +221,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: run hook `activate`, then hand over the episode that is known."""
+        self._failure = ""
         result = self._transition(self.activate)
         if result != TransitionCallbackReturn.SUCCESS:
             return result
@@ -283,8 +289,11 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         problem, figures = self.report() if self.active else ("", {})
         state = "active" if self.active else "inactive"
         status = DiagnosticStatus(name=self.get_fully_qualified_name(), hardware_id=self.session)
+        failure = self.failed() if self.active else self._failure
         status.level = DiagnosticStatus.WARN if problem else DiagnosticStatus.OK
-        status.message = problem or state
+        if failure:
+            status.level = DiagnosticStatus.ERROR
+        status.message = failure or problem or state
         for key, value in {**figures, **self.refusals}.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             status.values.append(KeyValue(key=key, value=text))

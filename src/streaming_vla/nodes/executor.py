@@ -127,8 +127,24 @@ class ExecutorNode(SuiteNode):
             "tick_late_p99_ms": 1e3 * lateness.p99_s,
             "tick_late_max_ms": 1e3 * lateness.max_s,
         }
-        problem = self._foreign or ("no action came in time: start a new episode" if state.mode is Mode.ERROR else "")
-        return problem, {**figures, **self._machine.counters.as_dict(), **self._writer.clamped}
+        return self._foreign or self._hindered(state.mode), {
+            **figures,
+            **self._machine.counters.as_dict(),
+            **self._writer.clamped,
+        }
+
+    def failed(self) -> str:
+        """Say that the ladder has ended."""
+        if self._machine is None or self._machine.state(time.monotonic()).mode is not Mode.ERROR:
+            return ""
+        return "the robot was stopped, no action came in time: start a new episode"
+
+    def _hindered(self, mode: Mode) -> str:
+        """Return why the robot does not move in an episode, empty when it does."""
+        silent = self._machine is not None and self._machine.robot_silent(time.monotonic())
+        if silent and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
+            return f"no joint states on '{self.resolve_topic_name('joint_states')}': the robot is not moved"
+        return "no action came in time: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
 
     def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
         limits = Limits(velocity=values["velocity_limit"], jump=values["jump_limit"])
@@ -193,6 +209,8 @@ class ExecutorNode(SuiteNode):
 
     def _command(self, command: Command) -> None:
         stamp = self.stamp()
+        if self._machine is not None and self._machine.robot_silent(time.monotonic()):
+            self._writer.lose()
         try:
             message = self._writer.write(command, stamp)
         except ValueError as error:

@@ -64,7 +64,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
         super().activate()
         self._asked_s.clear()
-        self._executor_heard = self._adopted = self._stop_adopted = False
+        self._executor_heard = self._adopted = self._ended_before = self._stop_adopted = False
         self._postponed, self._postponed_old = "", False
         self._since_ns = time.time_ns()
         if self._instruction:
@@ -119,10 +119,10 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         if conducted is None and episode is not None:
             self.get_logger().info(f"goes on with episode {episode.number}")
             self._adopted = True
-            if self._postponed_old:
-                self._postponed = ""
             if self._stop_adopted:
                 self.feed(Monitor.stop_episode)
+        elif not self._executor_heard:
+            self._ended_before = state.episode > 0
         self._executor_heard, self._stop_adopted = True, False
         self._begin_postponed()
 
@@ -132,11 +132,11 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
             self._instruct(message.data, old=info["source_timestamp"] < self._since_ns)
 
     def _instruct(self, instruction: str, old: bool) -> None:
-        """Take an instruction; an `old` one, from before this node was active, may be of an episode that goes on."""
+        """Take an instruction; an `old` one is from before this node was active."""
         if self.machine is None:
             return
         self.machine.on_instruction(instruction)
-        if not self.value("auto_start") or not instruction.strip() or (old and self._adopted):
+        if not self.value("auto_start") or not instruction.strip():
             return
         self._postponed, self._postponed_old = instruction, old
         if self._executor_heard:  # before that nobody knows whether an episode runs
@@ -147,7 +147,15 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
 
     def _begin_postponed(self) -> None:
         instruction, self._postponed = self._postponed, ""
-        if self.machine is not None and instruction:
+        if self.machine is None or not instruction:
+            return
+        # an old instruction may be of an episode that goes on, or of one that was stopped or has failed
+        if self._postponed_old and self._ended_before:
+            self.get_logger().warning(
+                f"'{instruction}' was there before this node and an episode has ended since the executor began: not "
+                "begun again, call start_episode or publish an instruction"
+            )
+        elif not (self._postponed_old and self._adopted):
             self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:

@@ -15,16 +15,22 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 RANGE, TRANSPORTS = "ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_BUILTIN_TRANSPORTS"
+MIDDLEWARE, FAST_DDS = (
+    "RMW_IMPLEMENTATION",
+    "rmw_fastrtps",
+)  # also its rmw_fastrtps_dynamic_cpp; without one the default
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 LOOPBACK_PROFILE = Path("config") / "fastdds_loopback.xml"
 
 
 def avoid_shared_memory(environment: MutableMapping[str, str]) -> None:
-    """Let Fast DDS use UDP only; to be called before ROS starts. Other middlewares do not look at it.
+    """Let Fast DDS use UDP only; to be called before ROS starts. Nothing is changed for another middleware.
 
     What the operator has chosen for Fast DDS stays. Range LOCALHOST always brings shared memory with it; it is replaced
     by a profile that reaches this machine only.
     """
+    if not environment.get(MIDDLEWARE, FAST_DDS).startswith(FAST_DDS):
+        return
     if TRANSPORTS in environment or any(name in environment for name in PROFILES):
         return
     if environment.get(RANGE, "").upper() != "LOCALHOST":

@@ -98,6 +98,9 @@ class CommandWriter(ABC):
         """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
         return None
 
+    def lose(self) -> None:  # noqa: B027 (types without a target need none)
+        """Forget where the robot is, until every joint was measured anew: it was silent for too long."""
+
     def sent(self) -> Vector | None:
         """Return the newest target in action units, [A]; None where commands are passed on as they are."""
         return None
@@ -160,7 +163,8 @@ class _JointWriter(CommandWriter):
     The first changes start from the measured pose, and their sum never runs ahead of it by more than `maximum_lead`:
     a joint that is blocked would else collect a target that it jumps to when it comes free. A deceleration blends the
     held target into the measured pose, a stop commands the measured pose and forgets the target; both leave the
-    dimensions of `keep_when_stopped` at their last commanded value.
+    dimensions of `keep_when_stopped` at their last commanded value. Where nobody knows any more where the robot is
+    (`lose`), both keep the held target: a pose of some time ago would lead the arm back.
 
     Raises:
         ValueError: a scale of 0, or a change that is to be kept.
@@ -180,6 +184,7 @@ class _JointWriter(CommandWriter):
         self._sent: Vector | None = None
         self._known: dict[str, float] = {}  # joints may come in several messages
         self._fresh: set[str] = set()  # joints measured since the whole robot was heard
+        self._lost: set[str] = set()  # joints not measured since the robot was silent
 
     def measure(self, positions: Mapping[str, float]) -> str:
         mine = {name: positions[name] for name in self.options.joint_names if name in positions}
@@ -188,8 +193,11 @@ class _JointWriter(CommandWriter):
             return f"joint {', '.join(broken)} is not finite in joint_states: bring the robot's hardware up"
         self._known.update(positions)
         self._fresh.update(mine)
+        self._lost.difference_update(mine)
         if problem := self._missing():
             return problem
+        if self._lost:
+            return ""
         self._measured = np.array([self._known[name] for name in self.options.joint_names])
         return ""
 
@@ -198,6 +206,13 @@ class _JointWriter(CommandWriter):
         if whole:
             self._fresh.clear()
         return whole
+
+    def lose(self) -> None:
+        if self._measured is None:  # told again: what has been heard since counts
+            return
+        self._measured = None
+        self._fresh.clear()
+        self._lost = set(self.options.joint_names)
 
     def _missing(self) -> str:
         missing = [name for name in self.options.joint_names if name not in self._known]
@@ -218,9 +233,10 @@ class _JointWriter(CommandWriter):
         """Return the joint positions to command, [A], in the joints' units."""
         values = command.values * self._scale
         if command.kind is CommandKind.STOP:
-            sent = self._measured if self._measured is not None else self._start()
+            if self._measured is None:
+                return np.where(self._kept, values, self._start())
             self._held = self._sent = None
-            return np.where(self._kept, values, sent)
+            return np.where(self._kept, values, self._measured)
         if command.kind is CommandKind.DECELERATE:
             held = self._held if self._held is not None else self._start()
             goal = held if self._measured is None else self._measured
@@ -245,7 +261,7 @@ class _JointWriter(CommandWriter):
             return self._sent
         if self._measured is not None:
             return self._measured
-        raise ValueError(self._missing())
+        raise ValueError(self._missing() or f"joint {', '.join(sorted(self._lost))} is silent in joint_states")
 
 
 class TrajectoryWriter(_JointWriter):

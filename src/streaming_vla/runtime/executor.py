@@ -181,6 +181,10 @@ class Executor:
             return min(repeat_s, self._rung_ends_s())
         return self._queue.expires_s(self._options.max_action_age_s) if self._mode is Mode.WAITING else None
 
+    def robot_silent(self, now: float) -> bool:
+        """Whether the robot was not heard for robot_timeout_s, or never: nobody knows where it is."""
+        return now >= self._robot_silent_s()
+
     def state(self, now: float) -> ExecutionState:
         """Return what the executor does at `now`."""
         context, index = self._playing
@@ -223,7 +227,7 @@ class Executor:
 
     def _start(self, now: float) -> list[ExecutorEffect]:
         """Begin the first action of the episode when the robot is alive and enough is queued."""
-        ready = now < self._robot_silent_s() and len(self._queue) >= self._options.start_actions
+        ready = not self.robot_silent(now) and len(self._queue) >= self._options.start_actions
         return self._begin(now) if ready else []
 
     def _begin(self, start_s: float) -> list[ExecutorEffect]:
@@ -288,7 +292,7 @@ class Executor:
             return "wrong_shape"
         if not np.isfinite(action.values).all():
             return "not_finite"
-        if self._mode in RUNGS and now >= self._robot_silent_s():
+        if self._mode in RUNGS and self.robot_silent(now):
             return "robot_silent"
         return self._queue.refuse(action)
 
