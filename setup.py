@@ -21,6 +21,7 @@ setup(
     extras_require={
         "huggingface": ["transformers>=5.23"],  # kv_cache.huggingface
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
+        "test": ["pytest"],  # tells colcon test to run pytest
     },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/streaming_vla"]),

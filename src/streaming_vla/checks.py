@@ -190,12 +190,12 @@ def launch() -> str:
     return "`ros2 launch streaming_vla streaming_vla.launch.py` is available"
 
 
-def parameters(path: Path) -> str:
+def parameters(path: Path, namespace: str) -> str:
     """Check every key and value of a parameter file."""
     from streaming_vla.parameters import load
 
     try:
-        sections = load.read(path)
+        sections = load.read(path, namespace)
     except load.ParameterFileError as error:
         raise Trouble("; ".join(str(error).splitlines())) from error
     return f"{path}: {sum(len(values) for values in sections.values())} values are valid"
@@ -208,7 +208,7 @@ def cameras(path: Path, namespace: str) -> str:
     from streaming_vla.parameters.tables import table
 
     try:
-        values = load.read(path).get("observer", {})
+        values = load.read(path, namespace).get("observer", {})
     except load.ParameterFileError as error:
         raise Trouble("the parameter file has to be repaired first") from error
     topics: list[str] = []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -109,6 +109,7 @@ def record(
 ) -> None:
     """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
     from streaming_vla.nodes.recorder import main as run_recorder
+    from streaming_vla.parameters.sections import qualified, write_settings
     from streaming_vla.starter import SuiteError, checked_namespace
 
     try:
@@ -125,11 +126,11 @@ def record(
     }
     arguments = ["recorder", "--ros-args", "-r", f"__ns:={full_namespace}"]
     arguments += ["--params-file", str(params_file)] if params_file else []
-    for name, value in settings.items():
-        if value:
-            # in quotes, as JSON writes it: a bare y or 12 would be no text for ROS
-            arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
-    run_recorder(arguments)
+    with TemporaryDirectory(prefix="streaming_vla_") as folder:
+        own = Path(folder) / "recorder.yaml"
+        given = {name: value for name, value in settings.items() if value}
+        write_settings(own, qualified(full_namespace, "recorder"), given)
+        run_recorder([*arguments, "--params-file", str(own)])
 
 
 @app.command()

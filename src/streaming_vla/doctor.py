@@ -45,7 +45,7 @@ def examine(params_file: Path | None, namespace: str) -> int:
         ("launch", checks.launch),
     ]
     if params_file is not None:
-        wanted.append(("parameters", lambda: checks.parameters(params_file)))
+        wanted.append(("parameters", lambda: checks.parameters(params_file, namespace)))
         wanted.append(("cameras", lambda: checks.cameras(params_file, namespace)))
     return report(wanted, print)
 

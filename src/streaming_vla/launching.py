@@ -36,9 +36,15 @@ def description(simulated: bool) -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             "use_sim_time",
-            default_value="false",
+            default_value="",
+            choices=["", "true", "false"],
+            description="Stamp messages with the time of topic /clock; empty: as the parameter file says.",
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
             choices=["true", "false"],
-            description="Stamp messages with the time of topic /clock.",
+            description="Configure and activate every node; false leaves that to a lifecycle manager.",
         ),
         DeclareLaunchArgument(
             "log_level",
@@ -47,18 +53,21 @@ def description(simulated: bool) -> LaunchDescription:
             description="Least severe message that the nodes print.",
         ),
     ]
-    nodes = [_node(node, simulated) for node in graph.nodes(simulated)]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_check_params_file), *nodes])
+    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[simulated])])
 
 
-def _check_params_file(context: LaunchContext) -> None:
+def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
+    """Return the nodes; here the values of the arguments are known."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "namespace", "use_sim_time")}
     # launch_ros only warns about a missing file and would run the nodes with their defaults
-    load.read(Path(LaunchConfiguration("params_file").perform(context)))
+    load.read(Path(given["params_file"]), given["namespace"])
+    clock = {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
+    return [_node(node, simulated, clock) for node in graph.nodes(simulated)]
 
 
-def _node(node: graph.GraphNode, simulated: bool) -> Node:
+def _node(node: graph.GraphNode, simulated: bool, clock: dict[str, bool]) -> Node:
     settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
-    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    autostart = ParameterValue(LaunchConfiguration("autostart"), value_type=bool)
     return Node(
         package=graph.PACKAGE,
         executable=node.name,
@@ -67,7 +76,7 @@ def _node(node: graph.GraphNode, simulated: bool) -> Node:
         # `autostart` rather than a lifecycle manager: a respawned process then activates itself.
         parameters=[
             LaunchConfiguration("params_file"),
-            {"autostart": True, "use_sim_time": use_sim_time, **settings},
+            {"autostart": autostart, **clock, **settings},
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         respawn=True,

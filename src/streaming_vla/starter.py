@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -20,6 +19,7 @@ from streaming_vla.graph import GraphNode, Settings
 from streaming_vla.member import GivenUp, Member
 from streaming_vla.nodes.lifecycle_client import LifecycleClient
 from streaming_vla.parameters import load
+from streaming_vla.parameters.sections import full_namespace, qualified, write_settings
 
 TICK_S = 0.05
 _NAMESPACE = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+|/")
@@ -40,14 +40,14 @@ def checked_namespace(namespace: str, params_file: Path | None) -> str:
     Raises:
         SuiteError: the namespace or the parameter file is wrong.
     """
-    full = "/" + namespace.strip("/")
+    full = full_namespace(namespace)
     if not _NAMESPACE.fullmatch(full):
         raise SuiteError(
             f"namespace '{namespace}' is not a ROS namespace: expected letters, digits and '_', as in robot_1"
         )
     if params_file is not None:
         try:
-            load.read(params_file)
+            load.read(params_file, full)
         except load.ParameterFileError as error:
             raise SuiteError(str(error)) from error
     return full
@@ -239,10 +239,8 @@ class Suite:
         if self._params_file is not None:
             arguments += ["--params-file", str(self._params_file)]
         if settings := self._settings.get(node.name):
-            # A file with the node's full name wins over every section of the user's file; `-p` would not.
-            full_name = f"{self.namespace.rstrip('/')}/{node.name}"
             own = folder / f"{node.name}.yaml"
-            own.write_text(json.dumps({full_name: {"ros__parameters": settings}}))
+            write_settings(own, qualified(self.namespace, node.name), settings)
             arguments += ["--params-file", str(own)]
         return Member(node, arguments, client, self._say, self._output(node))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from streaming_vla.parameters.document import render
-from streaming_vla.parameters.load import EVERY_NODE, ParameterFileError, read
+from streaming_vla.parameters.load import ParameterFileError, read
+from streaming_vla.parameters.sections import EVERY_NODE
 from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, check, convert
 from streaming_vla.parameters.tables import NODES, table
@@ -112,7 +113,60 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 def test_ros_own_parameters_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text("/robot_1/executor:\n  ros__parameters:\n    use_sim_time: true\n    hold_s: 3\n", encoding="utf-8")
-    assert read(path) == {"executor": {"hold_s": 3.0}}
+    assert read(path, "robot_1") == {"executor": {"hold_s": 3.0}}
+
+
+def parameters(*sections: str) -> str:
+    """Return a file in which each of these sections sets hold_s, or what every node knows, to another value."""
+    known = ["control_period_s" if section.endswith("**") else "hold_s" for section in sections]
+    return "".join(
+        f"{section}: {{ros__parameters: {{{key}: {0.25 * (place + 1)}}}}}\n"
+        for place, (section, key) in enumerate(zip(sections, known, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("sections", "namespace", "hold_s"),
+    [
+        (("executor",), "/", 0.25),
+        (("/**", "/**/executor"), "arm", 0.5),
+        (("/**/executor", "/arm/executor"), "/arm/", 0.5),
+        (("/**/executor", "/left/executor", "/right/executor"), "left", 0.5),
+        (("/*/executor",), "left", 0.25),
+        (("/left/executor", "/**/right/executor"), "a/right", 0.5),
+    ],
+)
+def test_sections_are_those_that_ros_gives_to_the_nodes(
+    sections: tuple[str, ...], namespace: str, hold_s: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(parameters(*sections), encoding="utf-8")
+    assert read(path, namespace)["executor"] == {"hold_s": hold_s}
+
+
+def test_namespaces_may_be_nested_as_ros_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("cell:\n  arm:\n    executor:\n      ros__parameters: {hold_s: 3.0}\n", encoding="utf-8")
+    assert read(path, "cell/arm") == {"executor": {"hold_s": 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "namespace", "sentence"),
+    [
+        (("executor",), "arm", r"'executor' is for no node of namespace '/arm': write '/\*\*/executor', or give"),
+        (("/left/executor",), "/", "'/left/executor' is for no node of namespace '/'"),
+        (("/*/executor",), "a/b", "is for no node of namespace '/a/b'"),
+        (("/arm/executor", "/**"), "arm", r"'/\*\*' stands behind '/arm/executor', and ROS lets the later one win"),
+        (("/arm/executor", "/**/executor"), "arm", r"'/\*\*/executor' stands behind '/arm/executor'"),
+    ],
+)
+def test_a_section_that_is_for_nobody_or_wins_by_its_place_is_refused(
+    sections: tuple[str, ...], namespace: str, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(parameters(*sections), encoding="utf-8")
+    with pytest.raises(ParameterFileError, match=sentence):
+        read(path, namespace)
 
 
 def test_off_that_yaml_reads_as_false_is_off() -> None:

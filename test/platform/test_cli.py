@@ -46,19 +46,35 @@ def test_a_wrong_option_is_one_sentence(arguments: Sequence[str], sentence: str)
 
 
 @pytest.mark.parametrize("name", ["y", "12", "off", "Übung #1: 'a'", "2026-01-01"])
-def test_texts_reach_the_recorder_as_texts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("namespace", ["/", "arm"])
+def test_what_is_asked_for_reaches_the_recorder_and_wins_over_the_parameter_file(
+    name: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import rclpy
 
-    given: list[str] = []
-    monkeypatch.setattr("streaming_vla.nodes.recorder.main", given.extend)
-    code, said = call("record", "--out", str(tmp_path / name), "--include", r"/a\d", "--include", "no")
+    wanted = ("bag_folder", "bag_name", "include", "compression")
+    values: dict[str, Any] = {}
+
+    def run_recorder(arguments: list[str]) -> None:
+        context = rclpy.Context()
+        rclpy.init(args=arguments, context=context)
+        try:
+            node: Any = rclpy.create_node(
+                "recorder", context=context, automatically_declare_parameters_from_overrides=True
+            )
+            values.update({key: node.get_parameter(key).value for key in wanted})
+            node.destroy_node()
+        finally:
+            rclpy.try_shutdown(context=context)
+
+    monkeypatch.setattr("streaming_vla.nodes.recorder.main", run_recorder)
+    params = tmp_path / "my_robot.yaml"
+    params.write_text(
+        "/**/recorder: {ros__parameters: {bag_name: other, bag_folder: elsewhere, include: ['/x'], compression: lz4}}"
+    )
+    command = ["record", "--params-file", str(params), "--namespace", namespace]
+    code, said = call(*command, "--out", str(tmp_path / name), "--include", r"/a\d", "--include", "no")
     assert code == 0, said
-    context = rclpy.Context()
-    rclpy.init(args=given, context=context)
-    try:
-        node: Any = rclpy.create_node("recorder", context=context, automatically_declare_parameters_from_overrides=True)
-        values = {key: node.get_parameter(key).value for key in ("bag_folder", "bag_name", "include")}
-        node.destroy_node()
-    finally:
-        rclpy.try_shutdown(context=context)
-    assert values == {"bag_folder": str(tmp_path), "bag_name": name, "include": [r"/a\d", "no"]}
+    assert values == {
+        "bag_folder": str(tmp_path), "bag_name": name, "include": [r"/a\d", "no"], "compression": "lz4"
+    }  # fmt: skip

@@ -75,7 +75,7 @@ def test_wrong_parameter_file(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("/**/executor:\n  ros__parameters:\n    hold: 1.0\n")
     with pytest.raises(Trouble, match="hold_s"):
-        checks.parameters(file)
+        checks.parameters(file, "/")
 
 
 @pytest.mark.ros

@@ -141,7 +141,7 @@ def export(
     from streaming_vla.robot_state import joints_of
 
     try:
-        values = all_values(params)
+        values = all_values(params, namespace)
         observer, generator = values["observer"], values["generator"]
         period_s = float(generator["control_period_s"])
         topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))

@@ -9,7 +9,8 @@ from typing import Any
 
 from kv_cache.gate_file import load_gate
 from streaming_vla.inference.options import EngineOptions
-from streaming_vla.parameters.load import EVERY_NODE, read
+from streaming_vla.parameters.load import read
+from streaming_vla.parameters.sections import EVERY_NODE
 from streaming_vla.parameters.tables import NODES, table
 from streaming_vla.policy.contract import PolicySpec
 from streaming_vla.policy.layout import ActionLayout
@@ -29,13 +30,13 @@ PARAMETER_OF = {
 }
 
 
-def all_values(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the value of every parameter of every node: the file's, or the default.
+def all_values(path: Path | None, namespace: str = "/") -> dict[str, dict[str, Any]]:
+    """Return the value of every parameter of every node of the robot in `namespace`: the file's, or the default.
 
     Raises:
         ParameterFileError: the file cannot be used.
     """
-    sections = read(path) if path is not None else {}
+    sections = read(path, namespace) if path is not None else {}
     shared = sections.get(EVERY_NODE, {})
     found = {}
     for node in NODES:

@@ -45,7 +45,7 @@ class ReplayJob:
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Return the value of every parameter; ParameterFileError when the file cannot be used."""
-        values = all_values(self.params_file)
+        values = all_values(self.params_file, self.namespace)
         for node, name, value in self.changes:
             values[node][name] = value
         return values

@@ -11,7 +11,7 @@ import matplotlib
 
 from streaming_vla.evaluation.results import write_json
 from streaming_vla.evaluation.tune import Score, Tuned
-from streaming_vla.parameters.load import KEY
+from streaming_vla.parameters.sections import KEY
 from streaming_vla.parameters.tables import table
 
 matplotlib.use("Agg")

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from streaming_vla.parameters.load import EVERY_NODE, KEY
+from streaming_vla.parameters.sections import EVERY_NODE, KEY
 from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, Value
 from streaming_vla.parameters.tables import NODES
@@ -17,7 +17,8 @@ _HEADER = """\
 # "live" can be changed while the node runs (ros2 param set); the others are read once at start.
 # Section "/**" holds what several nodes share; "/**/observer" is node observer in any namespace.
 # Use it with: streaming-vla up --params-file FILE, or ros2 launch ... params_file:=FILE
-# Keep what you change and delete the rest. In ROS a node's section wins over "-p name:=value".
+# Keep what you change and delete the rest. In ROS the later of two sections wins: keep "/**" in front, and put what is
+# one robot's ("/left/executor") behind what is everybody's ("/**/executor"). Sections win over "-p name:=value".
 """
 
 

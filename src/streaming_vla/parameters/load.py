@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from streaming_vla.parameters.sections import EVERY_NODE, KEY, full_namespace, is_for, last_name, qualified, rank
 from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, Value, check, convert
 from streaming_vla.parameters.tables import NODES, table
 
-EVERY_NODE = "/**"
-KEY = "ros__parameters"
 ROS_PREFIXES = ("use_sim_time", "qos_overrides", "start_type_description_service")  # rclpy's own parameters
 
 
@@ -53,32 +52,67 @@ def read_yaml(path: Path) -> Any:
         raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def read(path: Path) -> dict[str, dict[str, Value]]:
+def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
     """Return the values of the file, {node: {parameter: value}}; key "/**" holds those for every node.
 
+    Args:
+        path: of the file.
+        namespace: of the robot, whose nodes get what is for them; it may have sections for other robots too.
+
     Raises:
-        ParameterFileError: unreadable, not YAML, an unknown section or key, or a refused value.
+        ParameterFileError: unreadable, not YAML, an unknown section or key, a refused value, a section that none of the
+            robot's nodes gets, or one that ROS would let win over a closer one.
     """
-    sections: dict[str, dict[str, Value]] = {}
+    found: dict[str, dict[str, Value]] = {}
+    closest: dict[str, str] = {}  # section by node
+    missed: dict[str, str] = {}
     problems: list[str] = []
-    for section, entries in _sections(path).items():
-        name = EVERY_NODE if section == EVERY_NODE else str(section).rsplit("/", 1)[-1]
+    for section, entries in _sections(read_yaml(path), path):
+        name = last_name(section)
         if name != EVERY_NODE and name not in NODES:
             problems.append(
                 f"{path}: no node is called '{section}'{suggest(name, NODES)}; nodes are {', '.join(NODES)}"
             )
             continue
-        known = _shared() if name == EVERY_NODE else table(name)
-        values = sections.setdefault(name, {})
-        for key, value in entries.items():
-            reason = unknown(key, known) if key not in known else check(known[key], value)
-            if reason is None:
-                values[key] = convert(known[key], value)
-            elif not key.startswith(ROS_PREFIXES):
-                problems.append(f"{path}: section '{section}': {reason}")
+        reached = [
+            node for node in (NODES if name == EVERY_NODE else (name,)) if is_for(section, qualified(namespace, node))
+        ]
+        if not reached:
+            missed.setdefault(name, section)
+        behind = next((node for node in reached if rank(section) < rank(closest.get(node, EVERY_NODE))), None)
+        if behind is not None:
+            problems.append(
+                f"{path}: section '{section}' stands behind '{closest[behind]}', and ROS lets the later one win: put "
+                f"'{section}' first"
+            )
+        closest.update(dict.fromkeys(reached, section))
+        values, refused = _checked(entries, _shared() if name == EVERY_NODE else table(name))
+        problems += [f"{path}: section '{section}': {reason}" for reason in refused]
+        if reached:
+            found.setdefault(name, {}).update(values)
+    for name, section in missed.items():
+        if name not in found:
+            wide = EVERY_NODE if name == EVERY_NODE else f"/**/{name}"
+            problems.append(
+                f"{path}: section '{section}' is for no node of namespace '{full_namespace(namespace)}': "
+                f"write '{wide}', or give the robot's namespace"
+            )
     if problems:
         raise ParameterFileError("\n".join(problems))
-    return sections
+    return found
+
+
+def _checked(entries: Mapping[str, object], known: Mapping[str, Parameter]) -> tuple[dict[str, Value], list[str]]:
+    """Return the values of a section, and a sentence for each entry that is refused."""
+    values: dict[str, Value] = {}
+    refused = []
+    for key, value in entries.items():
+        reason = unknown(key, known) if key not in known else check(known[key], value)
+        if reason is None:
+            values[key] = convert(known[key], value)
+        elif not key.startswith(ROS_PREFIXES):
+            refused.append(reason)
+    return values, refused
 
 
 def unknown(key: str, known: Iterable[str]) -> str:
@@ -97,18 +131,20 @@ def _shared() -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in SHARED}
 
 
-def _sections(path: Path) -> dict[str, dict[str, object]]:
-    """Return {section: {key: value}} with nested keys joined by dots, as ROS does."""
-    document = read_yaml(path)
+def _sections(document: object, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield each section's name and {key: value}, nested keys joined by dots and namespaces by "/", as ROS does."""
     if not isinstance(document, dict):
         raise ParameterFileError(f"{path}: expected sections such as '/**/observer:' at the top level")
-    sections: dict[str, dict[str, object]] = {}
     for section, body in document.items():
+        name = f"{above}/{str(section).strip('/')}" if above else str(section)
         entries = body.get(KEY) if isinstance(body, dict) else None
-        if not isinstance(entries, dict):
-            raise ParameterFileError(f"{path}: section '{section}' needs '{KEY}:' with the parameters below it")
-        sections[str(section)] = _flatten(entries)
-    return sections
+        if isinstance(entries, dict):
+            yield name, _flatten(entries)
+        below = {key: value for key, value in body.items() if value is not entries} if isinstance(body, dict) else body
+        if isinstance(below, dict) and below and all(isinstance(each, dict) for each in below.values()):
+            yield from _sections(below, path, name)
+        elif below or entries is None:
+            raise ParameterFileError(f"{path}: section '{name}' needs '{KEY}:' with the parameters below it")
 
 
 def _flatten(entries: dict[object, object], prefix: str = "") -> dict[str, object]:
