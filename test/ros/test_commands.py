@@ -10,7 +10,9 @@ import pytest
 from builtin_interfaces.msg import Time
 
 from streaming_vla.policy.layout import ActionLayout
-from streaming_vla.robots.commands import WRITERS, CommandOptions, CommandWriter, TrajectoryWriter, TwistWriter
+from streaming_vla.robots.command_writer import CommandOptions, CommandWriter
+from streaming_vla.robots.commands import WRITERS, TwistWriter
+from streaming_vla.robots.joint_commands import TrajectoryWriter
 from streaming_vla.runtime.events import Command, CommandKind
 
 STAMP = Time(sec=7)
@@ -47,7 +49,7 @@ def test_array_is_the_scaled_action() -> None:
     array = writer("array", (False, True), scale=2.0)
     assert array.write(command(PLAY, 0.5, 1.0), STAMP).data.tolist() == [1.0, 2.0]
     assert array.write(command(HOLD, 0.0, 1.0), STAMP).data.tolist() == [0.0, 2.0]
-    assert array.rest(command(PLAY, 0.5, 1.0)) is None
+    assert not array.has_rest
 
 
 def test_twist_is_zero_unless_playing() -> None:
@@ -136,7 +138,29 @@ def test_lengths_must_fit() -> None:
         replace(options((True, True)), scale=(1.0,))
 
 
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_a_gripper_with_a_controller_of_its_own_gets_its_own_command(kind: str) -> None:
+    arm = WRITERS[kind](replace(options((True, False, True), scale=0.5), joint_names=("shoulder", "elbow", "")))
+    assert arm.has_rest and not writer(kind, (True, False, True)).has_rest
+    assert arm.measure({"elbow": 1.0, "shoulder": 0.2}) == ""
+    assert arm.heard() and arm.measured() == pytest.approx([0.4, 2.0, 0.0]), "the gripper from where it begins"
+    play = command(PLAY, 0.6, 0.1, 0.8)
+    message = arm.write(play, STAMP)
+    assert list(message.joint_names if kind == "trajectory" else message.name) == ["shoulder", "elbow"]
+    assert positions(message) == pytest.approx([0.3, 1.05])
+    assert arm.rest(play).data.tolist() == [0.4]
+    arm.measure({"elbow": 1.0, "shoulder": 0.2})
+    for each in (HOLD, DECELERATE, STOP):
+        kept = command(each, 0.6, 0.0, 0.8, progress=1.0)
+        assert len(positions(arm.write(kept, STAMP))) == 2
+        assert arm.rest(kept).data.tolist() == [0.4], "it keeps its grip"
+
+
 def test_joint_types_refuse_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="joint_names of 'joint_0' is empty, but 'joint_0' is a change"):
+        WRITERS["joints"](replace(options((False, True)), joint_names=("", "left")))
+    with pytest.raises(ValueError, match="joint_names names no joint"):
+        WRITERS["joints"](replace(options((True, True)), joint_names=("", "")))
     with pytest.raises(ValueError, match="scale of 'joint_0' is 0"):
         WRITERS["joints"](options((True,), scale=0.0))
     with pytest.raises(ValueError, match="keep_when_stopped of 'joint_0' is true, but 'joint_0' is a change"):

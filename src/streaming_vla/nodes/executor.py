@@ -19,7 +19,8 @@ from streaming_vla.nodes.base import SuiteNode, reliable
 from streaming_vla.nodes.layout import action_layout, foreign_layout
 from streaming_vla.nodes.spin import run
 from streaming_vla.nodes.transport import avoid_shared_memory
-from streaming_vla.robots.commands import WRITERS, CommandOptions
+from streaming_vla.robots.command_writer import CommandOptions
+from streaming_vla.robots.commands import WRITERS
 from streaming_vla.runtime.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.runtime.executor import Executor, ExecutorEffect, ExecutorOptions
 from streaming_vla.runtime.latency import LatencyTracker
@@ -47,7 +48,8 @@ class ExecutorNode(SuiteNode):
         self._layout = action_layout(values)
         self._writer = WRITERS[self.value("command_type")](self._command_options(values))
         self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
-        if self.value("command_type") == "twist":
+        self._rest = None
+        if self._writer.has_rest:
             self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
@@ -71,7 +73,9 @@ class ExecutorNode(SuiteNode):
         if self._machine is None:
             return
         self._carry_out(self._machine.stop(time.monotonic()))
-        self._commands.wait_for_all_acked(STOP_SENT_WITHIN)
+        for publisher in (self._commands, self._rest):
+            if publisher is not None:
+                publisher.wait_for_all_acked(STOP_SENT_WITHIN)
         self._machine = None
 
     def update(self, values: Mapping[str, Any]) -> None:
@@ -220,9 +224,8 @@ class ExecutorNode(SuiteNode):
         sent = self._writer.sent()
         if command.kind is CommandKind.DECELERATE and sent is not None and self._machine is not None:
             self._machine.on_told(sent)
-        rest = self._writer.rest(command)
-        if rest is not None:
-            self._rest.publish(rest)
+        if self._rest is not None:
+            self._rest.publish(self._writer.rest(command))
 
     def _say(self, state: ExecutionState) -> None:
         self._said_s = time.monotonic()

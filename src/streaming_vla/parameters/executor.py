@@ -43,7 +43,8 @@ EXECUTOR = (
     Parameter(
         "joint_names",
         ("",),
-        "Joint of each dimension for trajectory and joints; one empty name takes action_names.",
+        "Joint of each dimension for trajectory and joints; one empty name takes action_names. Beside others an empty "
+        "name sends an absolute dimension to topic gripper_command.",
     ),
     Parameter(
         "velocity_limit",
