@@ -169,15 +169,25 @@ def test_joint_types_refuse_what_has_no_meaning() -> None:
 
 @pytest.mark.parametrize("kind", ["trajectory", "joints"])
 def test_the_target_of_a_blocked_joint_does_not_run_away(kind: str) -> None:
-    joints = WRITERS[kind](options((False, True), lead=0.25))
+    joints = WRITERS[kind](options((False, True), lead=0.25, kept=(False, True)))
     joints.measure({"joint_0": 1.0, "joint_1": 0.0})
     sent = [positions(joints.write(command(PLAY, 0.1, 1.0), STAMP)) for _ in range(6)]
     assert [target for target, _ in sent] == pytest.approx([1.1, 1.2, 1.25, 1.25, 1.25, 1.25])
-    assert {other for _, other in sent} == {1.0}, "absolute values cannot add up"
+    assert {other for _, other in sent} == {1.0}, "a gripper presses as it is told"
     assert joints.clamped == {"limit_lead.joint_0": 4}
     assert positions(joints.write(command(PLAY, -0.1, 1.0), STAMP))[0] == pytest.approx(1.15), "it turns at once"
     joints.measure({"joint_0": 0.5, "joint_1": 0.0})  # pushed away
     assert positions(joints.write(command(HOLD, 0.0, 1.0), STAMP))[0] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_an_absolute_target_is_bounded_by_the_lead_too(kind: str) -> None:
+    joints = WRITERS[kind](options((True,), lead=0.25))
+    joints.measure({"joint_0": 0.0})
+    assert positions(joints.write(command(PLAY, 1.0), STAMP)) == [0.25]
+    joints.measure({"joint_0": 0.9})
+    assert positions(joints.write(command(HOLD, 1.0), STAMP)) == [1.0]
+    assert joints.clamped == {"limit_lead.joint_0": 1}
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "joints"])

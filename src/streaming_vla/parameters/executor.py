@@ -27,8 +27,8 @@ EXECUTOR = (
     Parameter(
         "maximum_lead",
         (0.3, 0.3, 0.3, 0.3),
-        "For trajectory and joints: so far may the target of a change run ahead of the measured joint; "
-        "more is clamped and counted.",
+        "For trajectory and joints: so far may a target run ahead of the measured joint; more is clamped and counted. "
+        "What keep_when_stopped names is not bounded: a gripper must be able to press.",
         "command units",
         low=0.001,
         high=1.0e6,

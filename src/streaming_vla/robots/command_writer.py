@@ -27,8 +27,8 @@ class CommandOptions:
         joint_names: joint of each dimension, [A]; used by the joint types. Empty for what goes to `gripper_command`.
         frame: frame_id of stamped messages.
         period_s: duration of one action.
-        maximum_lead: command units, [A]: so far may the target of a dimension that is a change run ahead of the
-            measured joint; used by the joint types.
+        maximum_lead: command units, [A]: so far may the target of a dimension run ahead of the measured joint, where
+            it is not of `keep_when_stopped`; used by the joint types.
         keep_when_stopped: [A], True where a stop keeps the last commanded value, as a gripper must that holds
             something; elsewhere it takes the measured joint. Used by the joint types, for absolute dimensions only.
 

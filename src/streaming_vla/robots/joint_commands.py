@@ -17,8 +17,8 @@ from streaming_vla.runtime.events import Command, CommandKind, Vector
 class _JointWriter(CommandWriter):
     """Keeps the joint target: changes are added to it, absolute values replace it.
 
-    The first changes start from the measured pose, and their sum never runs ahead of it by more than `maximum_lead`:
-    a joint that is blocked would else collect a target that it jumps to when it comes free. A deceleration blends the
+    The first changes start from the measured pose, and a target never runs ahead of it by more than `maximum_lead`: a
+    joint that is blocked would else jump to it when it comes free. A deceleration blends the
     held target into the measured pose, a stop commands the measured pose and forgets the target; both leave the
     dimensions of `keep_when_stopped` at their last commanded value. Where nobody knows any more where the robot is
     (`lose`), both keep the held target: a pose of some time ago would lead the arm back. Dimensions without a joint go
@@ -111,7 +111,7 @@ class _JointWriter(CommandWriter):
             self._sent = np.where(self._kept, values, held + (goal - held) * command.progress)
             return self._sent
         base = values if self._absolute.all() else self._start()
-        self._held = self._sent = np.where(self._absolute, values, self._led(base + values))
+        self._held = self._sent = self._led(np.where(self._absolute, values, base + values))
         return self._sent
 
     def _led(self, target: Vector) -> Vector:
@@ -119,8 +119,8 @@ class _JointWriter(CommandWriter):
         if self._measured is None:
             return target
         lead = np.asarray(self.options.maximum_lead)
-        clamped = np.clip(target, self._measured - lead, self._measured + lead)
-        for index in np.flatnonzero((clamped != target) & ~self._absolute):
+        clamped = np.where(self._kept, target, np.clip(target, self._measured - lead, self._measured + lead))
+        for index in np.flatnonzero(clamped != target):
             self.clamped[f"limit_lead.{self.options.layout.names[index]}"] += 1
         return clamped
 
