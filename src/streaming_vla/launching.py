@@ -10,6 +10,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import prefix_namespace
 
 from streaming_vla import graph
 from streaming_vla.parameters import load
@@ -60,7 +61,8 @@ def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
     """Return the nodes; here the values of the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "namespace", "use_sim_time")}
     # launch_ros only warns about a missing file and would run the nodes with their defaults
-    load.read(Path(given["params_file"]), given["namespace"])
+    pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
+    load.read(Path(given["params_file"]), prefix_namespace(pushed, given["namespace"]) or "/")
     clock = {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
     return [_node(node, simulated, clock) for node in graph.nodes(simulated)]
 

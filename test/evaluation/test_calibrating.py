@@ -95,9 +95,16 @@ def test_a_larger_saving_needs_a_lower_rate() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-@pytest.mark.parametrize(("given", "model"), [([], "own.safetensors"), (["--model", "other"], "other")])
+@pytest.mark.parametrize(
+    ("given", "model", "predictor"),
+    [
+        ([], "own.safetensors", "mine"),
+        (["--model", "other"], "other", "auto"),
+        (["--model", "other", "--saliency-model", ""], "other", ""),
+    ],
+)
 def test_bags_are_replayed_with_the_model_of_the_parameter_file(
-    given: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: list[str], model: str, predictor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[ReplayJob] = []
 
@@ -107,8 +114,9 @@ def test_bags_are_replayed_with_the_model_of_the_parameter_file(
 
     monkeypatch.setattr("streaming_vla.evaluation.calibrating.judged_bags", judged_bags)
     params = tmp_path / "my_robot.yaml"
-    params.write_text("inference: {ros__parameters: {model: own.safetensors}}")
+    params.write_text("inference: {ros__parameters: {model: own.safetensors, saliency_model: mine}}")
     CliRunner().invoke(
         app, ["calibrate", "bag", "--params", str(params), "--rate", "0.5", "--out", str(tmp_path / "out.yaml"), *given]
     )
-    assert jobs[0].values()["inference"]["model"] == model
+    inference = jobs[0].values()["inference"]
+    assert (inference["model"], inference["saliency_model"]) == (model, predictor)

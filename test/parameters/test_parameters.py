@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streaming_vla.evaluation.machine_options import all_values
 from streaming_vla.parameters.document import render
 from streaming_vla.parameters.load import ParameterFileError, read
 from streaming_vla.parameters.sections import EVERY_NODE
@@ -117,8 +118,8 @@ def test_ros_own_parameters_are_left_alone(tmp_path: Path) -> None:
 
 
 def parameters(*sections: str) -> str:
-    """Return a file in which each of these sections sets hold_s, or what every node knows, to another value."""
-    known = ["control_period_s" if section.endswith("**") else "hold_s" for section in sections]
+    """Return a file in which each section sets hold_s of an executor, or what every node knows, to another value."""
+    known = ["hold_s" if section.endswith("executor") else "control_period_s" for section in sections]
     return "".join(
         f"{section}: {{ros__parameters: {{{key}: {0.25 * (place + 1)}}}}}\n"
         for place, (section, key) in enumerate(zip(sections, known, strict=True))
@@ -134,6 +135,7 @@ def parameters(*sections: str) -> str:
         (("/**/executor", "/left/executor", "/right/executor"), "left", 0.5),
         (("/*/executor",), "left", 0.25),
         (("/left/executor", "/**/right/executor"), "a/right", 0.5),
+        (("/left/executor", "/right/generator", "/right/**"), "left", 0.25),
     ],
 )
 def test_sections_are_those_that_ros_gives_to_the_nodes(
@@ -142,6 +144,23 @@ def test_sections_are_those_that_ros_gives_to_the_nodes(
     path = tmp_path / "robot.yaml"
     path.write_text(parameters(*sections), encoding="utf-8")
     assert read(path, namespace)["executor"] == {"hold_s": hold_s}
+
+
+def test_what_is_not_a_mapping_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    for text in ("executor: {ros__parameters: [hold_s: 3.0]}", "executor: {ros__parameters: 5}", "executor: {}",
+                 "arm: {executor: {ros__parameters: {hold_s: 3.0}}, other: 1}", "executor:"):  # fmt: skip
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ParameterFileError, match="needs 'ros__parameters:' with the parameters below it"):
+            read(path)
+
+
+def test_values_of_a_robot_are_those_of_its_sections(tmp_path: Path) -> None:
+    path = tmp_path / "robots.yaml"
+    path.write_text(parameters("/**", "/**/executor", "/left/executor", "/right/executor"), encoding="utf-8")
+    found = {name: all_values(path, name)["executor"] for name in ("left", "right", "middle")}
+    assert {name: values["hold_s"] for name, values in found.items()} == {"left": 0.75, "right": 1.0, "middle": 0.5}
+    assert {values["control_period_s"] for values in found.values()} == {0.25}
 
 
 def test_namespaces_may_be_nested_as_ros_reads_them(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_wrong_option_is_one_sentence(arguments: Sequence[str], sentence: str)
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("name", ["y", "12", "off", "Übung #1: 'a'", "2026-01-01"])
+@pytest.mark.parametrize("name", ["y", "12", "off", "Übung #1: 'a' 📦", "2026-01-01"])
 @pytest.mark.parametrize("namespace", ["/", "arm"])
 def test_what_is_asked_for_reaches_the_recorder_and_wins_over_the_parameter_file(
     name: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

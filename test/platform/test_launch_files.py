@@ -113,3 +113,11 @@ def test_a_section_of_another_namespace_is_refused(name: str, tmp_path: Path) ->
     file.write_text("executor:\n  ros__parameters:\n    hold_s: 2.0\n")
     with pytest.raises(ParameterFileError, match="'executor' is for no node of namespace '/arm'"):
         expand(name, namespace="arm", params_file=str(file))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_namespace_around_the_launch_file_counts(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/fleet/arm/executor:\n  ros__parameters:\n    hold_s: 2.0\n")
+    found = commands(name, namespace="arm", params_file=str(file), ros_namespace="fleet")
+    assert "/fleet/arm/executor" in found

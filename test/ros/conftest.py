@@ -117,10 +117,11 @@ class Probe:
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
-            if status.message != "inactive":
+            figures = {item.key: item.value for item in status.values}
+            if figures.get("state") == "active":
                 self._problems[status.name] = status.message
                 self._levels[status.name] = status.level
-                self._figures[status.name] = {item.key: item.value for item in status.values}
+                self._figures[status.name] = figures
 
 
 class Suite:

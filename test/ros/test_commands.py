@@ -222,6 +222,21 @@ def test_an_arm_that_is_silent_stops_where_it_was_sent_to(kind: str, absolute: b
     assert positions(joints.write(replace(hold, kind=STOP), STAMP)) == [0.1, 0.9]
 
 
+@pytest.mark.parametrize("kind", ["trajectory", "joints"])
+def test_an_arm_that_falls_silent_while_it_is_blocked_or_stops_keeps_what_it_was_sent(kind: str) -> None:
+    blocked = WRITERS[kind](options((True,), lead=0.25))
+    blocked.measure({"joint_0": 0.0})
+    blocked.write(command(PLAY, 1.0), STAMP)
+    stopping = writer(kind, (True,))
+    stopping.measure({"joint_0": 0.0})
+    stopping.write(command(PLAY, 0.4), STAMP)
+    stopping.write(command(DECELERATE, 0.4, progress=0.9), STAMP)
+    for joints, target in ((blocked, 0.25), (stopping, 0.04)):
+        joints.lose()
+        for each in (HOLD, DECELERATE, STOP):
+            assert positions(joints.write(command(each, 1.0, progress=0.95), STAMP)) == pytest.approx([target])
+
+
 def test_the_measured_pose_is_told_in_action_units() -> None:
     joints = writer("joints", (True, False), scale=0.5)
     assert joints.measured() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
 
 from streaming_vla.nodes.base import LATCHED
@@ -89,6 +91,24 @@ def test_a_gripper_alone_does_not_keep_a_dead_arm_alive(robot: Robot) -> None:
     assert robot.states[-1][1].mode == ExecutionState.MODE_HOLD
     assert robot.states[-1][1].executed < 20
     robot.probe.wait(lambda: robot.probe.figure("executor", "robot_silent") != "0", "the silence is not counted")
+    told = "no joint states of shoulder, elbow, wrist on '/joint_states': the robot is not moved"
+    robot.probe.wait(lambda: robot.probe.problem("executor") == told, "the dead joints are not named")
+
+
+def test_a_dead_arm_is_not_led_back_to_where_it_was_heard_last(robot: Robot) -> None:
+    rungs = {"hold_s": 2 * PERIOD_S, "decelerate_s": 6 * PERIOD_S}
+    before = {"hold_s": 60 * PERIOD_S, "decelerate_s": 1.0}
+    for values in (rungs, before):
+        messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        answer = robot.probe.call(SetParameters, "/executor/set_parameters", parameters=messages)
+        assert all(result.successful for result in answer.results)
+        if values is rungs:
+            robot.begin(actions=40)
+            robot.live(6 * PERIOD_S, ARM, GRIPPER)  # they say 0.0, wherever they are sent
+            robot.live(TIMEOUT_S + 20 * PERIOD_S, GRIPPER)
+    assert robot.states[-1][1].mode == ExecutionState.MODE_ERROR
+    sent = [message.position[0] for _, message in robot.commands]
+    assert sent[-1] == max(sent) > 0.0
 
 
 def test_no_motion_before_the_arm_is_heard(robot: Robot) -> None:
@@ -117,3 +137,15 @@ def test_a_lead_that_is_set_while_inactive_holds_from_activation_on(robot: Robot
     robot.begin(actions=4)  # of 0.001 each, by a joint that stays at 0
     robot.live(6 * PERIOD_S, ARM, GRIPPER)
     assert max(message.position[0] for _, message in robot.commands) == pytest.approx(0.0015)
+
+
+def test_a_gripper_without_a_joint_is_commanded_on_its_own_topic(robot: Robot, suite: Any) -> None:
+    assert suite.end("executor", signal.SIGINT) == 0
+    suite.start("executor", command_type="joints", joint_names=[*ARM, ""], control_period_s=PERIOD_S)
+    robot.probe.wait_for_nodes("executor")
+    grips = robot.probe.record(Float64MultiArray, "gripper_command")
+    robot.begin(actions=5)
+    robot.live(12 * PERIOD_S, ARM)
+    robot.probe.wait(lambda: len(grips) >= 5, "the gripper is not commanded")
+    assert {tuple(message.name) for _, message in robot.commands} == {ARM}
+    assert grips[-1][1].data.tolist() == [0.5]

@@ -53,6 +53,16 @@ def test_what_follows_a_deceleration_is_limited_from_what_the_robot_was_told_in_
     assert only(effects, ExecutionState)[-1].cumulative_action[2] == pytest.approx(-0.2)
 
 
+def test_a_hold_keeps_what_a_bounded_command_was_turned_into() -> None:
+    """A command type with joint targets bounds them by the measured pose: the rest is no debt that a hold pays."""
+    executor = playing(OPTIONS)
+    last = executor.state(0.0).cumulative_action
+    executor.on_told(np.array([5.0, 5.0, -0.5]))
+    assert executor.state(0.0).cumulative_action == pytest.approx([last[0], last[1], -0.5]), "changes are not values"
+    [held] = commands(executor.poll(PERIOD_S))
+    assert held.kind is CommandKind.HOLD and held.values == pytest.approx([0.0, 0.0, -0.5])
+
+
 def test_a_longer_period_that_is_set_in_a_hold_is_the_distance_of_its_commands_from_then_on() -> None:
     executor = playing(replace(OPTIONS, hold_s=100.0))
     executor.poll(PERIOD_S + 40 * PERIOD_S)

@@ -49,6 +49,7 @@ def calibrate(
     from streaming_vla.evaluation.replay_run import ReplayJob
     from streaming_vla.evaluation.virtual_runs import VirtualRun
     from streaming_vla.evaluation.virtual_strategies import STRATEGIES, changed
+    from streaming_vla.policy.models import AUTO
     from streaming_vla.robots.tasks import select_tasks
     from streaming_vla.saliency import calibration
 
@@ -57,7 +58,8 @@ def calibrate(
         always = STRATEGIES["ours"]
         asking = {"mode": mode, "saliency_of": of, "observe_when": when}
         setup = changed(STRATEGIES["ours_adaptive"], {"monitor": asking})
-        named = {"model": model, "saliency_model": saliency_model}
+        own = AUTO if model is not None and saliency_model is None else saliency_model
+        named = {"model": model, "saliency_model": own}
         models: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         scenes = [
             VirtualRun(mode, setup, profile, task, CALIBRATION_SEED + number, **models)
@@ -76,14 +78,19 @@ def calibrate(
         else:
             tried = calibrating.trying(setup, scenes, values, when, processes)
             reference = calibrating.outcome(always, scenes, calibration.calibrate(values, 1.0, when), processes)
+            print(reference)
+
+            def told(rate: float) -> calibrating.Outcome:
+                outcome = tried(rate)
+                saved = 1 - outcome.observations / reference.observations
+                print(f"{outcome}, {100 * saved:.0f} % fewer observations per action")
+                return outcome
+
             outcomes = (
-                calibrating.by_saving(tried, reference, fewer)
+                calibrating.by_saving(told, reference, fewer)
                 if fewer is not None
-                else calibrating.by_success(tried, reference, within or 0.0)
+                else calibrating.by_success(told, reference, within or 0.0)
             )
-            for each in (reference, *outcomes):
-                saved = 1 - each.observations / reference.observations
-                print(f"{each}, {100 * saved:.0f} % fewer observations per action")
             found = outcomes[-1].calibration
         out.parent.mkdir(parents=True, exist_ok=True)
         calibration.write_parameters(out, mode, of, when, found)

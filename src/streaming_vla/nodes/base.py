@@ -42,7 +42,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     """A lifecycle node around one state machine.
 
     A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
-    `settle` and `report`. A hook that raises ValueError refuses the transition or the parameter with that sentence.
+    `settle`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter with that
+    sentence.
 
     Args:
         name: of the node; its parameters are those of the table of that name.
@@ -294,7 +295,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         if failure:
             status.level = DiagnosticStatus.ERROR
         status.message = failure or problem or state
-        for key, value in {**figures, **self.refusals}.items():
+        for key, value in {"state": state, **figures, **self.refusals}.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             status.values.append(KeyValue(key=key, value=text))
         array = DiagnosticArray(status=[status])

@@ -147,7 +147,8 @@ class ExecutorNode(SuiteNode):
         """Return why the robot does not move in an episode, empty when it does."""
         silent = self._machine is not None and self._machine.robot_silent(time.monotonic())
         if silent and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
-            return f"no joint states on '{self.resolve_topic_name('joint_states')}': the robot is not moved"
+            of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
+            return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}': the robot is not moved"
         return "no action came in time: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
 
     def _options(self, values: Mapping[str, Any]) -> ExecutorOptions:
@@ -197,11 +198,14 @@ class ExecutorNode(SuiteNode):
             self._carry_out(self._machine.on_action(action, time.monotonic()))
 
     def _on_joints(self, positions: dict[str, float]) -> None:
+        now = time.monotonic()
+        if self._machine is not None and self._machine.robot_silent(now):
+            self._writer.lose()
         missing = self._writer.measure(positions)
         if missing:  # a robot that cannot be commanded does not count as alive
             self.refuse("joints_missing", missing)
         elif self._machine is not None and self._writer.heard():  # a gripper alone does not show that the arm lives
-            self._carry_out(self._machine.on_robot_state(time.monotonic(), self._writer.measured()))
+            self._carry_out(self._machine.on_robot_state(now, self._writer.measured()))
 
     def _carry_out(self, effects: list[ExecutorEffect]) -> None:
         for effect in effects:
@@ -222,7 +226,7 @@ class ExecutorNode(SuiteNode):
             return
         self._commands.publish(message)
         sent = self._writer.sent()
-        if command.kind is CommandKind.DECELERATE and sent is not None and self._machine is not None:
+        if command.kind is not CommandKind.STOP and sent is not None and self._machine is not None:
             self._machine.on_told(sent)
         if self._rest is not None:
             self._rest.publish(self._writer.rest(command))

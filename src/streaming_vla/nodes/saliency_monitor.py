@@ -22,6 +22,8 @@ from streaming_vla.runtime.monitor import Monitor, MonitorEffect, MonitorOptions
 
 NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
 
+SETTLE_S = 5.0  # after activation; a latched message has come by then
+
 NO_SERVICE = "no node offers 'predict_saliency'"
 
 
@@ -64,11 +66,13 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
         super().activate()
         self._asked_s.clear()
-        self._executor_heard = self._adopted = self._ended_before = self._stop_adopted = False
-        self._postponed, self._postponed_old = "", False
-        self._since_ns = time.time_ns()
+        self._executor_heard = self._stop_adopted = False
+        self._before: str | None = None  # instruction of the episode that ran, or had ended, when this node began
+        self._postponed, self._postponed_old, self._postponed_first = "", False, False
+        self._since_s = time.monotonic()
+        self._first = True
         if self._instruction:
-            self._instruct(self._instruction, old=True)
+            self._instruct(self._instruction)
 
     def deactivate(self) -> None:
         """End the episode: the executor holds."""
@@ -116,29 +120,31 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         conducted = self._conducted()
         self.feed(Monitor.on_execution_state, state)
         episode = self._conducted()
-        if conducted is None and episode is not None:
-            self.get_logger().info(f"goes on with episode {episode.number}")
-            self._adopted = True
+        adopted = conducted is None and episode is not None
+        if adopted:
+            self.get_logger().info(f"goes on with episode {state.episode}")
             if self._stop_adopted:
                 self.feed(Monitor.stop_episode)
-        elif not self._executor_heard:
-            self._ended_before = state.episode > 0
+        if adopted or not self._executor_heard:
+            self._before = state.instruction if state.episode > 0 else None
         self._executor_heard, self._stop_adopted = True, False
         self._begin_postponed()
 
-    def _on_instruction(self, message: String, info: Mapping[str, Any]) -> None:
+    def _on_instruction(self, message: String) -> None:
         self._instruction = message.data
         if self.active:
-            self._instruct(message.data, old=info["source_timestamp"] < self._since_ns)
+            self._instruct(message.data)
 
-    def _instruct(self, instruction: str, old: bool) -> None:
-        """Take an instruction; an `old` one is from before this node was active."""
+    def _instruct(self, instruction: str) -> None:
+        """Take an instruction; the first one since activation may be older, for the topic is latched."""
         if self.machine is None:
             return
+        first, self._first = self._first, False
         self.machine.on_instruction(instruction)
         if not self.value("auto_start") or not instruction.strip():
             return
-        self._postponed, self._postponed_old = instruction, old
+        self._postponed, self._postponed_first = instruction, first
+        self._postponed_old = first and time.monotonic() < self._since_s + SETTLE_S
         if self._executor_heard:  # before that nobody knows whether an episode runs
             self._begin_postponed()
 
@@ -149,14 +155,15 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         instruction, self._postponed = self._postponed, ""
         if self.machine is None or not instruction:
             return
-        # an old instruction may be of an episode that goes on, or of one that was stopped or has failed
-        if self._postponed_old and self._ended_before:
-            self.get_logger().warning(
-                f"'{instruction}' was there before this node and an episode has ended since the executor began: not "
-                "begun again, call start_episode or publish an instruction"
-            )
-        elif not (self._postponed_old and self._adopted):
+        # an old instruction is that of the episode that goes on, or of one that was stopped or has failed
+        old = self._postponed_old or (self._postponed_first and instruction == self._before)
+        if self._before is None or not old:
             self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
+        elif self._conducted() is None:
+            self.get_logger().warning(
+                f"'{instruction}' was there before this node, and an episode has ended: it is not begun again, call "
+                "start_episode or publish the instruction again"
+            )
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:
         if self.machine is None:

@@ -15,10 +15,8 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 RANGE, TRANSPORTS = "ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_BUILTIN_TRANSPORTS"
-MIDDLEWARE, FAST_DDS = (
-    "RMW_IMPLEMENTATION",
-    "rmw_fastrtps",
-)  # also its rmw_fastrtps_dynamic_cpp; without one the default
+MIDDLEWARE = "RMW_IMPLEMENTATION"
+FAST_DDS = "rmw_fastrtps"  # _cpp, which is the default, or _dynamic_cpp
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 LOOPBACK_PROFILE = Path("config") / "fastdds_loopback.xml"
 
@@ -29,7 +27,7 @@ def avoid_shared_memory(environment: MutableMapping[str, str]) -> None:
     What the operator has chosen for Fast DDS stays. Range LOCALHOST always brings shared memory with it; it is replaced
     by a profile that reaches this machine only.
     """
-    if not environment.get(MIDDLEWARE, FAST_DDS).startswith(FAST_DDS):
+    if not (environment.get(MIDDLEWARE) or FAST_DDS).startswith(FAST_DDS):
         return
     if TRANSPORTS in environment or any(name in environment for name in PROFILES):
         return

@@ -90,8 +90,9 @@ def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
         problems += [f"{path}: section '{section}': {reason}" for reason in refused]
         if reached:
             found.setdefault(name, {}).update(values)
+    names_robot = any(rank(section) == 2 for section in closest.values())  # then the others may be other robots'
     for name, section in missed.items():
-        if name not in found:
+        if name not in found and not names_robot:
             wide = EVERY_NODE if name == EVERY_NODE else f"/**/{name}"
             problems.append(
                 f"{path}: section '{section}' is for no node of namespace '{full_namespace(namespace)}': "
@@ -137,14 +138,12 @@ def _sections(document: object, path: Path, above: str = "") -> Iterator[tuple[s
         raise ParameterFileError(f"{path}: expected sections such as '/**/observer:' at the top level")
     for section, body in document.items():
         name = f"{above}/{str(section).strip('/')}" if above else str(section)
-        entries = body.get(KEY) if isinstance(body, dict) else None
-        if isinstance(entries, dict):
-            yield name, _flatten(entries)
-        below = {key: value for key, value in body.items() if value is not entries} if isinstance(body, dict) else body
-        if isinstance(below, dict) and below and all(isinstance(each, dict) for each in below.values()):
-            yield from _sections(below, path, name)
-        elif below or entries is None:
+        if not isinstance(body, dict) or not body or not all(isinstance(each, dict) for each in body.values()):
             raise ParameterFileError(f"{path}: section '{name}' needs '{KEY}:' with the parameters below it")
+        if KEY in body:
+            yield name, _flatten(body[KEY])
+        if below := {key: value for key, value in body.items() if key != KEY}:
+            yield from _sections(below, path, name)
 
 
 def _flatten(entries: dict[object, object], prefix: str = "") -> dict[str, object]:

@@ -43,12 +43,13 @@ def full_namespace(namespace: str) -> str:
 
 
 def write_settings(path: Path, node: str, settings: Mapping[str, object]) -> None:
-    """Write a parameter file that wins over every section of a file that is given before it; `-p` would not.
+    """Write a parameter file that wins over every section of a file that is given before it.
 
-    ROS lets the later of two sections win, and `-p` is one for every node. A section of the node's full name comes
-    last: `load.read` refuses a file in which a wider section stands behind it.
+    ROS lets the later of two sections win. `-p` is one for every node: where the file has "/**" it becomes a part of
+    that, and a node's section wins. One of the node's full name comes last: `load.read` refuses a file in which a wider
+    section stands behind it.
 
     Args:
         node: fully qualified.
     """
-    path.write_text(json.dumps({node: {KEY: dict(settings)}}), encoding="utf-8")
+    path.write_text(json.dumps({node: {KEY: dict(settings)}}, ensure_ascii=False), encoding="utf-8")

@@ -99,6 +99,10 @@ class CommandWriter(ABC):
         """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
         return None
 
+    def unheard(self) -> tuple[str, ...]:
+        """Return the joints that were not measured since `heard` was last True."""
+        return ()
+
     def lose(self) -> None:  # noqa: B027 (types without a target need none)
         """Forget where the robot is, until every joint was measured anew: it was silent for too long."""
 

@@ -18,11 +18,11 @@ class _JointWriter(CommandWriter):
     """Keeps the joint target: changes are added to it, absolute values replace it.
 
     The first changes start from the measured pose, and a target never runs ahead of it by more than `maximum_lead`: a
-    joint that is blocked would else jump to it when it comes free. A deceleration blends the
-    held target into the measured pose, a stop commands the measured pose and forgets the target; both leave the
-    dimensions of `keep_when_stopped` at their last commanded value. Where nobody knows any more where the robot is
-    (`lose`), both keep the held target: a pose of some time ago would lead the arm back. Dimensions without a joint go
-    to `gripper_command` and keep their last command too.
+    joint that is blocked would else jump to it when it comes free. A deceleration blends the held target into the
+    measured pose, a stop commands the measured pose and forgets the target; both leave the dimensions of
+    `keep_when_stopped` at their last commanded value. Where nobody knows any more where the robot is (`lose`), the
+    newest target stays: a pose of some time ago would lead the arm back. Dimensions without a joint go to
+    `gripper_command` and keep their last command too.
 
     Raises:
         ValueError: a scale of 0, a change that is to be kept or has no joint, or no joint at all.
@@ -75,6 +75,9 @@ class _JointWriter(CommandWriter):
             self._fresh.clear()
         return whole
 
+    def unheard(self) -> tuple[str, ...]:
+        return tuple(name for name in self._joints if name not in self._fresh)
+
     def lose(self) -> None:
         if self._measured is None:  # told again: what has been heard since counts
             return
@@ -100,15 +103,16 @@ class _JointWriter(CommandWriter):
     def target(self, command: Command) -> Vector:
         """Return the joint positions to command, [A], in the joints' units."""
         values = command.values * self._scale
-        if command.kind is CommandKind.STOP:
-            if self._measured is None:
-                return np.where(self._kept, values, self._start())
+        if self._measured is None:
+            if command.kind is not CommandKind.PLAY:
+                self._sent = np.where(self._kept, values, self._start())
+                return self._sent
+        elif command.kind is CommandKind.STOP:
             self._held = self._sent = None
             return np.where(self._kept, values, self._measured)
-        if command.kind is CommandKind.DECELERATE:
+        elif command.kind is CommandKind.DECELERATE:
             held = self._held if self._held is not None else self._start()
-            goal = held if self._measured is None else self._measured
-            self._sent = np.where(self._kept, values, held + (goal - held) * command.progress)
+            self._sent = np.where(self._kept, values, held + (self._measured - held) * command.progress)
             return self._sent
         base = values if self._absolute.all() else self._start()
         self._held = self._sent = self._led(np.where(self._absolute, values, base + values))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from streaming_vla.policy.layout import ActionLayout, Vector
 from streaming_vla.runtime.counters import Counters
 from streaming_vla.runtime.events import Command, CommandKind
@@ -39,8 +41,9 @@ class Commander:
 
     def told(self, values: Vector) -> None:
         """Limit the next command from these absolute values, action units, [A]: the robot was told them instead."""
-        self._last = self._layout.start(values)
-        self.cumulative = self._layout.advance(self.cumulative, self._last)
+        absolute = np.asarray(self._layout.absolute)
+        self._last = np.where(absolute, values, self._last)
+        self.cumulative = np.where(absolute, values, self.cumulative)
 
     def stop(self) -> Command:
         """Return the command that stops at once, whatever the limits of change."""

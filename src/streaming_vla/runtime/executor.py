@@ -146,9 +146,10 @@ class Executor:
         return effects
 
     def on_told(self, values: Vector) -> None:
-        """Hear what became of a deceleration's absolute values on their way to the robot, action units, [A].
+        """Hear what became of a command's absolute values on their way to the robot, action units, [A].
 
-        A command type with joint targets moves them towards the measured pose. What follows is limited from there.
+        A command type with joint targets bounds them by the measured pose, and blends a deceleration into it. What
+        follows is limited from there, and a hold keeps what was told.
         """
         self._commander.told(values)
 
