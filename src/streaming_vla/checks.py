@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from streaming_vla import graph
+from streaming_vla.parameters.sections import full_namespace
 
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 13)
 ROUND_TRIP_TIMEOUT_S = 15.0
@@ -170,7 +171,7 @@ def domain(namespace: str) -> str:
     from streaming_vla.nodes.lifecycle_client import LifecycleClient
 
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    client = LifecycleClient("/" + namespace.strip("/"))
+    client = LifecycleClient(full_namespace(namespace))
     try:
         running = client.taken({node.name for node in graph.NODES})
     finally:
@@ -215,7 +216,7 @@ def cameras(path: Path, namespace: str) -> str:
     for name in ("camera_topics", "robot_state_topic"):
         value = values.get(name, table("observer")[name].default)
         topics += [str(topic) for topic in value] if isinstance(value, tuple) else [str(value)]
-    counts = publishers("/" + namespace.strip("/"), topics)
+    counts = publishers(full_namespace(namespace), topics)
     silent = [topic for topic, count in counts.items() if count == 0]
     if silent:
         raise Trouble(

@@ -9,7 +9,6 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.utilities import prefix_namespace
 
 from streaming_vla import graph
@@ -59,17 +58,17 @@ def description(simulated: bool) -> LaunchDescription:
 
 def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
     """Return the nodes; here the values of the arguments are known."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ("params_file", "namespace", "use_sim_time")}
+    names = ("params_file", "namespace", "use_sim_time", "autostart")
+    given = {name: LaunchConfiguration(name).perform(context) for name in names}
     # launch_ros only warns about a missing file and would run the nodes with their defaults
     pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
     load.read(Path(given["params_file"]), prefix_namespace(pushed, given["namespace"]) or "/")
-    clock = {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
-    return [_node(node, simulated, clock) for node in graph.nodes(simulated)]
+    switches = {name: given[name] == "true" for name in ("use_sim_time", "autostart") if given[name]}
+    return [_node(node, simulated, switches) for node in graph.nodes(simulated)]
 
 
-def _node(node: graph.GraphNode, simulated: bool, clock: dict[str, bool]) -> Node:
+def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> Node:
     settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
-    autostart = ParameterValue(LaunchConfiguration("autostart"), value_type=bool)
     return Node(
         package=graph.PACKAGE,
         executable=node.name,
@@ -78,7 +77,7 @@ def _node(node: graph.GraphNode, simulated: bool, clock: dict[str, bool]) -> Nod
         # `autostart` rather than a lifecycle manager: a respawned process then activates itself.
         parameters=[
             LaunchConfiguration("params_file"),
-            {"autostart": autostart, **clock, **settings},
+            {**switches, **settings},
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         respawn=True,

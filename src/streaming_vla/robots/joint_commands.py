@@ -49,8 +49,7 @@ class _JointWriter(CommandWriter):
         self._held: Vector | None = None
         self._sent: Vector | None = None
         self._known: dict[str, float] = {}  # joints may come in several messages
-        self._fresh: set[str] = set()  # joints measured since the whole robot was heard
-        self._lost: set[str] = set()  # joints not measured since the robot was silent
+        self._fresh: set[str] = set()  # joints measured since the whole robot was heard, or lost
 
     def measure(self, positions: Mapping[str, float]) -> str:
         mine = {name: positions[name] for name in self._joints if name in positions}
@@ -59,10 +58,9 @@ class _JointWriter(CommandWriter):
             return f"joint {', '.join(broken)} is not finite in joint_states: bring the robot's hardware up"
         self._known.update(positions)
         self._fresh.update(mine)
-        self._lost.difference_update(mine)
         if problem := self._missing():
             return problem
-        if self._lost:
+        if self._measured is None and self.unheard():
             return ""
         unmeasured = np.asarray(self.options.layout.initial) * self._scale if self._sent is None else self._sent
         self._measured = unmeasured.copy()
@@ -83,7 +81,6 @@ class _JointWriter(CommandWriter):
             return
         self._measured = None
         self._fresh.clear()
-        self._lost = set(self._joints)
 
     def _missing(self) -> str:
         missing = [name for name in self._joints if name not in self._known]
@@ -133,7 +130,7 @@ class _JointWriter(CommandWriter):
             return self._sent
         if self._measured is not None:
             return self._measured
-        raise ValueError(self._missing() or f"joint {', '.join(sorted(self._lost))} is silent in joint_states")
+        raise ValueError(self._missing() or f"joint {', '.join(self.unheard())} is silent in joint_states")
 
 
 class TrajectoryWriter(_JointWriter):

@@ -214,7 +214,7 @@ class Executor:
             return self._climb(due_s, now)
         late = now - due_s >= self._options.control_period_s
         start_s = now if late else due_s  # after a pause of the process no burst of commands
-        if start_s >= self._robot_silent_s():
+        if self.robot_silent(start_s):
             self.counters.count("robot_silent")
             self.reject(*self._queue.flush())
             return self._hold(due_s, now)
