@@ -18,7 +18,8 @@ _HEADER = """\
 # Section "/**" holds what several nodes share; "/**/observer" is node observer in any namespace.
 # Use it with: streaming-vla up --params-file FILE, or ros2 launch ... params_file:=FILE
 # Keep what you change and delete the rest. In ROS the later of two sections wins: keep "/**" in front, and put what is
-# one robot's ("/left/executor") behind what is everybody's ("/**/executor"). "-p name:=value" is a part of "/**".
+# one robot's ("/left/executor") behind what is everybody's ("/**/executor"). "-p name:=value" is a part of
+# the file's "/**"; where it has none, "-p" comes last and wins.
 """
 
 
