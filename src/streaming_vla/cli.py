@@ -41,18 +41,22 @@ class LogLevel(str, Enum):
 def up(
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
+    part: Annotated[
+        graph.Part,
+        typer.Option("--nodes", help="robot: all nodes but inference, which runs elsewhere; inference: that one alone"),
+    ] = graph.Part.all,
     sim: Annotated[bool, typer.Option("--sim", help="with the simulated robot; an episode begins by itself")] = False,
     log_level: Annotated[LogLevel, typer.Option(help="of the nodes")] = LogLevel.info,
 ) -> None:
-    """Start every node, keep them running, and stop them in reverse order on Ctrl-C or SIGTERM."""
+    """Start the nodes, keep them running, and stop them in reverse order on Ctrl-C or SIGTERM."""
     from streaming_vla.starter import Suite, SuiteError, say_on_stderr
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = graph.SIMULATED_SETTINGS if sim else {}
     try:
-        nodes = graph.nodes(simulated=sim)
+        nodes = graph.nodes(sim, part)
         with Suite(nodes, namespace, params_file, settings, log_level.value) as suite:
-            say_on_stderr(f"All {len(nodes)} nodes are active. Ctrl-C stops them.")
+            say_on_stderr(f"Active: {', '.join(node.name for node in nodes)}. Ctrl-C stops.")
             while not suite.wait_failure(timeout_s=3600.0):
                 pass
         refuse(suite.failure)

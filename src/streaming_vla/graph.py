@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 PACKAGE = "streaming_vla"
 
 Setting = bool | int | float | str | tuple[bool | int | float | str, ...]
 Settings = Mapping[str, Mapping[str, Setting]]
 """Parameters per node name."""
+
+
+class Part(str, Enum):
+    """Which processes to start: the model may run on another machine than the robot, and serve several robots."""
+
+    all = "all"
+    robot = "robot"  # all but the model
+    inference = "inference"
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,11 @@ NODES = (
 SIMULATED_SETTINGS: Settings = {"saliency_monitor": {"auto_start": True}}
 
 
-def nodes(simulated: bool) -> tuple[GraphNode, ...]:
+def nodes(simulated: bool, part: Part = Part.all) -> tuple[GraphNode, ...]:
     """Return the processes to start, in order, with or without the simulated robot."""
-    return tuple(node for node in NODES if simulated or not node.simulated_only)
+    return tuple(
+        node
+        for node in NODES
+        if (simulated or not node.simulated_only)
+        and (part is Part.all or (node.name == "inference") == (part is Part.inference))
+    )

@@ -35,6 +35,12 @@ def description(simulated: bool) -> LaunchDescription:
             description="ROS parameter file of all nodes; copy the default one and edit it.",
         ),
         DeclareLaunchArgument(
+            "nodes",
+            default_value=graph.Part.all.value,
+            choices=[part.value for part in graph.Part],
+            description="robot: all nodes but inference, which runs elsewhere; inference: that one alone.",
+        ),
+        DeclareLaunchArgument(
             "use_sim_time",
             default_value="",
             choices=["", "true", "false"],
@@ -64,7 +70,8 @@ def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
     pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
     load.read(Path(given["params_file"]), prefix_namespace(pushed, given["namespace"]) or "/")
     switches = {name: given[name] == "true" for name in ("use_sim_time", "autostart") if given[name]}
-    return [_node(node, simulated, switches) for node in graph.nodes(simulated)]
+    part = graph.Part(LaunchConfiguration("nodes").perform(context))
+    return [_node(node, simulated, switches) for node in graph.nodes(simulated, part)]
 
 
 def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> Node:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -59,7 +59,7 @@ class Suite:
     They run in the ROS domain of this process's environment. One thread of this object supervises them.
 
     Args:
-        nodes: which processes, in the order of `graph.NODES`.
+        nodes: which processes, in the order of `graph.NODES`; two suites may share a namespace, but not a node.
         namespace: of the robot; "" and "/" are the root.
         params_file: ROS parameter file for all nodes; None takes the defaults.
         settings: parameters per node that win over the file.
@@ -212,14 +212,16 @@ class Suite:
 
     @contextmanager
     def _only_suite_here(self) -> Iterator[None]:
-        """Refuse a second starter on this machine for certain, however slow discovery is."""
+        """Refuse a second starter of a node on this machine for certain, however slow discovery is."""
         domain = os.environ.get("ROS_DOMAIN_ID", "0")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
-            try:
-                # the leading zero makes it a name without a file, which ends with this process
-                claim.bind(f"\0streaming_vla {domain} {self.namespace}")
-            except OSError as error:
-                raise SuiteError(self._taken_sentence("a suite")) from error
+        with ExitStack() as claims:
+            for node in self._nodes:
+                claim = claims.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                try:
+                    # the leading zero makes it a name without a file, which ends with this process
+                    claim.bind(f"\0streaming_vla {domain} {qualified(self.namespace, node.name)}")
+                except OSError as error:
+                    raise SuiteError(self._taken_sentence(f"a suite with node {node.name}")) from error
             yield
 
     def _refuse_second_suite(self, client: LifecycleClient) -> None:

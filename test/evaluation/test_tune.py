@@ -179,7 +179,7 @@ def test_defaults_that_nothing_beats_stay(
     monkeypatch.setattr(module, "score", lambda _, _absolute: Score(1.0 + len(landscape), 1.0 + len(landscape)))
     found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
     assert found.values == ()
-    assert verdict(found).startswith("The defaults are on the front: no trial beats them")
+    assert verdict(found).startswith("The given parameters are on the front: no trial beats them")
     other = replace(found, front=(Score(0.0, 0.0),))
     assert verdict(other).startswith("The given parameters stay")
     assert found.tuned == found.default

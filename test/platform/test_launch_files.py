@@ -58,7 +58,7 @@ def own_parameters(node: str, command: list[str]) -> dict[str, object]:
 @pytest.mark.parametrize("name", FILES)
 def test_arguments_are_deployment_only_and_described(name: str) -> None:
     arguments = {argument.name: argument for argument in load(name).get_launch_arguments()}
-    assert set(arguments) == {"namespace", "params_file", "use_sim_time", "autostart", "log_level"}
+    assert set(arguments) == {"namespace", "params_file", "nodes", "use_sim_time", "autostart", "log_level"}
     for argument in arguments.values():
         assert argument.description.strip() and "no description given" not in argument.description.lower()
         assert argument.default_value is not None
@@ -69,6 +69,12 @@ def test_processes_are_those_of_the_graph(name: str, simulated: bool) -> None:
     _, nodes = expand(name)
     assert [node.node_executable for node in nodes] == [node.name for node in graph.nodes(simulated)]
     assert {node.node_package for node in nodes} == {"streaming_vla"}
+
+
+@pytest.mark.parametrize(("name", "simulated"), FILES.items())
+def test_the_model_may_be_started_elsewhere(name: str, simulated: bool) -> None:
+    parts = [[node.node_executable for node in expand(name, nodes=part)[1]] for part in ("robot", "inference")]
+    assert parts == [[node.name for node in graph.nodes(simulated) if node.name != "inference"], ["inference"]]
 
 
 @pytest.mark.parametrize("name", FILES)

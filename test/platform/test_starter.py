@@ -87,7 +87,7 @@ def test_fault_at_the_start_is_one_sentence(settings: dict[str, bool], sentence:
 
 
 def test_second_suite_in_the_domain_is_refused(lines: list[str]) -> None:
-    with Suite(NODES[:1], say=lines.append), pytest.raises(SuiteError, match="already has a suite in namespace /:"):
+    with Suite(NODES[:1], say=lines.append), pytest.raises(SuiteError, match="already has a suite with node first in"):
         Suite(NODES, say=lines.append).start()
 
 
@@ -99,6 +99,11 @@ def test_nodes_of_another_starter_are_refused(monkeypatch: pytest.MonkeyPatch) -
                 Suite(NODES).start()
         finally:
             other.kill()  # one that hangs on SIGTERM would be waited for for ever
+
+
+def test_a_second_suite_may_run_the_other_nodes(lines: list[str]) -> None:
+    with Suite(NODES[:1], say=lines.append), Suite(NODES[1:2], say=lines.append) as other:
+        assert other.is_up
 
 
 def test_same_domain_with_another_namespace_is_fine(lines: list[str]) -> None:

@@ -55,7 +55,7 @@ def test_every_node_becomes_active_and_a_signal_stops_them_all(number: signal.Si
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if line.startswith("All 6 nodes are active"):
+            if line.startswith("Active: sim_robot, inference, observer, "):
                 break
         nodes = children(process)
         assert len(nodes) == len(graph.NODES), "".join(lines)
@@ -68,6 +68,17 @@ def test_every_node_becomes_active_and_a_signal_stops_them_all(number: signal.Si
     assert not [pid for pid in nodes if Path(f"/proc/{pid}").exists()]
     order = [line.split(":")[0] for line in lines if ": active after" in line]
     assert order == [node.name for node in graph.NODES]
+
+
+def test_the_model_runs_in_a_suite_of_its_own() -> None:
+    with start("--nodes", "inference") as model, start("--sim", "--nodes", "robot", "--namespace", "left") as robot:
+        for process, names in (
+            (model, ["inference"]),
+            (robot, [node.name for node in graph.NODES if node.name != "inference"]),
+        ):
+            assert process.stdout is not None
+            *_, last = iter(process.stdout.readline, f"Active: {', '.join(names)}. Ctrl-C stops.\n")
+            assert f"{names[-1]}: active after" in last
 
 
 def test_fault_of_a_node_ends_the_command_with_its_sentence(tmp_path: Path) -> None:

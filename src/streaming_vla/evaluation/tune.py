@@ -66,7 +66,7 @@ class Tuned:
     Args:
         default: of the parameter file, on the bags that were kept from the search.
         tuned: of the values, on the same bags.
-        values: (node, parameter, value) that were changed; empty when the defaults are on the front.
+        values: (node, parameter, value) that were changed; empty when the given parameters are on the front.
         front: scores on the searched bags that no other beats.
         trials: score of each trial on the searched bags, the first is that of the parameter file.
     """

@@ -24,7 +24,7 @@ def verdict(tuned: Tuned) -> str:
     """Return what came out of it, one sentence."""
     if not tuned.values:
         if tuned.trials[0] in tuned.front:
-            return "The defaults are on the front: no trial beats them."
+            return "The given parameters are on the front: no trial beats them."
         return "The given parameters stay: what beats them on the searched bags does not on those that were kept back."
     return (
         f"On the bags that were kept back, observations go from {tuned.default.observations_per_s:.2f} to "
