@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Queries, State
-from kv_cache.compress import evict, judge
+from kv_cache.compress import around, evict, judge
 from kv_cache.policies.base import CachePolicy
 from kv_cache.rotary import rotate, turn
 from kv_cache.slots import SlotRotations, pick
@@ -216,9 +216,11 @@ class SessionCache:
         cache = SessionCache(self.spec, policy, self._views, self._max_bytes, self.device)
         saved = self.snapshot()
         policy.admit(0, saved.ledger.tokens)
-        ledger, places = evict(policy, saved.ledger, saved.mass)
+        begin, end = saved.ledger.sinks, saved.ledger.sinks + len(saved.ledger.numbers)
+        ledger, stay = evict(policy, saved.ledger, saved.mass[begin:end])
+        places = around([begin + place for place in stay], begin, range(end, saved.ledger.tokens))
         cache._put(ledger, pick((saved.keys,), places), pick((saved.values,), places), unchanged=0)
-        cache._mass = saved.mass[places] if policy.reads_queries else saved.mass
+        cache._mass = pick((saved.mass,), places, dim=0) if policy.reads_queries else saved.mass
         cache._state = saved.state
         return cache
 
@@ -244,16 +246,16 @@ class SessionCache:
         judged = judge(self.policy, grown, (old_keys, keys), (old_values, values), mass, self._state, leaving)
         places = judged.places
         fixed = grown.sinks + len(grown.numbers)
-        unchanged = sum(1 for slot, place in enumerate(places[: min(fixed, held.stop)]) if slot == place)
+        unmoved = places[0].stop if places and places[0].start == 0 else 0
         self._put(
             judged.ledger,
             pick((old_keys, keys, judged.keys), places),
             pick((old_values, values, judged.values), places),
-            unchanged,
+            unchanged=min(unmoved, fixed, held.stop),
         )
         self._state = judged.state
         if self.policy.reads_queries:
-            self._mass = torch.cat((mass, judged.mass))[places]
+            self._mass = pick((mass, judged.mass), places, dim=0)
 
     def _put(self, ledger: Ledger, keys: Tensor, values: Tensor, unchanged: int) -> None:
         """Hold nothing but these tokens; the rotated keys of the first `unchanged` slots are those of the last bank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kv_cache.chunks import Chunks, State
 from kv_cache.policies.base import CachePolicy
-from kv_cache.slots import pick
+from kv_cache.slots import joined, pick
 from kv_cache.view import Ledger
 
 SCORES_SHOWN = 16
@@ -21,14 +22,14 @@ class Judgement:
 
     Args:
         ledger: after it.
-        places: what lives on, in order, as places in [held tokens | new tokens | summaries].
+        places: what lives on, in order, in pieces of [held tokens | new tokens | summaries].
         keys, values: [L, Hkv, n, d], a summary of each chunk that left; keys before rotation.
         mass: [n], attention that the chunks have received.
         state: of the policy.
     """
 
     ledger: Ledger
-    places: list[int]
+    places: list[range]
     keys: Tensor
     values: Tensor
     mass: Tensor
@@ -60,10 +61,10 @@ def judge(
     left = replace(grown, recents=grown.recents - leaving * sizes.chunk)
     if not sizes.summaries and not policy.scored:  # nothing can be kept: nobody needs to look
         nothing = keys[0][:, :, :0]
-        places = [*range(first), *range(last, grown.tokens)]
+        places = joined((range(first), range(last, grown.tokens)))
         return Judgement(replace(left, dropped=left.dropped + leaving), places, nothing, nothing, mass[:0], state)
     shape = (1, *keys[0].shape[:2], leaving, sizes.chunk, keys[0].shape[-1])
-    chunk_places = range(first, last)
+    chunk_places = [range(first, last)]
     received = mass[first:last] if policy.reads_queries else keys[0].new_zeros(last - first, dtype=torch.float32)
     number = grown.kept + grown.dropped
     chunks = Chunks(
@@ -87,28 +88,33 @@ def judge(
         dropped=left.dropped + leaving - len(kept),
         newest_scores=(left.newest_scores + scores)[-SCORES_SHOWN:] if policy.scored else (),
     )
-    candidates = [*range(first), *(grown.tokens + place for place in kept), *range(last, grown.tokens)]
-    here = torch.cat((mass, chunks.mass[0]))[candidates] if policy.reads_queries else mass
-    ledger, survivors = evict(policy, judged, here)
-    places = [candidates[place] for place in survivors]
+    summaries = [*range(grown.sinks, first), *(grown.tokens + place for place in kept)]
+    here = torch.cat((mass, chunks.mass[0]))[summaries] if policy.reads_queries else mass
+    ledger, stay = evict(policy, judged, here)
+    places = around([summaries[place] for place in stay], grown.sinks, range(last, grown.tokens))
     return Judgement(ledger, places, summary_keys[0], summary_values[0], chunks.mass[0], state)
 
 
-def evict(policy: CachePolicy, ledger: Ledger, mass: Tensor) -> tuple[Ledger, list[int]]:
+def around(summaries: Sequence[int], sinks: int, recents: range) -> list[range]:
+    """Return the places of the sinks, of `summaries` and of `recents`, in pieces."""
+    return joined((range(sinks), *(range(place, place + 1) for place in summaries), recents))
+
+
+def evict(policy: CachePolicy, ledger: Ledger, mass: Tensor) -> tuple[Ledger, Sequence[int]]:
     """Remove the summaries that the budget has no room for, lowest utility first, oldest first among equals.
 
     Args:
-        mass: [tokens of the ledger], attention received; anything when the policy does not read queries.
+        mass: [summaries of the ledger], attention received; anything when the policy does not read queries.
 
     Returns:
-        The ledger after it, and the slots that stay.
+        The ledger after it, and which of its summaries stay, ascending.
     """
-    begin, end = ledger.sinks, ledger.sinks + len(ledger.numbers)
-    surplus = end - begin - policy.sizes.summaries
+    count = len(ledger.numbers)
+    surplus = count - policy.sizes.summaries
     if surplus <= 0:
-        return ledger, list(range(ledger.tokens))
-    utilities = policy.utilities(torch.tensor(ledger.scores), mass[begin:end].cpu()).tolist()
-    order = sorted(range(end - begin), key=lambda place: (utilities[place], place))
+        return ledger, range(count)
+    utilities = policy.utilities(torch.tensor(ledger.scores), mass.cpu()).tolist()
+    order = sorted(range(count), key=lambda place: (utilities[place], place))
     stay = sorted(order[surplus:])
     after = replace(
         ledger,
@@ -116,4 +122,4 @@ def evict(policy: CachePolicy, ledger: Ledger, mass: Tensor) -> tuple[Ledger, li
         scores=tuple(ledger.scores[place] for place in stay),
         evicted=ledger.evicted + surplus,
     )
-    return after, [*range(begin), *(begin + place for place in stay), *range(end, ledger.tokens)]
+    return after, stay

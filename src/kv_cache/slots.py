@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -90,25 +90,28 @@ def _rows(spec: CacheSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
         return cos.to(spec.table_dtype), sin.to(spec.table_dtype)
 
 
-def pick(sources: Sequence[Tensor], places: Sequence[int]) -> Tensor:
-    """Return the tokens at ascending runs of `places` in the sources one after the other, each [L, Hkv, T, d]."""
-    pieces = [piece for begin, end in _runs(places) for piece in _between(sources, begin, end)]
-    return torch.cat(pieces, dim=2) if pieces else sources[0][:, :, :0]
+def joined(places: Iterable[range]) -> list[range]:
+    """Return the places with those in one piece that follow each other, and without empty ones."""
+    pieces: list[range] = []
+    for each in places:
+        if pieces and each and pieces[-1].stop == each.start:
+            pieces[-1] = range(pieces[-1].start, each.stop)
+        elif each:
+            pieces.append(each)
+    return pieces
 
 
-def _runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of places that follow each other."""
-    begin = 0
-    for end in range(1, len(places) + 1):
-        if end == len(places) or places[end] != places[end - 1] + 1:
-            yield places[begin], places[end - 1] + 1
-            begin = end
+def pick(sources: Sequence[Tensor], places: Iterable[range], dim: int = 2) -> Tensor:
+    """Return the tokens at `places`, in this order, of the sources one after the other; tokens are dimension `dim`."""
+    pieces = [piece for each in places for piece in _between(sources, each, dim)]
+    return torch.cat(pieces, dim=dim) if pieces else sources[0].narrow(dim, 0, 0)
 
 
-def _between(sources: Sequence[Tensor], begin: int, end: int) -> Iterator[Tensor]:
+def _between(sources: Sequence[Tensor], places: range, dim: int) -> Iterator[Tensor]:
     offset = 0
     for source in sources:
-        count = source.shape[2]
-        if begin < offset + count and end > offset:
-            yield source[:, :, max(begin - offset, 0) : end - offset]
+        count = source.shape[dim]
+        begin, end = max(places.start - offset, 0), min(places.stop - offset, count)
+        if begin < end:
+            yield source.narrow(dim, begin, end - begin)
         offset += count

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kv_cache import CacheSpec, CacheView, Gate, GateConfig
+from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
@@ -93,6 +93,19 @@ def test_a_cache_that_is_full_takes_no_more_and_what_it_holds_stays(gate: Path) 
     service = PolicyService(Remembering(), CacheOptions("full", capacity=3 * BLOCK), seed=0)
     assert [seen(service, sequence) for sequence in range(4)] == [True, True, True, False]
     assert held(service, 2) == 1.0
+
+
+def test_random_keeps_other_chunks_in_another_episode() -> None:
+    kept = []
+    for seed in (1, 2, 1):
+        policy = CacheOptions("random", recent=BLOCK, chunk=BLOCK, budget=400, keep_rate=0.3).build(
+            Remembering.spec, seed
+        )
+        cache = SessionCache(Remembering.spec.cache, policy)
+        spec = Remembering.spec.cache
+        cache.append(*torch.randn(2, spec.layers, spec.kv_heads, 60 * BLOCK, spec.head_dim))
+        kept.append([number for number, _ in cache.kept_chunks()])
+    assert kept[0] == kept[2] != kept[1] and 0 < len(kept[1]) < 59
 
 
 def test_the_engine_is_set_as_the_inference_nodes_is(gate: Path) -> None:

@@ -16,7 +16,7 @@ from streaming_vla.evaluation.chunk_log import ChunkFate, ChunkLog, Fate
 from streaming_vla.evaluation.memory_map import MemoryMap, check_picture, draw_memory_map, map_of_episode
 from streaming_vla.evaluation.memory_outcome import fates_by_observation, held_observations, outcome_of
 from streaming_vla.evaluation.pilot import Pilot
-from streaming_vla.robots.memory_rules import CuedReach
+from streaming_vla.robots.memory_rules import Count, CuedReach
 
 SPEC = CacheSpec(layers=2, kv_heads=1, head_dim=4)
 BLOCK = 5
@@ -91,6 +91,18 @@ def test_whether_the_cue_is_held(policy: str, budget: int, held: bool) -> None:
     assert {6, 7} <= everything
     assert (everything == set(range(8))) == held
     assert outcome_of(cast(Pilot, flown), BLOCK, None).cue is None
+
+
+@pytest.mark.parametrize(("budget", "held"), [(4 * BLOCK, False), (20 * BLOCK, True)])
+def test_a_cue_of_which_one_blink_is_lost_is_not_held(budget: int, held: bool) -> None:
+    memory = next(episode for episode in map(Count, range(20)) if episode.answer == 2)
+    blinks = [(flash.begin, flash.end) for flash in memory.lamp]
+    assert memory.cue_parts == blinks and len(blinks) == 3
+    flown = Flown("mean", 11, budget=budget)
+    everything = held_observations(cast(Pilot, flown), BLOCK)
+    seen = [{number for number, step in enumerate(flown.looks) if begin <= step < end} for begin, end in blinks]
+    assert [bool(looks & everything) for looks in seen] == [held, held or bool(seen[1] & everything), True]
+    assert outcome_of(cast(Pilot, flown), BLOCK, memory).cue_held == held
 
 
 def test_the_map_is_a_picture(tmp_path: Path) -> None:

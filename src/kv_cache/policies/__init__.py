@@ -42,6 +42,7 @@ def make_policy(
     gate: Gate | None = None,
     threshold: float = 0.5,
     keep_rate: float = 0.1,
+    seed: int = 0,
 ) -> CachePolicy:
     """Return the policy called `name`; numbers that it has no use for are ignored.
 
@@ -49,7 +50,7 @@ def make_policy(
         sinks, recent, chunk, budget: tokens, see Window and Chunked.
         capacity: tokens, of full.
         gate, threshold: of gated.
-        keep_rate: of random.
+        keep_rate, seed: of random.
 
     Raises:
         ValueError: an unknown name, a missing gate, or a number that the policy refuses.
@@ -63,7 +64,7 @@ def make_policy(
             raise ValueError("cache policy gated needs the weights of a gate, none are given")
         return Gated(sinks, recent, chunk, budget, gate=gate, threshold=threshold)
     if name == "random":
-        return Random(sinks, recent, chunk, budget, keep_rate=keep_rate)
+        return Random(sinks, recent, chunk, budget, keep_rate=keep_rate, seed=seed)
     others: dict[str, type[Chunked]] = {"mean": Mean, "attention": Attention, "expected": Expected}
     if name not in others:
         raise ValueError(f"cache policy '{name}' is unknown, choose one of {', '.join(POLICY_NAMES)}")

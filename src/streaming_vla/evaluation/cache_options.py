@@ -38,8 +38,11 @@ class CacheOptions:
     threshold: float | None = None
     keep_rate: float = 0.1
 
-    def engine(self, spec: PolicySpec) -> EngineOptions:
+    def engine(self, spec: PolicySpec, seed: int = 0) -> EngineOptions:
         """Return the options of an engine that serves one robot.
+
+        Args:
+            seed: of the episode: random keeps other chunks in another one.
 
         Raises:
             ValueError: an unknown policy, a number out of range, or a gate that is missing or cannot be used.
@@ -63,15 +66,16 @@ class CacheOptions:
             threshold=threshold,
             gate=None if loaded is None else loaded.gate,
             keep_rate=self.keep_rate,
+            seed=seed,
         )
 
-    def build(self, spec: PolicySpec) -> CachePolicy:
-        """Return the cache policy for a model.
+    def build(self, spec: PolicySpec, seed: int = 0) -> CachePolicy:
+        """Return the cache policy for a model in the episode of `seed`.
 
         Raises:
             ValueError: as of `engine`, or the gate is another model's.
         """
-        policy = self.engine(spec).policy()
+        policy = self.engine(spec, seed).policy()
         policy.fit(spec.cache)
         return policy
 

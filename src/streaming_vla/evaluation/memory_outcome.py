@@ -21,7 +21,8 @@ class MemoryOutcome:
         full_tokens: what a full cache would hold.
         kept, dropped, evicted: chunks.
         cue: class of the cue of a memory task; None in every other task.
-        cue_held: something of an observation of the cue is held, as it was or in a summary.
+        cue_held: something is held of every part of the cue (of every blink), as it was or in a summary; parts that no
+            observation has seen do not count.
     """
 
     observations: int
@@ -65,7 +66,11 @@ def outcome_of(pilot: Pilot, block: int, memory: MemoryEpisode | None) -> Memory
     cue_held = False
     if memory is not None:
         held = held_observations(pilot, block)
-        cue_held = any(number in held for number, step in enumerate(pilot.looks) if step < memory.cue_steps)
+        seen = [
+            {number for number, step in enumerate(pilot.looks) if begin <= step < end}
+            for begin, end in memory.cue_parts
+        ]
+        cue_held = all(looks & held for looks in seen if looks)
     return MemoryOutcome(
         len(pilot.looks),
         stats.tokens,

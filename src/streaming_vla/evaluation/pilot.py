@@ -78,7 +78,7 @@ class Pilot:
     """One policy's hand on the robot through one episode after the other.
 
     Attributes:
-        cache: of the policy.
+        cache: of the episode.
         chunks: what became of its chunks since the episode began.
         looks: steps of the episode at which an observation was taken.
         pictures: of the first camera, one per observation, where they are asked for: [S, S, 3].
@@ -87,14 +87,14 @@ class Pilot:
     def __init__(self, policy: StreamingPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
         options.check(policy)
         self._policy, self._options, self._keep_pictures = policy, options, keep_pictures
-        self.cache = SessionCache(policy.spec.cache, options.cache.build(policy.spec))
         self.begin("")
 
     def begin(self, instruction: str, seed: int = 0) -> None:
-        """Forget the episode before."""
+        """Forget the episode before; `seed` is of what is drawn in this one."""
         self._instruction = instruction
         self._noise = np.random.default_rng((self._options.seed, seed))
-        self.cache.reset()
+        spec = self._policy.spec
+        self.cache = SessionCache(spec.cache, self._options.cache.build(spec, seed))
         self.chunks = ChunkLog()
         self.looks: list[int] = []
         self.pictures: list[npt.NDArray[np.uint8]] = []

@@ -42,7 +42,7 @@ class PolicyService:
     Args:
         policy: the model; strategies for chunks need a ChunkPolicy.
         cache: what is kept of the history.
-        seed: of the noise that chunks begin with.
+        seed: of the episode: of the noise that chunks begin with, and of the draws of a random cache.
 
     Raises:
         ValueError: the cache does not fit the policy.
@@ -51,7 +51,7 @@ class PolicyService:
 
     def __init__(self, policy: StreamingPolicy, cache: CacheOptions, seed: int) -> None:
         self._policy = policy
-        self._sessions = Sessions(policy.spec, cache.engine(policy.spec))
+        self._sessions = Sessions(policy.spec, cache.engine(policy.spec, seed))
         self._random = np.random.default_rng(seed)
         self.last_state: Vector | None = None  # of the newest observation
         self.work: Counter[str] = Counter()  # how often each kind of work of virtual_cost.costs was done

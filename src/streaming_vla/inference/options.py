@@ -29,6 +29,7 @@ class EngineOptions:
         threshold: least score of a chunk that gated keeps.
         gate: of gated.
         keep_rate: share of the chunks that random keeps.
+        seed: of its draws.
 
     Raises:
         ValueError: a number out of range, an unknown cache policy or a missing gate.
@@ -45,6 +46,7 @@ class EngineOptions:
     threshold: float = 0.5
     gate: Gate | None = None
     keep_rate: float = 0.1
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for field in ("max_sessions", "contexts_kept"):
@@ -64,6 +66,7 @@ class EngineOptions:
             gate=self.gate,
             threshold=self.threshold,
             keep_rate=self.keep_rate,
+            seed=self.seed,
         )
 
 

@@ -112,6 +112,11 @@ class MemoryEpisode(ABC):
         return HAND_START
 
     @property
+    def cue_parts(self) -> list[tuple[int, int]]:
+        """The steps [begin, end) of what must all be seen of the cue: the flashes of the lamp, or the start."""
+        return [(flash.begin, flash.end) for flash in self.lamp] or [(0, self.cue_steps)]
+
+    @property
     def label(self) -> int:
         """Class in [0, choices) that a perfect memory would name now, NO_LABEL before there is any."""
         return self.answer

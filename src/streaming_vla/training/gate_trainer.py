@@ -159,13 +159,26 @@ class GateTrainer:
         with torch.inference_mode():
             embedded = [(batch, embed(self.model, batch, calm, generator)) for batch in batches]
         threshold, figures = calibrate(self.network, self.probe, embedded, self.plan)
+        self.write(output, policy_output, threshold, figures)
+        self._log({"validation": figures})
+        return figures
+
+    def write(self, output: Path, policy_output: Path | None, threshold: float, figures: dict[str, Any]) -> None:
+        """Write the gate with its threshold and all that made it, and the policy where there is a file for it."""
         about: dict[str, Any] = self._facts | {"validation": figures}
         if policy_output is not None:
             save_policy(policy_output, self.model.config, self._average, about)
         about["policy"] = weights_of(policy_output or self.run.policy)
         save_gate(output, self.network.gate, threshold, about)
-        self._log({"validation": figures})
-        return figures
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Return what says in training which chunks are kept: hard draws with the noise of `generator`."""
+
+        def hard(logits: Tensor) -> Fate:
+            uniform = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1.0 - 1e-6)
+            return Fate(*hard_sample(logits, uniform.log() - (-uniform).log1p()))
+
+        return hard
 
     def save(self) -> None:
         """Write a checkpoint, which a new run in the folder goes on from."""
@@ -181,7 +194,7 @@ class GateTrainer:
             counts["gated"] -= counts["full"]
         parts: dict[str, float] = {}
         networks: dict[str, tuple[Network, Draw]] = {
-            "gated": (self.network, _sampled(generator)),
+            "gated": (self.network, self.draw(generator)),
             "full": (FullNetwork(self.model), keep_none),
         }
         for name, count in counts.items():
@@ -217,13 +230,3 @@ def check_judged(plan: GatePlan, block: int) -> None:
             f"gate: no chunk leaves the window of {stays} tokens in any sequence of a memory source, the longest has "
             f"{longest} observations of {block} tokens: make sources.length larger or cache.recent smaller"
         )
-
-
-def _sampled(generator: torch.Generator) -> Draw:
-    """Return hard draws with the noise of `generator`."""
-
-    def draw(logits: Tensor) -> Fate:
-        uniform = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1.0 - 1e-6)
-        return Fate(*hard_sample(logits, uniform.log() - (-uniform).log1p()))
-
-    return draw
