@@ -1,4 +1,4 @@
-"""One measurement each: the compact policy, one layer of PaliGemma's size, the gate, FLOPs, flatness."""
+"""One measurement each: the compact policy, the gate, FLOPs, flatness."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kv_cache import CachePolicy, CacheSpec, CacheView, Gate, GateConfig, SessionCache, make_policy
+from kv_cache import CachePolicy, CacheSpec, Gate, GateConfig, SessionCache, make_policy
 from kv_cache.chunks import Chunks
-from kv_cache.cost import PALIGEMMA
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.policy.compact.config import CompactConfig
 from streaming_vla.policy.compact.model import CompactModel
@@ -29,14 +26,13 @@ POLICIES = POLICY_NAMES
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
 FILL = 1000  # tokens that are appended at once to make a history
 YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each
-IMAGE_TOKENS = 256  # of one picture of PaliGemma
 WARM = 3  # turns that do not count
 
 
 def policy(name: str, spec: CacheSpec, capacity: int) -> CachePolicy:
-    """Return a policy; the gate is untrained and keeps all, so that its budget is always used up: the worst case."""
+    """Return a policy; the gate has the form of the shipped one, is untrained and keeps all: the worst case."""
     torch.manual_seed(0)
-    gate = Gate(GateConfig.of(spec)).eval().requires_grad_(False)
+    gate = Gate(GateConfig.of(spec, summary="attention")).eval().requires_grad_(False)
     return make_policy(
         name,
         sinks=SINKS,
@@ -155,10 +151,10 @@ def long(tokens: int, factor: int, repeats: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def flops(tokens: int) -> dict[str, int]:
+def flops(tokens: int) -> list[dict[str, float]]:
     """Count the FLOPs of one observation with all its flow steps, whole model, after a history of `tokens`."""
     served = model()
-    counted = {"flow_steps": served.spec.execution_horizon}
+    counted: dict[str, float] = {"tokens": tokens}
     for name in ("full", "gated"):
         cache = history(served.spec.cache, name, tokens, spare=50)
         # the counter does not know the CPU's fused attention; the plain one does the same multiplications
@@ -167,7 +163,7 @@ def flops(tokens: int) -> dict[str, int]:
             for index in range(served.spec.execution_horizon):
                 served.flow_step(cache.view(), np.zeros(4), index)
         counted[name] = counter.get_total_flops()
-    return counted
+    return [counted | {"saving": 1.0 - counted["gated"] / counted["full"]}]
 
 
 @torch.inference_mode()
@@ -195,9 +191,14 @@ def gate(repeats: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def flat(observations: int) -> dict[str, float]:
-    """Compare a gated cache that has seen so many observations with one that has seen YOUNG, turn by turn."""
+    """Compare a gated cache that was given so many observations, one by one, with one that was given YOUNG."""
     spec = model().spec.cache
-    caches = [history(spec, "gated", count * CHUNK, spare=0) for count in (YOUNG, observations)]
+    caches = [history(spec, "gated", 0, spare=0) for _ in range(2)]
+    generator = torch.Generator().manual_seed(1)
+    for cache, count in zip(caches, (YOUNG, observations), strict=True):
+        for _ in range(count):
+            shape = (2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
+            cache.append(*torch.randn(shape, generator=generator))
     keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
     times: list[list[float]] = [[], []]
     for turn in range(2 * TURNS):
@@ -211,62 +212,3 @@ def flat(observations: int) -> dict[str, float]:
         "step_time_ratio": after / before,
         "next_position": caches[1].view().next_position,
     }
-
-
-class GemmaLayer(nn.Module):
-    """One layer of PaliGemma's language model, random weights, without its norms' cost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        size = PALIGEMMA
-        self.project = nn.Linear(size.width, (size.heads + 2 * size.kv_heads) * size.head_dim, bias=False)
-        self.mix = nn.Linear(size.heads * size.head_dim, size.width, bias=False)
-        self.gate = nn.Linear(size.width, size.hidden, bias=False)
-        self.up = nn.Linear(size.width, size.hidden, bias=False)
-        self.down = nn.Linear(size.hidden, size.width, bias=False)
-
-    def forward(self, tokens: Tensor, view: CacheView) -> tuple[Tensor, Tensor]:
-        """Run new tokens [T, width] against a view of one layer; return their keys and values [1, Hkv, T, d]."""
-        size = PALIGEMMA
-        packed = self.project(tokens).unflatten(-1, (-1, size.head_dim)).transpose(0, 1)
-        queries, keys, values = packed.split((size.heads, size.kv_heads, size.kv_heads))
-        seen = functional.scaled_dot_product_attention(
-            queries.unsqueeze(0),
-            torch.cat((view.keys, keys.unsqueeze(0)), dim=2).expand(-1, size.heads, -1, -1),
-            torch.cat((view.values, values.unsqueeze(0)), dim=2).expand(-1, size.heads, -1, -1),
-        )
-        tokens = tokens + self.mix(seen[0].transpose(0, 1).flatten(1))
-        self.down(functional.gelu(self.gate(tokens), approximate="tanh") * self.up(tokens))
-        return keys.unsqueeze(0), values.unsqueeze(0)
-
-
-@torch.inference_mode()
-def layer(tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Time one layer of PaliGemma's size, full and gated in turn: a prefill of a picture and a token of an action flow.
-
-    One layer, not 18: the matrices of all do not fit beside each other on a small machine. Layers are alike, so the
-    ratio of two policies is that of the whole language model; the gate runs once per model, not per layer.
-    """
-    torch.manual_seed(0)
-    size = PALIGEMMA
-    network = GemmaLayer()
-    spec = CacheSpec(1, size.kv_heads, size.head_dim, query_heads=size.heads)
-    caches = {name: history(spec, name, tokens, spare=IMAGE_TOKENS) for name in ("full", "gated")}
-    held = {name: cache.stats().bytes for name, cache in caches.items()}
-    picture = torch.randn(IMAGE_TOKENS, size.width)
-    times = in_turn(
-        caches,
-        repeats,
-        lambda cache: cache.append(*network(picture, cache.view())),
-        lambda cache: network(picture[:1], cache.view()),
-    )
-    return [
-        {
-            "policy": name,
-            "tokens": tokens,
-            "prefill_ms": statistics.median(times[name][0]),
-            "flow_step_ms": statistics.median(times[name][1]),
-            "bytes": held[name] * size.layers,
-        }
-        for name in caches
-    ]

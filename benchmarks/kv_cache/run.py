@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import large
 import measure
 import torch
 import typer
@@ -19,15 +21,17 @@ from plots import draw
 from rich.progress import Progress
 
 HERE = Path(__file__).parent
-LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
-LAYER_LENGTHS = (512, 4096)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
+LAYER_LENGTHS = (512, 4096, 16_384)
+LARGE = {"layers": LAYER_LENGTHS, "counted": LENGTHS}  # of the large models
+LAYER_SHARE = 3  # a layer of a large model is as slow as the whole small one: it gets a third of the repeats
 OBSERVATIONS = 100_000  # of the flatness run
 AT = 4096  # tokens of history at which the headline figures are taken
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of results.json and the plots.")] = HERE,
-    repeats: Annotated[int, typer.Option(min=3, help="Timed runs per point; the median counts.")] = 31,
+    repeats: Annotated[int, typer.Option(min=9, help="Timed runs per point; the median counts.")] = 31,
 ) -> None:
     """Measure every point that results.json does not have yet, then draw the plots."""
     torch.set_num_threads(1)
@@ -40,35 +44,31 @@ def main(
     for name, value in made_by.items():
         if results.setdefault(name, value) != value:
             raise typer.BadParameter(f"{path} has {name} '{results[name]}', this is '{value}': give another --out")
-    points = results.setdefault("latency", [])
-    layers = results.setdefault("paligemma_layer", [])
-    done, done_layers = ({point["tokens"] for point in of} for of in (points, layers))
 
-    def store(work: Callable[[], None]) -> Callable[[], None]:
+    def store(field: str, work: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
-            work()
+            found = work()
+            results[field] = results.get(field, []) + found if isinstance(found, list) else found
             path.write_text(json.dumps(results, indent=1) + "\n")
 
         return run
 
-    jobs = [
-        store(lambda tokens=tokens: points.extend(measure.compact(tokens, repeats)))  # type: ignore[misc]
-        for tokens in LENGTHS
-        if tokens not in done
-    ]
-    if "flops" not in results:
-        jobs.append(store(lambda: results.update(flops=measure.flops(AT))))
-    if "long" not in results:
-        jobs.append(store(lambda: results.update(long=measure.long(AT, 64, repeats))))
-    if "gate_ms" not in results:
-        jobs.append(store(lambda: results.update(measure.gate(repeats))))
-    if "flat_after_100k" not in results:
-        jobs.append(store(lambda: results.update(flat_after_100k=measure.flat(OBSERVATIONS))))
-    jobs += [
-        store(lambda tokens=tokens: layers.extend(measure.layer(tokens, repeats)))  # type: ignore[misc]
-        for tokens in LAYER_LENGTHS
-        if tokens not in done_layers
-    ]
+    def missing(field: str, lengths: tuple[int, ...], **of: str) -> list[int]:
+        done = [point["tokens"] for point in results.get(field, []) if of.items() <= point.items()]
+        return [tokens for tokens in lengths if tokens not in done]
+
+    jobs = [store("latency", partial(measure.compact, tokens, repeats)) for tokens in missing("latency", LENGTHS)]
+    jobs += [store("flops", partial(measure.flops, tokens)) for tokens in missing("flops", LENGTHS)]
+    single = {
+        "long": partial(measure.long, AT, 64, repeats),
+        "gate": partial(measure.gate, repeats),
+        "flat_after_100k": partial(measure.flat, OBSERVATIONS),
+    }
+    jobs += [store(field, work) for field, work in single.items() if field not in results]
+    for model in large.SHAPES:
+        timed, counted = (missing(of, lengths, model=model) for of, lengths in LARGE.items())
+        jobs += [store("layers", partial(large.layer, model, tokens, repeats // LAYER_SHARE)) for tokens in timed]
+        jobs += [store("counted", partial(large.counted, model, tokens)) for tokens in counted]
     with Progress() as progress:
         for job in progress.track(jobs, description="measuring"):
             job()
@@ -79,24 +79,31 @@ def main(
 
 def summarise(results: dict[str, Any]) -> None:
     """Add the headline figures to the results."""
-    at = {(point["policy"], point["tokens"]): point for point in results["latency"]}
-    full, gated = at["full", AT], at["gated", AT]
-    steps = results["flops"]["flow_steps"]
+    compact = [{"model": "compact", **point} for point in results["latency"]]
+    at = {(point["model"], point["policy"], point["tokens"]): point for point in (*compact, *results["layers"])}
+    flops = {point["tokens"]: point for point in results["flops"]}
+    full, gated = at["compact", "full", AT], at["compact", "gated", AT]
 
-    def whole(point: dict[str, Any]) -> float:
-        return float(point["prefill_ms"] + steps * point["flow_step_ms"])
+    def speedup(model: str, tokens: int) -> float:
+        whole = [
+            at[model, policy, tokens]["prefill_ms"] + large.FLOW_STEPS * at[model, policy, tokens]["flow_step_ms"]
+            for policy in ("full", "gated")
+        ]
+        return float(whole[0] / whole[1])
 
+    results["speedup"] = {
+        model: {str(tokens): speedup(model, tokens) for tokens in lengths}
+        for model, lengths in (("compact", LENGTHS), *((model, LAYER_LENGTHS) for model in large.SHAPES))
+    }
     results["memory_factor_4096"] = full["bytes"] / gated["bytes"]
     results["reserved_memory_factor_4096"] = full["bytes"] / gated["reserved_bytes"]
-    results["speedup_4096"] = whole(full) / whole(gated)
-    results["flops_saving_4096"] = 1.0 - results["flops"]["gated"] / results["flops"]["full"]
-    results["gate_share_of_prefill"] = results["gate_ms"] / gated["prefill_ms"]
+    results["speedup_4096"] = speedup("compact", AT)
+    results["flops_saving_4096"] = flops[AT]["saving"]
+    results["gate_share_of_prefill"] = results["gate"]["gate_ms"] / gated["prefill_ms"]
     results["step_time_at_64_times"] = results["long"]["step_time_ratio"]
     results["faster_from_tokens"] = min(
-        (tokens for tokens in LENGTHS if whole(at["gated", tokens]) < whole(at["full", tokens])), default=None
+        (tokens for tokens in LENGTHS if speedup("compact", tokens) > 1.0), default=None
     )
-    large = {(point["policy"], point["tokens"]): point for point in results["paligemma_layer"]}
-    results["paligemma_speedup_4096"] = whole(large["full", AT]) / whole(large["gated", AT])
 
 
 if __name__ == "__main__":

@@ -121,6 +121,13 @@ def test_a_blank_camera_is_black() -> None:
     assert fly(1)[0].seen[0].images.mean() > 150
 
 
+def test_what_is_drawn_follows_the_episode() -> None:
+    pilot = Pilot(cast(Any, CountingPolicy()), PilotOptions(cache=CacheOptions("random")))
+    for seed in (3, 4):
+        pilot.begin("go", seed)
+        assert cast(Random, pilot.cache.policy).seed == seed
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [({"late": 7}, "late is 7"), ({"age": 11}, "age 11"), ({"blank": ("nose",)}, "nose"), ({"age": -1}, "age -1")],

@@ -26,6 +26,7 @@ from kv_cache import (
 
 SPEC = CacheSpec(layers=3, kv_heads=2, head_dim=8, query_heads=4)
 T = 40  # tokens of a sequence that a bounded policy has to shorten
+B = 3  # sessions of a batch
 
 
 def wild_gate(cell: str = "gru", summary: str = "mean", spec: CacheSpec = SPEC, seed: int = 0) -> Gate:
@@ -103,6 +104,12 @@ def tokens(count: int, seed: int = 0, spec: CacheSpec = SPEC) -> tuple[Tensor, T
     shape = (2, spec.layers, spec.kv_heads, count, spec.head_dim)
     keys, values = torch.randn(shape, generator=generator)
     return keys, values
+
+
+def batch_of(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values of B sessions, each [B, L, Hkv, count, d]."""
+    pairs = [tokens(count, seed * B + row) for row in range(B)]
+    return torch.stack([keys for keys, _ in pairs]), torch.stack([values for _, values in pairs])
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

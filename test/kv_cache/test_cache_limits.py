@@ -130,25 +130,27 @@ def test_many_long_chunks_need_memory_for_what_is_held_only() -> None:
 
 
 WRONG = {
-    "no batch here": torch.zeros(1, 3, 2, 5, 8),
-    "too few dimensions": torch.zeros(3, 2),
-    "layers": torch.zeros(2, 2, 5, 8),
-    "heads": torch.zeros(3, 4, 5, 8),
-    "head size": torch.zeros(3, 2, 5, 6),
-    "no token": torch.zeros(3, 2, 0, 8),
-    "not finite": torch.full((3, 2, 5, 8), math.nan),
+    "no batch here": (torch.zeros(1, 3, 2, 5, 8), "have shape"),
+    "too few dimensions": (torch.zeros(3, 2), "have shape"),
+    "layers": (torch.zeros(2, 2, 5, 8), "have shape"),
+    "heads": (torch.zeros(3, 4, 5, 8), "have shape"),
+    "head size": (torch.zeros(3, 2, 5, 6), "have shape"),
+    "no token": (torch.zeros(3, 2, 0, 8), "have shape"),
+    "not finite": (torch.full((3, 2, 5, 8), math.nan), "are not finite"),
+    "whole numbers": (torch.zeros(3, 2, 5, 8, dtype=torch.int64), "have dtype torch.int64, expected a floating point"),
+    "another device": (torch.zeros(3, 2, 5, 8, device="meta"), "are on meta, expected cpu; move them there first"),
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_wrong_tokens_are_refused_and_change_nothing(case: Case, wrong: str) -> None:
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG.values(), ids=WRONG)
+def test_wrong_tokens_are_refused_and_change_nothing(case: Case, wrong: torch.Tensor, sentence: str) -> None:
     cache = SessionCache(SPEC, case.roomy(20))
     cache.append(*tokens(5))
     before = (cache.view().keys.clone(), cache.stats())
     good = torch.zeros(3, 2, 5, 8)
-    for keys, values, named in ((WRONG[wrong], good, "keys"), (good, WRONG[wrong], "values")):
-        with pytest.raises(ValueError, match=f"session cache: {named} (have shape|are not finite)"):
+    for keys, values, named in ((wrong, good, "keys"), (good, wrong, "values")):
+        with pytest.raises(ValueError, match=f"session cache: {named} {sentence}"):
             cache.append(keys, values)
     torch.testing.assert_close(cache.view().keys, before[0], rtol=0, atol=0)
     assert cache.stats() == before[1]

@@ -81,10 +81,10 @@ def test_only_relative_positions_matter(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("seed", range(4))
-def test_at_once_is_the_same_as_in_pieces(case: Case, seed: int) -> None:
+@pytest.mark.parametrize("sizes", [*map(pieces, range(4)), [1] * T], ids=["0", "1", "2", "3", "one by one"])
+def test_at_once_is_the_same_as_in_pieces(case: Case, sizes: list[int]) -> None:
     policy = case.small or case.roomy(T)
-    at_once, in_pieces = filled(policy, [T]), filled(policy, pieces(seed))
+    at_once, in_pieces = filled(policy, [T]), filled(policy, sizes)
     assert_same(in_pieces, at_once)
 
 
