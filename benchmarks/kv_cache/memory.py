@@ -111,7 +111,9 @@ def main(
     checkpoint: Annotated[list[str], typer.Option(help="the policy's, in the order of the gates")],
     episodes: Annotated[int, typer.Option(min=1, help="of every task and cache, seeds from 10000 on")] = 100,
     tasks: Annotated[str, typer.Option(help="names with commas between, or memory")] = "memory",
-    policies: Annotated[str, typer.Option(help="caches beside gated")] = "full,window,random,mean",
+    policies: Annotated[
+        str, typer.Option(help="caches beside gated; NAME:EPISODES for fewer")
+    ] = "full,window,random,mean,attention:30,expected:30",
     wait_steps: Annotated[str, typer.Option(help="A:B, steps; ten make an observation of 25 tokens")] = "1000:1000",
     budget: Annotated[int, typer.Option(min=1, help="tokens, of the caches that have one")] = 82,
     mt10_episodes: Annotated[int, typer.Option(min=0, help="of every MT10 task; 0: none")] = 50,
@@ -120,7 +122,7 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     out: Annotated[Path, typer.Option(help="folder of results.json and memory.png")] = HERE,
 ) -> None:
-    """Run what is missing and write memory_tasks, memory_seeds, cue_kept, mt10_delta_points and recall_after_10000.
+    """Run what is missing and write it into results.json.
 
     The first gate and its policy run everything; those of further training seeds the memory tasks, gated and full.
     """
@@ -145,6 +147,7 @@ def main(
         "memory_tasks": {},
         "memory_seeds": [],
         "cue_kept": {},
+        "paired": {},
     }
 
     def store() -> None:
@@ -154,6 +157,7 @@ def main(
         rows = measure(runs, task, gated, waits, seeds, policies.split(","))
         results["memory_tasks"][task] = {name: figures(of_cache) for name, of_cache in rows.items()}
         results["cue_kept"][task] = cue_kept(rows["gated"])
+        results["paired"][task] = paired(rows)
         store()
     draw_memory(results["memory_tasks"], out)
     if mt10_episodes:
@@ -170,7 +174,7 @@ def main(
         results["memory_seeds"].append(
             {
                 task: {name: figures(of_cache) for name, of_cache in rows.items()}
-                | {"cue_kept": cue_kept(rows["gated"])}
+                | {"cue_kept": cue_kept(rows["gated"]), "paired": paired(rows)}
                 for task, rows in of_tasks.items()
             }
         )
@@ -182,8 +186,10 @@ def measure(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a memory task with the gated cache and with those that are measured beside it."""
     rows = {"gated": runs.run(Condition(task, "gated", gated, waits), seeds)}
-    for name in policies:
-        rows[name] = runs.run(Condition(task, name, beside(name, gated, rows["gated"]), waits), seeds)
+    for each in policies:
+        name, _, fewer = each.partition(":")
+        some = seeds[: int(fewer)] if fewer else seeds
+        rows[name] = runs.run(Condition(task, name, beside(name, gated, rows["gated"]), waits), some)
     return rows
 
 
@@ -192,6 +198,8 @@ def beside(name: str, gated: CacheOptions, rows: list[dict[str, Any]]) -> CacheO
     kept, dropped = (sum(row[field] for row in rows) for field in ("kept", "dropped"))
     if name == "random":
         return replace(gated, policy=name, gate="", keep_rate=kept / max(1, kept + dropped))
+    if name in ("attention", "expected"):  # they keep by score what the budget has room for
+        return replace(gated, policy=name, gate="")
     # these have no budget to share: what is measured of them holds beside every budget
     plain = replace(gated, policy=name, gate="", budget=EVERYTHING)
     if name == "window":
@@ -212,8 +220,14 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"success": good / count, "low": low, "high": high, "episodes": count, **means, "memory_factor": factor}
 
 
+def paired(rows: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+    """Return how many scenes only the gated cache solved, and how many only the full one."""
+    both = [(ours["success"], theirs["success"]) for ours, theirs in zip(rows["gated"], rows["full"], strict=True)]
+    return {"gated_only": both.count((True, False)), "full_only": both.count((False, True))}
+
+
 def cue_kept(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return for every class of the cue the share of the episodes in which something of it is held at the end."""
+    """Return for every class of the cue the share of the episodes in which all of it is held at the end."""
     classes: dict[str, list[bool]] = {}
     for row in rows:
         classes.setdefault(str(row["cue"]), []).append(row["cue_held"])

@@ -142,7 +142,14 @@ INFERENCE = (
         "",
         "Weights of the gate for policy gated: name of a shipped file, or path of a .safetensors file.",
     ),
-    Parameter("cache_keep_rate", 0.1, "Share of the chunks that policy random keeps.", low=0.0, high=1.0),
+    Parameter(
+        "cache_keep_rate",
+        0.1,
+        "Share of the chunks that policy random keeps, the same ones in every episode; how many gated keeps is up to "
+        "its training and to cache_threshold.",
+        low=0.0,
+        high=1.0,
+    ),
     Parameter("max_sessions", 4, "Robots that one node serves at most.", low=1, high=256),
     Parameter(
         "sessions",
