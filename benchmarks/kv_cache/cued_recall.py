@@ -8,9 +8,11 @@ The transformer first learns the task with its full history; then the gate learn
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from kv_cache import CachePolicy, CacheSpec, Gate, GateConfig, Gated, rotate
 from kv_cache.batched import BatchedCache
+from kv_cache.gate import CELLS
 from kv_cache.policies.base import Sizes
 from kv_cache.rotary import angles, turn
 from kv_cache.sampling import (
@@ -208,14 +211,17 @@ def evaluate(model: Recall, gate: Gate, frames: int, count: int = 96, seed: int 
 
 
 def main() -> None:
-    """Train and evaluate with three seeds and print what came out."""
+    """Train and evaluate with both cells and three seeds, print what came out and write cued_recall.json."""
     torch.set_num_threads(1)
-    for seed in range(3):
+    rows = []
+    for cell, seed in itertools.product(CELLS, range(3)):
         begin_s = time.process_time()
-        model, gate = train(seed, steps=200, gate_steps=250)
+        model, gate = train(seed, steps=200, gate_steps=250, cell=cell)
         spent_s = time.process_time() - begin_s
         outcome = evaluate(model, gate, frames=60)
-        print(json.dumps({"seed": seed, "train_cpu_s": round(spent_s, 1), **vars(outcome)}))
+        rows.append({"cell": cell, "seed": seed, "train_cpu_s": round(spent_s, 1), **vars(outcome)})
+        print(json.dumps(rows[-1]))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy import SPEC, TOKENS, Answer, ToyPolicy, observation, options
+from toy import (
+    SPEC,
+    TOKENS,
+    Answer,
+    ToyPolicy,
+    finish,
+    flow,
+    observation,
+    observe,
+    options,
+    refusal_of,
+    report_of,
+    step,
+)
 
-from kv_cache import Gate, GateConfig
+from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.inference.engine import Engine
 from streaming_vla.inference.options import EngineOptions, differences
 from streaming_vla.inference.values import ContextReport
 from streaming_vla.parameters.tables import table
+from streaming_vla.policy.contract import PolicyObservation, Prefilled
 
 torch.manual_seed(0)
 GATE = Gate(GateConfig.of(SPEC.cache)).eval()
@@ -118,3 +133,51 @@ def test_two_robots_share_a_gate_but_not_its_memory() -> None:
     assert isinstance(report, ContextReport)
     alone = Engine(ToyPolicy(), chunked())
     assert report.stats.scores == feed(alone, range(8)).stats.scores
+
+
+class Damaged(ToyPolicy):
+    """A toy of whose `part` (keys or values) one number is NaN."""
+
+    part = ""
+
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+        """Spoil what the toy makes."""
+        made = yield from super().prefill(observation, view)
+        if self.part:
+            getattr(made, self.part)[-1, 0, -1, -1] = torch.nan
+        return made
+
+
+@pytest.mark.parametrize("part", ["keys", "values"])
+@pytest.mark.parametrize("name", POLICY_NAMES)
+def test_tokens_that_are_no_numbers_are_refused_and_the_session_is_as_if_they_had_not_come(
+    name: str, part: str
+) -> None:
+    policy = Damaged()
+    given = chunked(name) if name in CHUNKED else options(cache_policy=name, capacity=99)
+    engine, other = Engine(policy, given), Engine(ToyPolicy(), given)
+
+    def see(engine: Engine, sequence: int) -> ContextReport:
+        answer = observe(engine, observation(sequence, mark=float(sequence)))
+        finish(engine)
+        return report_of(answer)
+
+    def act(engine: Engine, context: int) -> list[float]:
+        answer = step(engine, flow(context))
+        finish(engine)
+        assert answer.get().accepted, answer.get()
+        return answer.get().values.tolist()
+
+    for sequence in range(6):
+        assert see(engine, sequence).stats == see(other, sequence).stats
+    before = act(engine, 5)
+    policy.part = part
+    refused = observe(engine, observation(6, mark=100.0))
+    finish(engine)
+    assert refusal_of(refused).code == "policy_failed"
+    assert f"session cache: {part} are not finite" in refusal_of(refused).reason
+    assert act(engine, 5) == before
+    policy.part = ""
+    for sequence in (6, 7):
+        assert see(engine, sequence).stats == see(other, sequence).stats
+        assert act(engine, sequence) == act(other, sequence)

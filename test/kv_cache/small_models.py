@@ -20,6 +20,7 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+IMAGE_TOKEN = 49  # beyond what `ids` gives; a picture has four
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -60,7 +61,7 @@ def paligemma() -> Any:
         text_config={"model_type": "gemma", **TEXT, "num_key_value_heads": 1},
         projection_dim=32,
         hidden_size=32,
-        image_token_id=49,
+        image_token_id=IMAGE_TOKEN,
     )
     return transformers.PaliGemmaForConditionalGeneration(config)
 
@@ -75,7 +76,7 @@ def smolvlm() -> Any:
             **TEXT,
             "rope_parameters": rope,
         },
-        image_token_id=49,
+        image_token_id=IMAGE_TOKEN,
         scale_factor=1,
     )
     return transformers.SmolVLMForConditionalGeneration(config)
@@ -99,3 +100,24 @@ def stream(model: Any, cache: Any, tokens: torch.Tensor, sizes: list[int]) -> to
         model(input_ids=piece, past_key_values=cache, use_cache=True).logits for piece in tokens.split(sizes, dim=1)
     ]
     return torch.cat(pieces, dim=1)
+
+
+def picture(seed: int) -> torch.Tensor:
+    """Return a picture [1, 3, S, S] of random numbers."""
+    size = VISION["image_size"]
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def observe(model: Any, cache: Any, pixels: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor:
+    """Return the logits of an observation: the tokens of a picture, if there is one, and of a text."""
+    given: dict[str, Any] = {"input_ids": text}
+    if pixels is not None:
+        given["input_ids"] = torch.cat((torch.full((1, 4), IMAGE_TOKEN), text), dim=1)
+        if "paligemma" in model.config.model_type:
+            # as its processor does: a prompt's tokens see each other in full
+            given |= {"pixel_values": pixels, "token_type_ids": torch.zeros_like(given["input_ids"])}
+        else:
+            given["pixel_values"] = pixels.unsqueeze(1)
+    logits: torch.Tensor = model(**given, past_key_values=cache, use_cache=True).logits
+    return logits

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, Window
+from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, Random, SessionCache, Window, rotate
 from kv_cache.gate_file import load_gate, save_gate
 
 transformers = pytest.importorskip("transformers")
+from plain_list import by_hand  # noqa: E402
 from small_models import gemma, ids, llama, paligemma, scaled_llama, small, smolvlm, stream  # noqa: E402 (optional)
 
 from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
@@ -132,6 +133,50 @@ def test_what_is_seen_is_what_a_computation_by_hand_sees() -> None:
     with torch.no_grad():
         wanted = model(input_ids=kept).logits[:, -10:]
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def by_own_layers(model: Any, policy: Mean, tokens: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the logits of tokens in pieces, from a Llama's own matrices and what a plain list keeps of its keys."""
+    past, logits = torch.zeros(2, 3, 2, 0, 8), []  # keys and values of all layers, before rotation
+    for piece in tokens.split(size, dim=1):
+        held, numbers = by_hand(policy, *past)
+        places = torch.tensor([token.place for token in held], dtype=torch.float64)
+        old_keys, old_values = (
+            torch.cat((past[0, :, :, :0], *(part.unsqueeze(2) for part in parts)), dim=2)
+            for parts in ([token.key for token in held], [token.value for token in held])
+        )
+        here = len(held) + len(numbers) * (policy.chunk - 1) + torch.arange(size)
+        later = torch.cat((torch.zeros(size, len(held)), torch.ones(size, size).triu(1)), dim=1).bool()
+        hidden, made = model.model.embed_tokens(piece), []
+        for number, layer in enumerate(model.model.layers):
+            attention, normed = layer.self_attn, layer.input_layernorm(hidden[0])
+            queries, keys, values = (
+                project(normed).unflatten(-1, (-1, 8)).transpose(0, 1)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            made.append(torch.stack((keys, values)))
+            seen_keys = torch.cat((rotate(old_keys[number], places), rotate(keys, here)), dim=1)
+            seen_values = torch.cat((old_values[number], values), dim=1)
+            scores = rotate(queries, here) @ seen_keys.repeat_interleave(2, 0).transpose(-1, -2) / 8**0.5
+            seen = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ seen_values.repeat_interleave(2, 0)
+            hidden = hidden + attention.o_proj(seen.transpose(0, 1).flatten(1))
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        past = torch.cat((past, torch.stack(made, dim=1)), dim=3)
+        logits.append(model.lm_head(model.model.norm(hidden)))
+    return torch.cat(logits, dim=1)
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["absolute", "endless"])
+def test_what_is_seen_of_summaries_is_what_a_computation_by_hand_sees(endless: bool) -> None:
+    """Three layers: what an earlier piece saw of the summaries is in the keys of all deeper layers."""
+    torch.manual_seed(0)
+    model, tokens = llama().eval(), ids(60)
+    for policy in (Mean(2, 12, 4, 40), Mean(2, 12, 4, 20)):  # all summaries are held; the oldest go
+        cache = CompressedCache.of(model, policy, endless)
+        logits = stream(model, cache, tokens, [10] * 6)
+        torch.testing.assert_close(logits, by_own_layers(model, policy, tokens, 10), rtol=1e-4, atol=1e-5)
+        assert cache.stats()[0].chunks_kept == 11 and bool(cache.stats()[0].chunks_evicted) == (policy.budget == 20)
 
 
 def test_a_sliding_window_must_show_what_is_held() -> None:

@@ -38,6 +38,8 @@ class Predictor(Protocol):
 class CompactPolicy:
     """Runs a CompactModel one slice at a time against a compressed cache. Call it from one thread.
 
+    What reads a view raises ValueError when the view has a bias: the network's attention adds none.
+
     Attributes:
         predictor: of `look_ahead` and of the tokens after pending actions; None: the policy has none.
     """
@@ -94,6 +96,7 @@ class CompactPolicy:
     @torch.inference_mode()
     def extend(self, tokens: Tensor, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
         """Run the tokens of an observation behind `view`; returns what `prefill` does."""
+        _refuse_bias(view)
         model, base = self.model, self.model.config.rope_base
         positions = view.next_position + torch.arange(tokens.shape[1])
         new_keys, new_values = [], []
@@ -168,7 +171,14 @@ def _as_tensor(values: Vector) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
+def _refuse_bias(view: CacheView) -> None:
+    if view.bias is not None:
+        raise ValueError("compact policy: its attention does not add log_count, make the cache policy without")
+
+
 def _batch(views: Sequence[CacheView]) -> LayerCache:
+    for view in views:
+        _refuse_bias(view)
     if len(views) == 1:  # nothing to copy
         keys, values = views[0].keys.unsqueeze(1), views[0].values.unsqueeze(1)
     else:
