@@ -272,20 +272,23 @@ class BatchedCache:
     def _start(self, device: torch.device) -> BatchState:
         spec, sizes, batch = self.spec, self.policy.sizes, self._batch
         shape = (batch, spec.layers, spec.kv_heads, sizes.max_tokens, spec.head_dim)
-        none = torch.zeros(batch, dtype=torch.int64, device=device)
+
+        def none() -> Tensor:  # one of its own for every count: compiled code would be bound to what they share
+            return torch.zeros(batch, dtype=torch.int64, device=device)
+
         return BatchState(
             keys=torch.zeros(shape, dtype=spec.dtype, device=device),
             values=torch.zeros(shape, dtype=spec.dtype, device=device),
-            sinks=none,
-            summaries=none,
-            recents=none,
+            sinks=none(),
+            summaries=none(),
+            recents=none(),
             numbers=torch.zeros(batch, sizes.summaries, dtype=torch.int64, device=device),
             scores=torch.zeros(batch, sizes.summaries, device=device),
             mass=torch.zeros(batch, sizes.max_tokens, device=device),
-            kept=none,
-            dropped=none,
-            evicted=none,
-            full_tokens=none,
+            kept=none(),
+            dropped=none(),
+            evicted=none(),
+            full_tokens=none(),
             policy=self.policy.start(spec, batch, device),
         )
 

@@ -123,6 +123,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
     def reset(self) -> None:
         """Begin new sessions."""
         self.rows, self._pending, self._shown = [], [], None
+        self._say_initialized(False)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with the rows `beam_idx`; a row may be taken twice."""
@@ -213,6 +214,12 @@ class CompressedCache(Cache):  # type: ignore[misc]
         for row, own_keys, own_values in zip(self.rows, unrotated, values, strict=True):
             row.append(own_keys, own_values)
         self._pending, self._shown = [], None
+        self._say_initialized(True)
+
+    def _say_initialized(self, holds: bool) -> None:
+        """Tell models whether there is a history: PaliGemma treats the first forward as another one."""
+        for layer in self.layers:
+            layer.is_initialized = holds
 
     def _new_row(self, device: torch.device) -> SessionCache:
         # one view is enough: a forward has read it before the next append

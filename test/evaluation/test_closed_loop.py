@@ -14,8 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 from kv_cache.cache import CacheView
+from kv_cache.policies import Random
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
+from streaming_vla.evaluation.cache_options import CacheOptions
 from streaming_vla.evaluation.closed_loop import EpisodeResult, Trial, evaluate, wording
 from streaming_vla.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.evaluation.pilot import Pilot, PilotOptions

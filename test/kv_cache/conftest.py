@@ -1,4 +1,4 @@
-"""Lets the tests import what they share: matrix.py, plain_list.py and small_models.py."""
+"""Lets the tests import what they share: matrix.py and small_models.py."""
 
 import sys
 from pathlib import Path

@@ -12,13 +12,13 @@ from kv_cache.batched import BatchedCache
 torch.set_num_threads(1)
 SAME_GRAPH = ("window with sinks", "window of one", "attention per token")  # as another case, with other sizes
 COMPILED = [case for case in DROPPING if case.name not in SAME_GRAPH]
-FIRST, STEPS, ADDED = 4, 12, 6
+STEPS, ADDED = 12, 6
 
 
 @pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)
 @torch.no_grad()
 def test_update_and_view_compile_as_one_graph_and_then_never_again(case: Case) -> None:
-    """Compilation costs seconds: it must be over when a run has taken its first steps."""
+    """Compilation costs seconds: it must be over when a run has taken its first step."""
     assert case.small is not None
     torch._dynamo.reset()  # graphs of other caches count towards the limit of a function
     updates, views = CompileCounterWithBackend("aot_eager"), CompileCounterWithBackend("aot_eager")
@@ -29,7 +29,7 @@ def test_update_and_view_compile_as_one_graph_and_then_never_again(case: Case) -
     for step in range(STEPS):
         queries = torch.randn(B, 4, 2, 8, generator=torch.Generator().manual_seed(step))
         for each in (cache, plain):
-            if step in (FIRST - 2, STEPS - 2):  # row 1 begins anew, the others go on
+            if step in (2, STEPS - 2):  # row 1 begins anew, the others go on
                 each.reset(torch.tensor([False, True, False]))
             for layer in range(SPEC.layers if case.small.reads_queries else 0):
                 each.observe_queries(layer, queries)
@@ -41,6 +41,4 @@ def test_update_and_view_compile_as_one_graph_and_then_never_again(case: Case) -
         torch.testing.assert_close(cache.state, plain.state, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(vars(view), vars(wanted), rtol=1e-5, atol=1e-5)
     assert case.small.max_tokens + case.small.sizes.chunk < STEPS * ADDED  # chunks did leave
-    # the first state has one tensor of zeros under several names, and a reset writes out what a policy has expanded
-    assert 1 <= compiled[FIRST - 1][0] <= 3 and compiled[FIRST - 1][1] == 1
-    assert compiled[FIRST - 1 :] == [compiled[FIRST - 1]] * (STEPS - FIRST + 1)
+    assert compiled == [(1, 1)] * STEPS

@@ -12,7 +12,7 @@ import torch
 from matrix import CASES, DROPPING, PLACES, SPEC, Case, T, attend, plain, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kv_cache import CachePolicy, SessionCache, rotate
+from kv_cache import CachePolicy, Mean, SessionCache, rotate
 
 torch.set_num_threads(1)
 
@@ -42,6 +42,14 @@ def pieces(seed: int) -> list[int]:
     """Return random sizes that sum up to T."""
     cuts = sorted(random.Random(seed).sample(range(1, T), 5))
     return [stop - start for start, stop in zip([0, *cuts], [*cuts, T], strict=True)]
+
+
+def test_a_mean_summary_is_the_mean_of_unrotated_keys_and_of_values() -> None:
+    keys, values = tokens(11)
+    held = filled(Mean(2, 4, 3, 20), [11]).snapshot()
+    for made, of in ((held.keys, keys), (held.values, values)):
+        torch.testing.assert_close(made[:, :, 2], of[:, :, 2:5].mean(dim=2))
+        assert made.shape[2] == 2 + 1 + 6
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -15,7 +15,6 @@ from kv_cache import Attention, Expected, Full, Gate, GateConfig, Gated, Mean, R
 from kv_cache.gate_file import load_gate, save_gate
 
 transformers = pytest.importorskip("transformers")
-from plain_list import by_hand  # noqa: E402
 from small_models import gemma, ids, llama, paligemma, scaled_llama, small, smolvlm, stream  # noqa: E402 (optional)
 
 from kv_cache.huggingface import CompressedCache, spec_of  # noqa: E402 (optional)
@@ -135,19 +134,27 @@ def test_what_is_seen_is_what_a_computation_by_hand_sees() -> None:
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
 
 
+def by_means(policy: Mean, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return what is held of unrotated keys and values [2, L, Hkv, T, d], its positions, and that of the next token."""
+    sinks, chunk = min(policy.sinks, past.shape[3]), policy.chunk
+    left = max(0, past.shape[3] - sinks - policy.recent) // chunk
+    means = past[:, :, :, sinks : sinks + left * chunk].unflatten(3, (left, chunk)).mean(dim=4)
+    means = means[:, :, :, max(0, left - policy.sizes.summaries) :]
+    held = torch.cat((past[:, :, :, :sinks], means, past[:, :, :, sinks + left * chunk :]), dim=3)
+    line = sinks + means.shape[3] * chunk
+    middles = torch.arange(sinks, line, chunk) + (chunk - 1) / 2
+    end = line + past.shape[3] - sinks - left * chunk
+    return held, torch.cat((torch.arange(sinks), middles, torch.arange(line, end))), end
+
+
 @torch.no_grad()
 def by_own_layers(model: Any, policy: Mean, tokens: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the logits of tokens in pieces, from a Llama's own matrices and what a plain list keeps of its keys."""
-    past, logits = torch.zeros(2, 3, 2, 0, 8), []  # keys and values of all layers, before rotation
+    """Return the logits of tokens in pieces, from a Llama's own matrices and the means of its keys and values."""
+    past, logits = torch.zeros(2, 3, 2, 0, 8), []
     for piece in tokens.split(size, dim=1):
-        held, numbers = by_hand(policy, *past)
-        places = torch.tensor([token.place for token in held], dtype=torch.float64)
-        old_keys, old_values = (
-            torch.cat((past[0, :, :, :0], *(part.unsqueeze(2) for part in parts)), dim=2)
-            for parts in ([token.key for token in held], [token.value for token in held])
-        )
-        here = len(held) + len(numbers) * (policy.chunk - 1) + torch.arange(size)
-        later = torch.cat((torch.zeros(size, len(held)), torch.ones(size, size).triu(1)), dim=1).bool()
+        (old_keys, old_values), places, end = by_means(policy, past)
+        here = end + torch.arange(size)
+        later = torch.cat((torch.zeros(size, len(places)), torch.ones(size, size).triu(1)), dim=1).bool()
         hidden, made = model.model.embed_tokens(piece), []
         for number, layer in enumerate(model.model.layers):
             attention, normed = layer.self_attn, layer.input_layernorm(hidden[0])

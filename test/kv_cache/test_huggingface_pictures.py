@@ -52,3 +52,22 @@ def test_positions_do_not_matter_to_what_is_seen_of_pictures(model: Any) -> None
     torch.testing.assert_close(seen, watched(model, other), rtol=1e-3, atol=1e-4)
     assert one.tokens <= 16 and other.position < one.position == one.stats()[0].full_tokens
     assert not torch.allclose(seen, watched(model, transformers.DynamicCache()), atol=1e-4)  # much was summarised
+
+
+def test_only_the_first_forward_is_taken_for_the_first_one() -> None:
+    torch.manual_seed(0)
+    model = paligemma().eval()
+
+    @torch.no_grad()
+    def fed(cache: Any) -> torch.Tensor:
+        text = ids(25)
+        pieces = [
+            model(input_ids=piece, token_type_ids=torch.zeros_like(piece), past_key_values=cache, use_cache=True).logits
+            for piece in text.split([5, 20], dim=1)
+        ]
+        return torch.cat(pieces, dim=1)
+
+    wanted, cache = fed(transformers.DynamicCache()), CompressedCache.of(model, Full(64))
+    torch.testing.assert_close(fed(cache), wanted, rtol=1e-4, atol=1e-5)
+    cache.reset()
+    torch.testing.assert_close(fed(cache), wanted, rtol=1e-4, atol=1e-5)

@@ -54,8 +54,8 @@ class Expected(Chunked):
             torch.zeros(batch, spec.layers, device=device),
             torch.zeros(batch, spec.layers, heads, size, device=device),
             second.clone(),
-            cos.expand(batch, -1, -1),
-            sin.expand(batch, -1, -1),
+            cos.repeat(batch, 1, 1),
+            sin.repeat(batch, 1, 1),
         )
 
     def observe(self, queries: Queries, mass: Tensor, state: State) -> tuple[Tensor, State]:
