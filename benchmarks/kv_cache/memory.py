@@ -143,7 +143,7 @@ def main(
     pairs = " ".join(f"--gate {name} --checkpoint {policy}" for name, policy in zip(gate, checkpoint, strict=True))
     results |= {
         "memory_command": f"python benchmarks/kv_cache/memory.py {pairs} --episodes {episodes} "
-        f"--wait-steps {wait_steps} --budget {budget}",
+        f"--policies {policies} --wait-steps {wait_steps} --budget {budget}",
         "memory_tasks": {},
         "memory_seeds": [],
         "cue_kept": {},
