@@ -167,26 +167,28 @@ def flops(tokens: int) -> list[dict[str, float]]:
 
 
 @torch.inference_mode()
-def gate(repeats: int) -> dict[str, float]:
-    """Time the judgement of one chunk and its summary, and the whole append of an observation."""
-    spec = model().spec.cache
-    gated = policy("gated", spec, 1)
+def gate(tokens: int, repeats: int) -> dict[str, float]:
+    """Time the judgement of one chunk, its summary, an append and a prefill after `tokens`, in turn."""
+    served = model()
+    spec = served.spec.cache
+    cache = history(spec, "gated", tokens, spare=0)
+    gated = cache.policy
     shape = (1, spec.layers, spec.kv_heads, 1, CHUNK, spec.head_dim)
     one = torch.ones(1, dtype=torch.int64)
     chunks = Chunks(torch.randn(shape), torch.randn(shape), one, one, torch.zeros(1, 1))
     state = gated.start(spec, 1, torch.device("cpu"))
-
-    def judge() -> None:
-        gated.score(chunks, state)
-        gated.summarise(chunks)
-
-    cache = history(spec, "gated", 4096, 0)
     keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
-    counts = 20 * repeats
-    return {
-        "gate_ms": statistics.median(cpu_ms(judge) for _ in range(counts)),
-        "append_ms": statistics.median(cpu_ms(lambda: cache.append(keys, values)) for _ in range(counts)),
-    }
+
+    times = in_turn(
+        {"gated": cache},
+        20 * repeats,
+        lambda _: gated.score(chunks, state),
+        lambda _: gated.summarise(chunks),
+        lambda cache: cache.append(keys, values),
+        lambda cache: prefill(served, cache),
+    )["gated"]
+    names = ("gate_ms", "summary_ms", "append_ms", "prefill_ms")
+    return {name: statistics.median(column) for name, column in zip(names, times, strict=True)}
 
 
 @torch.inference_mode()

@@ -61,7 +61,7 @@ def main(
     jobs += [store("flops", partial(measure.flops, tokens)) for tokens in missing("flops", LENGTHS)]
     single = {
         "long": partial(measure.long, AT, 64, repeats),
-        "gate": partial(measure.gate, repeats),
+        "gate": partial(measure.gate, AT, repeats),
         "flat_after_100k": partial(measure.flat, OBSERVATIONS),
     }
     jobs += [store(field, work) for field, work in single.items() if field not in results]
@@ -99,7 +99,8 @@ def summarise(results: dict[str, Any]) -> None:
     results["reserved_memory_factor_4096"] = full["bytes"] / gated["reserved_bytes"]
     results["speedup_4096"] = speedup("compact", AT)
     results["flops_saving_4096"] = flops[AT]["saving"]
-    results["gate_share_of_prefill"] = results["gate"]["gate_ms"] / gated["prefill_ms"]
+    for part in ("gate", "summary", "append"):
+        results[f"{part}_share_of_prefill"] = results["gate"][f"{part}_ms"] / results["gate"]["prefill_ms"]
     results["step_time_at_64_times"] = results["long"]["step_time_ratio"]
     results["faster_from_tokens"] = min(
         (tokens for tokens in LENGTHS if speedup("compact", tokens) > 1.0), default=None

@@ -26,10 +26,12 @@ class AttentionSummary(nn.Module):
 
     def forward(self, keys: Tensor, values: Tensor, layers: slice = ALL) -> tuple[Tensor, Tensor]:
         """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values; the L `layers` of the model."""
-        query = self.query[layers]
-        logits = torch.einsum("blhncd,lhd->blhnc", keys.to(query.dtype), query) / keys.shape[-1] ** 0.5
-        weights = logits.softmax(dim=-1).unsqueeze(-1)
-        return (keys * weights).sum(dim=4).to(keys.dtype), (values * weights).sum(dim=4).to(values.dtype)
+        query = self.query[layers, :, None, :, None]  # [L, Hkv, 1, d, 1]
+        logits = keys.to(query.dtype) @ (query / keys.shape[-1] ** 0.5)
+        weights = logits.softmax(dim=4).transpose(-1, -2)  # [B, L, Hkv, n, 1, C]
+        made = (weights @ each.to(weights.dtype) for each in (keys, values))
+        own_keys, own_values = (each.squeeze(4).to(keys.dtype) for each in made)
+        return own_keys, own_values
 
 
 class MlpSummary(nn.Module):
