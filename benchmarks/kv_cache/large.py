@@ -36,7 +36,7 @@ class Layer(nn.Module):
         size = self.size
         packed = self.project(tokens).unflatten(-1, (-1, size.head_dim)).transpose(0, 1)
         queries, keys, values = packed.split((size.heads, size.kv_heads, size.kv_heads))
-        every = (-1, size.heads, -1, -1) if size.kv_heads == 1 else (-1, -1, -1, -1)
+        every = (-1, size.heads, -1, -1)  # one key head serves all, or each query head has its own
         seen = functional.scaled_dot_product_attention(
             queries.unsqueeze(0),
             torch.cat((view.keys, keys.unsqueeze(0)), dim=2).expand(every),

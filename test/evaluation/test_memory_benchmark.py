@@ -58,6 +58,8 @@ def test_figures_of_rows(benchmark: ModuleType) -> None:
     assert benchmark.cue_kept(rows) == {"0": 0.5, "1": 1.0}
     full = [row(0, False), row(1, True), row(2, False), row(3, True)]
     assert benchmark.paired({"gated": rows, "full": full}) == {"gated_only": 2, "full_only": 1}
+    assert benchmark.paired({"gated": rows, "full": full[:2]}) == {"gated_only": 1, "full_only": 1}
+    assert benchmark.paired({"gated": rows}) == {"gated_only": 0, "full_only": 0}
 
 
 def test_finished_episodes_are_not_run_again_and_others_are_not_taken_for_them(
