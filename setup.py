@@ -34,7 +34,7 @@ setup(
     entry_points={
         "console_scripts": [
             "streaming-vla = streaming_vla.cli:main",
-            *(f"{node} = streaming_vla.nodes.{node}:main" for node in NODES),
+            *(f"{node} = streaming_vla.ros.nodes.{node}:main" for node in NODES),
         ]
     },
 )

@@ -2,7 +2,7 @@
 
 from launch import LaunchDescription
 
-from streaming_vla.launching import description
+from streaming_vla.bringup.launching import description
 
 
 def generate_launch_description() -> LaunchDescription:

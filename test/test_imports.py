@@ -15,33 +15,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # what the modules of a folder may import of the other folders; a module of its own folder always
 ALLOWED = {
     "kv_cache": set(),
-    "streaming_vla.pictures": set(),
-    "streaming_vla.robot_state": set(),
-    "streaming_vla.bags": {"streaming_vla.pictures", "streaming_vla.robot_state"},
-    "streaming_vla.policy": {"kv_cache"},
-    "streaming_vla.saliency": {"kv_cache", "streaming_vla.policy"},
-    "streaming_vla.runtime": {"streaming_vla.policy", "streaming_vla.saliency"},
-    "streaming_vla.inference": {"kv_cache", "streaming_vla.policy", "streaming_vla.saliency", "streaming_vla.runtime"},
+    "streaming_vla.images": set(),
+    "streaming_vla.commands": {"streaming_vla.machines", "streaming_vla.policies"},
+    "streaming_vla.bags": {"streaming_vla.images", "streaming_vla.commands"},
+    "streaming_vla.policies": {"kv_cache"},
+    "streaming_vla.saliency": {"kv_cache", "streaming_vla.policies"},
+    "streaming_vla.machines": {"streaming_vla.policies", "streaming_vla.saliency"},
+    "streaming_vla.engine": {"kv_cache", "streaming_vla.policies", "streaming_vla.saliency", "streaming_vla.machines"},
 }
-BELOW_NODES = {
-    "kv_cache",
-    *(
-        f"streaming_vla.{name}"
-        for name in (
-            "policy",
-            "saliency",
-            "runtime",
-            "inference",
-            "robots",
-            "parameters",
-            "bags",
-            "pictures",
-            "robot_state",
-        )
-    ),
-}
+BELOW_ROS = {*ALLOWED, *(f"streaming_vla.{name}" for name in ("sim", "parameters", "training"))}
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}
-MESSAGES_ALLOWED = {f"streaming_vla.robots.{name}" for name in ("command_writer", "commands", "joint_commands")}
+MESSAGES_ALLOWED = {f"streaming_vla.commands.{name}" for name in ("writer", "types", "joint")}
 KV_CACHE_PACKAGES = {"torch"}
 KV_CACHE_OPTIONAL = {
     "kv_cache.huggingface": {"transformers"},
@@ -49,7 +33,7 @@ KV_CACHE_OPTIONAL = {
     "kv_cache.gate_file": {"safetensors"},
     "kv_cache.tensor_file": {"safetensors"},
 }
-RUNTIME_PACKAGES = {"numpy"}
+MACHINE_PACKAGES = {"numpy"}
 
 
 def modules() -> dict[str, Path]:
@@ -126,17 +110,17 @@ def external(names: set[str]) -> set[str]:
     return packages - set(sys.stdlib_module_names)
 
 
-BELOW = [name for name in MODULES if folder(name) in BELOW_NODES]
+BELOW = [name for name in MODULES if folder(name) in BELOW_ROS]
 RULED = [name for name in MODULES if folder(name) in ALLOWED]
 
 
 def test_there_is_something_to_look_at() -> None:
     assert {folder(name) for name in RULED} == set(ALLOWED)
-    assert "streaming_vla.runtime.executor" in BELOW
+    assert "streaming_vla.machines.executor" in BELOW
 
 
 @pytest.mark.parametrize("module", BELOW)
-def test_nothing_below_the_nodes_imports_ros(module: str) -> None:
+def test_nothing_below_ros_imports_it(module: str) -> None:
     packages = {name.split(".")[0] for name in imports_of(module)}
     assert not packages & ROS_CLIENT
     if module not in MESSAGES_ALLOWED:
@@ -144,8 +128,8 @@ def test_nothing_below_the_nodes_imports_ros(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", BELOW)
-def test_nothing_below_the_nodes_imports_them(module: str) -> None:
-    assert not [name for name in imports_of(module) if folder(name) == "streaming_vla.nodes"]
+def test_nothing_below_ros_imports_its_folder(module: str) -> None:
+    assert not [name for name in imports_of(module) if folder(name) == "streaming_vla.ros"]
 
 
 @pytest.mark.parametrize("module", RULED)
@@ -160,9 +144,9 @@ def test_kv_cache_needs_torch_only(module: str) -> None:
     assert external(closure(module)) <= KV_CACHE_PACKAGES | KV_CACHE_OPTIONAL.get(module, set())
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if folder(name) == "streaming_vla.runtime"])
-def test_runtime_needs_numpy_only(module: str) -> None:
-    assert external(closure(module)) <= RUNTIME_PACKAGES
+@pytest.mark.parametrize("module", [name for name in MODULES if folder(name) == "streaming_vla.machines"])
+def test_the_machines_need_numpy_only(module: str) -> None:
+    assert external(closure(module)) <= MACHINE_PACKAGES
 
 
 @pytest.mark.parametrize(
@@ -171,19 +155,19 @@ def test_runtime_needs_numpy_only(module: str) -> None:
         ("import rclpy.node", ["rclpy.node"]),
         ("from rclpy import node", ["rclpy.node"]),
         ("def f():\n    import torch", ["torch"]),
-        ("from ..nodes import base", ["streaming_vla.nodes.base"]),
-        ("from . import events", ["streaming_vla.runtime.events"]),
+        ("from ..ros import base", ["streaming_vla.ros.base"]),
+        ("from . import events", ["streaming_vla.machines.events"]),
         ("import importlib\nimportlib.import_module('rclpy')", ["importlib", "rclpy"]),
     ],
 )
 def test_no_way_of_importing_is_overlooked(source: str, expected: list[str]) -> None:
-    assert list(imported(source, "streaming_vla.runtime.executor")) == expected
+    assert list(imported(source, "streaming_vla.machines.executor")) == expected
 
 
 @pytest.mark.parametrize("node", ["observer", "generator", "executor", "saliency_monitor"])
 def test_only_the_inference_node_imports_torch(node: str) -> None:
     """torch costs a process 200 MB and seconds of start, so it must not come in by the back door."""
     pytest.importorskip("streaming_vla_interfaces", reason="the message types are not built")
-    code = f"import sys, streaming_vla.nodes.{node}; print('torch' in sys.modules)"
+    code = f"import sys, streaming_vla.ros.nodes.{node}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "False"

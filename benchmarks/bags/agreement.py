@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from streaming_vla.evaluation.replay import Replayed
-from streaming_vla.evaluation.replay_compare import summarise_replays
-from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
-from streaming_vla.nodes.demo import MODES
+from streaming_vla.workbench.demo.command import MODES
+from streaming_vla.workbench.replay.compare import summarise_replays
+from streaming_vla.workbench.replay.replay import Replayed
+from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 
 TASKS = ("drawer-open", "window-open")
 KEPT = {  # figure of a replay: name in the results

@@ -14,8 +14,8 @@ import numpy as np
 from streaming_vla.bags.definitions import standard
 from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
-from streaming_vla.robots.metaworld import CAMERAS, MetaWorldRobot
-from streaming_vla.robots.tasks import get_task
+from streaming_vla.sim.metaworld import CAMERAS, MetaWorldRobot
+from streaming_vla.sim.tasks import get_task
 
 IMAGE, ARRAY = "sensor_msgs/msg/Image", "std_msgs/msg/Float64MultiArray"
 EPISODE = "streaming_vla_interfaces/msg/Episode"

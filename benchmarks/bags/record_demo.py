@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streaming_vla.evaluation.records import Scene
-from streaming_vla.nodes.demo import MODES
-from streaming_vla.nodes.simulation import driven_simulation
-from streaming_vla.robots.tasks import HELD_OUT_SEED
+from streaming_vla.sim.tasks import HELD_OUT_SEED
+from streaming_vla.workbench.demo.command import MODES
+from streaming_vla.workbench.demo.simulation import driven_simulation
+from streaming_vla.workbench.report.records import Scene
 
 SETTLE_S = 10.0  # on a busy machine the recorder takes so long to find the topics
 TIME_LIMIT_S = 12.0

@@ -59,7 +59,7 @@ def write(folder: Path, megabytes: int) -> None:
 
 def measure(bag: Path) -> dict[str, float]:
     """Replay a bag and return its length, the processor time and the largest memory of this process."""
-    from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
+    from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 
     job = ReplayJob(instruction="open the drawer")
     replay_all([bag], job)  # imports and the model are loaded once, whatever the bag

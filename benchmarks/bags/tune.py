@@ -16,12 +16,12 @@ from pathlib import Path
 import expert_bags
 from rich.progress import Progress
 
-from streaming_vla.evaluation.replay_run import ReplayJob
-from streaming_vla.evaluation.results import write_json
-from streaming_vla.evaluation.tune import tune
-from streaming_vla.evaluation.tune_files import verdict, write_tuned
-from streaming_vla.evaluation.tune_study import TuneOptions
-from streaming_vla.robots.tasks import HELD_OUT_SEED
+from streaming_vla.sim.tasks import HELD_OUT_SEED
+from streaming_vla.workbench.replay.run import ReplayJob
+from streaming_vla.workbench.report.results import write_json
+from streaming_vla.workbench.tuning.files import verdict, write_tuned
+from streaming_vla.workbench.tuning.study import TuneOptions
+from streaming_vla.workbench.tuning.tune import tune
 
 TASKS = ("drawer-open", "drawer-close", "window-open", "window-close", "door-open", "button-press-topdown")
 SEARCHED, HELD_OUT = ("session-0", "session-1", "session-2"), ("session-3", "session-4")

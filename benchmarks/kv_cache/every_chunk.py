@@ -16,15 +16,15 @@ import torch
 import typer
 from memory import EVERYTHING, HERE, Condition, Episodes, figures
 
-from streaming_vla.evaluation.cache_options import gated_cache
-from streaming_vla.evaluation.policy_command import parse_waits
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.policy.models import find_model
-from streaming_vla.robots.tasks import HELD_OUT_SEED, select_tasks
+from streaming_vla.policies.models import find_model
+from streaming_vla.sim.tasks import HELD_OUT_SEED, select_tasks
 from streaming_vla.training.gate_network import Draw, keep_all
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
 from streaming_vla.training.plan import read_plan
+from streaming_vla.workbench.evaluation.cache_options import gated_cache
+from streaming_vla.workbench.evaluation.command import parse_waits
+from streaming_vla.workbench.progress import counting
 
 PLAN = Path("config/training/compact_gate.yaml")
 GATE, POLICY = "summary.safetensors", "policy.safetensors"

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from kv_cache import CachePolicy, CacheSpec, Gate, GateConfig, SessionCache, make_policy
 from kv_cache.chunks import Chunks
 from kv_cache.policies import POLICY_NAMES
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import PolicyObservation, prefill_whole
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.contract import PolicyObservation, prefill_whole
 
 POLICIES = POLICY_NAMES
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries

@@ -21,16 +21,16 @@ import typer
 from plots import draw_memory
 
 from kv_cache.tensor_file import file_digest
-from streaming_vla.evaluation.cache_options import CacheOptions, gated_cache
-from streaming_vla.evaluation.closed_loop import Trial, evaluate
-from streaming_vla.evaluation.pilot import PilotOptions
-from streaming_vla.evaluation.policy_command import parse_waits
-from streaming_vla.evaluation.processes import RESUMED, map_in_processes
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.evaluation.statistics import wilson_interval
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.policy.models import find_model
-from streaming_vla.robots.tasks import HELD_OUT_SEED, TASKS, select_tasks
+from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.models import find_model
+from streaming_vla.sim.tasks import HELD_OUT_SEED, TASKS, select_tasks
+from streaming_vla.workbench.evaluation.cache_options import CacheOptions, gated_cache
+from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
+from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+from streaming_vla.workbench.evaluation.command import parse_waits
+from streaming_vla.workbench.processes import RESUMED, map_in_processes
+from streaming_vla.workbench.progress import counting
+from streaming_vla.workbench.report.statistics import wilson_interval
 
 HERE = Path(__file__).parent
 EVERYTHING = 16_384  # tokens: room for every summary

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from streaming_vla.evaluation.cache_options import CacheOptions
-from streaming_vla.evaluation.closed_loop import Trial, wording
-from streaming_vla.evaluation.memory_outcome import outcome_of
-from streaming_vla.evaluation.pilot import Pilot, PilotOptions
-from streaming_vla.policy.contract import run_slices
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.robots.memory_episode import Phase
-from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.policies.contract import run_slices
+from streaming_vla.policies.loading import load_policy
+from streaming_vla.sim.memory_episode import Phase
+from streaming_vla.sim.metaworld import MetaWorldRobot
+from streaming_vla.workbench.evaluation.cache_options import CacheOptions
+from streaming_vla.workbench.evaluation.closed_loop import Trial, wording
+from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.memory_outcome import outcome_of
 
 AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
 WAIT_STEPS = 300  # of the simulated part

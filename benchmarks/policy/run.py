@@ -21,20 +21,20 @@ import typer
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from kv_cache.tensor_file import file_digest
-from streaming_vla.evaluation.cache_options import CacheOptions
-from streaming_vla.evaluation.closed_loop import Trial, evaluate
-from streaming_vla.evaluation.pilot import PilotOptions
-from streaming_vla.evaluation.policy_command import DEFAULT_SEEDS, parse_seeds
-from streaming_vla.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.evaluation.probe import probe
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.policy.contract import PolicyObservation, prefill_whole
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.policy.models import find_model
-from streaming_vla.robots.memory_rules import EPISODES
-from streaming_vla.robots.memory_tasks import MEMORY_TASKS
-from streaming_vla.robots.metaworld import MetaWorldRobot
-from streaming_vla.robots.tasks import TASKS
+from streaming_vla.policies.contract import PolicyObservation, prefill_whole
+from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.models import find_model
+from streaming_vla.sim.memory_rules import EPISODES
+from streaming_vla.sim.memory_tasks import MEMORY_TASKS
+from streaming_vla.sim.metaworld import MetaWorldRobot
+from streaming_vla.sim.tasks import TASKS
+from streaming_vla.workbench.evaluation.cache_options import CacheOptions
+from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
+from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+from streaming_vla.workbench.evaluation.command import DEFAULT_SEEDS, parse_seeds
+from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
+from streaming_vla.workbench.evaluation.probe import probe
+from streaming_vla.workbench.progress import counting
 
 FOLDER = Path(__file__).parent
 HISTORY_TOKENS = 100  # four observations of the shipped policy

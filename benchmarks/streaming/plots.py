@@ -10,12 +10,12 @@ from typing import Any
 
 import matplotlib
 
-from streaming_vla.evaluation.timeline import draw_timeline
-from streaming_vla.evaluation.virtual_cells import MOVED, Cell, Models
-from streaming_vla.evaluation.virtual_runs import run
-from streaming_vla.evaluation.virtual_study import Row
-from streaming_vla.inference.latency_profile import LatencyProfile, find_profile
-from streaming_vla.robots.tasks import HELD_OUT_SEED
+from streaming_vla.engine.latency_profile import LatencyProfile, find_profile
+from streaming_vla.sim.tasks import HELD_OUT_SEED
+from streaming_vla.workbench.report.timeline import draw_timeline
+from streaming_vla.workbench.virtual.cells import MOVED, Cell, Models
+from streaming_vla.workbench.virtual.runs import run
+from streaming_vla.workbench.virtual.study import Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.evaluation.records import EpisodeRecord, Scene
-from streaming_vla.evaluation.results import aggregate, write_json
-from streaming_vla.nodes.demo import MODES
-from streaming_vla.nodes.driver import DriverError
-from streaming_vla.nodes.simulation import driven_simulation
-from streaming_vla.robots.tasks import HELD_OUT_SEED, select_tasks
+from streaming_vla.sim.tasks import HELD_OUT_SEED, select_tasks
+from streaming_vla.workbench.demo.command import MODES
+from streaming_vla.workbench.demo.driver import DriverError
+from streaming_vla.workbench.demo.simulation import driven_simulation
+from streaming_vla.workbench.progress import counting
+from streaming_vla.workbench.report.records import EpisodeRecord, Scene
+from streaming_vla.workbench.report.results import aggregate, write_json
 
 HERE = Path(__file__).parent
 TIME_LIMIT_S = 20.0

@@ -21,18 +21,18 @@ import typer
 from plots import draw_pareto, draw_timelines
 from rich.console import Console
 
-from streaming_vla.evaluation.cache_options import NEWEST_ONLY, CacheOptions
-from streaming_vla.evaluation.processes import WorkerLost
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.evaluation.virtual_cells import MOVED, Cell, Cells, Models, memory_cache
-from streaming_vla.evaluation.virtual_cost import costs
-from streaming_vla.evaluation.virtual_runs import policy_of_process
-from streaming_vla.evaluation.virtual_strategies import STRATEGIES, Setup, changed, find_strategy
-from streaming_vla.evaluation.virtual_study import Row, aggregate, markdown
-from streaming_vla.inference.latency_profile import find_profile
-from streaming_vla.policy.models import AUTO
-from streaming_vla.robots.memory_tasks import MEMORY_TASKS
-from streaming_vla.robots.tasks import TASKS, select_tasks
+from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.policies.models import AUTO
+from streaming_vla.sim.memory_tasks import MEMORY_TASKS
+from streaming_vla.sim.tasks import TASKS, select_tasks
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.processes import WorkerLost
+from streaming_vla.workbench.progress import counting
+from streaming_vla.workbench.virtual.cells import MOVED, Cell, Cells, Models, memory_cache
+from streaming_vla.workbench.virtual.cost import costs
+from streaming_vla.workbench.virtual.runs import policy_of_process
+from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, changed, find_strategy
+from streaming_vla.workbench.virtual.study import Row, aggregate, markdown
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "measured", "jetson", "remote_wifi")

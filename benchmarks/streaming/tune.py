@@ -3,7 +3,7 @@
     python benchmarks/streaming/tune.py                                  # all, writes tuned.json beside this file
     python benchmarks/streaming/tune.py --strategies rtc,vlash --episodes 5
 
-What is tuned, and how, stands in src/streaming_vla/evaluation/virtual_tuning.py; tuned.json also keeps every
+What is tuned, and how, stands in src/streaming_vla/workbench/virtual/tuning.py; tuned.json also keeps every
 combination that was tried. Strategies that are not asked for keep what the file says.
 """
 
@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from streaming_vla.evaluation.calibrate_command import CALIBRATION_SEED
-from streaming_vla.evaluation.progress import counting
-from streaming_vla.evaluation.virtual_runs import VirtualRun, policy_of_process
-from streaming_vla.evaluation.virtual_strategies import STRATEGIES, find_strategy
-from streaming_vla.evaluation.virtual_tuning import GRIDS, grid, try_grid, turn_dials
-from streaming_vla.robots.tasks import select_tasks
+from streaming_vla.sim.tasks import select_tasks
+from streaming_vla.workbench.progress import counting
+from streaming_vla.workbench.tuning.calibrate_command import CALIBRATION_SEED
+from streaming_vla.workbench.virtual.runs import VirtualRun, policy_of_process
+from streaming_vla.workbench.virtual.strategies import STRATEGIES, find_strategy
+from streaming_vla.workbench.virtual.tuning import GRIDS, grid, try_grid, turn_dials
 
 HERE = Path(__file__).parent
 

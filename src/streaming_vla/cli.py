@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 
-from streaming_vla import graph
-from streaming_vla.evaluation import cli as bag_commands
-from streaming_vla.evaluation.calibrate_command import calibrate
-from streaming_vla.evaluation.policy_command import evaluate
-from streaming_vla.nodes.demo_options import DEFAULT_TASKS, DemoOptions
+from streaming_vla.bringup import graph
 from streaming_vla.refusal import refuse
-from streaming_vla.robots.tasks import select_tasks
+from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
+from streaming_vla.workbench import bag_commands
+from streaming_vla.workbench.demo.options import DEFAULT_TASKS, DemoOptions
+from streaming_vla.workbench.evaluation.command import evaluate
+from streaming_vla.workbench.tuning.calibrate_command import calibrate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,7 +49,7 @@ def up(
     log_level: Annotated[LogLevel, typer.Option(help="of the nodes")] = LogLevel.info,
 ) -> None:
     """Start the nodes, keep them running, and stop them in reverse order on Ctrl-C or SIGTERM."""
-    from streaming_vla.starter import Suite, SuiteError, say_on_stderr
+    from streaming_vla.bringup.starter import Suite, SuiteError, say_on_stderr
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = graph.SIMULATED_SETTINGS if sim else {}
@@ -91,7 +91,7 @@ def demo(
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
 ) -> None:
     """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
-    from streaming_vla.nodes.demo import run
+    from streaming_vla.workbench.demo.command import run
 
     try:
         chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
@@ -112,9 +112,9 @@ def record(
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
     """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
-    from streaming_vla.nodes.recorder import main as run_recorder
+    from streaming_vla.bringup.starter import SuiteError, checked_namespace
     from streaming_vla.parameters.sections import qualified, write_settings
-    from streaming_vla.starter import SuiteError, checked_namespace
+    from streaming_vla.ros.nodes.recorder import main as run_recorder
 
     try:
         full_namespace = checked_namespace(namespace, params_file)
@@ -146,7 +146,7 @@ def doctor(
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
     """Check the installation: one line per check, with the fix; exit code 1 when something fails."""
-    from streaming_vla.doctor import examine
+    from streaming_vla.bringup.doctor import examine
 
     raise typer.Exit(examine(params_file, namespace))
 

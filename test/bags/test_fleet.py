@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from making import BEGIN_NS, STEP_NS, STORE, TYPES, floats, image, picture, write_own
 
-from streaming_vla.evaluation.fleet import map_on_cluster
-from streaming_vla.evaluation.replay import Replayed
-from streaming_vla.evaluation.replay_compare import played
-from streaming_vla.evaluation.replay_run import ReplayJob, replay_all
+from streaming_vla.workbench.replay.compare import played
+from streaming_vla.workbench.replay.fleet import map_on_cluster
+from streaming_vla.workbench.replay.replay import Replayed
+from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 
 CAMERAS = ("/camera/corner2/image", "/camera/gripperPOV/image")
 

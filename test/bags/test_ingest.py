@@ -35,8 +35,8 @@ from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.steps import EpisodeSteps, StepOptions, episodes
 from streaming_vla.bags.topics import Topic
-from streaming_vla.pictures.decode import pixels_of
-from streaming_vla.robot_state import JOINTS
+from streaming_vla.commands.robot_state import JOINTS
+from streaming_vla.images.decode import pixels_of
 
 LEFT, RIGHT = CAMERAS
 OPTIONS = IngestOptions({"left": LEFT, "right": RIGHT[1:]}, "robot_state", ("episode",), action_topic="command")

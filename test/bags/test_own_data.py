@@ -18,17 +18,17 @@ from safetensors.numpy import save_file
 from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset, read_facts
 from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.steps import EpisodeSteps
-from streaming_vla.evaluation.cli import export as export_command
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import UNKNOWN
-from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.loading import load_model, load_policy, save_policy
-from streaming_vla.robot_state import JOINTS
+from streaming_vla.commands.robot_state import JOINTS
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import UNKNOWN
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.loading import load_model, load_policy, save_policy
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations
 from streaming_vla.training.own_data import WORDS, prepare, windows, write_demonstrations
 from streaming_vla.training.plan import Augment, Optimiser, Source, TrainingPlan
 from streaming_vla.training.shard import Shard
 from streaming_vla.training.trainer import Run, export, train
+from streaming_vla.workbench.bag_commands import export as export_command
 
 SHAPE: dict[str, Any] = {"width": 48, "layers": 2, "image_size": 32, "channels": [8, 16, 16, 24], "keypoints": [4, 4]}
 SOURCE = Source(tasks={}, length=2, stride=(2, 4), sequences=4)

@@ -26,8 +26,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 
-from streaming_vla.nodes.pictures import picture_message  # noqa: E402
-from streaming_vla.nodes.type_texts import full_text  # noqa: E402
+from streaming_vla.ros.images import picture_message  # noqa: E402
+from streaming_vla.ros.type_texts import full_text  # noqa: E402
 
 pytestmark = pytest.mark.ros
 DOMAIN = 65
@@ -83,7 +83,7 @@ def robot() -> Iterator[Robot]:
 def start(folder: Path) -> subprocess.Popen[str]:
     settings = {"autostart": "true", "bag_folder": str(folder), "bag_name": "bag", "exclude": "['.*/secret']",
                 "flush_s": "0.2"}  # fmt: skip
-    command = [sys.executable, "-m", "streaming_vla.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
+    command = [sys.executable, "-m", "streaming_vla.ros.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
     for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}

@@ -20,21 +20,21 @@ from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
 from streaming_vla.bags.reader import Bag
-from streaming_vla.evaluation import replay_run
-from streaming_vla.evaluation.machine_options import all_values, machine_options
-from streaming_vla.evaluation.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
-from streaming_vla.evaluation.replay_compare import played, summarise_replays
-from streaming_vla.evaluation.replay_live import LIVE_TOPICS
-from streaming_vla.evaluation.replay_service import ReplayService
-from streaming_vla.evaluation.report_html import compare, page, write_report
-from streaming_vla.evaluation.virtual_hardware import Clock
-from streaming_vla.inference.latency_profile import LatencyProfile, Spread
-from streaming_vla.pictures.encode import camera_options
-from streaming_vla.policy.contract import PolicyObservation, Prefilled
-from streaming_vla.robot_state import JOINTS
-from streaming_vla.runtime.events import ObserveRequest, Reason, Snapshot
+from streaming_vla.commands.robot_state import JOINTS
+from streaming_vla.engine.latency_profile import LatencyProfile, Spread
+from streaming_vla.images.encode import camera_options
+from streaming_vla.machines.events import ObserveRequest, Reason, Snapshot
+from streaming_vla.policies.contract import PolicyObservation, Prefilled
+from streaming_vla.workbench.machine_options import all_values, machine_options
+from streaming_vla.workbench.replay import run as replay_run
+from streaming_vla.workbench.replay.compare import played, summarise_replays
+from streaming_vla.workbench.replay.live import LIVE_TOPICS
+from streaming_vla.workbench.replay.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
+from streaming_vla.workbench.replay.service import ReplayService
+from streaming_vla.workbench.report.html import compare, page, write_report
+from streaming_vla.workbench.virtual.hardware import Clock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, SPEC, TOKENS, ToyPolicy
 
 STEPS = 100

@@ -14,19 +14,19 @@ from test_replay import CHANGES, EPISODE, bag
 
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.writer import BagWriter
-from streaming_vla.evaluation import virtual
-from streaming_vla.evaluation.machine_options import all_values
-from streaming_vla.evaluation.recorded_reception import AFTER_S, Reception
-from streaming_vla.evaluation.recorded_times import RecordedEpisode, Seen
-from streaming_vla.evaluation.records import EpisodeRecord
-from streaming_vla.evaluation.replay import ReplayedEpisode, ReplayOptions, replay
-from streaming_vla.evaluation.replay_compare import decision_agreement, same_observations, summarise_replays
-from streaming_vla.evaluation.replay_live import LiveEpisode
-from streaming_vla.evaluation.virtual_policy import PolicyService
-from streaming_vla.inference.latency_profile import LatencyProfile, Spread
-from streaming_vla.runtime.events import Action, Snapshot
+from streaming_vla.engine.latency_profile import LatencyProfile, Spread
+from streaming_vla.machines.events import Action, Snapshot
+from streaming_vla.workbench.machine_options import all_values
+from streaming_vla.workbench.replay.compare import decision_agreement, same_observations, summarise_replays
+from streaming_vla.workbench.replay.live import LiveEpisode
+from streaming_vla.workbench.replay.recorded_reception import AFTER_S, Reception
+from streaming_vla.workbench.replay.recorded_times import RecordedEpisode, Seen
+from streaming_vla.workbench.replay.replay import ReplayedEpisode, ReplayOptions, replay
+from streaming_vla.workbench.report.records import EpisodeRecord
+from streaming_vla.workbench.virtual import world as virtual
+from streaming_vla.workbench.virtual.service import PolicyService
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, ToyPolicy
 
 SUITE = "streaming_vla_interfaces/msg/"

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kv_cache import CachePolicy, CacheSpec, CacheView, Full, Mean, SessionCache
 from kv_cache.cost import LLAMA_7B, PALIGEMMA, TransformerShape
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.contract import PolicyObservation, prefill_whole, run_slices
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.contract import PolicyObservation, prefill_whole, run_slices
 
 CONFIG = CompactConfig(words=("", "reach"))
 COMPACT = TransformerShape(

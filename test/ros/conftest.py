@@ -27,7 +27,7 @@ else:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
 
-    from streaming_vla.nodes.domain import reserved_domain
+    from streaming_vla.workbench.demo.domain import reserved_domain
 
 
 if MISSING:
@@ -184,7 +184,7 @@ class Suite:
                 process.wait()
 
     def _open(self, node: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"streaming_vla.nodes.{node}", "--ros-args", *arguments]
+        command = [sys.executable, "-m", f"streaming_vla.ros.{node}", "--ros-args", *arguments]
         with (self._folder / f"{node}.log").open("ab") as log:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=ROOT)
 
@@ -221,9 +221,9 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact policy with random weights: it moves, but to no purpose."""
     import torch
 
-    from streaming_vla.policy.compact.config import CompactConfig
-    from streaming_vla.policy.compact.model import CompactModel
-    from streaming_vla.policy.loading import save_policy
+    from streaming_vla.policies.compact.config import CompactConfig
+    from streaming_vla.policies.compact.model import CompactModel
+    from streaming_vla.policies.loading import save_policy
 
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     torch.manual_seed(0)

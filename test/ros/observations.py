@@ -8,8 +8,8 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage
 from streaming_vla_interfaces.msg import Observation
 
-from streaming_vla.policy.contract import PolicySpec
-from streaming_vla.robots.frames import encode_frame
+from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.sim.frames import encode_frame
 
 
 def observation(spec: PolicySpec, number: int, episode: int) -> Any:

@@ -15,7 +15,7 @@ OBSERVATIONS = 6
 def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from kv_cache import Gate, GateConfig
     from kv_cache.gate_file import save_gate
-    from streaming_vla.policy.loading import load_policy
+    from streaming_vla.policies.loading import load_policy
 
     spec = load_policy(toy_model).spec
     gate = tmp_path_factory.mktemp("gate") / "gate.safetensors"
@@ -56,10 +56,10 @@ def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: 
 def test_what_is_recorded_gives_the_memory_map(inference: Any) -> None:
     from streaming_vla_interfaces import msg as wire
 
-    from streaming_vla.evaluation.memory_series import memory_series
-    from streaming_vla.evaluation.records import EpisodeRecord
-    from streaming_vla.nodes.recording import Recorder
     from streaming_vla.parameters.tables import table
+    from streaming_vla.workbench.demo.recording import Recorder
+    from streaming_vla.workbench.report.memory_series import memory_series
+    from streaming_vla.workbench.report.records import EpisodeRecord
 
     probe, spec, _, gate = inference
     recorder = Recorder(probe.node)

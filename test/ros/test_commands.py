@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 
-from streaming_vla.policy.layout import ActionLayout
-from streaming_vla.robots.command_writer import CommandOptions, CommandWriter
-from streaming_vla.robots.commands import WRITERS, TwistWriter
-from streaming_vla.robots.joint_commands import TrajectoryWriter
-from streaming_vla.runtime.events import Command, CommandKind
+from streaming_vla.commands.joint import TrajectoryWriter
+from streaming_vla.commands.types import WRITERS, TwistWriter
+from streaming_vla.commands.writer import CommandOptions, CommandWriter
+from streaming_vla.machines.events import Command, CommandKind
+from streaming_vla.policies.layout import ActionLayout
 
 STAMP = Time(sec=7)
 PLAY, HOLD, DECELERATE, STOP = CommandKind.PLAY, CommandKind.HOLD, CommandKind.DECELERATE, CommandKind.STOP

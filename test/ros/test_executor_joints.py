@@ -16,7 +16,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
 
-from streaming_vla.nodes.base import LATCHED
+from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
 ARM, GRIPPER = ("shoulder", "elbow", "wrist"), ("finger",)

@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Action, Context, Episode, ExecutionState
 
-from streaming_vla.nodes.base import LATCHED
+from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
 PERIOD_S = 0.05

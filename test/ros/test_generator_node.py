@@ -8,7 +8,7 @@ import pytest
 from streaming_vla_interfaces.msg import Context, Episode
 from streaming_vla_interfaces.srv import FlowStep
 
-from streaming_vla.nodes.base import LATCHED
+from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
 

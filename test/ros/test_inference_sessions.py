@@ -11,7 +11,7 @@ from observations import observation
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.policy.loading import load_policy
+from streaming_vla.policies.loading import load_policy
 
 pytestmark = pytest.mark.ros
 IN_FLIGHT = 8  # of each robot: more are refused

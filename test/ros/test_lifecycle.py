@@ -8,9 +8,9 @@ import pytest
 import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 
-from streaming_vla.nodes.base import StartError, SuiteNode
-from streaming_vla.nodes.domain import reserved_domain
-from streaming_vla.runtime.events import Episode
+from streaming_vla.machines.events import Episode
+from streaming_vla.ros.base import StartError, SuiteNode
+from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 

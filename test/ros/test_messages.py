@@ -16,11 +16,8 @@ from rclpy.time import Time as RosTime
 from streaming_vla_interfaces import msg, srv
 
 from kv_cache.cache import CacheStats
-from streaming_vla.inference.values import ContextReport, FlowResult
-from streaming_vla.nodes import messages
-from streaming_vla.nodes.layout import foreign_layout
-from streaming_vla.policy.layout import ActionLayout
-from streaming_vla.runtime.events import (
+from streaming_vla.engine.values import ContextReport, FlowResult
+from streaming_vla.machines.events import (
     Action,
     Episode,
     ExecutionState,
@@ -30,6 +27,9 @@ from streaming_vla.runtime.events import (
     ObserveRequest,
     Reason,
 )
+from streaming_vla.policies.layout import ActionLayout
+from streaming_vla.ros import messages
+from streaming_vla.ros.layout import foreign_layout
 
 STAMP = Time(sec=3, nanosec=5)
 uint32 = st.integers(0, 2**32 - 1)

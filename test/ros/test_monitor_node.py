@@ -10,7 +10,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces.msg import Episode, ExecutionState
 
-from streaming_vla.nodes.base import LATCHED
+from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
 

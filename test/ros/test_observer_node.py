@@ -14,8 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Episode, Observation, ObserveRequest
 
-from streaming_vla.nodes.base import LATCHED
-from streaming_vla.nodes.pictures import picture_message
+from streaming_vla.ros.base import LATCHED
+from streaming_vla.ros.images import picture_message
 
 pytestmark = pytest.mark.ros
 NUMBERS = itertools.count(10)  # of episodes

@@ -17,17 +17,14 @@ import pytest
 from builtin_interfaces.msg import Time
 from streaming_vla_interfaces import srv
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "machines"))
 
 from runtime_cases import LAYOUT
 from world import OBSERVER, Timing, World
 
-from streaming_vla.evaluation.virtual import Told
-from streaming_vla.evaluation.virtual_strategies import STRATEGIES
-from streaming_vla.inference.latency_profile import find_profile
-from streaming_vla.inference.values import FlowResult
-from streaming_vla.nodes import messages
-from streaming_vla.runtime.events import (
+from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.values import FlowResult
+from streaming_vla.machines.events import (
     Action,
     Command,
     Episode,
@@ -39,10 +36,13 @@ from streaming_vla.runtime.events import (
     SaliencyReply,
     Snapshot,
 )
-from streaming_vla.runtime.executor import Executor, ExecutorOptions
-from streaming_vla.runtime.generator import Generator
-from streaming_vla.runtime.monitor import Monitor
-from streaming_vla.runtime.observer import Observer
+from streaming_vla.machines.executor import Executor, ExecutorOptions
+from streaming_vla.machines.generator import Generator
+from streaming_vla.machines.monitor import Monitor
+from streaming_vla.machines.observer import Observer
+from streaming_vla.ros import messages
+from streaming_vla.workbench.virtual.strategies import STRATEGIES
+from streaming_vla.workbench.virtual.world import Told
 
 ROBOT = "/robot"
 NOW = Time(sec=1)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
-from streaming_vla.nodes.pictures import encode_message, picture_message
-from streaming_vla.pictures.decode import check_picture
-from streaming_vla.pictures.encode import PictureOptions
+from streaming_vla.images.decode import check_picture
+from streaming_vla.images.encode import PictureOptions
+from streaming_vla.ros.images import encode_message, picture_message
 
 
 def image(encoding: str, pixels: np.ndarray, padding: int = 0) -> Image:

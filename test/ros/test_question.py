@@ -7,7 +7,7 @@ from typing import Any, cast
 from rclpy.client import Client
 from rclpy.task import Future
 
-from streaming_vla.nodes.question import Asking
+from streaming_vla.ros.question import Asking
 
 
 class Service:

@@ -8,8 +8,8 @@ import pytest
 from std_msgs.msg import String
 from streaming_vla_interfaces.srv import ResetRobot
 
-from streaming_vla.nodes.base import LATCHED
-from streaming_vla.robots.memory_tasks import MEMORY_TASKS
+from streaming_vla.ros.base import LATCHED
+from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 
 pytestmark = pytest.mark.ros
 

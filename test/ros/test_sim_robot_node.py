@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from streaming_vla_interfaces.srv import ResetRobot
 
-from streaming_vla.nodes.base import BEST_EFFORT, LATCHED
+from streaming_vla.ros.base import BEST_EFFORT, LATCHED
 
 pytestmark = pytest.mark.ros
 PERIOD_S = 0.05

@@ -12,8 +12,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Episode, Observation, ObserveRequest, StageSpan
 
-from streaming_vla.nodes.base import LATCHED, SPANS
-from streaming_vla.nodes.pictures import picture_message
+from streaming_vla.ros.base import LATCHED, SPANS
+from streaming_vla.ros.images import picture_message
 
 pytestmark = pytest.mark.ros
 

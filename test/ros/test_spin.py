@@ -14,8 +14,8 @@ from rclpy.executors import SingleThreadedExecutor, TimeoutObject
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from streaming_vla.nodes.domain import reserved_domain
-from streaming_vla.nodes.spin import _spin_once
+from streaming_vla.ros.spin import _spin_once
+from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 ENOUGH = 100  # spins

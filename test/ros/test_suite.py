@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 from streaming_vla_interfaces.msg import ExecutionState
 from streaming_vla_interfaces.srv import ResetRobot, StartEpisode
 
-from streaming_vla.nodes.base import LATCHED
+from streaming_vla.ros.base import LATCHED
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 SHIPPED = Path(__file__).parents[2] / "models" / "compact_mt10.safetensors"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from streaming_vla.nodes.domain import DOMAINS, PARTICIPANTS, PORT_BASE, PORTS_PER_DOMAIN, reserved_domain
-from streaming_vla.nodes.driver import DriverError
-from streaming_vla.nodes.transport import avoid_shared_memory
+from streaming_vla.ros.transport import avoid_shared_memory
+from streaming_vla.workbench.demo.domain import DOMAINS, PARTICIPANTS, PORT_BASE, PORTS_PER_DOMAIN, reserved_domain
+from streaming_vla.workbench.demo.driver import DriverError
 
 pytestmark = pytest.mark.ros
 SHARED_MEMORY = "fastdds_"
@@ -68,7 +68,7 @@ def test_domains_are_handed_out_once() -> None:
 def test_a_domain_with_a_participant_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with reserved_domain() as free:
         pass
-    monkeypatch.setattr("streaming_vla.nodes.domain.DOMAINS", range(free, free + 1))
+    monkeypatch.setattr("streaming_vla.workbench.demo.domain.DOMAINS", range(free, free + 1))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
         participant.bind(("", PORT_BASE + PORTS_PER_DOMAIN * free + PARTICIPANTS[0]))
         with pytest.raises(DriverError, match="every ROS domain"), reserved_domain():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streaming_vla.runtime.events import (
+from streaming_vla.machines.events import (
     ContextReady,
     ExecutionState,
     Mode,
@@ -16,7 +16,7 @@ from streaming_vla.runtime.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
-from streaming_vla.runtime.monitor import SPARE, Monitor, MonitorOptions
+from streaming_vla.machines.monitor import SPARE, Monitor, MonitorOptions
 from streaming_vla.saliency.decision import Gate, Moment, RandomRate, Verdict, judged
 
 HORIZON, TRAINED, EARLY = 6, 12, 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from streaming_vla.robots.frames import encode_frame
+from streaming_vla.sim.frames import encode_frame
 from streaming_vla.training.shard import Shard
 
 TASKS = ("window-open", "reach")

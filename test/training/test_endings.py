@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import UNKNOWN
-from streaming_vla.robots.memory_episode import Phase
-from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import UNKNOWN
+from streaming_vla.sim.memory_episode import Phase
+from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.training.dataset import Demonstrations
 from streaming_vla.training.endings import DECISIONS, endings
 from streaming_vla.training.episode import record_episode

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from streaming_vla.cli import app
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import UNKNOWN
-from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.policy.loading import save_policy
-from streaming_vla.robots.frames import encode_frame
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import UNKNOWN
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.loading import save_policy
 from streaming_vla.saliency.loading import load_predictor
+from streaming_vla.sim.frames import encode_frame
 from streaming_vla.training.plan import read_plan
 from streaming_vla.training.saliency import train_saliency
 from streaming_vla.training.saliency_data import Followed, PairSampler, chosen_files, encode, is_held_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.training.episode import BRANCH_FIELDS, WINDOW, branch, record_episode
 from streaming_vla.training.plan import Recording, Source
 from streaming_vla.training.windows import Branches, Track, draw_window

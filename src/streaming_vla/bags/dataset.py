@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from streaming_vla.pictures.encode import encode_pixels, square
-from streaming_vla.pictures.encodings import Pixels
+from streaming_vla.images.encode import encode_pixels, square
+from streaming_vla.images.encodings import Pixels
 
 VERSION = "v2.1"
 JPEG_QUALITY = 92  # of the arrays for training, as in the demonstrations

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from streaming_vla.bags.dataset import CAMERA, DATA, VERSION, VIDEO, DatasetError, DatasetFacts
 from streaming_vla.bags.steps import EpisodeSteps
-from streaming_vla.pictures.encodings import Pixels
+from streaming_vla.images.encodings import Pixels
 
 CHUNK = 1000  # episodes of a folder
 CODEC, PIXEL_FORMAT, QUALITY = "libx264", "yuv420p", "18"  # crf 18 looks like the original

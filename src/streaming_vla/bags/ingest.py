@@ -18,10 +18,10 @@ from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongTyp
 from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values, finite
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
-from streaming_vla.pictures.decode import TYPES as PICTURE_TYPES
-from streaming_vla.pictures.decode import check_message
-from streaming_vla.robot_state import TYPES as STATE_TYPES
-from streaming_vla.robot_state import StateReader
+from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
+from streaming_vla.commands.robot_state import StateReader
+from streaming_vla.images.decode import TYPES as PICTURE_TYPES
+from streaming_vla.images.decode import check_message
 
 NS = 1e-9
 

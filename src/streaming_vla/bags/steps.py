@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.ingest import Commanded, Frame, Ingest, Said, State
-from streaming_vla.pictures.decode import pixels_of
-from streaming_vla.pictures.encode import square
-from streaming_vla.pictures.encodings import Pixels
+from streaming_vla.images.decode import pixels_of
+from streaming_vla.images.encode import square
+from streaming_vla.images.encodings import Pixels
 
 EPISODE = "episode"
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.policy.layout import Vector
+from streaming_vla.policies.layout import Vector
 
 NO_SALIENCY = float("nan")
 

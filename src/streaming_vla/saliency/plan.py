@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streaming_vla.policy.layout import Vector
+from streaming_vla.policies.layout import Vector
 
 
 def planned_switch(plan: Vector, absolute: Sequence[bool], first: int) -> float:

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from streaming_vla.evaluation.progress import counting
 from streaming_vla.refusal import refuse
 from streaming_vla.training.setup import (
     DEMONSTRATIONS,
@@ -25,6 +24,7 @@ from streaming_vla.training.setup import (
     SHIPPED,
     compact_config,
 )
+from streaming_vla.workbench.progress import counting
 
 app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy and its gate on them.")
 
@@ -48,7 +48,7 @@ def demos(
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
 ) -> None:
     """Record the scripted experts; what exists is not recorded again."""
-    from streaming_vla.policy.models import find_model
+    from streaming_vla.policies.models import find_model
     from streaming_vla.training.demonstrations import record, wanted_shards
     from streaming_vla.training.plan import Recordings, read_plan
 
@@ -88,7 +88,7 @@ def policy(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train the compact policy as the plan says, or fine-tune it on recordings, and write it with its loss curves."""
-    from streaming_vla.policy.models import find_model
+    from streaming_vla.policies.models import find_model
     from streaming_vla.training.curves import draw_losses
     from streaming_vla.training.own_data import prepare
     from streaming_vla.training.plan import load_plan
@@ -128,7 +128,7 @@ def gate(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train the gate that says which chunks of the history the compact policy's cache keeps."""
-    from streaming_vla.policy.models import find_model
+    from streaming_vla.policies.models import find_model
     from streaming_vla.training.gate_plan import GatePlan
     from streaming_vla.training.gate_trainer import GateRun, GateTrainer
     from streaming_vla.training.plan import read_plan
@@ -162,8 +162,8 @@ def saliency(
     """Train the predictor of what the base camera sees after the pending actions, and check it on other episodes."""
     import torch
 
-    from streaming_vla.policy.loading import load_policy
-    from streaming_vla.policy.models import find_model
+    from streaming_vla.policies.loading import load_policy
+    from streaming_vla.policies.models import find_model
     from streaming_vla.training.plan import read_plan
     from streaming_vla.training.saliency import train_saliency
     from streaming_vla.training.saliency_plan import SaliencyPlan

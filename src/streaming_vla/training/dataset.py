@@ -14,11 +14,11 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from kv_cache.tensor_file import content_digest
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import Tokenizer
-from streaming_vla.robots.frames import decode_frame
-from streaming_vla.robots.memory_tasks import MEMORY_TASKS
-from streaming_vla.robots.tasks import get_task, unrelated
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import Tokenizer
+from streaming_vla.sim.frames import decode_frame
+from streaming_vla.sim.memory_tasks import MEMORY_TASKS
+from streaming_vla.sim.tasks import get_task, unrelated
 from streaming_vla.training.endings import endings
 from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from streaming_vla.evaluation.pilot import Pilot, PilotOptions
-from streaming_vla.evaluation.processes import RESUMED, map_in_processes
-from streaming_vla.policy.loading import load_policy
-from streaming_vla.robots.metaworld import MetaWorldRobot
-from streaming_vla.robots.tasks import HELD_OUT_SEED, get_task
+from streaming_vla.policies.loading import load_policy
+from streaming_vla.sim.metaworld import MetaWorldRobot
+from streaming_vla.sim.tasks import HELD_OUT_SEED, get_task
 from streaming_vla.training.episode import record_episode
 from streaming_vla.training.plan import Recording
 from streaming_vla.training.shard import Shard
+from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.processes import RESUMED, map_in_processes
 
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.robots.memory_episode import expert_move
-from streaming_vla.robots.memory_rules import begin_memory
-from streaming_vla.robots.memory_scene import Point
-from streaming_vla.robots.metaworld import METRES_PER_UNIT
+from streaming_vla.sim.memory_episode import expert_move
+from streaming_vla.sim.memory_rules import begin_memory
+from streaming_vla.sim.memory_scene import Point
+from streaming_vla.sim.metaworld import METRES_PER_UNIT
 from streaming_vla.training.windows import Track
 
 SETTLED_STEPS = 40  # into the wait: before, the way to the marker tells where the hand has started

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.robots.frames import encode_frame
-from streaming_vla.robots.memory_episode import Phase
-from streaming_vla.robots.metaworld import MetaWorldRobot
+from streaming_vla.sim.frames import encode_frame
+from streaming_vla.sim.memory_episode import Phase
+from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.training.plan import Recording
 
 Action = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunk_count, keep_penalty
-from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state
 from streaming_vla.training.dataset import ANSWERS
 from streaming_vla.training.gate_data import NOTHING, GateBatch

@@ -12,9 +12,9 @@ from kv_cache.gate import Gate
 from kv_cache.one_pass import Asked, Fate, LayerMemory, remember
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunks_of
-from streaming_vla.policy.compact.experts import Expert, LayerCache
-from streaming_vla.policy.compact.layers import Layer
-from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policies.compact.experts import Expert, LayerCache
+from streaming_vla.policies.compact.layers import Layer
+from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.losses import block_mask
 
 Draw = Callable[[Tensor], Fate]  # from the gate's logits [B, n] to the fate of the chunks

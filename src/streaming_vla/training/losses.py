@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streaming_vla.policy.compact.model import CompactModel
+from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state, history_mask
 from streaming_vla.training.dataset import ANSWERS, Batch
 from streaming_vla.training.flow_targets import draw_targets

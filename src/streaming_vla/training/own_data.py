@@ -21,9 +21,9 @@ from safetensors.numpy import save_file
 
 from kv_cache.tensor_file import content_digest
 from streaming_vla.bags.dataset import DatasetFacts, read_dataset, read_facts
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import UNKNOWN, build_vocabulary
-from streaming_vla.policy.loading import load_model, save_policy
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import UNKNOWN, build_vocabulary
+from streaming_vla.policies.loading import load_model, save_policy
 from streaming_vla.training.losses import SCENE_SIZE
 from streaming_vla.training.plan import TrainingPlan
 from streaming_vla.training.setup import planned_config

@@ -110,7 +110,7 @@ class Flow(Section):
     """The flow of the action sum.
 
     Args:
-        start: what the action sum counts from, as in runtime/hand_over.py: rezero (the first action that is learned),
+        start: what the action sum counts from, as in machines/hand_over.py: rezero (the first action that is learned),
             episode (its beginning) or pending (the picture). A policy must fly with the start that it has learned.
         sigma, k: noise of the state is sigma * exp(-k t).
         draws: (noise, time) draws per observation.

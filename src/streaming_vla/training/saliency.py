@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streaming_vla.policy.compact.policy import CompactPolicy
+from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.saliency.loading import Sizes, save_predictor, sizes_for
 from streaming_vla.saliency.predictor import ChangePredictor, norm, predictor_loss, typical_change
 from streaming_vla.training.dataset import fingerprint

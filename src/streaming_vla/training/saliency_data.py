@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from streaming_vla.policy.compact.policy import CompactPolicy
-from streaming_vla.robots.frames import decode_frame
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.sim.frames import decode_frame
 from streaming_vla.training.dataset import check_demonstrations
 from streaming_vla.training.shard import Shard
 

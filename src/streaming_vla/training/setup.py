@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.language import build_vocabulary
-from streaming_vla.robots.memory_tasks import MEMORY_TASKS
-from streaming_vla.robots.tasks import TASKS
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import build_vocabulary
+from streaming_vla.sim.memory_tasks import MEMORY_TASKS
+from streaming_vla.sim.tasks import TASKS
 from streaming_vla.training.plan import Recordings
 
 DEMONSTRATIONS = Path("data/demonstrations")

@@ -17,16 +17,16 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from streaming_vla.evaluation.processes import end_with_parent
-from streaming_vla.policy.compact.config import CompactConfig
-from streaming_vla.policy.compact.model import CompactModel
-from streaming_vla.policy.loading import load_model, save_policy
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.loading import load_model, save_policy
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss, check_finite
 from streaming_vla.training.plan import Optimiser, TrainingPlan
 from streaming_vla.training.run_folder import CHECKPOINT, claim, facts_of, weights_of
 from streaming_vla.training.schedule import cosine
+from streaming_vla.workbench.processes import end_with_parent
 
 REPORT_EVERY = 50
 SAVE_EVERY = 250

@@ -1,0 +1,94 @@
+"""Builds the launch descriptions of launch/*.launch.py from the node graph. Needs `launch` and `launch_ros`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.utilities import prefix_namespace
+
+from streaming_vla.bringup import graph
+from streaming_vla.parameters import load
+
+RESPAWN_DELAY_S = 1.0
+RESPAWN_LIMIT = 5  # a node that crashes again and again stays down, and the executor stops the robot
+DEFAULT_PARAMS_FILE = Path("config") / "streaming_vla.yaml"
+
+
+def description(simulated: bool) -> LaunchDescription:
+    """Return the launch description of the suite, with the simulated robot or without.
+
+    Launch arguments are for deployment only; everything else is in the parameter file.
+    """
+    share = Path(get_package_share_directory(graph.PACKAGE))
+    arguments = [
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="Namespace of the robot; empty for the root namespace."
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=str(share / DEFAULT_PARAMS_FILE),
+            description="ROS parameter file of all nodes; copy the default one and edit it.",
+        ),
+        DeclareLaunchArgument(
+            "nodes",
+            default_value=graph.Part.all.value,
+            choices=[part.value for part in graph.Part],
+            description="robot: all nodes but inference, which runs elsewhere; inference: that one alone.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="",
+            choices=["", "true", "false"],
+            description="Stamp messages with the time of topic /clock; empty: as the parameter file says.",
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            choices=["true", "false"],
+            description="Configure and activate every node; false leaves that to a lifecycle manager.",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Least severe message that the nodes print.",
+        ),
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[simulated])])
+
+
+def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
+    """Return the nodes; here the values of the arguments are known."""
+    names = ("params_file", "namespace", "use_sim_time", "autostart")
+    given = {name: LaunchConfiguration(name).perform(context) for name in names}
+    # launch_ros only warns about a missing file and would run the nodes with their defaults
+    pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
+    load.read(Path(given["params_file"]), prefix_namespace(pushed, given["namespace"]) or "/")
+    switches = {name: given[name] == "true" for name in ("use_sim_time", "autostart") if given[name]}
+    part = graph.Part(LaunchConfiguration("nodes").perform(context))
+    return [_node(node, simulated, switches) for node in graph.nodes(simulated, part)]
+
+
+def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> Node:
+    settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
+    return Node(
+        package=graph.PACKAGE,
+        executable=node.name,
+        name=node.name,
+        namespace=LaunchConfiguration("namespace"),
+        # `autostart` rather than a lifecycle manager: a respawned process then activates itself.
+        parameters=[
+            LaunchConfiguration("params_file"),
+            {**switches, **settings},
+        ],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        respawn=True,
+        respawn_delay=RESPAWN_DELAY_S,
+        respawn_max_retries=RESPAWN_LIMIT,
+        output="screen",
+    )

@@ -1,0 +1,105 @@
+"""A node under supervision: process, way to the active state, respawn after a crash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from streaming_vla.bringup.graph import GraphNode
+from streaming_vla.bringup.lifecycle_client import BringUp, LifecycleClient, Progress
+from streaming_vla.bringup.processes import NodeProcess, RespawnPolicy
+
+BRING_UP_TIMEOUT_S = 120.0
+
+
+class GivenUp(RuntimeError):
+    """The node cannot run; the message is one sentence for the operator."""
+
+
+class Member:
+    """One node of the suite; every method belongs to the supervising thread.
+
+    Args:
+        node: which one.
+        ros_arguments: what follows `--ros-args`.
+        client: that asks for lifecycle transitions.
+        say: gets what happens to the node, one line each.
+        output: gets every line that the process prints, from another thread.
+    """
+
+    def __init__(
+        self,
+        node: GraphNode,
+        ros_arguments: Sequence[str],
+        client: LifecycleClient,
+        say: Callable[[str], None],
+        output: Callable[[str], None],
+    ) -> None:
+        self.node = node
+        self.active = False
+        self.respawns = 0
+        self.process: NodeProcess | None = None
+        self._ros_arguments = list(ros_arguments)
+        self._client = client
+        self._say = say
+        self._output = output
+        self._policy = RespawnPolicy()
+        self._driver: BringUp | None = None
+        self._spawned_s = 0.0
+        self._respawn_s = 0.0
+        self._been_active = False
+
+    def spawn(self) -> None:
+        """Start the process."""
+        self.process = NodeProcess(self.node, self._ros_arguments, self._output)
+        self._spawned_s = time.monotonic()
+        self._driver = self._client.bring_up(self.node.name)
+
+    def step(self, now: float, may_come_up: bool) -> None:
+        """Do what is due at `now` (monotonic seconds).
+
+        Args:
+            now: monotonic seconds.
+            may_come_up: whether the node may be configured and activated already.
+
+        Raises:
+            GivenUp: the node failed at its first start, or crashed too often.
+        """
+        if self.process is None:
+            if now >= self._respawn_s:
+                self.respawns += 1
+                self.spawn()
+        elif self.process.ended:
+            self._lost(self.process, now)
+        elif self._driver is not None:
+            if may_come_up:
+                self._drive(self.process, self._driver, now)
+            else:
+                self._spawned_s = now  # its time begins when it is its turn
+
+    def stop(self) -> None:
+        """End the process."""
+        self.active = False
+        if self.process is not None:
+            self.process.stop()
+
+    def _drive(self, process: NodeProcess, driver: BringUp, now: float) -> None:
+        progress = driver.step(now)
+        if progress is Progress.ACTIVE:
+            self.active = self._been_active = True
+            self._driver = None
+            self._say(f"{self.node.name}: active after {now - self._spawned_s:.1f} s")
+        elif progress is Progress.REFUSED or now - self._spawned_s > BRING_UP_TIMEOUT_S:
+            self._lost(process, now)
+
+    def _lost(self, process: NodeProcess, now: float) -> None:
+        sentence = process.last_sentence()
+        self.active = False
+        self._driver = None
+        process.stop()
+        self.process = None
+        delay_s = self._policy.delay_s(now) if self._been_active else None
+        if delay_s is None:
+            raise GivenUp(sentence if not self._been_active else f"{sentence}; it crashed too often, giving up")
+        self._respawn_s = now + delay_s
+        self._say(f"{sentence}; respawned in {delay_s:.1f} s")

@@ -1,0 +1,117 @@
+"""What turns commands of the executor into messages for the robot: its options, and the interface of every type."""
+
+from __future__ import annotations
+
+import array
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from std_msgs.msg import Float64MultiArray, Header
+
+from streaming_vla.machines.events import Command, Vector
+from streaming_vla.policies.layout import ActionLayout
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """How actions become commands.
+
+    Args:
+        layout: of the actions, A dimensions.
+        scale: command units per action unit, [A].
+        joint_names: joint of each dimension, [A]; used by the joint types. Empty for what goes to `gripper_command`.
+        frame: frame_id of stamped messages.
+        period_s: duration of one action.
+        maximum_lead: command units, [A]: so far may the target of a dimension run ahead of the measured joint, where
+            it is not of `keep_when_stopped`; used by the joint types.
+        keep_when_stopped: [A], True where a stop keeps the last commanded value, as a gripper must that holds
+            something; elsewhere it takes the measured joint. Used by the joint types, for absolute dimensions only.
+
+    Raises:
+        ValueError: a length that is not A, or a joint that stands twice.
+    """
+
+    layout: ActionLayout
+    scale: tuple[float, ...]
+    joint_names: tuple[str, ...]
+    frame: str
+    period_s: float
+    maximum_lead: tuple[float, ...]
+    keep_when_stopped: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "joint_names", "maximum_lead", "keep_when_stopped"):
+            count = len(getattr(self, name))
+            if count != self.layout.size:
+                raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.layout.names)}")
+        if doubled := [name for name, count in Counter(self.joint_names).items() if name and count > 1]:
+            raise ValueError(f"joint_names has {', '.join(doubled)} twice, expected one joint for each dimension")
+
+
+class CommandWriter(ABC):
+    """Turns commands into messages of one type."""
+
+    message_type: type
+
+    def __init__(self, options: CommandOptions) -> None:
+        self.options = options
+        self.clamped: Counter[str] = Counter()  # commands that were clamped on their way, by limit and dimension
+        self._scale = np.asarray(options.scale)
+        self._own = np.ones(len(options.scale), dtype=bool)  # [A], dimensions that `write` expresses
+
+    @abstractmethod
+    def write(self, command: Command, stamp: Time) -> Any:
+        """Return the message, of `message_type`.
+
+        Raises:
+            ValueError: the command cannot be expressed yet; the message says what is missing.
+        """
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there are dimensions that `write` does not express: absolute ones, for topic `gripper_command`."""
+        return not self._own.all()
+
+    def rest(self, command: Command) -> Float64MultiArray:
+        """Return the scaled values of these dimensions; a hold and a stop keep the last ones."""
+        return Float64MultiArray(data=array.array("d", (command.values * self._scale)[~self._own].tolist()))
+
+    def measure(self, positions: Mapping[str, float]) -> str:
+        """Take measured joint positions by name; return what is missing to command the robot, empty when nothing is.
+
+        Types without a target need none.
+        """
+        return ""
+
+    def heard(self) -> bool:
+        """Return True once when every joint was measured since the last True: then the whole robot is alive.
+
+        Types without a target know no joints: whatever is measured is a sign of life.
+        """
+        return True
+
+    def measured(self) -> Vector | None:
+        """Return the measured joints in action units, [A]; None before they were heard, or where none are used."""
+        return None
+
+    def unheard(self) -> tuple[str, ...]:
+        """Return the joints that were not measured since `heard` was last True."""
+        return ()
+
+    def lose(self) -> None:  # noqa: B027 (types without a target need none)
+        """Forget where the robot is, until every joint was measured anew: it was silent for too long."""
+
+    def sent(self) -> Vector | None:
+        """Return the newest target in action units, [A]; None where commands are passed on as they are."""
+        return None
+
+    def begin(self) -> None:  # noqa: B027 (optional, not missing)
+        """Forget the target of the episode before: somebody may have moved the robot since."""
+
+    def _header(self, stamp: Time) -> Header:
+        return Header(stamp=stamp, frame_id=self.options.frame)

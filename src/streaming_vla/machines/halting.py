@@ -1,0 +1,78 @@
+"""How smoothly an episode went: T_action, T_halt and time to first action, from the executor's states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streaming_vla.machines.events import ExecutionState
+
+
+@dataclass(frozen=True)
+class Halting:
+    """Halting of one episode; times in milliseconds, NaN where nothing was counted.
+
+    Args:
+        executed: actions begun.
+        hand_overs: times that an action of a newer context followed one of an older.
+        t_action_ms: T_e + starved time per action: what one action takes, with its share of halting.
+        t_halt_ms: mean time without an action to execute, per hand-over; one without a gap counts as 0.
+        t_halt_p95_ms: 95th percentile of the same.
+        longest_ms: longest of the same.
+        first_action_ms: first state of the episode to its first action.
+        halts_ms: time without an action, of each hand-over.
+    """
+
+    executed: int
+    hand_overs: int
+    t_action_ms: float
+    t_halt_ms: float
+    t_halt_p95_ms: float
+    longest_ms: float
+    first_action_ms: float
+    halts_ms: tuple[float, ...] = ()
+
+
+def measure(states: Sequence[tuple[float, ExecutionState]], control_period_s: float) -> Halting:
+    """Return the halting of one episode.
+
+    The gaps are read from the executor's own `starved_s`, so that neither transport nor the reader's clock
+    adds to them; starvation after the last action (the episode has ended) counts nowhere.
+
+    Args:
+        states: (time of reception in seconds, state) in order, of one episode.
+        control_period_s: T_e, seconds an action lasts.
+
+    Raises:
+        ValueError: states of more than one episode.
+    """
+    episodes = {state.episode for _, state in states}
+    if len(episodes) > 1:
+        raise ValueError(f"halting is measured per episode, but these states are of episodes {sorted(episodes)}")
+    begun = [(time, state) for time, state in states if state.executed > 0]
+    if not begun:
+        return Halting(0, 0, *(5 * (math.nan,)))
+    halts_s: list[float] = []
+    starved_s = 0.0  # at the newest hand-over
+    executed, starved_at_action_s, hand_overs = 0, 0.0, 0
+    for _, state in begun:
+        if state.hand_overs > hand_overs:
+            halts_s += [0.0] * (state.hand_overs - hand_overs - 1)  # states that were lost on the way
+            halts_s.append(state.starved_s - starved_s)
+            hand_overs, starved_s = state.hand_overs, state.starved_s
+        if state.executed > executed:
+            executed, starved_at_action_s = state.executed, state.starved_s
+    t_halt = [1000.0 * value for value in halts_s] or [math.nan]
+    return Halting(
+        executed=executed,
+        hand_overs=len(halts_s),
+        t_action_ms=1000.0 * (control_period_s + starved_at_action_s / executed),
+        t_halt_ms=float(np.mean(t_halt)),
+        t_halt_p95_ms=float(np.percentile(t_halt, 95)),
+        longest_ms=max(t_halt),
+        first_action_ms=1000.0 * (begun[0][0] - states[0][0]),
+        halts_ms=tuple(1000.0 * value for value in halts_s),
+    )

@@ -1,0 +1,148 @@
+"""Hand-over from one context to the next: what the new flow starts from, and a bound on the jump of the actions.
+
+With E the sum of what was executed, P of what is sent and not begun, and O of what had been executed when the
+picture of the new context was taken, the flow's state at hand-over is
+
+- rezero: 0, the flow knows only its own actions. Policies learn it with windows that begin some actions after their
+  picture. If it begins later than any of them, the flow begins as many actions later, with their sum;
+- episode: E + P, sums count from the start of the episode (StreamingVLA, arXiv 2603.28565, with the pending
+  actions that its released code leaves out);
+- pending: E + P - O, sums count from the picture.
+
+Absolute dimensions always go on from the newest value.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from streaming_vla.machines.events import Action, ContextReady, ExecutionState
+from streaming_vla.machines.since_picture import SincePicture
+from streaming_vla.policies.layout import ActionLayout, Vector
+
+STARTS = ("rezero", "episode", "pending")
+
+
+def left_out(context: ContextReady, lacking: int, trained_delay: int) -> int:
+    """Return how many actions of a context's flow are left out, so that the next is the one for now.
+
+    At most two thirds of the overrun: the rest is left for the context after this one to come late.
+
+    Args:
+        lacking: actions that its picture lacks when it takes over.
+        trained_delay: actions behind its picture that a context may begin as the policy has learnt it.
+    """
+    return min(max(0, lacking - trained_delay), 2 * (context.trained_horizon - context.execution_horizon) // 3)
+
+
+class HandOver:
+    """Follows the sums of one episode and joins the actions of two contexts.
+
+    `count`, `largest_jump` and `mean_jump` (largest change over the summed dimensions, action units, before it is
+    bounded) say how the hand-overs went.
+    """
+
+    def __init__(self, layout: ActionLayout) -> None:
+        self._layout = layout
+        self._summed = ~np.asarray(layout.absolute)
+        self._since = SincePicture()
+        self._executed = layout.start()  # E, the action being played included
+        self._begun = 0  # actions of E
+        self.outstanding: deque[Action] = deque()  # sent, not begun
+        self.last_sent: Vector | None = None
+        self._bridging = False
+        self.count = 0
+        self.largest_jump = 0.0
+        self._jumps = 0.0
+
+    @property
+    def mean_jump(self) -> float:
+        """Mean jump at a hand-over, action units; 0 before the first."""
+        return self._jumps / self.count if self.count else 0.0
+
+    def on_sent(self, action: Action) -> None:
+        """An action leaves for the executor."""
+        self.outstanding.append(action)
+        self.last_sent = action.values
+
+    def on_state(self, state: ExecutionState, cumulative: Vector | None) -> None:
+        """Learn which action is played; `cumulative` [A] is the state's sum, None when it is no such thing."""
+        while self.outstanding and (self.outstanding[0].context, self.outstanding[0].index) <= (
+            state.context,
+            state.index,
+        ):
+            self.outstanding.popleft()
+        if cumulative is not None:
+            self._executed, self._begun = cumulative, state.executed
+            self._since.on_state(state)
+
+    def on_picture(self, sequence: int) -> None:
+        """The picture of observation `sequence` is taken now."""
+        self._since.on_picture(sequence)
+
+    def lacking(self, sequence: int) -> int:
+        """Return how many of the actions before the next one the picture of `sequence` lacks; 0: not known."""
+        return self._since.lacking(sequence, self._begun + len(self.outstanding))
+
+    def start(self, kind: str, sequence: int, left_out: int = 0) -> Vector:
+        """Return the flow's state, [A], from which the context of observation `sequence` goes on.
+
+        Args:
+            left_out: kind rezero: actions of the flow that are left out; those in their place are executed already,
+                or sent.
+        """
+        fresh = self._layout.start(self.last_sent)
+        if kind == "rezero" and not left_out:
+            return fresh
+        total = self._ahead()
+        if kind == "rezero":
+            total = total - self._ahead(left_out)
+        elif kind == "pending":
+            # an observation that nobody told of counts from now: its pending actions are unknown
+            shown = self._since.at_picture(sequence)
+            total = total - (total if shown is None else shown)
+        return np.where(self._summed, total, fresh)
+
+    def pending(self) -> Vector:
+        """Return the sum of the action that begins now and of those sent behind it, [A]: a picture of now lacks them.
+
+        Absolute dimensions have their newest value.
+        """
+        total, shown = self._ahead(), self._since.shown()
+        return np.where(self._summed, total - (self._executed if shown is None else shown), total)
+
+    def _ahead(self, without: int = 0) -> Vector:
+        """Return E + P, without the newest actions."""
+        sent = len(self.outstanding) - without
+        total = self._executed if sent >= 0 else self._since.after(self._begun + sent)
+        if total is None:
+            return self._executed  # this generator was not there yet: nobody knows
+        for action in list(self.outstanding)[: max(0, sent)]:
+            total = self._layout.advance(total, action.values)
+        return total
+
+    def begin(self, first: Vector) -> None:
+        """A new context takes over with the action `first`, [A]."""
+        if self.last_sent is None:
+            return
+        jump = float(np.max(np.abs(first - self.last_sent)[self._summed], initial=0.0))
+        self.count += 1
+        self._jumps += jump
+        self.largest_jump = max(self.largest_jump, jump)
+        self._bridging = True
+
+    def bounded(self, values: Vector, previous: Vector | None, bound: float) -> tuple[Vector, bool]:
+        """Return `values` [A] within `bound` of `previous` in the summed dimensions, and whether that changed it.
+
+        The bound holds from a hand-over until the flow's own action lies within it, so that the jump is spread
+        instead of being put off by one action. A bound of 0 sets none.
+        """
+        if not self._bridging or bound == 0.0 or previous is None:
+            self._bridging = False
+            return values, False
+        near = np.clip(values, previous - bound, previous + bound)
+        limited = np.where(self._summed, near, values)
+        self._bridging = bool(np.any(limited != values))
+        return limited, self._bridging

@@ -1,1 +1,0 @@
-"""The ROS 2 nodes: thin shells that carry events between topics and the state machines."""

@@ -1,0 +1,92 @@
+"""The compact network: vision, words and proprioception into a transformer over the history, and two action experts.
+
+An observation becomes a block of tokens; a block sees itself and the blocks before it. The experts read the keys and
+values of every layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.experts import ChunkExpert, FlowExpert, LayerCache, Stack
+from streaming_vla.policies.compact.layers import Layer, Projection, attend, rotated
+from streaming_vla.policies.compact.vision import CameraEncoder
+
+
+class CompactModel(nn.Module):
+    """The network. Training runs whole sequences (`encode`, `trunk`, `flow`, `chunk`); inference runs it in slices."""
+
+    state_mean: Tensor
+    state_scale: Tensor
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.cameras = Stack(
+            [CameraEncoder(config.channels, config.keypoints, config.patch_grid, width) for _ in config.cameras]
+        )
+        self.word = nn.Embedding(len(config.words), width)
+        self.word_place = nn.Parameter(torch.randn(config.maximum_words, width) * 0.02)
+        self.word_query = nn.Parameter(torch.randn(config.language_tokens, width) * 0.02)
+        self.word_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.state = nn.Sequential(nn.Linear(config.state_size, width), nn.SiLU(), nn.Linear(width, width))
+        # nobody reads the tokens behind the last layer, only its keys and values
+        self.trunk_layers = Stack([*(Layer(config) for _ in range(config.layers - 1)), Projection(config)])
+        self.flow = FlowExpert(config)
+        self.chunk = ChunkExpert(config)
+        self.register_buffer("state_mean", torch.zeros(config.state_size))
+        self.register_buffer("state_scale", torch.ones(config.state_size))
+
+    def words(self, words: Tensor) -> Tensor:
+        """Pool words [B, maximum_words] (-1: none) into [B, language_tokens, width] by attention."""
+        embedded = self.word(words.clamp(min=0)) + self.word_place
+        scores = (self.word_query @ embedded.transpose(1, 2)) / math.sqrt(self.config.width)
+        # an empty instruction has no word to look at: it attends to the padding
+        hidden = (words < 0) & (words >= 0).any(dim=1, keepdim=True)
+        weights = scores.masked_fill(hidden.unsqueeze(1), -1e4).softmax(dim=-1)
+        pooled: Tensor = weights @ embedded
+        out: Tensor = pooled + self.word_mlp(pooled) + self.word_query
+        return out
+
+    def own_state(self, state: Tensor) -> Tensor:
+        """Return the token of the robot's state, [B, state_size] in its units -> [B, 1, width]."""
+        scaled: Tensor = self.state((state - self.state_mean) / self.state_scale)
+        return scaled.unsqueeze(1)
+
+    def encode(self, pictures: Tensor, state: Tensor, words: Tensor) -> Tensor:
+        """Return the tokens of observations, [B, tokens_per_observation, width].
+
+        Args:
+            pictures: [B, cameras, 3, S, S] in [-1, 1].
+            state: [B, state_size], in the robot's units.
+            words: [B, maximum_words].
+        """
+        seen = [encoder(pictures[:, index]) for index, encoder in enumerate(self.cameras)]
+        return torch.cat((*seen, self.words(words), self.own_state(state)), dim=1)
+
+    def trunk(self, tokens: Tensor, mask: Tensor | None) -> tuple[LayerCache, Tensor]:
+        """Run whole sequences.
+
+        Args:
+            tokens: [B, T, width], blocks of observations one after the other.
+            mask: [B, 1, T, T], True where a token may look; None: everywhere.
+
+        Returns:
+            The rotated keys and the values of every layer, [B, kv_heads, T, d], and the tokens [B, T, width] that the
+            last layer projects.
+        """
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        cache = []
+        for layer in self.trunk_layers:
+            queries, keys, values = layer.heads_of(tokens)
+            keys = rotated(keys, positions, self.config.rope_base)
+            queries = rotated(queries, positions, self.config.rope_base)
+            cache.append((keys, values))
+            if isinstance(layer, Layer):
+                tokens = layer.finish(tokens, attend(queries, keys, values, mask))
+        return cache, tokens

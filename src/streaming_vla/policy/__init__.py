@@ -1,1 +1,0 @@
-"""The policy contract and the shipped compact VLA."""

@@ -1,1 +1,0 @@
-"""Robots that the suite can drive: the Meta-World simulation, its tasks, and command message types."""

@@ -1,0 +1,1 @@
+"""What the ROS nodes share: node base, message conversion, parameters, QoS."""

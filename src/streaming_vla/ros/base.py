@@ -1,0 +1,303 @@
+"""What every node of the suite has: checked parameters, lifecycle, episode, diagnostics and spans."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from streaming_vla_interfaces import msg as wire
+
+from streaming_vla.machines.episodes import Change, CurrentEpisode
+from streaming_vla.machines.events import Episode
+from streaming_vla.parameters.spec import Value
+from streaming_vla.ros import messages
+from streaming_vla.ros.declare import StartError, declare
+from streaming_vla.ros.priority import raise_priority
+
+__all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "StartError", "SuiteNode", "reliable"]
+
+T = TypeVar("T")
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+SPANS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+_DIAGNOSTICS_PERIOD_S = 1.0
+
+
+def reliable(depth: int) -> QoSProfile:
+    """Return a reliable, volatile profile."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class SuiteNode(LifecycleNode):  # type: ignore[misc]
+    """A lifecycle node around one state machine.
+
+    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
+    `settle`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter with that
+    sentence.
+
+    Args:
+        name: of the node; its parameters are those of the table of that name.
+
+    Raises:
+        StartError: a parameter that does not exist or is not allowed.
+    """
+
+    def __init__(self, name: str) -> None:
+        # rclpy's own refusal of an undeclared parameter does not name it; `declare` refuses it instead
+        super().__init__(name, allow_undeclared_parameters=True)
+        self.session: str = self.get_namespace()
+        self.active = False
+        self.episode: Episode | None = None
+        self._current = CurrentEpisode()
+        self.refusals: Counter[str] = Counter()
+        self._failure = ""
+        self._starting = False
+        self._made: list[tuple[Callable[[Any], object], Any]] = []
+        self._parameters_of_node = declare(self, name, self.update)
+        self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+
+    # hooks
+
+    def configure(self) -> None:
+        """Check everything and create publishers, subscriptions and services."""
+
+    def activate(self) -> None:
+        """Begin: make the state machine."""
+
+    def deactivate(self) -> None:
+        """End: leave the robot and the other nodes in a safe state."""
+
+    def on_episode(self, episode: Episode) -> None:
+        """Take the episode that the suite works on; called while active only."""
+
+    def update(self, values: Mapping[str, Value]) -> None:
+        """Take new values of live parameters; `values` holds every parameter of the node."""
+
+    def deadline(self) -> float | None:
+        """Return when `tick` is due, monotonic seconds, or None."""
+        return None
+
+    def tick(self) -> None:
+        """Do what is due."""
+
+    def settle(self) -> None:
+        """Take up answers that have come; called after every callback.
+
+        A future's own callback would wait for another round of the executor.
+        """
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Return what is wrong, empty when nothing is, and the key figures; a warning in /diagnostics."""
+        return "", {}
+
+    def failed(self) -> str:
+        """Return why nothing goes on until somebody acts, empty when it does; an error in /diagnostics."""
+        return ""
+
+    # for subclasses
+
+    def value(self, name: str) -> Any:
+        """Return the parameter `name`: bool, int, float, str or a tuple of one of them."""
+        return self._parameters_of_node[name]
+
+    def values(self) -> dict[str, Value]:
+        """Return every parameter of the node."""
+        return dict(self._parameters_of_node)
+
+    def stamp(self, monotonic_s: float | None = None) -> Any:
+        """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
+        nanoseconds = self.get_clock().now().nanoseconds
+        if monotonic_s is not None:
+            nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
+        return Time(nanoseconds=max(0, nanoseconds)).to_msg()  # a simulated clock begins at 0, again and again
+
+    def listen(
+        self,
+        message_type: type,
+        topic: str,
+        convert: Callable[[Any], T],
+        handle: Callable[[T], None],
+        qos: QoSProfile,
+        session: str = "",
+    ) -> None:
+        """Subscribe; `handle` gets what `convert` makes of a message while the node is active.
+
+        Messages of another session than `session` (empty: the node's own) are dropped, and so are those for which
+        `convert` raises ValueError.
+
+        Raises:
+            ValueError: `topic` is no name of a topic.
+        """
+        session = session or self.session
+
+        def receive(message: Any) -> None:
+            if not self.active:
+                return
+            if getattr(message, "session", session) != session:
+                self.refusals["other_session"] += 1
+                return
+            try:
+                value = convert(message)
+            except ValueError as error:
+                self.refuse(f"malformed_{topic.rsplit('/', 1)[-1]}", f"message on '{topic}' dropped: {error}")
+                return
+            handle(value)
+
+        try:
+            self.create_subscription(message_type, topic, receive, qos)
+        except InvalidTopicNameException as error:
+            raise ValueError(
+                f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
+            ) from error
+
+    def listen_to_episode(self) -> None:
+        """Subscribe to the latched episode, remembered while the node is inactive.
+
+        Call it before `listen`: of messages that are there at the same time, ROS hands over those of the older
+        subscription first, and everything else belongs to an episode.
+        """
+        self.create_subscription(wire.Episode, "episode", self._receive_episode, LATCHED)
+
+    def refuse(self, reason: str, sentence: str) -> None:
+        """Count a refusal and say it, at most once a second."""
+        self.refusals[reason] += 1
+        self.get_logger().warning(sentence, throttle_duration_sec=1.0)
+
+    def span(self, stage: str, begin_s: float, end_s: float, episode: int, sequence: int, index: int = -1) -> None:
+        """Publish a piece of work; the times are monotonic seconds."""
+        span = wire.StageSpan(session=self.session, node=self.get_name(), stage=stage, index=index)
+        span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
+        span.episode, span.sequence = episode, max(0, sequence)
+        self._spans.publish(span)
+
+    def raise_priority(self) -> None:
+        """Ask for the priority of parameter `realtime_priority`; to be called when every thread is there."""
+        advice = raise_priority(self.value("realtime_priority"))
+        if advice:
+            self.get_logger().info(advice)
+
+    # life
+
+    def start(self) -> None:
+        """Configure and activate when parameter `autostart` says so.
+
+        Raises:
+            StartError: a hook refused; the message is its sentence.
+        """
+        if not self.value("autostart"):
+            return
+        self._starting = True
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                raise StartError(self._failure or f"node '{self.get_name()}' cannot be activated")
+        self._starting = False
+
+    def stop(self) -> None:
+        """Deactivate before the process ends."""
+        if self.active:
+            self.trigger_deactivate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `configure`."""
+        self._failure = ""
+        before = {id(entity) for _, entity in self._entities()}
+        result = self._transition(self.configure)
+        self._made = [(destroy, entity) for destroy, entity in self._entities() if id(entity) not in before]
+        if result != TransitionCallbackReturn.SUCCESS:
+            self.on_cleanup(state)
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `activate`, then hand over the episode that is known."""
+        self._failure = ""
+        result = self._transition(self.activate)
+        if result != TransitionCallbackReturn.SUCCESS:
+            return result
+        self.active = True
+        result = self._transition(self._hand_over_episode)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self.on_deactivate(state)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: run hook `deactivate`."""
+        result = self._transition(self.deactivate)
+        self.active = False
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: remove what hook `configure` has made."""
+        for destroy, entity in self._made:
+            destroy(entity)
+        self._made = []
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Lifecycle transition: deactivate first, so that the robot is stopped."""
+        return self.on_deactivate(state) if self.active else TransitionCallbackReturn.SUCCESS
+
+    def _hand_over_episode(self) -> None:
+        if self.episode is not None:
+            self.on_episode(self.episode)
+
+    def _transition(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        # rclpy hides an exception of a transition; a refusal must reach the operator
+        try:
+            hook()
+        except Exception as error:
+            self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
+            if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
+                traceback.print_exc()  # no refusal but a fault of this code
+            if not self._starting:  # else the process ends with this sentence
+                self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _entities(self) -> list[tuple[Callable[[Any], object], Any]]:
+        return [
+            *((self.destroy_publisher, publisher) for publisher in self.publishers),
+            *((self.destroy_subscription, subscription) for subscription in self.subscriptions),
+            *((self.destroy_client, client) for client in self.clients),
+            *((self.destroy_service, service) for service in self.services),
+        ]
+
+    def _receive_episode(self, message: wire.Episode) -> None:
+        if message.session != self.session:
+            self.refusals["other_session"] += 1
+            return
+        episode = messages.episode_from(message)
+        if self._current.take(episode) is Change.OLD:  # as the machines do, which forget on deactivation
+            self.refusals["old_episode"] += 1
+            return
+        self.episode = episode
+        if self.active:
+            self.on_episode(self.episode)
+
+    def _publish_diagnostics(self) -> None:
+        problem, figures = self.report() if self.active else ("", {})
+        state = "active" if self.active else "inactive"
+        status = DiagnosticStatus(name=self.get_fully_qualified_name(), hardware_id=self.session)
+        failure = self.failed() if self.active else self._failure
+        status.level = DiagnosticStatus.WARN if problem else DiagnosticStatus.OK
+        if failure:
+            status.level = DiagnosticStatus.ERROR
+        status.message = failure or problem or state
+        for key, value in {"state": state, **figures, **self.refusals}.items():
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            status.values.append(KeyValue(key=key, value=text))
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.stamp()
+        self._diagnostics.publish(array)

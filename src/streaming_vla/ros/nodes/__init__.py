@@ -1,0 +1,1 @@
+"""Exactly one file per node: thin shells around the state machines."""

@@ -1,0 +1,217 @@
+"""Node `recorder`: stores what is published in the robot's namespace as a rosbag2 folder, without decoding it.
+
+Topics are found as they appear. A thread of its own compresses and writes, so that neither a slow disk nor fsync
+delays a subscription; when it falls behind by more than `queue_mb`, messages are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from streaming_vla.bags.topics import Topic
+from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writing_thread import WritingThread
+from streaming_vla.ros.base import SuiteNode
+from streaming_vla.ros.spin import run
+from streaming_vla.ros.type_texts import full_text
+
+SHARED_TOPICS = ("/diagnostics", "/rosout", "/tf", "/tf_static", "/clock")  # of every namespace
+DISCOVERY_PERIOD_S = 0.5
+DEPTH = 100  # of a subscription: what may wait while another message is taken
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Listening:
+    """A topic that is recorded."""
+
+    kind: str
+    qos: tuple[ReliabilityPolicy, DurabilityPolicy]
+    subscription: Any
+
+
+class RecorderNode(SuiteNode):
+    """Records from activation to deactivation, each time into a new folder."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        self._listening: dict[str, _Listening] = {}
+        self._refused: set[tuple[str, str]] = set()
+        self._thread: WritingThread | None = None
+        self._due_s: float | None = None
+
+    def configure(self) -> None:
+        """Check the options and the patterns."""
+        self._options = WriterOptions(
+            compression=self.value("compression"),
+            flush_s=self.value("flush_s"),
+            sync_s=self.value("sync_s"),
+            split_bytes=round(self.value("split_mb") * MB),
+            split_s=self.value("split_s"),
+        )
+        self._include, self._exclude = self._patterns("include"), self._patterns("exclude")
+
+    def activate(self) -> None:
+        """Make the folder and begin to listen."""
+        name = self.value("bag_name") or datetime.now().strftime("%Y%m%d_%H%M%S")
+        folder = Path(self.value("bag_folder")) / name
+        try:
+            writer = BagWriter(folder, self._options)
+        except FileExistsError as error:
+            raise ValueError(f"bag '{folder}' exists already: choose another bag_name, or remove it") from error
+        except OSError as error:
+            raise ValueError(f"bag '{folder}' cannot be made: {error.strerror}; choose another bag_folder") from error
+        self._thread = WritingThread(writer, round(self.value("queue_mb") * MB))
+        self._due_s = time.monotonic()
+        self.get_logger().info(f"recording to {folder}")
+
+    def deactivate(self) -> None:
+        """Stop listening, write what waits and end the bag."""
+        self._due_s = None
+        for listening in self._listening.values():
+            self.destroy_subscription(listening.subscription)
+        self._listening.clear()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.close()
+            self.get_logger().info(f"recorded {thread.written} messages to {thread.writer.folder}")
+            if problem := _problem(thread):
+                self.get_logger().error(f"{problem}; {thread.dropped.total()} messages are missing")
+
+    def deadline(self) -> float | None:
+        """When topics are looked for again."""
+        return self._due_s
+
+    def tick(self) -> None:
+        """Look for topics that have appeared, and for publishers that need another quality of service."""
+        self._due_s = time.monotonic() + DISCOVERY_PERIOD_S
+        for name, kinds in self.get_topic_names_and_types():
+            if self._wanted(name) and self.count_publishers(name):
+                self._listen(name, kinds)
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Tell how much was recorded, and what could not be."""
+        if self._thread is None:
+            return "", {}
+        thread = self._thread
+        figures: dict[str, object] = {"topics": len(self._listening), "messages": thread.taken, **thread.dropped}
+        return _problem(thread), figures
+
+    def _patterns(self, name: str) -> list[re.Pattern[str]]:
+        try:
+            return [re.compile(pattern) for pattern in self.value(name) if pattern]
+        except re.error as error:
+            raise ValueError(f"{name} has '{error.pattern!r}', which is no regular expression ({error})") from error
+
+    def _wanted(self, name: str) -> bool:
+        inside = name in SHARED_TOPICS or name.startswith(self.session.rstrip("/") + "/")
+        hidden = any(part.startswith("_") for part in name.split("/"))
+        chosen = any(pattern.fullmatch(name) for pattern in self._include)
+        return inside and not hidden and chosen and not any(pattern.fullmatch(name) for pattern in self._exclude)
+
+    def _listen(self, name: str, kinds: list[str]) -> None:
+        kind = kinds[0]
+        if (name, kind) in self._refused:
+            return
+        publishers = self.get_publishers_info_by_topic(name)
+        qos = _common(publishers)
+        known = self._listening.get(name)
+        if known is not None and (known.qos == qos or known.kind != kind):
+            return
+        try:
+            message_type, text = _type(kind), full_text(kind)
+        except LookupError as error:
+            self._refused.add((name, kind))
+            self.refuse("unknown_type", f"topic '{name}' is not recorded: {error}")
+            return
+        assert self._thread is not None, "topics are looked for while the node is active"
+        profiles = yaml.safe_dump([_profile(each.qos_profile) for each in publishers], sort_keys=False)
+        topic = Topic(name, kind, definition=text, definition_format="ros2msg", qos=profiles)
+        self._thread.add_topic(topic, str(publishers[0].topic_type_hash) if publishers else "")
+        subscription = self.create_subscription(
+            message_type,
+            name,
+            partial(self._take, name),
+            QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
+            raw=True,
+        )
+        if known is not None:
+            self.destroy_subscription(known.subscription)
+        self._listening[name] = _Listening(kind, qos, subscription)
+
+    def _take(self, name: str, data: bytes, info: Any) -> None:
+        if self._thread is None:
+            return
+        simulated = self.get_clock().ros_time_is_active
+        received_ns = info["received_timestamp"]
+        log_ns = received_ns if received_ns > 0 and not simulated else self.get_clock().now().nanoseconds
+        self._thread.take(name, data, log_ns, info["source_timestamp"] or log_ns)
+
+
+def _problem(thread: WritingThread) -> str:
+    """Return why messages are not in the bag; empty when all of them are."""
+    if thread.failure:
+        return thread.failure
+    late = thread.dropped["queue_full"]
+    return f"the disk is too slow: {late} messages dropped; compress or record fewer topics" if late else ""
+
+
+def _common(publishers: list[Any]) -> tuple[ReliabilityPolicy, DurabilityPolicy]:
+    """Return the strictest quality of service that every publisher offers."""
+    reliable = all(each.qos_profile.reliability == ReliabilityPolicy.RELIABLE for each in publishers)
+    latched = all(each.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for each in publishers)
+    return (
+        ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _profile(qos: QoSProfile) -> dict[str, object]:
+    """Return a profile as rosbag2 writes it (metadata version 9)."""
+
+    def duration(value: Any) -> dict[str, int]:
+        seconds, nanoseconds = divmod(value.nanoseconds, 1_000_000_000)
+        return {"sec": seconds, "nsec": nanoseconds}
+
+    history = qos.history if qos.history != HistoryPolicy.UNKNOWN else HistoryPolicy.KEEP_LAST
+    return {
+        "history": history.name.lower(),
+        "depth": qos.depth or DEPTH,
+        "reliability": qos.reliability.name.lower(),
+        "durability": qos.durability.name.lower(),
+        "deadline": duration(qos.deadline),
+        "lifespan": duration(qos.lifespan),
+        "liveliness": qos.liveliness.name.lower(),
+        "liveliness_lease_duration": duration(qos.liveliness_lease_duration),
+        "avoid_ros_namespace_conventions": qos.avoid_ros_namespace_conventions,
+    }
+
+
+def _type(kind: str) -> type:
+    """Return the class of a message type; LookupError when its package is not installed."""
+    package, _, name = kind.split("/")
+    try:
+        found: type = getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"type {kind} cannot be imported: source the workspace that has {package}") from error
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the process; `arguments` are those of a ROS node, the program's name first."""
+    sys.exit(run(RecorderNode, arguments))
+
+
+if __name__ == "__main__":
+    main()

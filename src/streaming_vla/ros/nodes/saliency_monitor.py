@@ -1,0 +1,233 @@
+"""Node `saliency_monitor`: conducts episodes and decides when the observer publishes, and why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from streaming_vla_interfaces import msg as wire
+from streaming_vla_interfaces import srv
+
+from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
+from streaming_vla.machines.monitor import Monitor, MonitorEffect, MonitorOptions
+from streaming_vla.ros import messages
+from streaming_vla.ros.base import LATCHED, reliable
+from streaming_vla.ros.machine import MachineNode
+from streaming_vla.ros.question import Asking
+from streaming_vla.ros.spin import run
+
+NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
+
+SETTLE_S = 5.0  # after activation; a latched message has come by then
+
+NO_SERVICE = "no node offers 'predict_saliency'"
+
+
+class SaliencyMonitorNode(MachineNode[Monitor]):
+    """Never starves the pipeline: start, empty queue and longest silence always observe."""
+
+    def __init__(self) -> None:
+        super().__init__("saliency_monitor")
+        self._asked_s: dict[int, float] = {}
+        self._questions: Asking[SaliencyQuestion] = Asking()
+
+    def configure(self) -> None:
+        """Connect to the observer, the contexts, the executor and the operator."""
+        self.options(self.values())
+        self._episodes = self.create_publisher(wire.Episode, "episode", LATCHED)
+        self._requests = self.create_publisher(wire.ObserveRequest, "observe_request", reliable(10))
+        self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
+        self.listen(
+            wire.ExecutionState,
+            "execution_state",
+            messages.execution_state_from,
+            self._on_execution_state,
+            reliable(50),
+        )
+        self._predictor = self.create_client(srv.PredictSaliency, "predict_saliency")
+        self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
+        self.create_service(srv.StartEpisode, "start_episode", self._on_start)
+        self.create_service(Trigger, "stop_episode", self._on_stop)
+        self._instruction = ""
+
+    def make(self) -> Monitor:
+        """Begin without an episode."""
+        # the newest number that is known may be above the clock's, which may have been set back
+        known = self.episode.number if self.episode is not None else 0
+        ended = known if self.episode is not None and not self.episode.active else 0
+        options = self.options(self.values())
+        return Monitor(options, last_episode=max(known, int(time.time()) - NUMBERS_SINCE_S), ended=ended)
+
+    def activate(self) -> None:
+        """Listen whether an episode runs already: a monitor before this one may have begun it."""
+        super().activate()
+        self._asked_s.clear()
+        self._executor_heard = self._stop_adopted = False
+        self._before: str | None = None  # instruction of the episode that ran, or had ended, when this node began
+        self._postponed, self._postponed_old, self._postponed_first = "", False, False
+        self._since_s = time.monotonic()
+        self._first = True
+        if self._instruction:
+            self._instruct(self._instruction)
+
+    def deactivate(self) -> None:
+        """End the episode: the executor holds."""
+        self.feed(Monitor.stop_episode)
+        super().deactivate()
+        self._questions.forget()
+
+    def report(self) -> tuple[str, dict[str, object]]:
+        """Requests by reason, and how long a context takes."""
+        if self.machine is None:
+            return "", {}
+        latency = self.machine.request_latency.summary()
+        figures = {"request_p50_ms": 1e3 * latency.p50_s, "request_p95_ms": 1e3 * latency.p95_s}
+        return "", {**figures, **self.machine.counters.as_dict()}
+
+    def options(self, values: Mapping[str, Any]) -> MonitorOptions:
+        """Return the options of the monitor."""
+        return MonitorOptions(
+            mode=values["mode"],
+            early_actions=values["early_actions"],
+            lead_actions=values["lead_actions"],
+            trained_delay=values["trained_delay"],
+            control_period_s=values["control_period_s"],
+            max_silence_s=values["max_silence_s"],
+            request_timeout_s=values["request_timeout_s"],
+            warm_up_contexts=values["warm_up_contexts"],
+            random_rate=values["random_rate"],
+            random_seed=values["random_seed"],
+            saliency_of=values["saliency_of"],
+            saliency_threshold=values["saliency_threshold"],
+            saliency_release=values["saliency_release"],
+            observe_when=values["observe_when"],
+            absolute=values["action_absolute"],
+        )
+
+    def _on_context(self, context: ContextReady) -> None:
+        now = time.monotonic()
+        self.feed(Monitor.on_context, context)
+        ours = self.episode is not None and context.episode == self.episode.number
+        asked_s = self._asked_s.pop(context.sequence, None) if ours else None
+        if asked_s is not None:
+            self.span("request", asked_s, now, context.episode, context.sequence)
+
+    def _on_execution_state(self, state: ExecutionState) -> None:
+        conducted = self._conducted()
+        self.feed(Monitor.on_execution_state, state)
+        episode = self._conducted()
+        adopted = conducted is None and episode is not None
+        if adopted:
+            self.get_logger().info(f"goes on with episode {state.episode}")
+            if self._stop_adopted:
+                self.feed(Monitor.stop_episode)
+        if adopted or not self._executor_heard:
+            self._before = state.instruction if state.episode > 0 else None
+        self._executor_heard, self._stop_adopted = True, False
+        self._begin_postponed()
+
+    def _on_instruction(self, message: String) -> None:
+        self._instruction = message.data
+        if self.active:
+            self._instruct(message.data)
+
+    def _instruct(self, instruction: str) -> None:
+        """Take an instruction; the first one since activation may be older, for the topic is latched."""
+        if self.machine is None:
+            return
+        first, self._first = self._first, False
+        self.machine.on_instruction(instruction)
+        if not self.value("auto_start") or not instruction.strip():
+            return
+        self._postponed, self._postponed_first = instruction, first
+        self._postponed_old = first and time.monotonic() < self._since_s + SETTLE_S
+        if self._executor_heard:  # before that nobody knows whether an episode runs
+            self._begin_postponed()
+
+    def _conducted(self) -> Episode | None:
+        return self.machine.episode if self.machine is not None else None
+
+    def _begin_postponed(self) -> None:
+        instruction, self._postponed = self._postponed, ""
+        if self.machine is None or not instruction:
+            return
+        # an old instruction is that of the episode that goes on, or of one that was stopped or has failed
+        old = self._postponed_old or (self._postponed_first and instruction == self._before)
+        if self._before is None or not old:
+            self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
+        elif self._conducted() is None:
+            self.get_logger().warning(
+                f"'{instruction}' was there before this node, and an episode has ended: it is not begun again, call "
+                "start_episode or publish the instruction again"
+            )
+
+    def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:
+        if self.machine is None:
+            response.reason = "saliency_monitor is not active: activate it first"
+            return response
+        try:
+            effects = self.machine.start_episode(time.monotonic(), request.instruction)
+        except ValueError as error:
+            response.reason = str(error)
+            return response
+        self._postponed = ""
+        self.carry_out(effects)
+        response.accepted = True
+        response.episode = self.episode.number if self.episode else 0
+        return response
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        effects = self.machine.stop_episode(time.monotonic()) if self.machine is not None else []
+        self._postponed = ""
+        # before the executor was heard one may run that a monitor before this one has begun
+        self._stop_adopted = self.machine is not None and not effects and not self._executor_heard
+        response.success = bool(effects) or self._stop_adopted
+        known = "the episode has ended" if effects else "no episode is active"
+        response.message = "an episode that runs ends when the executor is heard" if self._stop_adopted else known
+        self.carry_out(effects)
+        return response
+
+    def carry_out(self, effects: list[MonitorEffect]) -> None:
+        """Publish episodes and requests, ask the predictor."""
+        for effect in effects:
+            if isinstance(effect, Episode):
+                if self.episode is None or effect.number != self.episode.number:
+                    self._asked_s.clear()
+                self.episode = effect
+                self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
+            elif isinstance(effect, SaliencyQuestion):
+                self._ask(effect)
+            else:
+                self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
+                self._asked_s[effect.sequence] = time.monotonic()
+
+    def _ask(self, question: SaliencyQuestion) -> None:
+        if self._predictor.service_is_ready():
+            self._questions.ask(self._predictor, question, messages.saliency_question_to(question, self.session))
+        else:
+            self._questions.forget()
+            self._answer(SaliencyReply(question.episode, question.context, question.index, False, float("nan")))
+
+    def _answer(self, reply: SaliencyReply) -> None:
+        if not reply.accepted:
+            self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
+        self.feed(Monitor.on_saliency, reply)
+
+    def settle(self) -> None:
+        """Take up what the predictor has answered."""
+        answer = self._questions.answer()
+        if answer is not None:
+            self._answer(messages.saliency_reply_from(*answer))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    sys.exit(run(SaliencyMonitorNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Simulated robots: Meta-World, its memory tasks and scripted experts."""

@@ -1,0 +1,1 @@
+"""What is done off the robot: virtual clock, replay, reports, tuning, evaluation and the demonstration."""

@@ -1,0 +1,195 @@
+"""Commands on bags: replay, compare, tune, export, repair."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streaming_vla.refusal import refuse
+
+Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
+Namespace = Annotated[str, typer.Option(help="namespace of the robot in the bag")]
+Instruction = Annotated[str, typer.Option(help="of bags that hold no episode topic")]
+ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the suite did not drive")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (replay, compare, tune, export, repair):
+        app.command()(command)
+
+
+def replay(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[
+        str, typer.Option(help="latencies: recorded (those of the bag), a shipped profile, or a YAML file")
+    ] = "recorded",
+    out: Annotated[Path, typer.Option(help="folder of report.html, report.json and results.json")] = Path("out/replay"),
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    ray: Annotated[str, typer.Option(help="address of a Ray cluster that replays the bags instead")] = "",
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the latencies")] = 0,
+) -> None:
+    """Run recordings through the suite's machines with injected latency: what they would have done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streaming_vla.workbench.replay.run import ReplayJob, replay_all, report_run
+    from streaming_vla.workbench.report.html import write_report
+    from streaming_vla.workbench.report.results import write_json
+
+    console = Console(stderr=True)
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("bags", total=len(bags))
+
+            def done(path: Path, refusal: str) -> None:
+                progress.advance(task)
+                if refusal:
+                    console.print(refusal, style="red", highlight=False)
+
+            replays = replay_all(bags, job, workers, done, ray)
+        run = report_run(profile, replays, job)
+        seconds = sum(each.duration_s for each in replays)
+        episodes = sum(len(each.episodes) for each in replays)
+        about = f"{len(replays)} bags, {seconds:.0f} s, {episodes} episodes, latency profile {profile}, seed {seed}."
+        path = write_report(out, "Replay of " + ", ".join(bag.name for bag in bags), about, [run])
+        write_json(run["numbers"], out / "results.json")
+    except (ValueError, OSError) as error:
+        refuse(error)
+    print(f"Written: {path}, {out / 'results.json'}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="folder of a report")],
+    second: Annotated[Path, typer.Argument(help="folder of another")],
+    out: Annotated[Path, typer.Option(help="folder of the page")] = Path("out/compare"),
+) -> None:
+    """Put two reports side by side."""
+    from streaming_vla.workbench.report.html import ReportError
+    from streaming_vla.workbench.report.html import compare as side_by_side
+
+    try:
+        print(f"Written: {side_by_side(first, second, out)}")
+    except (ReportError, OSError) as error:
+        refuse(error)
+
+
+def tune(
+    bags: Bags,
+    params: ParamsFile = None,
+    profile: Annotated[str, typer.Option(help="latencies: a shipped profile, or a YAML file")] = "measured",
+    out: Annotated[Path, typer.Option(help="folder of the study and of what it finds")] = Path("out/tune"),
+    trials: Annotated[int, typer.Option(help="replays of the bags, those of a stopped search counted", min=1)] = 64,
+    workers: Annotated[int, typer.Option(help="processes", min=1, max=256)] = min(4, os.cpu_count() or 1),
+    held_out: Annotated[
+        list[Path] | None, typer.Option(help="bag to judge what is found; without one, every third of the bags")
+    ] = None,
+    storage: Annotated[str, typer.Option(help="database URL of a study that several machines share")] = "",
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+    seed: Annotated[int, typer.Option(help="of the search and of the latencies")] = 0,
+) -> None:
+    """Search parameters on recordings: fewer observations against being closer to what the robot did."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streaming_vla.workbench.replay.run import ReplayJob
+    from streaming_vla.workbench.tuning.files import verdict, write_tuned
+    from streaming_vla.workbench.tuning.study import TuneOptions
+    from streaming_vla.workbench.tuning.tune import tune as search
+
+    job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("trials", total=trials)
+            options = TuneOptions(trials, workers, storage, out, seed)
+            found = search(bags, job, options, lambda: progress.advance(task), held_out or ())
+        written = write_tuned(out, found)
+    except (ValueError, OSError) as error:
+        refuse(error)
+    print(verdict(found))
+    print("Written: " + ", ".join(str(path) for path in written))
+
+
+def export(
+    bags: Bags,
+    out: Annotated[Path, typer.Option(help="folder of the data set, must not exist")],
+    params: ParamsFile = None,
+    namespace: Namespace = "/",
+    instruction: Instruction = "",
+    action_topic: ActionTopic = "command",
+) -> None:
+    """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
+    from streaming_vla.bags.dataset import DatasetFacts
+    from streaming_vla.bags.export import write_dataset
+    from streaming_vla.bags.ingest import Ingest, IngestOptions
+    from streaming_vla.bags.reader import Bag
+    from streaming_vla.bags.steps import StepOptions, episodes
+    from streaming_vla.commands.robot_state import joints_of
+    from streaming_vla.images.encode import camera_options
+    from streaming_vla.workbench.machine_options import all_values
+
+    try:
+        values = all_values(params, namespace)
+        observer, generator = values["observer"], values["generator"]
+        period_s = float(generator["control_period_s"])
+        topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
+        joints = joints_of(observer)
+        state_topic = observer["robot_state_topic"]
+        ingest = IngestOptions(topics, state_topic, ("episode",), joints, namespace, action_topic=action_topic)
+        turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
+        steps = StepOptions(period_s, observer["image_size"], instruction, turned)
+        if steps.size % 2:
+            raise ValueError(f"image_size is {steps.size}, films need an even number of pixels: choose another")
+
+        def all_episodes() -> Any:
+            for path in bags:
+                with Bag(path) as bag:
+                    heard = Ingest(bag, ingest)
+                    yield from episodes(heard, steps)
+                    for problem in (*bag.problems, *heard.said.values()):
+                        print(problem, file=sys.stderr)
+
+        names = tuple(generator["action_names"])
+        found = all_episodes()
+        first = next(found, None)
+        state = joints or tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
+        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, names)
+
+        def with_first() -> Any:
+            if first is not None:
+                yield first
+                yield from found
+
+        count = write_dataset(out, with_first(), facts)
+    except (ValueError, OSError) as error:
+        refuse(error)
+    print(f"Written: {count} episodes to {out}")
+
+
+def repair(
+    bag: Annotated[Path, typer.Argument(help="the damaged bag")],
+    out: Annotated[Path, typer.Option(help="the new bag, a folder that does not exist yet")],
+    compression: Annotated[str, typer.Option(help="none, zstd or lz4")] = "none",
+) -> None:
+    """Write what is readable of a damaged bag as a new one, which every program can open."""
+    from streaming_vla.bags.repair import repair as copy
+
+    try:
+        count, problems = copy(bag, out, compression)
+    except (ValueError, OSError) as error:
+        refuse(error)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"Written: {count} messages to {out}")

@@ -1,0 +1,1 @@
+"""The demonstration: drives a running suite through scripted episodes and reports them."""

@@ -1,0 +1,118 @@
+"""The suite with the simulated robot on a ROS domain of its own, and a driver that conducts its episodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from streaming_vla.bringup import graph
+from streaming_vla.bringup.starter import Suite, SuiteError
+from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.sim.metaworld import CAMERAS, ENVIRONMENT_STEP_S
+from streaming_vla.workbench.demo.domain import reserved_domain
+from streaming_vla.workbench.demo.driver import Driver, DriverError
+
+CONTROL_PERIOD_S = 0.05
+SETTINGS: graph.Settings = {
+    "executor": {"control_period_s": CONTROL_PERIOD_S},
+    # episodes are begun by the driver, not by a new instruction
+    "saliency_monitor": {"control_period_s": CONTROL_PERIOD_S, "auto_start": False},
+}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What runs."""
+
+    driver: Driver
+    suite: Suite
+
+    def pids(self) -> dict[str, int]:
+        """Return the process of each node; one that is being respawned is left out."""
+        found: dict[str, int] = {}
+        for node in graph.nodes(simulated=True):
+            try:
+                found[node.name] = self.suite.node_process(node.name).pid
+            except KeyError:
+                continue
+        return found
+
+    def respawns(self) -> dict[str, int]:
+        """Return how often each node has been started again."""
+        return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
+
+
+def settings_for(profile: str) -> tuple[graph.Settings, float]:
+    """Return the parameters per node, and the control period in seconds, for a latency profile; empty: none.
+
+    One environment step of the simulated robot lasts one control period, whatever that is.
+    """
+    if not profile:
+        return SETTINGS, CONTROL_PERIOD_S
+    period_s = find_profile(profile).control_period_s
+    changed: dict[str, dict[str, graph.Setting]] = {node: dict(values) for node, values in SETTINGS.items()}
+    for node in ("executor", "generator", "saliency_monitor"):
+        changed.setdefault(node, {})["control_period_s"] = period_s
+    changed["inference"] = {"latency_profile": profile}
+    changed["sim_robot"] = {"real_time_factor": ENVIRONMENT_STEP_S / period_s}
+    return changed, period_s
+
+
+@contextmanager
+def driven_simulation(
+    log_folder: Path, cameras: tuple[str, ...] = CAMERAS, profile: str = "", params_file: Path | None = None
+) -> Iterator[Simulation]:
+    """Start every node and yield what runs; stop everything at the end.
+
+    This process's own ROS traffic goes to the same domain, and to this machine only.
+
+    Args:
+        log_folder: gets one file per node.
+        cameras: whose pictures the driver records.
+        profile: latency profile that the inference node behaves like, name or path; empty: none.
+        params_file: ROS parameter file of the nodes; the control period stays that of the simulation.
+
+    Raises:
+        DriverError: a node cannot start; the message is its sentence.
+    """
+    log_folder.mkdir(parents=True, exist_ok=True)
+    settings, period_s = settings_for(profile)
+    with reserved_domain() as domain, (log_folder / "starter.log").open("w", encoding="utf-8") as log:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        suite = Suite(
+            graph.nodes(simulated=True),
+            params_file=params_file,
+            settings=settings,
+            log_folder=log_folder,
+            say=lambda line: print(line, file=log, flush=True),
+        )
+        try:
+            with suite, _driver(suite, cameras, period_s) as driver:
+                yield Simulation(driver, suite)
+        except SuiteError as error:
+            raise DriverError(f"{error} (logs in {log_folder})") from error
+
+
+@contextmanager
+def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float) -> Iterator[Driver]:
+    def check() -> None:
+        if suite.failure:
+            raise SuiteError(suite.failure)
+
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
+    driver = Driver(node, cameras, period_s, check)
+    try:
+        yield driver
+    finally:
+        driver.close()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)

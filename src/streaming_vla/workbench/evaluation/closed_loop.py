@@ -1,0 +1,132 @@
+"""A policy alone against the simulated robot, many episodes at once: how often does it do what it is told?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from streaming_vla.policies.loading import load_policy
+from streaming_vla.sim.memory_episode import WAIT_STEPS
+from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
+from streaming_vla.sim.tasks import TASKS, get_task, unrelated
+from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.memory_map import MemoryMap, map_of_episode
+from streaming_vla.workbench.evaluation.memory_outcome import MemoryOutcome, outcome_of
+from streaming_vla.workbench.processes import map_in_processes
+from streaming_vla.workbench.report.records import EpisodeRecord, Frame
+
+INSTRUCTIONS = ("default", "held_out", "wrong")
+FRAME_EVERY = 10  # steps between the pictures of a film strip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One episode to run.
+
+    Args:
+        instruction: which wording the policy is given (INSTRUCTIONS); "wrong" is that of another task.
+        maximum_steps: the episode fails when it lasts longer; one of a memory task ends by itself.
+        wait_steps: shortest and longest wait of a memory task.
+    """
+
+    task: str
+    seed: int
+    instruction: str = "default"
+    maximum_steps: int = 300
+    wait_steps: tuple[int, int] = WAIT_STEPS
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How an episode ended; `record` and `memory_map` are there only when they were asked for."""
+
+    trial: Trial
+    success: bool
+    steps: int
+    memory: MemoryOutcome
+    record: EpisodeRecord | None = field(default=None, compare=False)
+    memory_map: MemoryMap | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be kept of an episode beside its outcome: pictures for a film strip, or what the cache kept."""
+
+    pictures: bool = False
+    memory_map: bool = False
+
+
+def wording(trial: Trial) -> str:
+    """Return the instruction of a trial; the same trial gives the same one.
+
+    Raises:
+        ValueError: the kind of instruction is unknown, or no such task.
+    """
+    task = get_task(trial.task)
+    if trial.instruction == "default":
+        return task.instructions[0]
+    if trial.instruction == "held_out":
+        return task.held_out[trial.seed % len(task.held_out)]
+    if trial.instruction != "wrong":
+        raise ValueError(f"instruction '{trial.instruction}' is unknown, choose one of {', '.join(INSTRUCTIONS)}")
+    others = unrelated(task.name, TASKS)
+    return TASKS[others[trial.seed % len(others)]].instructions[0]
+
+
+def evaluate(
+    checkpoint: Path,
+    trials: Sequence[Trial],
+    options: PilotOptions,
+    processes: int = 1,
+    wanted: Wanted = Wanted(),
+) -> Iterator[EpisodeResult]:
+    """Run trials in parallel processes; yields results as they come.
+
+    Raises:
+        WorkerLost: a process was killed.
+    """
+    run = functools.partial(_run, checkpoint=checkpoint, options=options, wanted=wanted)
+    for _, result in map_in_processes(run, trials, processes):
+        yield result
+
+
+@functools.cache
+def _tools_of_process(checkpoint: Path, options: PilotOptions, keep: bool) -> tuple[Pilot, MetaWorldRobot, int]:
+    torch.set_num_threads(1)
+    policy = load_policy(checkpoint)
+    robot = MetaWorldRobot(image_size=2 * policy.spec.image_size)
+    return Pilot(policy, options, keep_pictures=keep), robot, policy.spec.tokens_per_observation
+
+
+def _run(trial: Trial, checkpoint: Path, options: PilotOptions, wanted: Wanted) -> EpisodeResult:
+    pilot, robot, block = _tools_of_process(checkpoint, options, wanted.memory_map)
+    instruction, pictures = wording(trial), wanted.pictures
+    robot.reset(trial.task, trial.seed, trial.wait_steps)
+    pilot.begin(instruction, trial.seed)
+    record = EpisodeRecord(options.head, trial.task, trial.seed, instruction, 0, ENVIRONMENT_STEP_S, begin_s=0.0)
+    step = 0
+    while not (record.success or robot.failed) and (robot.memory is not None or step < trial.maximum_steps):
+        if pictures and step % FRAME_EVERY == 0:
+            _photograph(record, robot, step)
+        step += 1
+        record.success = robot.step(pilot(robot))
+    record.end_s = step * ENVIRONMENT_STEP_S
+    if pictures:
+        _photograph(record, robot, step)
+    outcome = outcome_of(pilot, block, robot.memory)
+    map_of = None
+    if wanted.memory_map:
+        named = f"{trial.task}, seed {trial.seed}, {'solved' if record.success else 'FAILED'}"
+        map_of = map_of_episode(pilot, block, named, robot.memory)
+    return EpisodeResult(trial, record.success, step, outcome, record if pictures else None, map_of)
+
+
+def _photograph(record: EpisodeRecord, robot: MetaWorldRobot, step: int) -> None:
+    for camera in robot.cameras:
+        picture = np.ascontiguousarray(robot.render(camera))
+        record.frames.append(Frame(step * ENVIRONMENT_STEP_S, camera, picture))

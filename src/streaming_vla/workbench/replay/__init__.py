@@ -1,0 +1,1 @@
+"""Replay of recorded bags through the suite on the virtual clock."""

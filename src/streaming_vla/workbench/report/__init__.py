@@ -1,0 +1,1 @@
+"""Records of episodes and what is made of them: numbers, tables, pages and pictures."""

@@ -1,0 +1,81 @@
+"""Film strips: what the cameras saw along an episode, one row per camera, with the instruction and the outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from streaming_vla.workbench.report.records import EpisodeRecord, Frame
+
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+BACKGROUND = "#ffffff"
+INK = "#24292f"
+FAINT = "#57606a"
+OUTCOME = {True: ("success", "#1a7f37"), False: ("no success", "#d1242f")}
+GAP = 6  # pixels between pictures
+MARGIN = 14
+HEADER = 44
+FOOTER = 26
+
+
+def draw_filmstrip(record: EpisodeRecord, path: Path, columns: int = 8, size: int = 176) -> None:
+    """Write a picture of `columns` moments spread evenly from the start of the episode to its end.
+
+    Args:
+        size: width and height of one camera picture in pixels.
+
+    Raises:
+        ValueError: the record holds no frame.
+    """
+    if not record.frames:
+        raise ValueError(f"film strip: no camera picture was recorded of the {record.mode} episode of {record.task}")
+    cameras = list(dict.fromkeys(frame.camera for frame in record.frames))
+    moments = [record.begin_s + record.duration_s * column / (columns - 1) for column in range(columns)]
+    width = 2 * MARGIN + columns * size + (columns - 1) * GAP
+    height = HEADER + len(cameras) * (size + GAP) + FOOTER
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    _header(pen, record, width)
+    for row, camera in enumerate(cameras):
+        frames = [frame for frame in record.frames if frame.camera == camera]
+        for column, moment in enumerate(moments):
+            left, top = MARGIN + column * (size + GAP), HEADER + row * (size + GAP)
+            picture = Image.fromarray(_nearest(frames, moment).picture)
+            sheet.paste(picture.resize((size, size), Image.Resampling.LANCZOS), (left, top))
+            if column == 0:
+                _label(pen, camera, left, top)
+    for column, moment in enumerate(moments):
+        centre = MARGIN + column * (size + GAP) + size / 2
+        text = f"{moment - record.begin_s:.1f} s"
+        pen.text((centre, height - FOOTER / 2 - 2), text, fill=FAINT, font=_font(13), anchor="mm")
+    sheet.save(path)
+
+
+def _nearest(frames: list[Frame], moment: float) -> Frame:
+    return min(frames, key=lambda frame: abs(frame.time_s - moment))
+
+
+def _header(pen: ImageDraw.ImageDraw, record: EpisodeRecord, width: int) -> None:
+    middle = HEADER / 2
+    title = f"“{record.instruction}”"
+    bold = _font(18, bold=True)
+    pen.text((MARGIN, middle), title, fill=INK, font=bold, anchor="lm")
+    about = f"{record.task}, seed {record.seed}, {record.mode}"
+    pen.text((MARGIN + pen.textlength(title, font=bold) + 14, middle), about, fill=FAINT, font=_font(14), anchor="lm")
+    word, colour = OUTCOME[record.success]
+    text = f"{word} after {record.duration_s:.1f} s" if record.success else f"{word} in {record.duration_s:.1f} s"
+    pen.text((width - MARGIN, middle), text, fill=colour, font=bold, anchor="rm")
+    dot = width - MARGIN - pen.textlength(text, font=bold) - 16
+    pen.ellipse((dot - 6, middle - 6, dot + 6, middle + 6), fill=colour)
+
+
+def _label(pen: ImageDraw.ImageDraw, camera: str, left: int, top: int) -> None:
+    font = _font(12, bold=True)
+    pen.rectangle((left, top, left + pen.textlength(camera, font=font) + 10, top + 19), fill=INK)
+    pen.text((left + 5, top + 10), camera, fill=BACKGROUND, font=font, anchor="lm")
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)

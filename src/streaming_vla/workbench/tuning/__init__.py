@@ -1,0 +1,1 @@
+"""Search for parameters: calibration on the virtual clock and tuning on bags."""

@@ -1,0 +1,1 @@
+"""The suite's own state machines on a discrete-event clock."""

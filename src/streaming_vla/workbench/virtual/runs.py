@@ -1,0 +1,116 @@
+"""Many episodes on the virtual clock, in parallel processes of one thread each."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.models import AUTO
+from streaming_vla.saliency.loading import load_with_predictor
+from streaming_vla.sim.tasks import get_task
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.processes import AGAIN, WorkerLost, map_in, open_pool
+from streaming_vla.workbench.virtual.episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
+from streaming_vla.workbench.virtual.strategies import Setup
+from streaming_vla.workbench.virtual.study import MovableGoal
+
+MOVED_AT_STEP = 15
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class VirtualRun:
+    """One episode to run.
+
+    Args:
+        name: of the strategy, kept as the record's mode.
+        profile: name of a shipped latency profile, or path.
+        moved: the goal is moved after MOVED_AT_STEP control periods (task reach).
+        cache: what is kept of the history.
+    """
+
+    name: str
+    setup: Setup
+    profile: str
+    task: str
+    seed: int
+    model: str = "compact_mt10"
+    saliency_model: str = AUTO
+    moved: bool = False
+    cache: CacheOptions = NEWEST_ONLY
+
+
+@functools.cache
+def policy_of_process(model: str, saliency_model: str) -> CompactPolicy:
+    """Return the policy of this process, with its predictor."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants
+    return load_with_predictor(model, saliency_model)
+
+
+@functools.cache
+def _robot_of_process(image_size: int) -> MovableGoal:
+    return MovableGoal(image_size)
+
+
+def run(job: VirtualRun) -> VirtualEpisode:
+    """Run one episode; the same job gives the same episode."""
+    policy = policy_of_process(job.model, job.saliency_model)
+    robot = _robot_of_process(2 * policy.spec.image_size)
+    options = EpisodeOptions(job.name, job.task, job.seed, get_task(job.task).instructions[0], job.cache)
+    disturbance = Disturbance(MOVED_AT_STEP, robot.mirror_goal) if job.moved else None
+    return run_episode(job.setup, find_profile(job.profile), policy, robot, options, disturbance)
+
+
+@dataclass(frozen=True)
+class _Measured(Generic[Result]):
+    """Runs a job and measures it, in a process of its own."""
+
+    measure: Callable[[VirtualEpisode], Result]
+
+    def __call__(self, job: tuple[Key, VirtualRun]) -> Result:
+        return self.measure(run(job[1]))
+
+
+def run_all(
+    jobs: Sequence[tuple[Key, VirtualRun]],
+    measure: Callable[[VirtualEpisode], Result],
+    processes: int,
+    again: str = AGAIN,
+) -> Iterator[tuple[Key, Result]]:
+    """Run jobs and yield the key and the measure of each as it is done, with several processes in any order.
+
+    Args:
+        measure: a function that a process can be sent.
+        processes: one core each; 1 works in this process.
+        again: see `processes.map_in`.
+
+    Raises:
+        WorkerLost: a process was killed.
+    """
+    work = _Measured(measure)
+    if processes == 1:
+        for job in jobs:
+            yield job[0], work(job)
+        return
+    try:
+        for (key, _), result in map_in(_pool(processes), work, jobs, at_once=2, again=again):
+            yield key, result
+    except WorkerLost:
+        _pool.cache_clear()
+        raise
+
+
+@functools.cache
+def _pool(processes: int) -> ProcessPoolExecutor:
+    """Return processes that stay: making the scenes of all tasks takes one of them half a minute."""
+    return open_pool(processes)

@@ -1,0 +1,289 @@
+"""The compact policy: slices equal the whole, history counts, and the flow's state cannot look ahead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kv_cache.cache import CacheView, SessionCache
+from kv_cache.policies import make_policy
+from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
+from streaming_vla.policies.compact.model import CompactModel
+from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
+from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole
+from streaming_vla.saliency.predictor import ChangePredictor
+from streaming_vla.training.losses import block_mask
+
+CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def policy() -> CompactPolicy:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return CompactPolicy(CompactModel(CONFIG), "toy")
+
+
+def observation(seed: int, instruction: str = "open the drawer") -> PolicyObservation:
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    return PolicyObservation(images, random.normal(size=4).astype(np.float32), instruction)
+
+
+def new_cache(recent: int = 1000) -> SessionCache:
+    return SessionCache(CONFIG.cache, make_policy("window", sinks=0, recent=recent, capacity=1))
+
+
+def prefill(policy: CompactPolicy, cache: SessionCache, seen: PolicyObservation) -> int:
+    """Prefill and append; return the number of slices."""
+    work = policy.prefill(seen, cache.view())
+    slices = 1
+    while True:
+        try:
+            next(work)
+            slices += 1
+        except StopIteration as done:
+            cache.append(done.value.keys, done.value.values)
+            return slices
+
+
+def test_sliced_prefill_equals_the_training_pass(policy: CompactPolicy) -> None:
+    model = policy.model
+    cache = new_cache()
+    seen = [observation(1), observation(2), observation(3, "close the drawer")]
+    slices = [prefill(policy, cache, each) for each in seen]
+    assert set(slices) == {len(CONFIG.cameras) + CONFIG.layers}
+    tokenize = Tokenizer(CONFIG.words, CONFIG.maximum_words)
+    with torch.inference_mode():
+        pictures = torch.from_numpy(np.stack([each.images for each in seen])).permute(0, 1, 4, 2, 3) / 127.5 - 1
+        words = torch.tensor([tokenize(each.instruction) for each in seen])
+        tokens = model.encode(pictures, torch.from_numpy(np.stack([each.state for each in seen])), words)
+        block = CONFIG.tokens_per_observation
+        causal = torch.ones(3, 3, dtype=torch.bool).tril().unsqueeze(0)
+        whole, _ = model.trunk(tokens.flatten(0, 1).unsqueeze(0), block_mask(causal, block, block))
+    view = cache.view()
+    for layer, (keys, values) in enumerate(whole):
+        torch.testing.assert_close(view.keys[layer], keys[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(view.values[layer], values[0], atol=1e-4, rtol=1e-4)
+
+
+def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    model = policy.model
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    with torch.inference_mode():
+        position, time = torch.randn(1, 5, 4), torch.rand(1, 5)
+        together = model.flow(position, time, layers, torch.full((5,), view.next_position), None)
+        for index in range(5):
+            alone = model.flow(
+                position[:, index : index + 1], time[:, index : index + 1], layers, torch.tensor([25]), None
+            )
+            torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
+
+
+def test_a_part_of_an_action_is_answered_without_the_state(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    place = torch.tensor([view.next_position])
+
+    def answer(sum_so_far: float, known: bool) -> np.ndarray:
+        with torch.inference_mode():
+            state = torch.full((1, 1, 4), sum_so_far)
+            given = policy.model.flow(state, torch.tensor([[3 / 16]]), layers, place, None, torch.tensor([[known]]))
+        return given[0, 0].numpy()
+
+    assert np.array_equal(answer(1.0, False), answer(-2.0, False)) and not np.allclose(
+        answer(1.0, True), answer(-2.0, True)
+    )
+    wanted = (1.0 - BLIND) * answer(1.0, True) + BLIND * answer(1.0, False)
+    given = policy.flow_step(view, np.full(4, 1.0), 3)
+    np.testing.assert_allclose(given, policy.spec.layout.clip(wanted.astype(np.float64)), atol=1e-5)
+
+
+def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:
+    def action(
+        first: PolicyObservation | None, second: PolicyObservation, shift: float = 0.0, index: int = 3
+    ) -> np.ndarray:
+        cache = new_cache()
+        if first is not None:
+            prefill(policy, cache, first)
+        prefill(policy, cache, second)
+        return policy.flow_step(cache.view(), np.full(4, shift), index)
+
+    base = action(observation(1), observation(2))
+    assert base.shape == (4,)
+    assert np.array_equal(base, action(observation(1), observation(2)))
+    changed = observation(2)
+    changed.images[1] = 0
+    for other in (
+        action(observation(5), observation(2)),
+        action(None, observation(2)),
+        action(observation(1), changed),
+        action(observation(1), PolicyObservation(observation(2).images, observation(2).state, "close the drawer")),
+        action(observation(1), PolicyObservation(observation(2).images, observation(9).state, "open the drawer")),
+        action(observation(1), observation(2), shift=1.0),
+        action(observation(1), observation(2), index=4),
+    ):
+        assert not np.allclose(base, other, atol=1e-6)
+
+
+def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
+    """An observation alone gives the same action wherever it stands."""
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    work = policy.prefill(observation(1), CacheView(cache.view().keys[:, :, :0], cache.view().values[:, :, :0], 700))
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            keys, values, _ = done.value
+            break
+    from kv_cache.rotary import rotate
+
+    far = CacheView(rotate(keys, torch.arange(700, 725), CONFIG.rope_base), values, 725)
+    near = policy.flow_step(cache.view(), np.zeros(4), 0)
+    np.testing.assert_allclose(near, policy.flow_step(far, np.zeros(4), 0), atol=1e-4)
+
+
+def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
+    model, time = policy.model, torch.tensor([0.25, 0.25])
+    features = model.flow.features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
+    assert torch.equal(features[0], features[1])
+    seen = model.flow.features(torch.zeros(2, 4), time)
+    assert not torch.equal(seen[0], features[0])  # a position of zero is not the same as none
+
+
+def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    with torch.inference_mode():
+        noisy, time = torch.randn(1, 3, CONFIG.trained_horizon, 4), torch.rand(1, 3)
+        together = policy.model.chunk(noisy, time, layers, torch.full((3,), 25), None)
+        for index in range(3):
+            one = slice(index, index + 1)
+            alone = policy.model.chunk(noisy[:, one], time[:, one], layers, torch.tensor([25]), None)
+            torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_guidance_pulls_the_held_actions_to_their_target(policy: CompactPolicy, exact: bool) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    noise = np.random.default_rng(0).normal(size=(CONFIG.trained_horizon, 4))
+    target = np.full_like(noise, 0.5)
+    weight = np.zeros(CONFIG.trained_horizon)
+    weight[:4] = 1.0
+
+    def denoise(guide: Guide | None) -> np.ndarray:
+        chunk = noise
+        for step in range(10):
+            chunk = policy.chunk_step(cache.view(), chunk, step / 10, 0.1, guide)
+        return chunk
+
+    free, held = denoise(None), denoise(Guide(target, weight, exact=exact))
+    assert free.shape == held.shape == noise.shape
+    error_free, error_held = np.abs(free - target)[:4].mean(), np.abs(held - target)[:4].mean()
+    assert error_held < 0.3 * error_free
+    none = denoise(Guide(target, np.zeros_like(weight), exact=exact))
+    np.testing.assert_allclose(none, free, atol=1e-5)
+
+
+def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    with pytest.raises(ValueError, match="outside the trained horizon"):
+        policy.flow_step(cache.view(), np.zeros(4), CONFIG.trained_horizon)
+
+
+def test_actions_are_within_the_limits(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    action = policy.flow_step(cache.view(), np.full(4, 50.0), 0)
+    assert (np.abs(action) <= 1.0).all()
+
+
+def test_words() -> None:
+    assert split_words("Open the DRAWER, now!") == ["open", "the", "drawer", "now"]
+    vocabulary = build_vocabulary(["open the drawer", "close the drawer"])
+    assert vocabulary == (UNKNOWN, "close", "drawer", "open", "the")
+    assert Tokenizer(vocabulary, 4)("open a drawer") == [3, 0, 2, -1]
+    assert Tokenizer(vocabulary, 2)("open the drawer") == [3, 4]
+
+
+def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1, ""))
+    assert np.isfinite(policy.flow_step(cache.view(), np.zeros(4), 0)).all()
+
+
+def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: CompactPolicy) -> None:
+    views = []
+    for seed in range(3):
+        cache = new_cache()
+        prefill(policy, cache, observation(seed))
+        views.append(cache.view())
+    random = np.random.default_rng(0)
+    queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
+    together = policy.flow_steps(queries)
+    for query, action in zip(queries, together, strict=True):
+        assert action == pytest.approx(policy.flow_step(query.view, query.position, query.index), abs=1e-5)
+    with pytest.raises(ValueError, match="flow step 16 is outside"):
+        policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
+
+
+def test_a_plan_is_every_action_as_its_blind_token_gives_it() -> None:
+    torch.manual_seed(3)
+    policy = CompactPolicy(CompactModel(CONFIG), "toy")
+    cache = new_cache()
+    for seed in (1, 2):
+        cache.append(*prefill_whole(policy, observation(seed), cache.view())[:2])
+    view = cache.view()
+    plan = policy.plan(view)
+    assert plan.shape == (16, 4)
+    blind = torch.tensor([[False]])
+    with torch.inference_mode():
+        for index in (0, 7, 15):
+            held = [(keys[None], values[None]) for keys, values in zip(view.keys, view.values, strict=True)]
+            place = torch.tensor([view.next_position])
+            time = torch.tensor([[index / 16]])
+            one = policy.model.flow(torch.full((1, 1, 4), 9.0), time, held, place, None, blind)[0, 0]
+            assert plan[index] == pytest.approx(policy.spec.layout.clip(one.double().numpy()), abs=1e-5)
+
+
+def after(policy: CompactPolicy, seen: PolicyObservation) -> Prefilled:
+    """Return the prefill of an observation without a history."""
+    return prefill_whole(policy, seen, new_cache().view())
+
+
+def test_a_predictor_looks_ahead_from_the_base_cameras_tokens_and_replaces_them() -> None:
+    torch.manual_seed(2)
+    policy = CompactPolicy(CompactModel(CONFIG), "toy")
+    plain = after(policy, observation(1))
+    assert plain.seen is None, "nobody would look at it"
+    predictor = ChangePredictor(CONFIG.tokens_per_camera, CONFIG.width, 4, width=16)
+    torch.nn.init.normal_(predictor.head.weight)
+    policy.predictor = predictor.eval()
+    pending = np.array([0.5, 0.0, -1.0, 1.0])
+    seen, moved = after(policy, observation(1)), after(policy, replace(observation(1), pending=pending))
+    assert seen.seen is not None and moved.seen is not None
+    assert torch.equal(seen.keys, plain.keys), "without pending actions a predictor changes nothing"
+    assert torch.equal(seen.seen, moved.seen), "what was seen is what is looked ahead from, replaced or not"
+    with torch.inference_mode():
+        change = predictor(seen.seen, torch.from_numpy(pending).float())
+        first = next(iter(policy.model.trunk_layers))
+        tokens = seen.seen + change
+        expected = first.heads_of(tokens.unsqueeze(0))[2][0]
+    base = slice(0, CONFIG.tokens_per_camera)
+    torch.testing.assert_close(moved.values[0][:, base], expected)
+    assert torch.equal(moved.values[0][:, CONFIG.tokens_per_camera :], seen.values[0][:, CONFIG.tokens_per_camera :])
+    assert policy.look_ahead(seen.seen, pending) == pytest.approx(float(change.norm()), rel=1e-5)

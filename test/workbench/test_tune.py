@@ -1,0 +1,210 @@
+"""The search: what it takes, where it stops, and the files that it leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from streaming_vla.bags.errors import BagError
+from streaming_vla.parameters.load import read
+from streaming_vla.workbench.replay.replay import Replayed
+from streaming_vla.workbench.replay.run import ReplayJob
+from streaming_vla.workbench.tuning import study as study_module
+from streaming_vla.workbench.tuning import subject as subject_module
+from streaming_vla.workbench.tuning import tune as module
+from streaming_vla.workbench.tuning.files import parameter_file, verdict, write_tuned
+from streaming_vla.workbench.tuning.study import TuneOptions, open_study
+from streaming_vla.workbench.tuning.tune import Score, Tuned, changes_of, tune
+
+BAGS = [Path("one"), Path("two"), Path("three")]
+
+
+@pytest.fixture
+def landscape(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], ReplayJob]]:
+    """Replace replays by a formula: a longer silence costs less, and is better up to 3 s."""
+    asked: list[tuple[list[Path], ReplayJob]] = []
+
+    def replay_all(bags: list[Path], job: ReplayJob) -> list[Replayed]:
+        asked.append((list(bags), job))
+        return []
+
+    def score(_: list[Replayed], _absolute: object) -> Score:
+        values = {name: value for _, name, value in asked[-1][1].changes}
+        silence_s = values.get("max_silence_s", 2.0)
+        return Score(4.0 / silence_s, abs(silence_s - 3.0) + 0.1)
+
+    monkeypatch.setattr(module, "replay_all", replay_all)
+    monkeypatch.setattr(module, "score", score)
+    return asked
+
+
+def options(folder: Path, trials: int = 24) -> TuneOptions:
+    return TuneOptions(trials, 1, "", folder)
+
+
+def test_what_is_better_on_unseen_bags_is_taken(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    found = tune(BAGS, ReplayJob(), options(tmp_path), lambda: None)
+    assert found.trials[0] == Score(2.0, 1.1)  # the parameter file as it is
+    assert found.tuned.better(found.default)
+    assert dict((name, value) for _, name, value in found.values)["max_silence_s"] > 2.0
+    assert {tuple(bags) for bags, _ in landscape} == {(BAGS[0], BAGS[1]), (BAGS[2],)}
+    assert landscape[0][0] == BAGS[:2]
+    assert "observations go from 2.00" in verdict(found)
+
+
+def test_better_is_no_worse_at_both() -> None:
+    assert Score(1.0, 0.5).better(Score(1.0, 0.6)) and Score(0.9, 0.5).better(Score(1.0, 0.5))
+    assert not Score(1.0, 0.5).better(Score(1.0, 0.5)) and not Score(0.9, 0.6).better(Score(1.0, 0.5))
+
+
+def test_what_belongs_together_is_changed_together() -> None:
+    assert set(changes_of({"generator.lead_actions": 3, "saliency_monitor.max_silence_s": 1.5})) == {
+        *((node, "lead_actions", 3) for node in ("generator", "saliency_monitor", "executor")),
+        ("saliency_monitor", "max_silence_s", 1.5),
+    }
+
+
+def test_who_observes_less_often_plays_contexts_to_their_end() -> None:
+    later = {("generator", "trained_delay", 1000), ("saliency_monitor", "trained_delay", 1000)}
+    assert later < set(changes_of({"saliency_monitor.mode": "adaptive"}))
+    assert set(changes_of({"saliency_monitor.mode": "always"})) == {("saliency_monitor", "mode", "always")}
+
+
+def test_a_file_outside_of_the_searched_ranges_is_what_must_be_beaten(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]
+) -> None:
+    job = ReplayJob(changes=(("saliency_monitor", "max_silence_s", 40.0),))  # the search ends at 4
+    found = tune(BAGS, job, options(tmp_path, 4), lambda: None)
+    assert found.trials[0] == Score(0.1, 37.1) == found.default
+    assert len(found.trials) == 5  # itself, and every trial
+
+
+def test_a_bag_is_known_by_where_it_is(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None, [BAGS[0].absolute()])
+    assert {tuple(bags) for bags, _ in landscape} == {(*BAGS[1:],), (BAGS[0].absolute(),)}
+
+
+def test_bags_to_judge_on_can_be_named(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None, [Path("judge")])
+    assert {tuple(bags) for bags, _ in landscape} == {tuple(BAGS), (Path("judge"),)}
+
+
+def test_a_search_that_was_stopped_goes_on(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    rounds: list[int] = []
+    tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: rounds.append(1))
+    found = tune(BAGS, ReplayJob(), options(tmp_path, 6), lambda: rounds.append(1))
+    assert len(rounds) == 6
+    assert len(found.trials) == 6
+
+
+def test_trials_of_another_search_are_refused(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(BAGS, ReplayJob(), options(tmp_path, 2), lambda: None)
+    with pytest.raises(ValueError, match=r"study\.journal were made with other bags, expected .* name another one"):
+        tune([*BAGS[:2], Path("four"), Path("five")], ReplayJob(), options(tmp_path, 4), lambda: None)
+    changed = ReplayJob(changes=(("saliency_monitor", "max_silence_s", 1.0),))
+    with pytest.raises(ValueError, match="with other parameters, expected"):
+        tune(BAGS, changed, options(tmp_path, 4), lambda: None)
+    monkeypatch.setattr(subject_module, "file_digest", lambda path: f"another {path.name}")
+    with pytest.raises(ValueError, match="with other weights, expected"):
+        tune(BAGS, ReplayJob(), options(tmp_path, 4), lambda: None)
+    assert len(landscape) == 3  # two trials, and the defaults on the bag that was kept back
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from streaming_vla.workbench.tuning import tune as module
+from streaming_vla.workbench.replay.run import ReplayJob
+from streaming_vla.workbench.tuning.study import TuneOptions
+
+def replay_all(bags, job):
+    time.sleep(0.1)
+    return [dict((name, value) for _, name, value in job.changes)]
+
+module.replay_all = replay_all
+module.score = lambda replays, absolute: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
+options = TuneOptions(6, 1, sys.argv[1], Path(sys.argv[2]))
+rounds = []
+options.folder.mkdir()
+while len([each for each in options.folder.parent.iterdir() if each.is_dir()]) < 2:  # both begin together
+    time.sleep(0.001)
+module.tune([Path("one"), Path("two"), Path("three")], ReplayJob(), options, lambda: rounds.append(1))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_two_machines_share_a_study(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    command = [sys.executable, "-c", WORKER, storage]
+    machines = [subprocess.Popen([*command, str(tmp_path / name)], stderr=subprocess.PIPE, text=True) for name in "ab"]
+    try:
+        for machine in machines:
+            _, said = machine.communicate(timeout=250)
+            assert machine.returncode == 0, said
+    finally:
+        for machine in machines:
+            machine.kill()
+    study = open_study(TuneOptions(6, 1, storage, tmp_path))
+    trials = study.get_trials()
+    assert 6 <= len(trials) <= 7  # both may begin the last one
+    drawn = [tuple(trial.params.items()) for trial in trials]
+    assert len(set(drawn)) >= len(drawn) - 1  # the first may find no trial yet and both begin with the parameter file
+    began = sorted((trial.datetime_start, trial.datetime_complete) for trial in trials)
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(began)), "only one of them worked"
+
+
+def test_a_database_that_is_none_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_module, "OPENING_PERIOD_S", 0.0)
+    with pytest.raises(ValueError, match=r"database 'sqlite:////nowhere/study.db' cannot be opened: unable to open"):
+        open_study(TuneOptions(1, 1, "sqlite:////nowhere/study.db", tmp_path), create=True)
+
+
+def test_a_url_of_no_database_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'study.db' is no URL of a database, expected one such as sqlite:///FILE"):
+        open_study(TuneOptions(1, 1, "study.db", tmp_path), create=True)
+    with pytest.raises(ValueError, match=r"'postgresql://me:\*\*\*@host/x' needs a driver that is not installed"):
+        open_study(TuneOptions(1, 1, "postgresql://me:secret@host/x", tmp_path), create=True)
+
+
+def test_defaults_that_nothing_beats_stay(
+    tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "score", lambda _, _absolute: Score(1.0 + len(landscape), 1.0 + len(landscape)))
+    found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
+    assert found.values == ()
+    assert verdict(found).startswith("The given parameters are on the front: no trial beats them")
+    other = replace(found, front=(Score(0.0, 0.0),))
+    assert verdict(other).startswith("The given parameters stay")
+    assert found.tuned == found.default
+
+
+def test_one_bag_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tune needs at least 2 bags"):
+        tune(BAGS[:1], ReplayJob(), options(tmp_path), lambda: None)
+
+
+def test_bags_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="does not exist"):
+        tune([tmp_path / "a", tmp_path / "b"], ReplayJob(), options(tmp_path / "out", 1), lambda: None)
+
+
+def test_the_parameter_file_is_ready_to_use(tmp_path: Path) -> None:
+    values = (("saliency_monitor", "mode", "action_norm"), ("saliency_monitor", "max_silence_s", 3.0),
+              ("generator", "lead_actions", 2))  # fmt: skip
+    found = Tuned(Score(2.0, 0.5), Score(1.0, 0.4), values, (Score(1.0, 0.4),), (Score(2.0, 0.5), Score(1.0, 0.4)))
+    written = write_tuned(tmp_path, found)
+    assert all(path.stat().st_size > 0 for path in written)
+    assert read(written[0]) == {
+        "saliency_monitor": {"mode": "action_norm", "max_silence_s": 3.0},
+        "generator": {"lead_actions": 2},
+    }
+    assert "# Longest time between two observations. [a number from 0.05 to 600 (s); default 2.0]" in parameter_file(
+        found
+    )
