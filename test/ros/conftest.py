@@ -184,7 +184,7 @@ class Suite:
                 process.wait()
 
     def _open(self, node: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"streaming_vla.ros.{node}", "--ros-args", *arguments]
+        command = [sys.executable, "-m", f"streaming_vla.ros.nodes.{node}", "--ros-args", *arguments]
         with (self._folder / f"{node}.log").open("ab") as log:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=ROOT)
 
