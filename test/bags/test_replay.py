@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, compressed, floats, header, image, make, picture, write_own
+from streaming_vla.workbench.machine_options import all_values, machine_options
 
 from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.gate_file import save_gate
@@ -25,7 +26,6 @@ from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.images.encode import camera_options
 from streaming_vla.machines.events import ObserveRequest, Reason, Snapshot
 from streaming_vla.policies.contract import PolicyObservation, Prefilled
-from streaming_vla.workbench.machine_options import all_values, machine_options
 from streaming_vla.workbench.replay import run as replay_run
 from streaming_vla.workbench.replay.compare import played, summarise_replays
 from streaming_vla.workbench.replay.live import LIVE_TOPICS

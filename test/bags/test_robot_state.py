@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from making import BEGIN_NS, floats, header, make
+from streaming_vla.parameters.tables import table
 
 from streaming_vla.commands.robot_state import ARRAY, JOINTS, TYPES, StateReader, joints_of
-from streaming_vla.parameters.tables import table
 
 
 def joint_state(names: list[str], positions: list[float]) -> Any:

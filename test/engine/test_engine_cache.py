@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from streaming_vla.parameters.tables import table
 from toy import (
     SPEC,
     TOKENS,
@@ -29,7 +30,6 @@ from kv_cache.policies import POLICY_NAMES
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.options import EngineOptions, differences
 from streaming_vla.engine.values import ContextReport
-from streaming_vla.parameters.tables import table
 from streaming_vla.policies.contract import PolicyObservation, Prefilled
 
 torch.manual_seed(0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from streaming_vla.workbench.machine_options import all_values, engine_options
+
 from kv_cache.gate_file import load_gate
 from streaming_vla.engine.options import differences
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.workbench.evaluation.cache_options import gated_cache
-from streaming_vla.workbench.machine_options import all_values, engine_options
 
 PRESET = Path(__file__).parents[2] / "config" / "memory.yaml"
 

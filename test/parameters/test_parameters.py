@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-
-from streaming_vla.parameters.document import render
-from streaming_vla.parameters.load import ParameterFileError, read
-from streaming_vla.parameters.sections import EVERY_NODE
 from streaming_vla.parameters.shared import SHARED
 from streaming_vla.parameters.spec import Parameter, check, convert
 from streaming_vla.parameters.tables import NODES, table
 from streaming_vla.workbench.machine_options import all_values
+
+from streaming_vla.parameters.document import render
+from streaming_vla.parameters.load import ParameterFileError, read
+from streaming_vla.parameters.sections import EVERY_NODE
 
 CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
 EVERY_PARAMETER = [

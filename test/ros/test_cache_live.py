@@ -54,9 +54,9 @@ def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: 
 
 
 def test_what_is_recorded_gives_the_memory_map(inference: Any) -> None:
+    from streaming_vla.parameters.tables import table
     from streaming_vla_interfaces import msg as wire
 
-    from streaming_vla.parameters.tables import table
     from streaming_vla.workbench.demo.recording import Recorder
     from streaming_vla.workbench.report.memory_series import memory_series
     from streaming_vla.workbench.report.records import EpisodeRecord

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time as RosTime
+from streaming_vla.ros.layout import foreign_layout
 from streaming_vla_interfaces import msg, srv
 
 from kv_cache.cache import CacheStats
@@ -29,7 +30,6 @@ from streaming_vla.machines.events import (
 )
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.ros import messages
-from streaming_vla.ros.layout import foreign_layout
 
 STAMP = Time(sec=3, nanosec=5)
 uint32 = st.integers(0, 2**32 - 1)

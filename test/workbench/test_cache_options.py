@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streaming_vla.parameters.tables import table
+from streaming_vla.workbench.machine_options import engine_options
 
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.machines.events import FlowRequest, ObserveRequest, Reason, Snapshot
-from streaming_vla.parameters.tables import table
 from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
-from streaming_vla.workbench.machine_options import engine_options
 from streaming_vla.workbench.virtual.service import PolicyService
 
 BLOCK = 2

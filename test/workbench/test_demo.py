@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from episodes import make_episode
 from rich.console import Console
-
 from streaming_vla.parameters.spec import check
 from streaming_vla.parameters.tables import table
+
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES, _present, representative_pair
 from streaming_vla.workbench.demo.display import Display

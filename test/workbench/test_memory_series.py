@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from streaming_vla.parameters.tables import table
 from test_memory_map import BLOCK, Flown
 
 from kv_cache.gate_file import save_gate
 from kv_cache.policies.gated import Gated
-from streaming_vla.parameters.tables import table
 from streaming_vla.workbench.evaluation.chunk_log import Fate
 from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
 from streaming_vla.workbench.evaluation.memory_map import map_of_episode, map_of_record

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from streaming_vla.bringup.graph import GraphNode
 from streaming_vla.bringup.lifecycle_client import BringUp, LifecycleClient, Progress
 from streaming_vla.bringup.processes import NodeProcess, RespawnPolicy
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 BRING_UP_TIMEOUT_S = 120.0
 
@@ -63,7 +64,7 @@ class Member:
             may_come_up: whether the node may be configured and activated already.
 
         Raises:
-            GivenUp: the node failed at its first start, or crashed too often.
+            GivenUp: the node failed at its first start, refuses its configuration, or crashed too often.
         """
         if self.process is None:
             if now >= self._respawn_s:
@@ -98,8 +99,10 @@ class Member:
         self._driver = None
         process.stop()
         self.process = None
-        delay_s = self._policy.delay_s(now) if self._been_active else None
+        if not self._been_active or process.popen.returncode == CONFIG_ERROR:
+            raise GivenUp(sentence)
+        delay_s = self._policy.delay_s(now)
         if delay_s is None:
-            raise GivenUp(sentence if not self._been_active else f"{sentence}; it crashed too often, giving up")
+            raise GivenUp(f"{sentence}; it crashed too often, giving up")
         self._respawn_s = now + delay_s
         self._say(f"{sentence}; respawned in {delay_s:.1f} s")

@@ -72,3 +72,24 @@ class ActionLayout:
     def advance(self, position: Vector, action: Vector) -> Vector:
         """Return the flow's state after `action`, [A]: summed, or replaced in absolute dimensions."""
         return np.where(self.absolute, action, position + action)
+
+
+def layout_mismatch(layout: ActionLayout, names: tuple[str, ...], absolute: tuple[bool, ...]) -> str:
+    """Return what differs between `layout` and that of a policy; empty when nothing does.
+
+    A dimension that is summed here and absolute there moves the robot far from where the policy sends it.
+
+    Args:
+        names, absolute: of the policy's actions, as of ActionLayout.
+    """
+    if (names, absolute) == (layout.names, layout.absolute):
+        return ""
+    return (
+        f"the policy acts in {_described(names, absolute)}, the parameters say "
+        f"{_described(layout.names, layout.absolute)}: set action_names and action_absolute to the policy's"
+    )
+
+
+def _described(names: tuple[str, ...], absolute: tuple[bool, ...]) -> str:
+    marked = [f"{name} (absolute)" if is_absolute else name for name, is_absolute in zip(names, absolute, strict=False)]
+    return ", ".join(marked) or "no dimension"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -94,8 +93,7 @@ def evaluate(
 ) -> None:
     """Run a policy alone in the simulation and count its successes."""
     from kv_cache import CacheFullError
-    from kv_cache.gate_file import load_gate
-    from streaming_vla.engine.options import differences
+    from streaming_vla.engine.cache import differences, engine_options
     from streaming_vla.policies.loading import load_policy
     from streaming_vla.policies.models import find_model
     from streaming_vla.sim.tasks import select_tasks
@@ -113,7 +111,8 @@ def evaluate(
             raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
         kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
-        kept = replace(kept, capacity=capacity, threshold=threshold, keep_rate=keep_rate)
+        chance = -1.0 if threshold is None else threshold
+        kept = kept.changed(cache_capacity=capacity, cache_threshold=chance, cache_keep_rate=keep_rate)
         options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         policy = load_policy(file)
@@ -124,8 +123,9 @@ def evaluate(
             loop.Trial(task, seed, instruction, maximum_steps, waits) for task in select_tasks(tasks) for seed in chosen
         ]
         loop.wording(trials[0])
-        if kept.gate:
-            for sentence in differences(load_gate(kept.gate).training, kept.engine(policy.spec), file):
+        engine = engine_options(kept, policy.spec.tokens_per_observation)
+        if engine.gate is not None:
+            for sentence in differences(engine.gate.training, engine.cache, file):
                 typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)
