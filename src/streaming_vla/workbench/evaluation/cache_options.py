@@ -53,7 +53,7 @@ def choose_cache(
     if policy != "gated" and gate is not None:
         raise ValueError(f"cache {policy} has no gate: choose cache gated for '{gate}'")
     if policy != "gated":
-        plain = NEWEST_ONLY.changed(cache_policy=policy, cache_budget=budget)
+        plain = FULL.changed(cache_policy=policy, cache_budget=budget)
         return plain.changed(cache_sinks=sinks or 0, cache_recent=recent or 0, cache_chunk=chunk or 0)
     if gate is None:
         raise ValueError("cache gated needs a gate, a name or a file: --gate compact_mt10_gate is the shipped policy's")
@@ -79,5 +79,5 @@ def gated_cache(
             f"gate '{gate}' does not tell for which cache it was trained, expected sinks, recent and chunk of its "
             "plan: train it with 'streaming-vla train gate', or give all three"
         )
-    named = {f"cache_{name}": size for name, size in sizes.items()}
-    return CacheOptions(cache_policy="gated", cache_budget=budget, cache_gate=str(gate), **named)
+    named = {f"cache_{name}": sizes[name] for name in asked}
+    return FULL.changed(cache_policy="gated", cache_budget=budget, cache_gate=str(gate), **named)

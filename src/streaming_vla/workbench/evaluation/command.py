@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.refusal import refuse
 from streaming_vla.workbench.progress import counting
 
 DEFAULT_SEEDS = "10000:10050"
 DEFAULT_WAIT = "40:400"
+CACHE = CacheOptions()
 
 
 def parse_seeds(text: str) -> range:
@@ -62,15 +64,19 @@ def evaluate(
     chunk: Annotated[
         int | None, typer.Option(min=0, help="tokens judged together; 0: one observation [default: see --gate]")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = 256,
-    capacity: Annotated[int, typer.Option(min=1, help="tokens that cache full can hold")] = 16_384,
+    budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = CACHE.cache_budget,
+    capacity: Annotated[
+        int | None, typer.Option(min=1, help="tokens that cache full can hold [default: those of any episode]")
+    ] = None,
     gate: Annotated[
         str, typer.Option(help="of cache gated: a name or a file; sizes default to those it was trained for")
     ] = "",
     threshold: Annotated[
         float | None, typer.Option(min=0, help="least score that gated keeps; without it as calibrated with the gate")
     ] = None,
-    keep_rate: Annotated[float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")] = 0.1,
+    keep_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")
+    ] = CACHE.cache_keep_rate,
     blank: Annotated[list[str] | None, typer.Option(help="camera that shows black; again for another")] = None,
     start: Annotated[
         str, typer.Option(help="what the flow's sum counts from: rezero, episode or pending, as it was trained")
@@ -111,8 +117,8 @@ def evaluate(
             raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
         kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
-        chance = -1.0 if threshold is None else threshold
-        kept = kept.changed(cache_capacity=capacity, cache_threshold=chance, cache_keep_rate=keep_rate)
+        given = {"cache_capacity": capacity, "cache_threshold": threshold, "cache_keep_rate": keep_rate}
+        kept = kept.changed(**{name: value for name, value in given.items() if value is not None})
         options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         policy = load_policy(file)

@@ -14,12 +14,14 @@ import numpy as np
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import Action, ContextReady, Episode, ExecutionState, Mode, ObserveRequest
+from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
 from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy, check_count
 
 ChunkEffect = ChunkRequest | Action | ContextReady
 
+LEAD = GeneratorOptions().lead_actions
 DELAYS_REMEMBERED = 10  # newest delays, whose longest is expected (RTC's buffer)
 
 
@@ -36,7 +38,7 @@ class ChunkGeneratorOptions:
     """
 
     horizon: int
-    lead_actions: int = 1
+    lead_actions: int = LEAD
 
     def __post_init__(self) -> None:
         check_count("horizon", self.horizon, 1)
