@@ -81,10 +81,9 @@ def test_an_option_is_declared_in_one_place() -> None:
 def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
-    bare = names | {name.removeprefix(part) for name in names for part in ("cache_", "hand_over_")}
     own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
-    given = {"seed", "task", "model", "saliency_model", "mode", "start", "policy"}  # words of many meanings
-    pattern = re.compile(rf"^\s+({'|'.join(sorted(bare - given))}): [^\n=]+ = [-\d(\"TF].*$", re.M)
+    given = {"seed", "task", "model", "saliency_model", "mode", "overrun"}  # of a scene, and of strategies
+    pattern = re.compile(rf"^\s+({'|'.join(sorted(names - given))}): [^\n=]+ = [-\d(\"TF].*$", re.M)
     found = {
         f"{path.name}: {match[0].strip()}"
         for path in sorted((ROOT / "src").rglob("*.py"))

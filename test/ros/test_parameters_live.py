@@ -94,6 +94,7 @@ def test_a_refused_value_changes_nothing(executor: Any) -> None:
 
 
 def test_a_change_that_is_refused_for_one_value_puts_none_of_them_in_force(executor: Any) -> None:
+    assert put(executor, "start_actions", 1).successful
     changes = {"start_actions": 2, "maximum_lead": [1.0]}
     parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changes.items()]
     name = "/executor/set_parameters_atomically"

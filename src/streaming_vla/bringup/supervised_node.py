@@ -91,15 +91,16 @@ class Member:
             self._driver = None
             self._say(f"{self.node.name}: active after {now - self._spawned_s:.1f} s")
         elif progress is Progress.REFUSED or now - self._spawned_s > BRING_UP_TIMEOUT_S:
-            self._lost(process, now)
+            self._lost(process, now, refused=progress is Progress.REFUSED)
 
-    def _lost(self, process: NodeProcess, now: float) -> None:
+    def _lost(self, process: NodeProcess, now: float, refused: bool = False) -> None:
         sentence = process.last_sentence()
         self.active = False
         self._driver = None
         process.stop()
         self.process = None
-        if not self._been_active or process.popen.returncode == CONFIG_ERROR:
+        # what a node refuses it would refuse again
+        if not self._been_active or refused or process.popen.returncode == CONFIG_ERROR:
             raise GivenUp(sentence)
         delay_s = self._policy.delay_s(now)
         if delay_s is None:

@@ -114,7 +114,7 @@ def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
     except ValueError as error:
         problems.append(f"{path}: {error}")
     if problems:
-        raise ParameterFileError("\n".join(problems))
+        raise ParameterFileError("\n".join(dict.fromkeys(problems)))  # of "/**" several nodes may say the same
     return options
 
 

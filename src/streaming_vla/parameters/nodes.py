@@ -14,7 +14,6 @@ from streaming_vla.machines.observer_options import ObserverOptions
 from streaming_vla.options.option import Options, suggest
 from streaming_vla.options.shared import ActionOptions, ContextOptions, SharedOptions
 from streaming_vla.parameters.sections import EVERY_NODE
-from streaming_vla.policies.layout import layout_mismatch
 from streaming_vla.sim.options import SimRobotOptions
 
 if TYPE_CHECKING:  # a robot's light nodes read this module, and the contract needs torch
@@ -69,7 +68,7 @@ class SuiteOptions(NamedTuple):
         Raises:
             ValueError: it acts in other dimensions or sees other pictures.
         """
-        if mismatch := layout_mismatch(self.generator.layout, spec.layout.names, spec.layout.absolute):
+        if mismatch := self.generator.layout.mismatch(spec.layout.names, spec.layout.absolute):
             raise ValueError(mismatch)
         cameras, size = self.observer.cameras, self.observer.image_size
         if cameras != spec.cameras:

@@ -20,7 +20,7 @@ from streaming_vla.machines.episodes import Change, CurrentEpisode
 from streaming_vla.machines.events import Episode
 from streaming_vla.options.shared import NodeOptions
 from streaming_vla.ros import messages
-from streaming_vla.ros.declare import ConfigError, Declared, StartError
+from streaming_vla.ros.declare import ConfigError, Declared, StartError, located
 from streaming_vla.ros.priority import raise_priority
 
 __all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "ConfigError", "StartError", "SuiteNode", "reliable"]
@@ -218,7 +218,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
             if transition() != TransitionCallbackReturn.SUCCESS:
                 sentence = self._failure or f"node '{self.get_name()}' cannot be activated"
                 if self._misconfigured:
-                    raise ConfigError(sentence, self.get_fully_qualified_name(), self.options.declared)
+                    raise ConfigError(sentence)
                 raise StartError(sentence)
         self._starting = False
 
@@ -277,6 +277,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         except Exception as error:
             self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
             self._misconfigured = isinstance(error, ValueError)
+            if self._misconfigured:
+                self._failure = located(self._failure, self, self.options.declared)
             if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
                 traceback.print_exc()  # no refusal but a fault of this code
             if not self._starting:  # else the process ends with this sentence

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -11,7 +15,7 @@ from rclpy.parameter import Parameter
 
 from streaming_vla.options.option import Option, Options, unknown
 from streaming_vla.options.shared import SharedOptions
-from streaming_vla.parameters.load import ROS_PREFIXES
+from streaming_vla.parameters.load import ROS_PREFIXES, origin
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 _WHOLE = {Parameter.Type.INTEGER: Parameter.Type.DOUBLE, Parameter.Type.INTEGER_ARRAY: Parameter.Type.DOUBLE_ARRAY}
@@ -22,18 +26,25 @@ class StartError(RuntimeError):
 
 
 class ConfigError(StartError):
-    """The node cannot start as it is configured: starting it again is of no use.
+    """The node cannot start as it is configured: starting it again is of no use."""
+
+
+def parameter_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the parameter files of a node's command line, in order."""
+    return [Path(name) for flag, name in itertools.pairwise(arguments) if flag == "--params-file"]
+
+
+def located(sentence: str, node: Node, names: Iterable[str]) -> str:
+    """Return a sentence on the options of `node` with the file and section in front that set what it names.
 
     Args:
-        sentence: for the operator.
-        node: fully qualified name.
-        options: that the node has.
+        names: of the options.
     """
-
-    def __init__(self, sentence: str, node: str, options: Iterable[str]) -> None:
-        super().__init__(sentence)
-        self.node = node
-        self.options = tuple(options)
+    files = [path for path in parameter_files(sys.argv) if path.is_file()]
+    named = [name for name in names if f"'{name}'" in sentence]
+    named = named or [name for name in names if re.search(rf"\b{re.escape(name)}\b", sentence)]
+    place = origin(files, node.get_fully_qualified_name(), named) or "".join(map(str, files[:1]))
+    return f"{place}: {sentence}" if place else sentence
 
 
 class Declared(Generic[OptionsT]):
@@ -54,7 +65,7 @@ class Declared(Generic[OptionsT]):
             self.options: OptionsT = kind(**_given(node, kind))
         except ValueError as error:
             sentence = f"node '{node.get_name()}': {error}"
-            raise ConfigError(sentence, node.get_fully_qualified_name(), kind.declared) from error
+            raise ConfigError(located(sentence, node, [*kind.declared, *node._parameter_overrides])) from error
         for name, value in self.options.values().items():
             written = list(value) if isinstance(value, tuple) else value
             node.declare_parameter(name, written, _descriptor(kind.declared[name]), ignore_override=True)

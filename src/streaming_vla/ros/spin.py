@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,13 +15,13 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor, TimeoutObject
 from rclpy.signals import SignalHandlerOptions
 
-from streaming_vla.parameters.load import ParameterFileError, origin, read_yaml
+from streaming_vla.parameters.load import ParameterFileError, read_yaml
 from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
+from streaming_vla.ros.declare import parameter_files
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
-PARAMS_FILE_FLAG = "--params-file"
 
 
 def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
@@ -35,7 +32,8 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
     """
     arguments = sys.argv if arguments is None else arguments
     try:
-        files = _parameter_files(arguments)
+        for path in parameter_files(arguments):
+            read_yaml(path)  # else ROS refuses it in words of its own
         # rclpy's own handlers would close the middleware before a stop command can be sent
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except ParameterFileError as error:
@@ -45,7 +43,7 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
     try:
         return _run(make)
     except ConfigError as error:
-        return _refuse(_located(error, files), CONFIG_ERROR)
+        return _refuse(str(error), CONFIG_ERROR)
     except StartError as error:
         return _refuse(str(error))
     finally:
@@ -104,25 +102,6 @@ class _Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-
-
-def _parameter_files(arguments: list[str]) -> list[Path]:
-    """Return the parameter files of the command line.
-
-    Raises:
-        ParameterFileError: one that ROS could not read; the sentence names it.
-    """
-    files = [Path(name) for flag, name in itertools.pairwise(arguments) if flag == PARAMS_FILE_FLAG]
-    for path in files:
-        read_yaml(path)
-    return files
-
-
-def _located(error: ConfigError, files: list[Path]) -> str:
-    """Return the sentence with the file and the section that set what it names in front."""
-    named = {name for name in error.options if re.search(rf"\b{name}\b", str(error))}
-    place = origin(files, error.node, named)
-    return f"{place}: {error}" if place else str(error)
 
 
 def _refuse(sentence: str, code: int = 1) -> int:

@@ -18,7 +18,6 @@ from streaming_vla.machines.events import Action, Command, CommandKind, Episode,
 from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.policies.layout import layout_mismatch
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
@@ -141,7 +140,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         return WRITERS[self.options.command_type](self.options)
 
     def _mismatch_from(self, context: wire.Context) -> str:
-        return layout_mismatch(self._layout, tuple(context.action_names), tuple(context.action_absolute))
+        return messages.layout_mismatch(self._layout, context)
 
     def _on_layout(self, mismatch: str) -> None:
         self._mismatch = mismatch

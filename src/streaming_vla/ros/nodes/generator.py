@@ -12,7 +12,6 @@ from streaming_vla_interfaces import srv
 from streaming_vla.machines.events import Action, ContextReady, Episode, FlowRequest
 from streaming_vla.machines.generator import Generator, GeneratorEffect
 from streaming_vla.machines.generator_options import GeneratorOptions
-from streaming_vla.policies.layout import layout_mismatch
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
@@ -88,7 +87,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         }
 
     def _context_from(self, message: wire.Context) -> ContextReady:
-        self._mismatch = layout_mismatch(self._layout, tuple(message.action_names), tuple(message.action_absolute))
+        self._mismatch = messages.layout_mismatch(self._layout, message)
         if self._mismatch:
             raise ValueError(self._mismatch)
         return messages.context_from(message)
