@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kv_cache.cache import SessionCache
 from streaming_vla.machines.hand_over import STARTS
-from streaming_vla.policies.contract import PolicyObservation, StreamingPolicy, prefill_whole
+from streaming_vla.policies.contract import PolicyObservation, FlowPolicy, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
@@ -48,7 +48,7 @@ class PilotOptions:
     start: str = "rezero"
     seed: int = 0
 
-    def check(self, policy: StreamingPolicy) -> None:
+    def check(self, policy: FlowPolicy) -> None:
         """Check the options against a policy.
 
         Raises:
@@ -84,7 +84,7 @@ class Pilot:
         pictures: of the first camera, one per observation, where they are asked for: [S, S, 3].
     """
 
-    def __init__(self, policy: StreamingPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
+    def __init__(self, policy: FlowPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
         options.check(policy)
         self._policy, self._options, self._keep_pictures = policy, options, keep_pictures
         self.begin("")

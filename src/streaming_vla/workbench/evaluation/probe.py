@@ -13,7 +13,7 @@ import numpy as np
 
 from kv_cache.cache import CacheView, SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policies.contract import PolicyObservation, StreamingPolicy, prefill_whole
+from streaming_vla.policies.contract import PolicyObservation, FlowPolicy, prefill_whole
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import get_task
@@ -35,7 +35,7 @@ class ProbeResult:
         return self.flipped / self.compared if self.compared else 0.0
 
 
-def probe(policy: StreamingPolicy, robot: MetaWorldRobot, trials: Iterable[tuple[str, int]]) -> ProbeResult:
+def probe(policy: FlowPolicy, robot: MetaWorldRobot, trials: Iterable[tuple[str, int]]) -> ProbeResult:
     """Let the expert run episodes and ask the policy at every tenth picture: sum 0 against the sum of its own actions.
 
     Args:
@@ -54,7 +54,7 @@ def probe(policy: StreamingPolicy, robot: MetaWorldRobot, trials: Iterable[tuple
     return ProbeResult(flipped, compared)
 
 
-def _look(policy: StreamingPolicy, robot: MetaWorldRobot, instruction: str) -> CacheView:
+def _look(policy: FlowPolicy, robot: MetaWorldRobot, instruction: str) -> CacheView:
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
     images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
@@ -63,7 +63,7 @@ def _look(policy: StreamingPolicy, robot: MetaWorldRobot, instruction: str) -> C
     return cache.view()
 
 
-def _compare(policy: StreamingPolicy, view: CacheView) -> bool | None:
+def _compare(policy: FlowPolicy, view: CacheView) -> bool | None:
     """Return whether the action turns when the sum says that nothing has moved; None where it is too short."""
     layout = policy.spec.layout
     summed = ~np.asarray(layout.absolute)

@@ -27,7 +27,7 @@ from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
-from streaming_vla.policies.contract import StreamingPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.machine_options import MachineOptions, machine_options
 from streaming_vla.workbench.replay.live import LIVE_TOPICS, LiveEpisode
@@ -105,7 +105,7 @@ class ReplayOptions:
 
 
 def replay(
-    path: Path, policy: StreamingPolicy, options: ReplayOptions, progress: Callable[[float], None] | None = None
+    path: Path, policy: FlowPolicy, options: ReplayOptions, progress: Callable[[float], None] | None = None
 ) -> Replayed:
     """Replay one bag; `progress` is told the share that is done.
 
@@ -175,7 +175,7 @@ class _Player:
 
     def __init__(
         self,
-        policy: StreamingPolicy,
+        policy: FlowPolicy,
         machines: MachineOptions,
         options: ReplayOptions,
         ingest: Ingest,

@@ -12,7 +12,7 @@ import yaml
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.policies.contract import StreamingPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.saliency.loading import load_with_predictor
 from streaming_vla.workbench.machine_options import all_values
 from streaming_vla.workbench.processes import map_in_processes
@@ -147,13 +147,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _policy(values: Mapping[str, Mapping[str, Any]]) -> StreamingPolicy:
+def _policy(values: Mapping[str, Mapping[str, Any]]) -> FlowPolicy:
     inference = values["inference"]
     return _loaded(str(inference["model"]), str(inference["saliency_model"]))
 
 
 @cache
-def _loaded(model: str, saliency_model: str) -> StreamingPolicy:
+def _loaded(model: str, saliency_model: str) -> FlowPolicy:
     import torch
 
     torch.set_num_threads(1)

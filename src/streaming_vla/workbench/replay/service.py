@@ -13,7 +13,7 @@ from streaming_vla.engine.options import EngineOptions
 from streaming_vla.engine.sessions import Sessions
 from streaming_vla.images.encode import PictureOptions, encode_message
 from streaming_vla.machines.events import ContextReady, Snapshot
-from streaming_vla.policies.contract import StreamingPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.workbench.report.records import CacheAt
@@ -37,7 +37,7 @@ class ReplayService(PolicyService):
 
     def __init__(
         self,
-        policy: StreamingPolicy,
+        policy: FlowPolicy,
         options: EngineOptions,
         pictures: Mapping[str, PictureOptions],
         clock: Clock,

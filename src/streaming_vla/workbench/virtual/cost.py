@@ -15,12 +15,12 @@ from streaming_vla.policies.contract import (
     ChunkPolicy,
     PlanningPolicy,
     PolicyObservation,
-    StreamingPolicy,
+    FlowPolicy,
     prefill_whole,
 )
 
 
-def costs(policy: StreamingPolicy) -> dict[str, int]:
+def costs(policy: FlowPolicy) -> dict[str, int]:
     """Return the FLOPs of every kind of work that `policy` can do, history left out.
 
     The kinds are prefill, flow_step, chunk_step, exact_chunk_step, look_ahead and plan.

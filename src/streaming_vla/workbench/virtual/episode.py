@@ -15,7 +15,7 @@ from streaming_vla.machines.executor import Executor, ExecutorOptions
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer, ObserverOptions
-from streaming_vla.policies.contract import StreamingPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.workbench.report.records import EpisodeRecord
@@ -84,7 +84,7 @@ class EpisodeOptions:
 def run_episode(
     setup: Setup,
     profile: LatencyProfile,
-    policy: StreamingPolicy,
+    policy: FlowPolicy,
     robot: MetaWorldRobot,
     options: EpisodeOptions,
     disturbance: Disturbance | None = None,

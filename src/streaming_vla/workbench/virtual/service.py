@@ -20,7 +20,7 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Snapshot,
 )
-from streaming_vla.policies.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
+from streaming_vla.policies.contract import ChunkPolicy, PolicyObservation, FlowPolicy, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.metaworld import METRES_PER_UNIT
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
@@ -49,7 +49,7 @@ class PolicyService:
         MemoryError: it would be too large.
     """
 
-    def __init__(self, policy: StreamingPolicy, cache: CacheOptions, seed: int) -> None:
+    def __init__(self, policy: FlowPolicy, cache: CacheOptions, seed: int) -> None:
         self._policy = policy
         self._sessions = Sessions(policy.spec, cache.engine(policy.spec, seed))
         self._random = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ PICTURES_KEPT = 8  # newest requests; contexts that are older than all of them a
 SUMS_KEPT = 128  # newest actions; no picture is as old that is still acted on
 
 
-class SincePicture:
+class ActionHistory:
     """Follows one episode. A picture that is taken when an action begins shows the arm before this action."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class SincePicture:
         known = max((number for number in self._sums if number <= actions), default=None)
         return None if known is None else self._sums[known]
 
-    def lacking(self, sequence: int, actions: int) -> int:
+    def observation_delay(self, sequence: int, actions: int) -> int:
         """Return how many of the first `actions` of the episode the picture of `sequence` lacks; 0: not known."""
         shown = self._at_picture.get(sequence)
         return 0 if shown is None else max(0, actions - shown)

@@ -1,0 +1,128 @@
+"""Runs an engine on a thread of its own, and holds messages back where a latency profile gives a network."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from streaming_vla.engine.engine import Engine
+from streaming_vla.engine.latency_profile import LatencyProfile
+from streaming_vla.engine.values import Reply
+
+LOGGER = logging.getLogger(__name__)
+
+
+class EngineThread:
+    """Polls the engine whenever there is something to do and sends its replies. Single use.
+
+    Requests go in through `submit`, so that a profile's network can delay them as it delays replies; each way keeps its
+    order.
+
+    Args:
+        engine: its `on_work` is taken.
+        send: gets every reply, on this thread; what it raises is logged and counted.
+        clock: seconds, monotonic.
+        network: its transport delays every message; None: no network.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        send: Callable[[Reply], None],
+        clock: Callable[[], float],
+        network: LatencyProfile | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.failed = 0  # replies that could not be sent
+        self._send, self._clock, self._network = send, clock, network
+        self._random = np.random.default_rng((seed, 2))
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._arrival_s = {"in": 0.0, "out": 0.0}
+        self._closed = self._woken = False
+        self._thread = threading.Thread(target=self._loop, name="inference engine", daemon=True)
+        engine.on_work = self._wake
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        self._thread.start()
+
+    def submit(self, request: Callable[[float], None]) -> None:
+        """Hand a request to the engine, which gets the time at which it has arrived. From any thread."""
+        if self._network is None:
+            request(self._clock())
+        else:
+            self._travel("in", lambda: request(self._clock()))
+
+    def close(self) -> None:
+        """Let the slice in work end, send what is held back, refuse what waits, join the thread. May be called again.
+
+        Raises:
+            RuntimeError: called on this thread, which cannot join itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("engine: close was called from a reply, call it from another thread")
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if first:
+            while self._due:
+                heapq.heappop(self._due)[2]()
+            for reply in self.engine.close():
+                self._deliver(reply)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def _travel(self, way: str, arrive: Callable[[], None]) -> None:
+        assert self._network is not None, "without a network nothing travels"
+        with self._changed:
+            arrival_s = max(self._arrival_s[way], self._clock() + self._network.transport_s(self._random))
+            self._arrival_s[way] = arrival_s
+            heapq.heappush(self._due, (arrival_s, next(self._order), arrive))
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        while True:
+            arrived: list[Callable[[], None]] = []
+            deadline_s = self.engine.deadline()  # outside of the lock: the engine calls on_work within its own
+            with self._changed:
+                due_s = min(deadline_s, self._due[0][0] if self._due else float("inf"))
+                wait_s = due_s - self._clock()
+                if wait_s > 0.0 and not self._woken and not self._closed:
+                    self._changed.wait(None if due_s == float("inf") else wait_s)
+                if self._closed:
+                    return
+                self._woken = False
+                while self._due and self._due[0][0] <= self._clock():
+                    arrived.append(heapq.heappop(self._due)[2])
+            for arrive in arrived:
+                arrive()
+            for reply in self.engine.poll(self._clock()):
+                if self._network is None:
+                    self._deliver(reply)
+                else:
+                    self._travel("out", lambda reply=reply: self._deliver(reply))  # type: ignore[misc]
+
+    def _deliver(self, reply: Reply) -> None:
+        try:
+            self._send(reply)
+        except Exception:  # of whoever sends: the other replies go out all the same
+            self.failed += 1
+            LOGGER.exception("a reply of the engine could not be sent")
