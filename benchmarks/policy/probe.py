@@ -13,7 +13,7 @@ import numpy as np
 
 from kv_cache.cache import CacheView, SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policies.contract import PolicyObservation, FlowPolicy, prefill_whole
+from streaming_vla.policies.contract import FlowPolicy, PolicyObservation, prefill_whole
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import get_task

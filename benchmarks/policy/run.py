@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from probe import probe
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
@@ -33,7 +34,6 @@ from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
 from streaming_vla.workbench.evaluation.command import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.workbench.evaluation.probe import probe
 from streaming_vla.workbench.progress import counting
 
 FOLDER = Path(__file__).parent

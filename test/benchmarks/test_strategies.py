@@ -6,18 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from runtime_cases import EPISODE, LAYOUT, state
-from world import Timing, World
-
-from streaming_vla.machines.events import Action, ContextReady, Mode, ObserveRequest, Reason
-from streaming_vla.machines.executor import ExecutorOptions
-from streaming_vla.machines.monitor import MonitorOptions
-from streaming_vla.policies.guide import Guide
-from streaming_vla.saliency.decision import Moment, Verdict
-from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
-from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from streaming_vla.workbench.virtual.baselines.similarity import Similarity
-from streaming_vla.workbench.virtual.baselines.strategies import (
+from baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
+from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
+from baselines.similarity import Similarity
+from baselines.strategies import (
     MERGES,
     AsyncQueue,
     ChunkHandOver,
@@ -27,7 +19,15 @@ from streaming_vla.workbench.virtual.baselines.strategies import (
     TemporalEnsembling,
     weights,
 )
-from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy
+from baselines.strategy import Ahead, Strategy
+from runtime_cases import EPISODE, LAYOUT, state
+from world import Timing, World
+
+from streaming_vla.machines.events import Action, ContextReady, Mode, ObserveRequest, Reason
+from streaming_vla.machines.executor import ExecutorOptions
+from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.policies.guide import Guide
+from streaming_vla.saliency.decision import Moment, Verdict
 
 H = 8
 CHUNK = np.stack([np.arange(H) / 10, np.zeros(H), np.ones(H)], axis=1)

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cells as virtual_cells
 import pytest
 import torch
+from cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
+from strategies import STRATEGIES, changed
 
 from kv_cache import CacheSpec, Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from streaming_vla.policies.models import AUTO
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
-from streaming_vla.workbench.virtual import cells as virtual_cells
-from streaming_vla.workbench.virtual.cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, changed
 
 CELL = Cell("ours", STRATEGIES["ours"], "paper", "reach", 3)
 

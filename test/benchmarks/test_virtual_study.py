@@ -11,6 +11,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cost import costs
+from strategies import STRATEGIES
+from streaming_vla.workbench.virtual.service import hand_after
+from study import (
+    MovableGoal,
+    aggregate,
+    as_row,
+    hand_over_jumps,
+    jerk,
+    markdown,
+    measures,
+    reaction_ms,
+)
 
 from kv_cache import CacheSpec
 from streaming_vla.engine.latency_profile import find_profile
@@ -25,25 +38,12 @@ from streaming_vla.sim.metaworld import CAMERAS, RenderError
 from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.report.records import ObservationAt, StateAt
-from streaming_vla.workbench.virtual.cost import costs
 from streaming_vla.workbench.virtual.episode import (
     LONGEST_STEPS,
     Disturbance,
     EpisodeOptions,
     VirtualEpisode,
     run_episode,
-)
-from streaming_vla.workbench.virtual.service import hand_after
-from streaming_vla.workbench.virtual.strategies import STRATEGIES
-from streaming_vla.workbench.virtual.study import (
-    MovableGoal,
-    aggregate,
-    as_row,
-    hand_over_jumps,
-    jerk,
-    markdown,
-    measures,
-    reaction_ms,
 )
 
 torch.set_num_threads(1)

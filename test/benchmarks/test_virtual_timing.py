@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
 from runtime_cases import LAYOUT
+from strategies import STRATEGIES, Setup, find_strategy
+from streaming_vla.workbench.virtual.hardware import Clock, Hardware
 from world import Timing, World
 
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread, find_profile
 from streaming_vla.machines.executor import ExecutorOptions
 from streaming_vla.machines.monitor import MonitorOptions
-from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from streaming_vla.workbench.virtual.hardware import Clock, Hardware
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, find_strategy
 from streaming_vla.workbench.virtual.world import Told
 
 PAPER = find_profile("paper")

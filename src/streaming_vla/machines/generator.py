@@ -213,6 +213,11 @@ class Generator:
             self.hand_over.last_sent = self._layout.start(cumulative)
         return self._proceed(now)
 
+    def waited_since(self, action: GeneratedAction) -> float | None:
+        """Return since when an action that has come was waited for, and for nothing before it; None: it was not."""
+        flow = self._flow_of(action)
+        return flow.waits_since_s if flow is not None and flow.waits else None
+
     def on_generated(self, action: GeneratedAction, now: float) -> list[GeneratorEffect]:
         """Take an action of a granted step; one that is out of order, or none, ends its flow."""
         effects = self.poll(now)
