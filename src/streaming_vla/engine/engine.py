@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streaming_vla.engine.generation import Generation, Grants, refusal
+from streaming_vla.engine.generation import Flow, Generation, Grants, refusal
 from streaming_vla.engine.jobs import Job, JobQueue, Outcome, Work
 from streaming_vla.engine.options import EngineOptions
 from streaming_vla.engine.pace import Pace
@@ -79,21 +79,22 @@ class Engine:
         self.sessions = Sessions(policy.spec, options)
         self.flow_latency = LatencyTracker(warm_up=1 if pace is None else 0)
         self.worked: Counter[Work] = Counter()  # how often each kind of work was done
+        self.lock = threading.RLock()  # of what requests and work share; never held while the policy works
         self.on_work: Callable[[], None] = lambda: None  # called when there is something new to do
         self._pace, self._stopwatch, self._blocks = pace, stopwatch, wait_for_futures
-        self._lock = threading.RLock()
         self._queue = JobQueue()
         self._grants: dict[str, Grants] = {}
         self._replies: list[Reply] = []  # that need no work
         self._left_s: dict[Job, list[float]] = {}  # slices of a paced prefill
-        self._parked: set[Job] = set()  # waiting for a future
+        self._parked: dict[Job, float] = {}  # waiting for a future, since when
+        self._slice_since_s = NEVER_S  # when the slice in work was begun
         self._lanes = [_Lane(), _Lane()] if pace is not None and pace.beside else [_Lane()]
         self._counts: Counter[str] = Counter()
         self._closed = False
 
     def counts(self) -> dict[str, int]:
         """Return how often each code was answered: served.generate, old_episode, ... From any thread."""
-        with self._lock:
+        with self.lock:
             return dict(sorted(self._counts.items()))
 
     def retune(self, options: EngineOptions) -> None:
@@ -109,7 +110,7 @@ class Engine:
 
     def observe(self, observation: EncodedObservation, now: float) -> None:
         """Prefill an observation into its session. One waits per session; a newer one takes its place."""
-        with self._lock:
+        with self.lock:
             waiting = self._waiting_prefill(observation.session)
             if waiting is None:
                 self._submit(Prefill(self, observation, now))
@@ -125,7 +126,7 @@ class Engine:
 
     def generate(self, session: str, request: GenerateRequest, now: float) -> None:
         """Let a robot have the actions of a context that it asks for, each as soon as it exists."""
-        with self._lock:
+        with self.lock:
             try:
                 self.grants(session).take(request, self.sessions.get(session), self.policy.spec, now)
             except Refused as refused:
@@ -144,21 +145,21 @@ class Engine:
 
     def poll(self, now: float) -> list[Reply]:
         """Do what is due, at most one slice; return what goes out."""
-        with self._lock:
+        with self.lock:
             replies, self._replies = self._replies, []
         for lane in self._lanes:
             if lane.job is not None and lane.end_s <= now:
-                replies += self._end(lane)
+                replies += self._end(lane, now)
         for number, lane in enumerate(self._lanes):
             if lane.job is None:
                 self._begin(lane, number, now)
                 if lane.job is not None and lane.end_s <= now:
-                    replies += self._end(lane)
+                    replies += self._end(lane, now)
         return replies
 
     def deadline(self) -> float:
         """Return when `poll` must be called next, seconds: minus infinity is at once, infinity at the next request."""
-        with self._lock:
+        with self.lock:
             if self._replies:
                 return NOW_S
             for number, lane in enumerate(self._lanes):
@@ -166,12 +167,17 @@ class Engine:
                     return NOW_S
             return min(lane.end_s for lane in self._lanes)
 
+    def working_since(self) -> float:
+        """Return when the oldest slice was begun that the policy has not ended, infinity: none. From any thread."""
+        with self.lock:
+            return min([self._slice_since_s, *self._parked.values()])
+
     def close(self) -> list[Reply]:
         """Refuse what waits, now and from now on; return the refusals."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             jobs = [*self._queue.waiting(), *self._parked, *(lane.job for lane in self._lanes if lane.job is not None)]
-            self._queue, self._parked = JobQueue(), set()
+            self._queue, self._parked = JobQueue(), {}
             for lane in self._lanes:
                 lane.job, lane.end_s = None, NEVER_S
             for job in jobs:
@@ -186,13 +192,18 @@ class Engine:
         """Return what a robot has granted."""
         return self._grants.setdefault(session, Grants())
 
+    def next_flow(self, session: str) -> Flow | None:
+        """Return the flow of a robot whose next step is granted and can be done, or None."""
+        with self.lock:
+            return self.grants(session).next(self.sessions.get(session))
+
     def submit(self, job: Job) -> None:
         """Queue a job."""
         self._submit(job)
 
     def take_waiting(self, kind: type[Job]) -> list[Job]:
         """Return the jobs of a kind that wait, the first one first; they wait no longer."""
-        with self._lock:
+        with self.lock:
             found = []
             while (job := self._queue.pop(lambda job: isinstance(job, kind))) is not None:
                 found.append(job)
@@ -215,14 +226,14 @@ class Engine:
         late = self._waiting_prefill(session)
         if late is not None and late.observation.episode != episode:  # it would begin its own episode again
             sentence = f"{session} was reset to episode {episode} before observation was begun"
-            with self._lock:
+            with self.lock:
                 self._queue.pop(lambda job: job is late)
                 for reply in late.cancel(Refused("reset", sentence)):
                     self._answer(reply)
 
     def _waiting_prefill(self, session: str) -> Prefill | None:
         """Return the prefill of a session that has not begun."""
-        with self._lock:
+        with self.lock:
             for job in self._queue.waiting():
                 if isinstance(job, Prefill) and job.session == session and not job.begun:
                     return job
@@ -230,16 +241,16 @@ class Engine:
 
     def _generate(self, session: str) -> None:
         """Queue the generation of a session when it has something to do and is not queued."""
-        with self._lock:
+        with self.lock:
             queued = any(isinstance(job, Generation) and job.session == session for job in self._jobs())
-            if not queued and self.grants(session).next(self.sessions.get(session)) is not None:
+            if not queued and self.next_flow(session) is not None:
                 self._submit(Generation(self, session))
 
     def _jobs(self) -> list[Job]:
         return [*self._queue.waiting(), *(lane.job for lane in self._lanes if lane.job is not None)]
 
     def _submit_bounded(self, job: Job) -> None:
-        with self._lock:
+        with self.lock:
             same = [w for w in self._queue.waiting() if w.session == job.session and w.priority is job.priority]
             if len(same) < MAX_REQUESTS:
                 self._submit(job)
@@ -250,7 +261,7 @@ class Engine:
                 self._answer(reply)
 
     def _submit(self, job: Job) -> None:
-        with self._lock:
+        with self.lock:
             if self._closed:
                 for reply in job.cancel(CLOSED):
                     self._answer(reply)
@@ -260,7 +271,7 @@ class Engine:
 
     def _answer(self, reply: Reply) -> None:
         """Send what needs no work."""
-        with self._lock:
+        with self.lock:
             self._count(reply)
             self._replies.append(reply)
         self.on_work()
@@ -277,16 +288,17 @@ class Engine:
     def _begin(self, lane: _Lane, number: int, now: float) -> None:
         """Begin the first slice of a lane that is free."""
         while True:
-            with self._lock:
-                job = self._queue.pop(lambda job: self._is_of(number, job))
+            with self.lock:
+                lane.job = job = self._queue.pop(lambda job: self._is_of(number, job))
             if job is None:
                 return
-            begin_s = self._stopwatch()
+            begin_s, self._slice_since_s = self._stopwatch(), now
             outcome, paced_s = self._slice(job, now)
-            seconds = max(paced_s, self._stopwatch() - begin_s)
+            seconds, self._slice_since_s = max(paced_s, self._stopwatch() - begin_s), NEVER_S
             if outcome.nothing:
+                self._let_go(lane)
                 continue
-            lane.job, lane.outcome = job, outcome
+            lane.outcome = outcome
             lane.end_s = now + paced_s if self._pace is not None else now
             job.timed(outcome, seconds, now + seconds)
             return
@@ -319,32 +331,39 @@ class Engine:
         return outcome, seconds
 
     def _due(self, job: Generation) -> bool:
-        return self.grants(job.session).next(self.sessions.get(job.session)) is not None
+        return self.next_flow(job.session) is not None
 
-    def _end(self, lane: _Lane) -> list[Reply]:
+    def _let_go(self, lane: _Lane) -> None:
+        """A generation had nothing to do; what was granted in that moment is done after all."""
+        with self.lock:
+            job, lane.job = lane.job, None
+            assert job is not None, "a lane that has begun a slice has a job"
+            self._generate(job.session)
+
+    def _end(self, lane: _Lane, now: float) -> list[Reply]:
         """End the slice of a lane: return its replies, and queue what goes on."""
         job, outcome = lane.job, lane.outcome
         assert job is not None, "a lane that ends a slice has a job"
-        lane.job, lane.end_s = None, NEVER_S
-        with self._lock:
+        with self.lock:
+            lane.job, lane.end_s = None, NEVER_S
             if not outcome.again:
                 self._queue.forget(job)
             elif outcome.wait is not None and not outcome.wait.done():
-                self._parked.add(job)
+                self._parked[job] = now
                 outcome.wait.add_done_callback(lambda _done: self._unpark(job))
             else:
                 self._queue.put(job)
             for reply in outcome.replies:
                 self._count(reply)
-            if isinstance(job, Prefill) and not outcome.again:
-                self._generate(job.session)  # what was granted before its context existed
+            if not outcome.again:  # granted before a context existed, or while a generation ended
+                self._generate(job.session)
         return outcome.replies
 
     def _unpark(self, job: Job) -> None:
-        with self._lock:
+        with self.lock:
             if job not in self._parked:
                 return
-            self._parked.discard(job)
+            del self._parked[job]
             self._queue.put(job)
         self.on_work()
 

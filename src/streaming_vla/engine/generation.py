@@ -30,6 +30,7 @@ CONTEXTS_TO_COME = 2  # that may be granted before they exist
 class Flow:
     """The flow of one context: its next step, the state to ask it from [A], and where the granted steps end."""
 
+    episode: int
     context: int
     revision: int
     step: int
@@ -78,7 +79,16 @@ class Grants:
         flow = self._flows.get(request.context)
         if flow is None or request.revision > flow.revision:
             told = planned if planned is not None or flow is None else flow.planned
-            flow = Flow(request.context, request.revision, request.step, position, request.until, now, planned=told)
+            flow = Flow(
+                request.episode,
+                request.context,
+                request.revision,
+                request.step,
+                position,
+                request.until,
+                now,
+                planned=told,
+            )
             self._flows[request.context] = flow
         elif request.revision < flow.revision:
             return  # overtaken on the way
@@ -133,18 +143,20 @@ class Generation:
     def run(self, now: float) -> Outcome:
         """Do the next step of this robot and of those that fit to it."""
         engine, policy = self._engine, self._engine.policy
-        own = engine.grants(self.session).next(engine.sessions.get(self.session))
-        if own is None:  # cancelled meanwhile, or done along with another robot's
-            return Outcome(nothing=True)
-        asked = [(self.session, own, self._query(self.session, own, now))]
-        if hasattr(policy, "flow_steps"):
-            asked += self._fitting(asked[0][2].view, now)
+        with engine.lock:  # requests come on other threads
+            own = engine.next_flow(self.session)
+            if own is None:  # cancelled meanwhile, or done along with another robot's
+                return Outcome(nothing=True)
+            asked = [(self.session, own, self._query(self.session, own, now))]
+            if hasattr(policy, "flow_steps"):
+                asked += self._fitting(asked[0][2].view, now)
         found = self._steps(policy, [query for _, _, query in asked])
-        self._done = []
-        for (session, flow, _), values in zip(asked, found, strict=True):
-            self._done.append((session, flow, self._action(session, flow, values, now)))
-        again = engine.grants(self.session).next(engine.sessions.get(self.session)) is not None
-        return Outcome(again=again)
+        with engine.lock:
+            self._done = [
+                (session, flow, self._action(session, flow, values, now))
+                for (session, flow, _), values in zip(asked, found, strict=True)
+            ]
+            return Outcome(again=engine.next_flow(self.session) is not None)
 
     def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
         """Say how long the step took; the next one of these flows can be done from its end on."""
@@ -160,11 +172,11 @@ class Generation:
 
     def cancel(self, refused: Refused) -> list[Reply]:
         """Answer what was granted with a refusal."""
-        flow = self._engine.grants(self.session).next(self._engine.sessions.get(self.session))
+        flow = self._engine.next_flow(self.session)
         return [] if flow is None else [Reply(self.session, self._refusal(self.session, flow, refused))]
 
     def _query(self, session: str, flow: Flow, now: float) -> FlowQuery:
-        context = self._engine.sessions.find(session).context(self._engine.grants(session).episode, flow.context)
+        context = self._engine.sessions.find(session).context(flow.episode, flow.context)
         state = None if flow.state is None else flow.state.astype(np.float32)
         return FlowQuery(context.view, flow.position, flow.step, context.own, state, max(0.0, now - flow.state_s))
 
@@ -172,10 +184,10 @@ class Generation:
         """Return the next steps of the other robots that wait and can go with a step of `view`; they wait no longer."""
         found = []
         for job in self._engine.take_waiting(Generation):
-            flow = self._engine.grants(job.session).next(self._engine.sessions.get(job.session))
-            query = None if flow is None else self._query(job.session, flow, now)
-            if flow is None or query is None:
+            flow = self._engine.next_flow(job.session)
+            if flow is None:
                 continue
+            query = self._query(job.session, flow, now)
             if _fit(query.view, view):
                 found.append((job.session, flow, query))
             self._engine.submit(job)  # because it does not fit, or for the step behind this one
@@ -208,7 +220,7 @@ class Generation:
         if isinstance(values, Refused):
             return self._refusal(session, flow, values)
         action = GeneratedAction(
-            self._engine.grants(session).episode,
+            flow.episode,
             flow.context,
             flow.revision,
             flow.step,
@@ -221,9 +233,8 @@ class Generation:
         return action
 
     def _refusal(self, session: str, flow: Flow, refused: Refused) -> GeneratedAction:
-        grants = self._engine.grants(session)
-        grants.end(flow)
-        return refusal(grants.episode, flow.context, flow.revision, flow.step, refused)
+        self._engine.grants(session).end(flow)
+        return refusal(flow.episode, flow.context, flow.revision, flow.step, refused)
 
 
 def refusal(episode: int, context: int, revision: int, step: int, refused: Refused) -> GeneratedAction:

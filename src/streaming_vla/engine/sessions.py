@@ -116,7 +116,7 @@ class Session:
             raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")
         context = self._contexts.get(sequence)
         if context is None or not context.ready:
-            kept = ", ".join(str(number) for number in self._contexts if self.keeps(number)) or "none"
+            kept = ", ".join(str(number) for number in list(self._contexts) if self.keeps(number)) or "none"
             raise Refused("no_context", f"context {sequence} of {self.name} is not kept, there is {kept}")
         return context
 
