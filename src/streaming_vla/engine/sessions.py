@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,9 +79,13 @@ class Session:
         """Sequence of the newest observation of the episode that was prefilled, -1 before the first."""
         return self._sequence
 
+    def holds(self, sequence: int) -> bool:
+        """True for the context of an observation of this episode that can be asked, now or once it is completed."""
+        return sequence in self._contexts
+
     def keeps(self, sequence: int) -> bool:
         """True when the context of an observation of this episode can be asked."""
-        return sequence in self._contexts and self._contexts[sequence].ready
+        return self.holds(sequence) and self._contexts[sequence].ready
 
     def extend(self, sequence: int, prefilled: Prefilled, ready: bool = True) -> CachedContext:
         """Add the tokens of an observation and return the new context.
@@ -104,6 +109,10 @@ class Session:
         while len(self._contexts) > self._contexts_kept:
             del self._contexts[next(iter(self._contexts))]
         return context
+
+    def drop(self, context: CachedContext) -> None:
+        """Forget a context that could not be completed; the history keeps its tokens."""
+        self._contexts = {number: held for number, held in self._contexts.items() if held is not context}
 
     def context(self, episode: int, sequence: int) -> CachedContext:
         """Return the context of an observation.
@@ -161,14 +170,21 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             options = self._options
-            if len(self._sessions) >= options.max_sessions:
-                raise Refused(
-                    "sessions_full",
-                    f"session {name} is one too many, {', '.join(self._sessions)} are served; raise max_sessions",
-                )
+            self.check_room(name, self._sessions)
             cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
             session = self._sessions[name] = Session(name, cache, options.contexts_kept)
         return session
+
+    def check_room(self, name: str, served: Collection[str]) -> None:
+        """Check that one session more than those that are served is allowed.
+
+        Raises:
+            Refused: the largest number of sessions is reached.
+        """
+        if name not in served and len(served) >= self._options.max_sessions:
+            raise Refused(
+                "sessions_full", f"session {name} is one too many, {', '.join(served)} are served; raise max_sessions"
+            )
 
     def get(self, name: str) -> Session | None:
         """Return the session; None when there is none."""
