@@ -225,6 +225,7 @@ class Engine:
         if not outcome.again:  # granted before a context existed, or while a generation ended
             session = self.sessions.get(job.session)
             if isinstance(job, Prefill) and session is not None:
+                job.over()
                 for flow in self.grants(job.session).on_prefilled(job.observation.sequence, session, now):
                     sentence = f"context {flow.context} of {job.session} is not kept any more"
                     replies.append(Reply(job.session, refusal(flow, Refused("no_context", sentence))))

@@ -11,11 +11,7 @@ from streaming_vla.engine.latency_profile import LatencyProfile
 from streaming_vla.machines.events import Action, ExecutionState, ObserveRequest
 from streaming_vla.workbench.virtual.clock import Clock
 
-ON_THE_ROBOT = (
-    ObserveRequest,
-    Action,
-    ExecutionState,
-)  # from a node of the robot to another one: they are there at once
+ON_THE_ROBOT = (ObserveRequest, Action, ExecutionState)  # from one node of the robot to another: there at once
 
 
 class Network:
@@ -37,7 +33,7 @@ class Network:
     def send(self, message: object, receiver: str, event: Callable[[], None]) -> None:
         """Let `event` happen when `message` has reached the node `receiver`."""
         if isinstance(message, ON_THE_ROBOT):
-            event()
+            self._clock.after(0.0, event)  # behind what its sender has said before
             return
         now = self._clock.now
         sent_s, arrival_s = self._newest.get(type(message), (-math.inf, -math.inf))
