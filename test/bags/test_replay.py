@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from making import BEGIN_NS, SIZE, STEP_NS, STORE, TYPES, compressed, floats, header, image, make, picture, write_own
+from streaming_vla.workbench.virtual.hardware import Clock
 
 from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.gate_file import save_gate
@@ -32,7 +33,6 @@ from streaming_vla.workbench.replay.live import LIVE_TOPICS
 from streaming_vla.workbench.replay.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
 from streaming_vla.workbench.replay.service import ReplayService
 from streaming_vla.workbench.report.html import compare, page, write_report
-from streaming_vla.workbench.virtual.hardware import Clock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, SPEC, TOKENS, ToyPolicy

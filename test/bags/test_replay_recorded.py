@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from making import BEGIN_NS, STORE, TYPES, header, make, topic
+from streaming_vla.workbench.virtual.service import PolicyService
 from test_replay import CHANGES, EPISODE, bag
 
 from streaming_vla.bags.reader import Bag
@@ -24,7 +25,6 @@ from streaming_vla.workbench.replay.recorded_times import RecordedEpisode, Seen
 from streaming_vla.workbench.replay.replay import ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual import world as virtual
-from streaming_vla.workbench.virtual.service import PolicyService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, ToyPolicy

@@ -152,7 +152,7 @@ def test_an_unknown_strategy_is_named() -> None:
 
 
 def finished(profile: LatencyProfile) -> list[tuple[str, float, float]]:
-    """Prefill for 60 ms and ask for two flow steps of 10 ms, after 5 and 6 ms; return begin and end of each, seconds."""
+    """Prefill for 60 ms and ask for two flow steps of 10 ms, after 5 and 6 ms; return begin and end of each."""
     engine, found = make_engine(Straw(Timing()), profile), []
     nowhere = LAYOUT.start()
 

@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
+from streaming_vla.engine.delay import Delay, held_answer
 from toy import WAIT_S, Answer, ToyPolicy, flow, observation, observe, options, refusal_of, report_of, step
 
-from streaming_vla.engine.delay import Delay, held_answer
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.engine.values import FlowResult, SaliencyResult

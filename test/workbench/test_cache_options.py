@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streaming_vla.workbench.virtual.service import PolicyService
 
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
@@ -20,7 +21,6 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
 from streaming_vla.workbench.machine_options import engine_options
-from streaming_vla.workbench.virtual.service import PolicyService
 
 BLOCK = 2
 SIZES = {"sinks": 1, "recent": 2 * BLOCK, "chunk": BLOCK}
