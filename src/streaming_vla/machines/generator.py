@@ -160,7 +160,10 @@ class Generator:
 
     def on_robot_state(self, values: Vector, now: float) -> list[GeneratorEffect]:
         """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
-        self._state = (values, now)
+        if np.isfinite(values).all():
+            self._state = (values, now)
+        else:
+            self.counters.count("state_not_finite")
         return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:

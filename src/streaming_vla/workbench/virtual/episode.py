@@ -23,7 +23,7 @@ from streaming_vla.workbench.virtual.clock import Clock
 from streaming_vla.workbench.virtual.network import Network
 from streaming_vla.workbench.virtual.robot import MetaWorldPlant
 from streaming_vla.workbench.virtual.setup import Assembly, Setup
-from streaming_vla.workbench.virtual.world import World
+from streaming_vla.workbench.virtual.world import MACHINES, World
 
 LONGEST_STEPS = 500  # control periods that an episode may take: Meta-World's own limit, halts included
 
@@ -108,7 +108,8 @@ def run_episode(
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
     machines = (observer, parts.monitor, parts.source, executor)
     world = World(machines, engine, plant, Network(profile, clock, options.seed), clock, record)
-    world.prepare, world.hear_contexts = parts.prepare, parts.hear_contexts
+    world.prepare = parts.prepare
+    world.hear_contexts = parts.hear_contexts
     disturbed_s = math.nan
     if disturbance is not None:
         disturbed_s = disturbance.at_step * period_s
@@ -125,8 +126,7 @@ def run_episode(
         record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
     elif robot.failed:
         record.problem = "another goal was chosen, or none in time"
-    named = {"monitor": parts.monitor, "generator": parts.source, "executor": executor, "observer": observer}
-    record.counters = {name: machine.counters.as_dict() for name, machine in named.items()}
+    record.counters = {name: getattr(world, name).counters.as_dict() for name in MACHINES}
     return VirtualEpisode(
         record,
         world.commands,

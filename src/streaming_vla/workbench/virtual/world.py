@@ -125,7 +125,7 @@ class World:
         self.observer, self.monitor, self.generator, self.executor = machines
         self.engine, self.plant, self.network, self.clock, self.record = engine, plant, network, clock, record
         self.prepare: Callable[[EncodedObservation], EncodedObservation] = lambda observation: observation
-        self.hear_contexts = ("generator", "monitor")
+        self.hear_contexts: tuple[str, ...] = ("generator", "monitor")
         self.trace: list[Told] | None = None
         self.succeeded_s: float | None = None
         self.robot_alive = True
@@ -254,7 +254,7 @@ class World:
         self.record.observations.append(
             ObservationAt(self.now, request.sequence, request.reason, size, snapshot.skew_s)
         )
-        self.record.spans.append(Span("observer", "observe", self.now, self.now, request.sequence))
+        self._span("observer", "observe", self.now, request.sequence)
         self.tell("generator", "on_request", request)
         sent = self.prepare(observation)
         self.network.send(sent, "engine", lambda: self._ask("observe", sent, self.now))
@@ -275,29 +275,36 @@ class World:
         value = reply.value
         match value:
             case ContextReport():
-                begin_s = self.now - value.prefill_s - value.queued_s
-                self.record.spans.append(Span("inference", "prefill", begin_s, self.now, value.sequence))
-                self.record.contexts.append(
-                    ContextAt(self.now, value.sequence, value.tokens, value.prefill_s, value.queued_s)
-                )
-                context = self.context_of(value)
-                for machine in self.hear_contexts:
-                    self.network.send(context, machine, partial(self.tell, machine, "on_context", context))
+                self._prefilled(value)
             case GeneratedAction():
-                if value.accepted:
-                    begin_s = self.now - value.compute_s
-                    self.record.spans.append(
-                        Span("inference", "flow_step", begin_s, self.now, value.context, value.step)
-                    )
+                if value.accepted and not self.engine.policy.spec.chunk:  # of a chunk it was done with the context
+                    self._span("inference", "flow_step", self.now - value.compute_s, value.context, value.step)
                 self.network.send(value, "generator", partial(self._generated, value))
             case SaliencyReply():
                 self.network.send(value, "monitor", partial(self.tell, "monitor", "on_saliency", value))
 
+    def _prefilled(self, report: ContextReport) -> None:
+        begin_s = self.now - report.prefill_s - report.queued_s
+        self._span("inference", "prefill", begin_s, report.sequence, end_s=self.now - report.denoise_s)
+        if report.chunk:
+            self._span("inference", "flow_step", self.now - report.denoise_s, report.sequence)
+        times = (report.prefill_s, report.queued_s)
+        self.record.contexts.append(ContextAt(self.now, report.sequence, report.tokens, *times))
+        context = self.context_of(report)
+        for machine in self.hear_contexts:
+            self.network.send(context, machine, partial(self.tell, machine, "on_context", context))
+
     def _generated(self, action: GeneratedAction) -> None:
         since_s = self.generator.waited_since(action)
         if action.accepted and since_s is not None:
-            self.record.spans.append(Span("generator", "generate", since_s, self.now, action.context, action.step))
+            self._span("generator", "generate", since_s, action.context, action.step)
         self.tell("generator", "on_generated", action)
+
+    def _span(
+        self, node: str, stage: str, begin_s: float, sequence: int, index: int = -1, end_s: float | None = None
+    ) -> None:
+        end_s = self.now if end_s is None else end_s
+        self.record.spans.append(Span(node, stage, begin_s, end_s, sequence, index))
 
     def _trace(self, machine: str, handler: str, arguments: tuple[Any, ...], effects: tuple[object, ...]) -> None:
         if self.trace is not None:
