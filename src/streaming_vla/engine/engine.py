@@ -79,6 +79,7 @@ class Engine:
         self.sessions = Sessions(policy.spec, options)
         self.flow_latency = LatencyTracker(warm_up=1 if pace is None else 0)
         self.worked: Counter[Work] = Counter()  # how often each kind of work was done
+        self.later_than_paced = 0  # slices that took longer here than they should
         self.lock = threading.RLock()  # of what requests and work share; never held while the policy works
         self.on_work: Callable[[], None] = lambda: None  # called when there is something new to do
         self._pace, self._stopwatch, self._blocks = pace, stopwatch, wait_for_futures
@@ -295,6 +296,7 @@ class Engine:
             begin_s, self._slice_since_s = self._stopwatch(), now
             outcome, paced_s = self._slice(job, now)
             seconds, self._slice_since_s = max(paced_s, self._stopwatch() - begin_s), NEVER_S
+            self.later_than_paced += int(0.0 < paced_s < seconds)
             if outcome.nothing:
                 self._let_go(lane)
                 continue
