@@ -193,6 +193,19 @@ def test_a_grant_that_comes_while_the_last_granted_step_is_in_work_is_not_forgot
     assert made.came_s[1:] == pytest.approx([1.0 + STEP_S, 1.0 + 2 * STEP_S])
 
 
+@pytest.mark.parametrize("slices", [0, 4])
+def test_a_context_cannot_be_asked_before_the_time_of_its_prefill_is_over(slices: int) -> None:
+    """All of its work is done at the begin of the last slice."""
+    made = Timed(PlanningToy(), slices)
+    made.observe(observation(0))
+    made.ask(flow(0))
+    made.until(0.99 * OBSERVE_S)
+    made.engine.predict_saliency("/a", question(0, of="plan"), 1)
+    made.until(9.0)
+    assert made.result(1).code == "no_context"
+    assert made.times(GeneratedAction) == pytest.approx([OBSERVE_S + STEP_S])
+
+
 def test_credits_for_a_context_to_come_give_its_first_action_a_step_behind_it() -> None:
     made = Timed(ToyPolicy())
     made.observe(observation(0))

@@ -225,6 +225,8 @@ class Engine:
         replies = list(outcome.replies)
         if not outcome.again:  # granted before a context existed, or while a generation ended
             session, granted = self.sessions.get(job.session), self._grants.get(job.session)
+            if isinstance(job, Prefill):
+                job.over()
             if isinstance(job, Prefill) and session is not None and granted is not None:
                 for flow in granted.on_prefilled(job.observation.sequence, session, now):
                     sentence = f"context {flow.context} of {job.session} is not kept any more"

@@ -39,7 +39,7 @@ class Prefill:
         self._compute_s = 0.0
         self._session: Session | None = None
         self._epoch = 0
-        self._context: CachedContext | None = None  # which the policy is completing
+        self._context: CachedContext | None = None  # that cannot be asked before the last slice is over
         self._slices: Iterator[Future[Any] | None] = self._work()
         self._wait: Future[Any] | None = None  # of the policy, before its next slice
 
@@ -86,11 +86,17 @@ class Prefill:
         if not outcome.again:
             outcome.replies.append(Reply(self.session, self._report(end_s)))
 
+    def over(self) -> None:
+        """The last slice is over: by the pace the context exists from now on, whenever its work was done."""
+        if self._context is not None:
+            self._context.ready, self._context = True, None
+
     def cancel(self, refused: Refused) -> list[Reply]:
         """Answer that the observation will not be prefilled, and let go of a policy that is between two slices."""
         self._slices = iter(())
         if self._session is not None and self._context is not None:
             self._session.drop(self._context)
+            self._context = None
         return [refused_observation(self.observation, refused)]
 
     def _enter(self) -> None:
@@ -119,14 +125,12 @@ class Prefill:
         prefilled = yield from policy.prefill(seen, session.cache.view())
         _check_tokens(prefilled, spec.tokens_per_observation)
         yield None  # the append turns keys, which takes as long as a slice
+        self._context = context = session.extend(observation.sequence, prefilled, ready=False)
         complete = getattr(policy, "complete", None)
-        context = session.extend(observation.sequence, prefilled, ready=complete is None)
-        if complete is None:
-            return
-        self._context, self.work = context, Work.DENOISE
-        yield None
-        context.own = yield from self._counted(complete(seen, context.view, context.own))
-        context.ready, self._context = True, None
+        if complete is not None:
+            self.work = Work.DENOISE
+            yield None
+            context.own = yield from self._counted(complete(seen, context.view, context.own))
 
     def _counted(self, slices: Slices[Any]) -> Slices[Any]:
         """Count the steps of denoising as they are done."""
