@@ -1,4 +1,4 @@
-"""What ROS costs, read from the records of episodes: tick jitter, transport, overhead of the flow-step service."""
+"""What ROS costs, read from the records of episodes: tick jitter, transport, overhead of an action."""
 
 from __future__ import annotations
 
@@ -32,13 +32,35 @@ def transport_ms(record: EpisodeRecord) -> list[float]:
     ]
 
 
-def flow_step_overhead_ms(record: EpisodeRecord) -> list[float]:
-    """Return, per flow step, the time from asked to answered (`generate`) without the model's own (`flow_step`)."""
+def action_overhead_ms(record: EpisodeRecord) -> list[float]:
+    """Return, per action, the time from asked to come (`generate`) without the model's own (`flow_step`).
+
+    Actions count that were asked for when none was awaited: behind others, or for a context to come, they wait for the
+    model's other work too.
+    """
     model_s = {(span.sequence, span.index): span.duration_s for span in record.spans if span.stage == "flow_step"}
+    asked = {(span.sequence, span.index): span for span in record.spans if span.stage == "generate"}
     return [
-        MS * (span.duration_s - model_s[span.sequence, span.index])
+        MS * (span.duration_s - model_s[sequence, index])
+        for (sequence, index), span in asked.items()
+        if (before := asked.get((sequence, index - 1))) is not None
+        and before.end_s <= span.begin_s
+        and (sequence, index) in model_s
+    ]
+
+
+def one_way_ms(record: EpisodeRecord, number: int) -> list[float]:
+    """Return, per context, the time from when the model made its `number`-th action to when it came, milliseconds."""
+    made_s = {(span.sequence, span.index): span.end_s for span in record.spans if span.stage == "flow_step"}
+    firsts: dict[int, int] = {}
+    for sequence, index in made_s:
+        firsts[sequence] = min(index, firsts.get(sequence, index))
+    return [
+        MS * (span.end_s - made_s[span.sequence, span.index])
         for span in record.spans
-        if span.stage == "generate" and (span.sequence, span.index) in model_s
+        if span.stage == "generate"
+        and (span.sequence, span.index) in made_s
+        and span.index == firsts[span.sequence] + number - 1
     ]
 
 

@@ -130,10 +130,6 @@ class ChunkGenerator:
         """Nothing: rows that exist do not depend on it."""
         return []
 
-    def waited_since(self, action: GeneratedAction) -> float | None:
-        """Return None: it is the chunk that is waited for."""
-        return None
-
     def on_generated(self, action: GeneratedAction, now: float) -> list[ChunkEffect]:
         """Take a row; a chunk that is complete is merged into the queue unless it is older than what is queued."""
         if not self._episode.runs(action.episode):

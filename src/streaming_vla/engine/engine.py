@@ -177,7 +177,8 @@ class Engine:
 
     def next_flow(self, session: str) -> Flow | None:
         """Return the flow of a robot whose next step is granted and can be done, or None."""
-        return self.grants(session).next(self.sessions.get(session))
+        granted = self._grants.get(session)
+        return None if granted is None else granted.next(self.sessions.get(session))
 
     def submit(self, job: Job) -> None:
         """Queue a job; on an engine that is closed it is refused."""
@@ -211,7 +212,7 @@ class Engine:
     def _take(self, session: str, request: GenerateRequest, now: float) -> None:
         """Note what a robot grants, and queue its generation."""
         try:
-            if self.sessions.get(session) is None:  # of a robot whose first observation is on its way
+            if session not in self._grants:  # of a robot whose first observation is perhaps on its way
                 self.sessions.check_room(session, self._grants)
             self.grants(session).take(request, self.sessions.get(session), self.policy.spec, now)
         except Refused as refused:
@@ -223,10 +224,11 @@ class Engine:
         """Return what goes out behind a slice, and queue what has become possible by it."""
         replies = list(outcome.replies)
         if not outcome.again:  # granted before a context existed, or while a generation ended
-            session = self.sessions.get(job.session)
-            if isinstance(job, Prefill) and session is not None:
+            session, granted = self.sessions.get(job.session), self._grants.get(job.session)
+            if isinstance(job, Prefill):
                 job.over()
-                for flow in self.grants(job.session).on_prefilled(job.observation.sequence, session, now):
+            if isinstance(job, Prefill) and session is not None and granted is not None:
+                for flow in granted.on_prefilled(job.observation.sequence, session, now):
                     sentence = f"context {flow.context} of {job.session} is not kept any more"
                     replies.append(Reply(job.session, refusal(flow, Refused("no_context", sentence))))
             self._generate(job.session)
@@ -237,8 +239,9 @@ class Engine:
 
     def _reset(self, session: str, episode: int) -> None:
         opened = self.sessions.open(session)
-        if opened.episode == episode or self.grants(session).episode != episode:
-            self._grants.pop(session, None)  # otherwise it has granted steps of the episode that begins here
+        granted = self._grants.get(session)
+        if granted is not None and (opened.episode == episode or granted.episode != episode):
+            del self._grants[session]  # otherwise it has granted steps of the episode that begins here
         opened.begin(episode)
         self._lanes.wake(session)
         late = self._waiting_prefill(session)

@@ -98,6 +98,7 @@ class Prefill:
         self._slices = iter(())
         if self._session is not None and self._context is not None:
             self._session.drop(self._context)
+            self._context = None
         return [refused_observation(self.observation, refused)]
 
     def _enter(self) -> None:

@@ -170,18 +170,19 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             options = self._options
-            self.check_room(name, self._sessions)
+            self.check_room(name)
             cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
             session = self._sessions[name] = Session(name, cache, options.contexts_kept)
         return session
 
-    def check_room(self, name: str, served: Collection[str]) -> None:
-        """Check that one session more than those that are served is allowed.
+    def check_room(self, name: str, others: Collection[str] = ()) -> None:
+        """Check that a session may be served beside those that are open and `others`.
 
         Raises:
             Refused: the largest number of sessions is reached.
         """
-        if name not in served and len(served) >= self._options.max_sessions:
+        served = list(dict.fromkeys((*self._sessions, *others)))
+        if name not in self._sessions and len(served) >= self._options.max_sessions:
             raise Refused(
                 "sessions_full", f"session {name} is one too many, {', '.join(served)} are served; raise max_sessions"
             )

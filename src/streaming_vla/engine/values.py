@@ -94,8 +94,10 @@ class Reply:
     Args:
         session: namespace of the robot.
         request: number of the request that it answers, of saliencies and resets; None for what comes unasked.
+        done_s: when it was made, clock of the engine's thread; what a network holds back goes out later.
     """
 
     session: str
     value: ContextReport | Refusal | GeneratedAction | SaliencyReply | ResetResult
     request: int | None = None
+    done_s: float = float("nan")

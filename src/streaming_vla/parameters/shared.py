@@ -44,5 +44,21 @@ ACTION_LAYOUT = (
         "action units",
     ),
 )
+ROBOT_STATE = (
+    Parameter("robot_state_topic", "robot_state", "Topic of the robot's state, in the policy's order."),
+    Parameter(
+        "robot_state_type",
+        "std_msgs/msg/Float64MultiArray",
+        "Message type of the robot's state: Float64MultiArray, which is the state, or JointState, whose positions are. "
+        "Of a bag its own type counts.",
+        choices=("std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"),
+    ),
+    Parameter(
+        "robot_state_joints",
+        ("",),
+        "For JointState: joints whose positions are the state, in the policy's order; one empty name takes every joint "
+        "in the order of the first message.",
+    ),
+)
 
-SHARED = (AUTOSTART, CONTROL_PERIOD_S, *ACTION_LAYOUT)
+SHARED = (AUTOSTART, CONTROL_PERIOD_S, *ACTION_LAYOUT, *ROBOT_STATE)

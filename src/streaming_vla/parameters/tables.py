@@ -5,7 +5,7 @@ from __future__ import annotations
 from streaming_vla.parameters.executor import EXECUTOR
 from streaming_vla.parameters.recorder import RECORDER
 from streaming_vla.parameters.saliency_monitor import SALIENCY_MONITOR
-from streaming_vla.parameters.shared import ACTION_LAYOUT, AUTOSTART, CONTROL_PERIOD_S, realtime_priority
+from streaming_vla.parameters.shared import ACTION_LAYOUT, AUTOSTART, CONTROL_PERIOD_S, ROBOT_STATE, realtime_priority
 from streaming_vla.parameters.spec import Parameter
 
 OBSERVER = (
@@ -31,20 +31,7 @@ OBSERVER = (
         low=0,
         high=270,
     ),
-    Parameter("robot_state_topic", "robot_state", "Topic of the robot's state, in the policy's order."),
-    Parameter(
-        "robot_state_type",
-        "std_msgs/msg/Float64MultiArray",
-        "Message type of the robot's state: Float64MultiArray, which is the state, or JointState, whose positions are. "
-        "Of a bag its own type counts.",
-        choices=("std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"),
-    ),
-    Parameter(
-        "robot_state_joints",
-        ("",),
-        "For JointState: joints whose positions are the state, in the policy's order; one empty name takes every joint "
-        "in the order of the first message.",
-    ),
+    *ROBOT_STATE,
     Parameter("image_size", 96, "Width and height of the policy's pictures.", "px", low=16, high=1024),
     Parameter("jpeg_quality", 92, "Quality of the encoded pictures.", low=1, high=100, live=True),
     Parameter(
@@ -169,6 +156,7 @@ GENERATOR = (
     AUTOSTART,
     CONTROL_PERIOD_S,
     *ACTION_LAYOUT,
+    *ROBOT_STATE,
     Parameter(
         "release",
         "stream",
@@ -192,9 +180,9 @@ GENERATOR = (
         live=True,
     ),
     Parameter(
-        "flow_step_timeout_s",
+        "generate_timeout_s",
         0.5,
-        "A flow step that has not been answered for this long is given up.",
+        "An action that was asked for and has not come for this long is given up.",
         "s",
         low=0.01,
         high=60.0,

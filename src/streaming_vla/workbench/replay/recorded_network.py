@@ -76,7 +76,7 @@ class RecordedNetwork(Network):
                 encoded, prefilled = times.observed.get(message.sequence), times.prefilled.get(message.sequence)
                 return None if encoded is None or prefilled is None else (encoded[1], prefilled[0])
             case ContextReady():
-                return times.taken(message.sequence, receiver)
+                return times.taken(message.sequence)
             case GeneratedAction():
                 key = (message.context, message.step)
                 asked = times.generated.get(key)

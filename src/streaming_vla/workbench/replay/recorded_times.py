@@ -48,7 +48,7 @@ class RecordedEpisode:
         heard: the monitor heard of the context.
         flow_step_s: smoothed time of a flow step that the context carried, seconds.
         granted: the generator granted steps of a flow.
-        generated: the generator waited for an action and had it, by (context, step).
+        generated: the generator granted a step and had its action, by (context, step).
         flow_steps: work of the model, by (context, step); step -1 is the denoising of a whole chunk.
         sent: the generator sent an action, by (context, index).
         begun: the executor began an action, by (context, index), in the order of time.
@@ -77,7 +77,7 @@ class RecordedEpisode:
             acted = [*self.sent.values(), *self.granted]
             others = [heard_s for heard_s, _ in self.observed.values()]
             others += [end_s for _, end_s in self.generated.values()]
-            others += [taken[1] for number in self.prefilled if (taken := self.taken(number, receiver)) is not None]
+            others += self.heard.values()
         states = sorted(self._states, key=lambda each: each[0])
         times, others = [time_s for time_s, _ in states], sorted(others)
         found: dict[tuple[int, int, Mode], Interval] = {}
@@ -93,19 +93,11 @@ class RecordedEpisode:
         """True when the observer was asked and sent no observation: pictures were missing, or the episode ended."""
         return bool(self.seen) and sequence in self.asked and sequence not in self.seen
 
-    def taken(self, sequence: int, receiver: str) -> Interval | None:
-        """Return when a context was prefilled and when the monitor or the generator had it; None: it was not recorded.
-
-        That of the generator is not in the bag. It waits for the first action of the context from then on, or asks for
-        it; when the executor had to make that possible first, it had the context when the monitor had.
-        """
+    def taken(self, sequence: int) -> Interval | None:
+        """Return when a context was prefilled and when the robot had it; None: it was not recorded."""
         if sequence not in self.prefilled or sequence not in self.heard:
             return None
-        ready_s, heard_s = self.prefilled[sequence][1], self.heard[sequence]
-        if receiver == "generator":
-            waited = [begin_s for (context, _), (begin_s, _) in self.generated.items() if context == sequence]
-            heard_s = min([heard_s, *(begin_s for begin_s in waited if begin_s >= ready_s)])
-        return ready_s, heard_s
+        return self.prefilled[sequence][1], self.heard[sequence]
 
     def take(self, topic: str, message: Any, shift_s: float) -> None:
         """Take a message of the bag; `shift_s` leads from its stamps to the recorder's clock."""

@@ -75,7 +75,6 @@ class ActionSource(Protocol):
     def on_generated(self, action: GeneratedAction, now: float) -> Iterable[object]: ...
     def on_robot_state(self, values: Vector, now: float) -> Iterable[object]: ...
     def on_execution_state(self, state: ExecutionState, now: float) -> Iterable[object]: ...
-    def waited_since(self, action: GeneratedAction) -> float | None: ...
     def poll(self, now: float) -> Iterable[object]: ...
     def deadline(self) -> float | None: ...
 
@@ -132,6 +131,7 @@ class World:
         self.episode: Episode | None = None
         self.commands: list[tuple[float, Command]] = []
         self.actions: list[Action] = []
+        self._granted_s: dict[tuple[int, int, int], float] = {}  # by context, revision and step
         self._sense()
 
     @property
@@ -198,6 +198,7 @@ class World:
         match effect:
             case Episode():
                 self.episode = effect
+                self._granted_s.clear()
                 for machine in ("observer", "generator", "executor"):
                     self.tell(machine, "on_episode", effect)
             case ObserveRequest():
@@ -210,6 +211,8 @@ class World:
             case ContextReady():  # of a generator that says so itself
                 self.tell("monitor", "on_context", effect)
             case GenerateRequest():
+                for step in range(effect.step, effect.until):
+                    self._granted_s.setdefault((effect.context, effect.revision, step), self.now)
                 self.network.send(effect, "engine", lambda: self._ask("generate", SESSION, effect, self.now))
             case SaliencyQuestion():
                 self.network.send(effect, "engine", lambda: self._ask("predict_saliency", SESSION, effect, 0))
@@ -295,9 +298,9 @@ class World:
             self.network.send(context, machine, partial(self.tell, machine, "on_context", context))
 
     def _generated(self, action: GeneratedAction) -> None:
-        since_s = self.generator.waited_since(action)
-        if action.accepted and since_s is not None:
-            self._span("generator", "generate", since_s, action.context, action.step)
+        granted_s = self._granted_s.pop((action.context, action.revision, action.step), None)
+        if granted_s is not None and action.accepted:
+            self._span("generator", "generate", granted_s, action.context, action.step)
         self.tell("generator", "on_generated", action)
 
     def _span(
