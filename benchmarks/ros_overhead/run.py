@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from overhead import action_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
 
 from streaming_vla.sim.tasks import HELD_OUT_SEED
-from streaming_vla.workbench.demo.command import DEFAULT_TASKS, MODES
+from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.demo.driver import Driver, DriverError
+from streaming_vla.workbench.demo.options import DEFAULT_TASKS
 from streaming_vla.workbench.demo.simulation import Simulation, driven_simulation
-from streaming_vla.workbench.report.overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.statistics import summarise
@@ -41,7 +42,7 @@ MIB = 2.0**20
 MEASURES: dict[str, Callable[[EpisodeRecord], list[float]]] = {
     "executor_jitter": tick_jitter_ms,
     "transport": transport_ms,
-    "flow_step_overhead": flow_step_overhead_ms,
+    "action_overhead": action_overhead_ms,
 }
 
 
@@ -88,7 +89,7 @@ def latency(driver: Driver, duration_s: float) -> dict[str, Any]:
     return {
         "executor_jitter_p99_ms": summaries["executor_jitter"].p99,
         "transport_p50_ms": summaries["transport"].p50,
-        "flow_step_overhead_p50_ms": summaries["flow_step_overhead"].p50,
+        "action_overhead_p50_ms": summaries["action_overhead"].p50,
         "latency_minutes": duration_s / 60,
         "latency_machine_load_percent": sum(load) / len(load),
         "latency_ms": {name: asdict(summary) for name, summary in summaries.items()},

@@ -23,7 +23,6 @@ from streaming_vla.workbench.replay.recorded_times import RecordedEpisode, Seen
 from streaming_vla.workbench.replay.replay import ReplayedEpisode, ReplayOptions, replay
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual import world as virtual
-from streaming_vla.workbench.virtual.service import PolicyService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, ToyPolicy

@@ -42,7 +42,6 @@ from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
 from streaming_vla.ros import messages
-from streaming_vla.workbench.virtual.strategies import STRATEGIES
 from streaming_vla.workbench.virtual.world import Told
 
 ROBOT = "/robot"

@@ -178,14 +178,14 @@ def test_an_answer_to_the_rule_before_decides_nothing() -> None:
     assert played.monitor.counters["saliency_late"] == 1 and not played.monitor.judged
 
 
-@pytest.mark.parametrize(("delay", "left_out"), [(2, 1), (1, 2), (0, 3), (3, 0)])
-def test_the_last_chance_of_a_context_that_began_late_comes_earlier(delay: int, left_out: int) -> None:
+@pytest.mark.parametrize(("delay", "skipped_actions"), [(2, 1), (1, 2), (0, 3), (3, 0)])
+def test_the_last_chance_of_a_context_that_began_late_comes_earlier(delay: int, skipped_actions: int) -> None:
     played = Played("action_norm", saliency_threshold=1e6, trained_delay=delay)
     played.until_asked()
     for _ in range(2):
         played.play()  # with the one at which the picture was taken, three that it lacks
     played.next_context()
-    assert played.until_asked()[0] == TRAINED - left_out - EARLY - SPARE
+    assert played.until_asked()[0] == TRAINED - skipped_actions - EARLY - SPARE
 
 
 def test_a_question_about_a_context_that_began_late_is_about_the_step_of_its_flow() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streaming_vla.workbench.virtual.service import PolicyService
 
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
@@ -19,7 +20,6 @@ from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefi
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.workbench.evaluation.cache_options import FULL, choose_cache, fitted, gated_cache, with_gate_digest
-from streaming_vla.workbench.virtual.service import PolicyService
 
 BLOCK = 2
 SIZES = {"sinks": 1, "recent": 2 * BLOCK, "chunk": BLOCK}

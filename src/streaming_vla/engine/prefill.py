@@ -3,127 +3,186 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from streaming_vla.engine.images import decode_all
+from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, describe
-from streaming_vla.engine.request import CLOSED, Shared
-from streaming_vla.engine.sessions import Session
-from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal
-from streaming_vla.engine.waiting import WaitingObservation
-from streaming_vla.engine.worker import Priority
-from streaming_vla.policies.contract import PolicyObservation
+from streaming_vla.engine.sessions import CachedContext, Session
+from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
+from streaming_vla.policies.contract import PolicyObservation, PolicyTimeout, Prefilled, Slices
+
+if TYPE_CHECKING:
+    from streaming_vla.engine.engine import Engine
 
 LOGGER = logging.getLogger(__name__)
 
 
 class Prefill:
-    """Takes the waiting observation of a session when its turn comes, and prefills it slice by slice."""
+    """Takes the waiting observation of a robot when its turn comes, and prefills it slice by slice."""
 
     priority = Priority.PREFILL
 
-    def __init__(self, shared: Shared, session: str) -> None:
-        self._shared = shared
-        self._name = session
-        self._compute_s = 0.0
-        self._waiting: WaitingObservation | None = None
-        self._begun: tuple[Session, int] | None = None  # the session and its epoch
-        self._slices: Iterator[None] = iter(())
+    def __init__(self, engine: Engine, observation: EncodedObservation, asked_s: float) -> None:
+        self._engine = engine
+        self.observation = observation
+        self.session = observation.session
+        self.work = Work.PREFILL
+        self.begun = False
+        self._asked_s = asked_s
+        self.steps_denoised = 0  # the one in work included
+        self._compute_s = self._denoise_s = 0.0
+        self._session: Session | None = None
+        self._epoch = 0
+        self._context: CachedContext | None = None  # that cannot be asked before the last slice is over
+        self._slices: Iterator[Future[Any] | None] = self._work()
+        self._wait: Future[Any] | None = None  # of the policy, before its next slice
 
-    def run(self) -> bool:
-        """Do one slice: decode, each slice of the policy, and the append."""
-        shared = self._shared
-        begin_s = shared.clock()
-        waiting = self._waiting
-        if waiting is None:
-            waiting = self._waiting = shared.waiting.take(self._name)
-            if waiting is None:  # a reset has taken it out
-                return False
-            self._slices = self._work(waiting.observation)
+    def supersede(self, observation: EncodedObservation, now: float) -> Reply:
+        """Take a newer observation in the place of the one that waits; return the refusal of that one."""
+        old, self.observation, self._asked_s = self.observation, observation, now
+        sentence = f"observation {observation.sequence} of {old.session} came before {old.sequence} was begun"
+        return refused_observation(old, Refused("superseded", sentence))
+
+    def run(self, now: float) -> Outcome:
+        """Do one slice: decode, each slice of the policy, the append, and what the policy does to complete it."""
+        name = self._engine.policy.spec.name
         try:
-            self._check_still_wanted(waiting.observation)
+            self._enter()
+            if self._wait is not None and not self._wait.done():
+                return Outcome(again=True, wait=self._wait)
             with torch.inference_mode():
-                next(self._slices)
-        except StopIteration as end:
-            self._compute_s += shared.clock() - begin_s
-            self._report(waiting, end.value)
-            return False
+                said = next(self._slices)
+        except StopIteration:
+            return Outcome()
         except Refused as refused:
-            self._refuse(waiting, refused)
-            return False
+            return Outcome(self.cancel(refused), refused=True)
+        except PolicyTimeout as error:
+            LOGGER.error("policy %s: %s", name, error)
+            return Outcome(self.cancel(Refused("policy_timeout", f"policy {name}: {error}")), refused=True)
         except Exception as error:
-            LOGGER.exception("policy %s failed", shared.policy.spec.name)
-            what = f"policy {shared.policy.spec.name} in prefill"
-            self._refuse(waiting, Refused("policy_failed", describe(what, error)))
-            return False
-        self._compute_s += shared.clock() - begin_s
-        return True
+            LOGGER.exception("policy %s failed", name)
+            sentence = describe(f"policy {name} in {self.work.value}", error)
+            return Outcome(self.cancel(Refused("policy_failed", sentence)), refused=True)
+        self._wait = said if isinstance(said, Future) else None
+        return Outcome(again=True, wait=self._wait)
 
-    def cancel(self) -> None:
-        """The engine is closed."""
-        waiting = self._waiting or self._shared.waiting.take(self._name)
-        if waiting is not None:
-            self._refuse(waiting, CLOSED)
+    def hold(self) -> Outcome:
+        """Take a slice's time without doing its work yet; from here on nothing takes the observation's place."""
+        try:
+            self._enter()
+        except Refused as refused:
+            return Outcome(self.cancel(refused), refused=True)
+        return Outcome(again=True)
 
-    def _work(self, observation: EncodedObservation) -> Generator[None, None, Session]:
-        """Yield after each slice; the session changes in the first and the last one only."""
-        shared, spec = self._shared, self._shared.policy.spec
-        session = shared.sessions.open(self._name)
-        session.admit(observation.episode, observation.sequence)
-        self._begun = session, session.epoch
+    def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
+        """Report when it is done."""
+        self._compute_s += seconds
+        self._denoise_s += seconds if self.steps_denoised else 0.0
+        if not outcome.again:
+            outcome.replies.append(Reply(self.session, self._report(end_s)))
+
+    def over(self) -> None:
+        """The last slice is over: by the pace the context exists from now on, whenever its work was done."""
+        if self._context is not None:
+            self._context.ready, self._context = True, None
+
+    def cancel(self, refused: Refused) -> list[Reply]:
+        """Answer that the observation will not be prefilled, and let go of a policy that is between two slices."""
+        self._slices = iter(())
+        if self._session is not None and self._context is not None:
+            self._session.drop(self._context)
+            self._context = None
+        return [refused_observation(self.observation, refused)]
+
+    def _enter(self) -> None:
+        """Open the session with the first slice; refuse to go on when the observation is wanted no longer."""
+        self.begun = True
+        if self._session is None:
+            session = self._engine.sessions.open(self.session)
+            session.admit(self.observation.episode, self.observation.sequence)
+            self._session, self._epoch = session, session.epoch
+        self._check_still_wanted(self._session)
+
+    def _work(self) -> Slices[None]:
+        """Yield after each slice; the session changes at the append only."""
+        engine, policy, session = self._engine, self._engine.policy, self._session
+        assert session is not None, "the first slice has opened the session"
+        spec, observation = policy.spec, self.observation
         seen = PolicyObservation(
             decode_all(observation.images, spec.cameras, spec.image_size),
             _checked_state(observation, spec.state_size),
             observation.instruction,
+            observation.pending,
+            lambda: engine.grants(self.session).planned(observation.episode, observation.sequence),
         )
-        yield
-        prefilled = yield from shared.policy.prefill(seen, session.cache.view())
-        if prefilled.keys.shape[2] != spec.tokens_per_observation:
-            raise ValueError(f"it made {prefilled.keys.shape[2]} tokens, it declares {spec.tokens_per_observation}")
-        yield  # the append turns keys, which takes as long as a slice
-        session.extend(observation.sequence, prefilled)
-        return session
+        yield None
+        engine.count_work(Work.PREFILL)
+        prefilled = yield from policy.prefill(seen, session.cache.view())
+        _check_tokens(prefilled, spec.tokens_per_observation)
+        yield None  # the append turns keys, which takes as long as a slice
+        self._context = context = session.extend(observation.sequence, prefilled, ready=False)
+        complete = getattr(policy, "complete", None)
+        if complete is not None:
+            self.work = Work.DENOISE
+            yield None
+            context.own = yield from self._counted(complete(seen, context.view, context.own))
 
-    def _check_still_wanted(self, observation: EncodedObservation) -> None:
-        if self._begun is not None and self._begun[0].epoch != self._begun[1]:
-            raise Refused("reset", f"{self._name} was reset while observation {observation.sequence} was worked on")
-        newest = self._shared.waiting.newest_episode(self._name)
-        if newest > observation.episode:
-            raise Refused(
-                "old_episode", f"observation is of episode {observation.episode}, {self._name} is in {newest}"
-            )
+    def _counted(self, slices: Slices[Any]) -> Slices[Any]:
+        """Count the steps of denoising as they are done."""
+        while True:
+            self.steps_denoised += 1
+            self._engine.count_work(Work.DENOISE)
+            try:
+                said = next(slices)
+            except StopIteration as end:
+                return end.value
+            yield said
 
-    def _report(self, waiting: WaitingObservation, session: Session) -> None:
-        shared, spec, observation = self._shared, self._shared.policy.spec, waiting.observation
-        stats = session.cache.stats()
-        report = ContextReport(
-            session=self._name,
-            episode=observation.episode,
-            sequence=observation.sequence,
+    def _check_still_wanted(self, session: Session) -> None:
+        if session.epoch != self._epoch:
+            sentence = f"{self.session} was reset while observation {self.observation.sequence} was worked on"
+            raise Refused("reset", sentence)
+        newest = self._engine.newest_waiting_episode(self.session, self)
+        if newest > self.observation.episode:
+            sentence = f"observation is of episode {self.observation.episode}, {self.session} is in {newest}"
+            raise Refused("old_episode", sentence)
+
+    def _report(self, end_s: float) -> ContextReport:
+        assert self._session is not None, "a prefill that is done has opened its session"
+        spec, stats = self._engine.policy.spec, self._session.cache.stats()
+        return ContextReport(
+            session=self.session,
+            episode=self.observation.episode,
+            sequence=self.observation.sequence,
             tokens=stats.tokens,
             execution_horizon=spec.execution_horizon,
             trained_horizon=spec.trained_horizon,
             prefill_s=self._compute_s,
-            queued_s=max(0.0, shared.clock() - waiting.since_s - self._compute_s),
-            flow_step_s=shared.flow_latency.smoothed_s or 0.0,
+            denoise_s=self._denoise_s,
+            queued_s=max(0.0, end_s - self._asked_s - self._compute_s),
+            flow_step_s=self._engine.flow_latency.smoothed_s or 0.0,
             stats=stats,
+            trained_delay=spec.trained_delay,
+            chunk=spec.chunk,
         )
-        shared.replies.send("served.prefill", waiting.done, report)
-
-    def _refuse(self, waiting: WaitingObservation, refused: Refused) -> None:
-        refuse_observation(self._shared, waiting, refused)
-        self._slices = iter(())  # lets go of a policy that is between two slices
 
 
-def refuse_observation(shared: Shared, waiting: WaitingObservation, refused: Refused) -> None:
-    """Answer that an observation will not be prefilled."""
-    observation = waiting.observation
+def refused_observation(observation: EncodedObservation, refused: Refused) -> Reply:
+    """Return the answer to an observation that is not prefilled."""
     refusal = Refusal(observation.session, observation.episode, observation.sequence, refused.code, refused.reason)
-    shared.replies.send(refused.code, waiting.done, refusal)
+    return Reply(observation.session, refusal)
+
+
+def _check_tokens(prefilled: Prefilled, most: int) -> None:
+    if not 1 <= prefilled.keys.shape[2] <= most:
+        raise ValueError(f"it made {prefilled.keys.shape[2]} tokens, it declares at most {most}")
 
 
 def _checked_state(observation: EncodedObservation, size: int) -> npt.NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -15,18 +17,22 @@ from streaming_vla.policies.layout import Vector
 
 
 @dataclass(eq=False)
-class Kept:
+class CachedContext:
     """A context that can be asked.
 
     Args:
         view: of the cache, the context's own observation last.
         seen: what the prefill left for the look-ahead; None: the policy has no predictor.
+        own: what the policy wants back with every call (see Prefilled).
         plan: [trained_horizon, A], once somebody has asked for it.
+        ready: False while the policy completes it.
     """
 
     view: CacheView
     seen: Tensor | None
+    own: Any = None
     plan: Vector | None = None
+    ready: bool = True
 
 
 class Session:
@@ -38,7 +44,7 @@ class Session:
         self.epoch = 0
         self.episode = -1
         self._sequence = -1
-        self._contexts: dict[int, Kept] = {}
+        self._contexts: dict[int, CachedContext] = {}
         self._contexts_kept = contexts_kept
 
     def begin(self, episode: int) -> None:
@@ -68,8 +74,26 @@ class Session:
                 "old_sequence", f"observation {sequence} of {self.name} comes after observation {self._sequence}"
             )
 
-    def extend(self, sequence: int, prefilled: Prefilled) -> CacheView:
+    @property
+    def newest(self) -> int:
+        """Sequence of the newest observation of the episode that was prefilled, -1 before the first."""
+        return self._sequence
+
+    def holds(self, sequence: int) -> bool:
+        """True for the context of an observation of this episode that can be asked, now or once it is completed."""
+        return sequence in self._contexts
+
+    def keeps(self, sequence: int) -> bool:
+        """True when the context of an observation of this episode can be asked."""
+        return self.holds(sequence) and self._contexts[sequence].ready
+
+    def extend(self, sequence: int, prefilled: Prefilled, ready: bool = True) -> CachedContext:
         """Add the tokens of an observation and return the new context.
+
+        Args:
+            sequence: of the observation.
+            prefilled: what the policy made of it.
+            ready: False when the policy has still to complete the context.
 
         Raises:
             Refused: the cache is full.
@@ -80,13 +104,17 @@ class Session:
         except CacheFullError as error:
             raise Refused("cache_full", str(error)) from error
         self._sequence = sequence
-        view = self.cache.view()
-        self._contexts[sequence] = Kept(view, prefilled.seen)
+        context = CachedContext(self.cache.view(), prefilled.seen, prefilled.context, ready=ready)
+        self._contexts[sequence] = context
         while len(self._contexts) > self._contexts_kept:
             del self._contexts[next(iter(self._contexts))]
-        return view
+        return context
 
-    def context(self, episode: int, sequence: int) -> Kept:
+    def drop(self, context: CachedContext) -> None:
+        """Forget a context that could not be completed; the history keeps its tokens."""
+        self._contexts = {number: held for number, held in self._contexts.items() if held is not context}
+
+    def context(self, episode: int, sequence: int) -> CachedContext:
         """Return the context of an observation.
 
         Raises:
@@ -96,8 +124,8 @@ class Session:
             code = "old_episode" if episode < self.episode else "no_context"
             raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")
         context = self._contexts.get(sequence)
-        if context is None:
-            kept = ", ".join(map(str, self._contexts)) or "none"
+        if context is None or not context.ready:
+            kept = ", ".join(str(number) for number in self._contexts if self.keeps(number)) or "none"
             raise Refused("no_context", f"context {sequence} of {self.name} is not kept, there is {kept}")
         return context
 
@@ -143,14 +171,26 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             options = self._options
-            if len(self._sessions) >= options.max_sessions:
-                raise Refused(
-                    "sessions_full",
-                    f"session {name} is one too many, {', '.join(self._sessions)} are served; raise max_sessions",
-                )
+            self.check_room(name)
             cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
             session = self._sessions[name] = Session(name, cache, options.contexts_kept)
         return session
+
+    def check_room(self, name: str, others: Collection[str] = ()) -> None:
+        """Check that a session may be served beside those that are open and `others`.
+
+        Raises:
+            Refused: the largest number of sessions is reached.
+        """
+        served = list(dict.fromkeys((*self._sessions, *others)))
+        if name not in self._sessions and len(served) >= self._options.max_sessions:
+            raise Refused(
+                "sessions_full", f"session {name} is one too many, {', '.join(served)} are served; raise max_sessions"
+            )
+
+    def get(self, name: str) -> Session | None:
+        """Return the session; None when there is none."""
+        return self._sessions.get(name)
 
     def find(self, name: str) -> Session:
         """Return the session.

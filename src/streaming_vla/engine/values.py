@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.policies.layout import Vector
+from streaming_vla.machines.events import GeneratedAction, SaliencyReply
 
 if TYPE_CHECKING:  # these values are used by nodes that must not pay for importing torch
     from kv_cache.cache import CacheStats
@@ -25,6 +25,8 @@ class EncodedObservation:
         session: namespace of the robot.
         images: one JPEG per camera, in the policy's order, already of the policy's size.
         state: [state_size], in the policy's order and units.
+        pending: [A], sum of the actions that are executed between the pictures and the hand-over (see
+            PolicyObservation); None: not told.
     """
 
     session: str
@@ -33,6 +35,7 @@ class EncodedObservation:
     instruction: str
     images: tuple[bytes, ...]
     state: npt.NDArray[np.float32]
+    pending: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class ContextReport:
     Args:
         tokens: that the flow attends to.
         prefill_s: model time, seconds, decoding included, waiting left out.
+        denoise_s: of that, denoising of a chunk, seconds.
         queued_s: waiting before and between the slices, seconds.
         flow_step_s: smoothed model time of one flow step, seconds; 0 before there is one.
         stats: of the session's cache.
+        trained_delay, chunk: see machines.events.ContextReady.
     """
 
     session: str
@@ -57,6 +62,9 @@ class ContextReport:
     queued_s: float
     flow_step_s: float
     stats: CacheStats
+    trained_delay: int = 0
+    chunk: bool = False
+    denoise_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,50 +79,25 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class FlowResult:
-    """Answer to a flow request; `values` [A] is empty and compute_s 0 when it was not accepted."""
-
-    accepted: bool
-    code: str
-    reason: str
-    values: Vector
-    compute_s: float
-    queued_s: float
-
-
-@dataclass(frozen=True)
-class SaliencyRequest:
-    """Asks for the saliency of a context.
-
-    Args:
-        context: sequence of the observation to look ahead from.
-        index: action that begins now, 0 .. trained_horizon - 1.
-        pending: [A], sum of the actions that its picture does not show (newest value for absolute dimensions).
-        of: "plan" or "pictures" (saliency.decision.SALIENCY_OF).
-    """
-
-    episode: int
-    context: int
-    index: int
-    pending: Vector
-    of: str
-
-
-@dataclass(frozen=True)
-class SaliencyResult:
-    """Answer to a SaliencyRequest; `saliency` is NaN when it was not accepted, `planned` tells that it took a plan."""
-
-    accepted: bool
-    code: str
-    reason: str
-    saliency: float
-    planned: bool = False
-
-
-@dataclass(frozen=True)
 class ResetResult:
     """Answer to a reset."""
 
     accepted: bool
-    code: str
-    reason: str
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the engine sends to a robot.
+
+    Args:
+        session: namespace of the robot.
+        request: number of the request that it answers, of saliencies and resets; None for what comes unasked.
+        done_s: when it was made, clock of the engine's thread; what a network holds back goes out later.
+    """
+
+    session: str
+    value: ContextReport | Refusal | GeneratedAction | SaliencyReply | ResetResult
+    request: int | None = None
+    done_s: float = float("nan")

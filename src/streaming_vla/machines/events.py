@@ -64,6 +64,8 @@ class ContextReady:
         execution_horizon: actions that it is meant to execute.
         trained_horizon: actions that it may execute at most (overrun).
         flow_step_s: smoothed model time of one flow step, seconds; 0 before the first.
+        trained_delay: the policy has learned to begin so many actions behind the picture, at most.
+        chunk: all its actions exist, and each belongs to a fixed time behind the picture.
     """
 
     episode: int
@@ -71,28 +73,66 @@ class ContextReady:
     execution_horizon: int
     trained_horizon: int
     flow_step_s: float = 0.0
+    trained_delay: int = 0
+    chunk: bool = False
 
 
 @dataclass(frozen=True)
-class FlowRequest:
-    """Asks the model for one step of the flow; `position` is the flow's state, [A]."""
+class GenerateRequest:
+    """Lets the model send the actions of a context's flow from `step` up to before `until`, each when it exists.
+
+    The model follows the flow's state by itself. A request of the same revision grants more steps; one of a higher
+    revision begins anew from its step and position, because the actions that follow were generated from another one.
+    It may be asked for a context that does not exist yet: its first actions then travel with it. A request for a newer
+    context that exists ends the flows of older ones.
+
+    Args:
+        context: sequence of the observation.
+        revision: counts up with every new beginning of this context's flow.
+        step: step of the flow, 0 .. trained_horizon - 1.
+        position: [A], the flow's state at `step`.
+        until: steps that are granted end before it.
+        state: [state_size], the robot's newest state in the policy's order; None: not known.
+        state_age_s: how old it was when this was sent, seconds.
+        planned: [n, A], the action that began with the context's picture and those planned behind it; None: not told.
+        delay: of `planned`, actions that are expected to be executed before this context takes over.
+    """
 
     episode: int
     context: int
-    index: int
+    revision: int
+    step: int
     position: Vector
+    until: int
+    state: Vector | None = None
+    state_age_s: float = float("nan")
+    planned: Vector | None = None
+    delay: int = 0
 
 
 @dataclass(frozen=True)
-class FlowReply:
-    """Answer to a FlowRequest; `values` [A] counts only when accepted."""
+class GeneratedAction:
+    """One action of a context's flow; `values` [A] counts only when accepted.
+
+    Args:
+        revision: of the request whose beginning it comes from.
+        step: of the flow.
+        code: what a refusal is counted by.
+        reason: one sentence when it was refused.
+        compute_s: model time, seconds.
+        queued_s: from the request, or the action before, to the begin of the model's work, seconds.
+    """
 
     episode: int
     context: int
-    index: int
+    revision: int
+    step: int
     accepted: bool
     values: Vector
+    code: str = ""
     reason: str = ""
+    compute_s: float = 0.0
+    queued_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,13 +155,20 @@ class SaliencyQuestion:
 
 @dataclass(frozen=True)
 class SaliencyReply:
-    """Answer to a SaliencyQuestion; `saliency` counts only when accepted, in the units of what was asked."""
+    """Answer to a SaliencyQuestion.
+
+    Args:
+        saliency: in the units of what was asked; NaN when it was not accepted.
+        code: what a refusal is counted by.
+        reason: one sentence when it was refused.
+    """
 
     episode: int
     context: int
     index: int
     accepted: bool
     saliency: float
+    code: str = ""
     reason: str = ""
 
 

@@ -1,86 +1,55 @@
-"""The generator's machine: turns contexts into a stream of actions, one flow step each.
+"""The generator's machine: asks for actions ahead and sends them one by one to the executor.
 
-- stream: one step at a time, asked for while fewer than `lead_actions` wait at the executor (back-pressure); a newer
-  context takes over at the next action. Past the execution horizon the old context goes on if `overrun`.
-- chunk: all steps of the execution horizon back to back, then all actions at once (the synchronous baseline).
+TIMELINE
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from dataclasses import dataclass
-
 import numpy as np
 
 from streaming_vla.machines.counters import Counters
+from streaming_vla.machines.credits import SPARE_STEPS, Credits
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import (
     Action,
     ContextReady,
     Episode,
     ExecutionState,
-    FlowReply,
-    FlowRequest,
+    GeneratedAction,
+    GenerateRequest,
     Mode,
     ObserveRequest,
 )
+from streaming_vla.machines.flow import Flow
+from streaming_vla.machines.flows import Flows
 from streaming_vla.machines.generator_options import GeneratorOptions
-from streaming_vla.machines.hand_over import HandOver, left_out
+from streaming_vla.machines.hand_over import HandOver, learned_delay, skipped_actions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.policies.layout import ActionLayout, Vector
 
-GeneratorEffect = FlowRequest | Action
+GeneratorEffect = GenerateRequest | Action
 
-ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
-MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
-STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions must be sent ahead
-FEW_STEPS = 32  # with so many known the margin is twice as wide as in the end: what is rare has not been seen yet
-STEPS_TO_LEARN = 7  # behind the cold first one; before so many are known, one action more is sent ahead
-REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
 
 
-@dataclass
-class _Flow:
-    """The flow of one context: its next action, the state to ask it from [A], and the steps that were left out."""
-
-    context: ContextReady
-    position: Vector
-    left_out: int
-    index: int = 0
-
-    @property
-    def step(self) -> int:
-        """The next step of the flow."""
-        return self.left_out + self.index
-
-    @property
-    def horizon(self) -> int:
-        """Actions that the context can give at most."""
-        return self.context.trained_horizon - self.left_out
 
 
 class Generator:
-    """At most one flow request in flight, at most `lead_actions` actions unplayed, indices without gaps."""
+    """Indices without gaps; at most `lead_actions` actions unplayed at the executor; nothing is sent twice."""
 
     def __init__(self, layout: ActionLayout, options: GeneratorOptions) -> None:
         self.counters = Counters()
-        self.flow_latency = LatencyTracker(warm_up=1)  # asked to answered, transport and waiting included
-        self._newest_steps_s: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._credits = Credits(layout)
         self._layout = layout
         self._options = options
         self._episode = CurrentEpisode()
+        self._known: ContextReady | None = None  # the newest that was heard, for the horizons of those to come
         self._forget()
 
     def _forget(self) -> None:
-        self._flow: _Flow | None = None
-        self._next: ContextReady | None = None  # takes over at the next action
-        self._newest_sequence = -1
-        self._requested_s: dict[int, float] = {}  # when the picture of a sequence was asked for
-        self._asked: FlowRequest | None = None
-        self._asked_s = 0.0
-        self._chunk: list[Action] = []
+        self._flows = Flows()
+        self._newest_sequence = -1  # of the contexts that were taken
+        self._revision = 0
         self.hand_over = HandOver(self._layout)
         self._sent_s = 0.0
         self._executor_idle = False  # its newest state: nothing is played and nothing waits
@@ -89,54 +58,67 @@ class Generator:
         """Take new options; they hold from the next step on."""
         self._options = options
 
+    @property
+    def latency(self) -> LatencyTracker:
+        """From the grant of a step to its action, transport included."""
+        return self._credits.ahead.latency
+
+    @property
+    def actions_ahead(self) -> int:
+        """Actions that are granted and not begun, at this moment: so many that none comes too late."""
+        return self._credits.ahead.actions(self._options.control_period_s, self._lead)
+
+    def pending(self) -> Vector:
+        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
+        return self.hand_over.pending()
+
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
             self._forget()
         return []
 
-    def pending(self) -> Vector:
-        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
-        return self.hand_over.pending()
-
-    @property
-    def lead_actions(self) -> int:
-        """Actions that may be sent and not begun, at this moment."""
-        if self._options.lead_actions:
-            return self._options.lead_actions
-        steps_s = self._newest_steps_s
-        if len(steps_s) < STEPS_TO_LEARN:
-            return 2
-        longest_s, spread_s = max(steps_s), max(steps_s) - min(steps_s)
-        needed_s = longest_s + spread_s * (1.0 + FEW_STEPS / len(steps_s))
-        return min(MOST_LEAD, max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)))
+    def on_robot_state(self, values: Vector, now: float) -> list[GeneratorEffect]:
+        """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
+        if np.isfinite(values).all():
+            self._credits.on_robot_state(values, now)
+        else:
+            self.counters.count("robot_state_not_finite")
+        return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
-        """Learn that a picture is taken now: for start "pending", and for the age of its context."""
+        """Learn that a picture is taken now, and grant its context the first steps."""
         if not self._episode.runs(request.episode):
             self.counters.count("request_other_episode")
             return []
         self.hand_over.on_picture(request.sequence)
-        self._requested_s[request.sequence] = now
-        while len(self._requested_s) > REQUESTS_KEPT:
-            del self._requested_s[next(iter(self._requested_s))]
-        return []
+        self._flows.on_request(request.sequence, now)
+        if self._options.release != "stream" or request.sequence <= self._newest_sequence:
+            return []
+        came = [] if self._flows.playing is None else self._flows.playing.came
+        planned = np.array([*self.hand_over.planned(), *came]).reshape(-1, self._layout.size)
+        return [self._grant(self._new_candidate(request.sequence), now, planned)]
 
     def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]:
-        """Take a newer context; it takes over at the next action that is asked for."""
+        """Take a newer context; it takes over at the next action that is sent."""
+        flow = self._flows.candidate(context.sequence)
         if not self._episode.runs(context.episode):
             self.counters.count("context_other_episode")
         elif context.sequence <= self._newest_sequence:
             self.counters.count("context_not_newer")
         elif not 1 <= context.execution_horizon <= context.trained_horizon:
             self.counters.count("context_bad_horizon")
-        elif self._too_old(context, now):
-            self.counters.count("context_too_old")
+        elif self._is_too_old(context.sequence, now):
+            if flow is not None:
+                self._flows.drop(flow)
         else:
             self._newest_sequence = context.sequence
-            if self._next is not None:
-                self.counters.count("context_superseded")
-            self._next = context
+            self._known = context
+            for old in self._flows.drop_before(context.sequence):
+                if old.context is not None:
+                    self.counters.count("context_superseded")
+            flow = flow or self._new_candidate(context.sequence, context)
+            flow.context, flow.waits_since_s = context, now
             return self._proceed(now)
         return []
 
@@ -153,131 +135,218 @@ class Generator:
             self.hand_over.last_sent = self._layout.start(cumulative)
         return self._proceed(now)
 
-    def on_flow_reply(self, reply: FlowReply, now: float) -> list[GeneratorEffect]:
-        """Send the action that a flow step gave; a reply that is late or no action ends the flow."""
+    def on_generated(self, action: GeneratedAction, now: float) -> list[GeneratorEffect]:
+        """Take an action of a granted step; one that is out of order, or none, ends its flow."""
         effects = self.poll(now)
-        if effects:  # it has been given up, and the next context is asked already
-            self.counters.count("flow_reply_unexpected")
+        flow = self._flow_of(action)
+        if flow is None:
+            outdated = self._episode.runs(action.episode) and 1 <= action.revision <= self._revision
+            self.counters.count("generated_outdated" if outdated else "generated_unexpected")
             return effects
-        asked = self._asked
-        if asked is None or (reply.episode, reply.context, reply.index) != (asked.episode, asked.context, asked.index):
-            self.counters.count("flow_reply_unexpected")
-            return []
-        self._asked = None
-        if not reply.accepted:  # answered at once: it says nothing of how long a step takes
-            self.counters.count("flow_refused")
-            return self._end_flow(now)
-        waited_s = max(0.0, now - self._asked_s)  # ROS time may be set back
-        self.flow_latency.add(waited_s)
-        if self.flow_latency.smoothed_s is not None:  # the cold first step would keep the lead long for hundreds
-            self._newest_steps_s.append(waited_s)
-        values = self._checked(reply.values, "flow")
+        if not action.accepted:  # answered at once: it says nothing of how long a step takes
+            self.counters.count("generate_refused")
+            return effects + self._end(flow, now)
+        if action.step != flow.next_step:
+            self.counters.count("generated_out_of_order")
+            return effects + self._end(flow, now)
+        values = self._checked(action.values, "generated")
         if values is None:
-            return self._end_flow(now)
-        if self._flow is None:
-            self.counters.count("flow_ended")
-            return self._proceed(now)
-        return self._release(self._flow, values, now) + self._proceed(now)
+            return effects + self._end(flow, now)
+        self._credits.ahead.on_action(flow.take(values, now), action.compute_s + action.queued_s, now)
+        return effects + self._proceed(now)
 
     def poll(self, now: float) -> list[GeneratorEffect]:
-        """Give up a flow step without a reply, and actions that never reached the executor."""
-        if self._asked is not None and now >= self._asked_s + self._options.flow_step_timeout_s:
-            self.counters.count("flow_timeout")
-            self._asked = None
-            return self._end_flow(now)
+        """Give up a granted action that does not come, and actions that never reached the executor."""
+        if (flow := self._flows.overdue(now, self._options.generate_timeout_s)) is not None:
+            self.counters.count("generate_timeout")
+            return self._end(flow, now)
         outstanding = self.hand_over.outstanding
         if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
             for _ in outstanding:
                 self.counters.count("action_lost")
             outstanding.clear()
-            return self._end_flow(now)  # the executor takes no later index of this context any more
+            # the executor takes no later index of this context any more
+            return self._proceed(now) if self._flows.playing is None else self._end(self._flows.playing, now)
         return []
 
     def deadline(self) -> float | None:
         """Return when `poll` must be called next, or None."""
-        times = []
-        if self._asked is not None:
-            times.append(self._asked_s + self._options.flow_step_timeout_s)
-        if self.hand_over.outstanding and self._executor_idle:
-            times.append(self._sent_s + LOST_AFTER_S)
-        return min(times, default=None)
+        lost_s = self._sent_s + LOST_AFTER_S if self.hand_over.outstanding and self._executor_idle else None
+        owed_s = self._flows.deadline(self._options.generate_timeout_s)
+        return min((due_s for due_s in (lost_s, owed_s) if due_s is not None), default=None)
+
+    @property
+    def _lead(self) -> int:
+        return max(1, self._options.lead_actions)
+
+    def _flow_of(self, action: GeneratedAction) -> Flow | None:
+        """Return the flow whose present beginning an action belongs to and which waits for it, or None."""
+        flow = self._flows.find(action.context, action.revision) if self._episode.runs(action.episode) else None
+        return flow if flow is not None and flow.granted else None
 
     def _proceed(self, now: float) -> list[GeneratorEffect]:
-        """Ask for the next flow step if there is room for its action and a context to ask."""
-        if self._asked is not None:
-            return []
-        chunk = self._options.release == "chunk"
-        if not chunk and len(self.hand_over.outstanding) >= self.lead_actions:
-            return []
-        if self._next is not None and not self._chunk:
-            following, self._next = self._next, None
-            if self._too_old(following, now):  # it came in time, but nothing was begun meanwhile
-                self.counters.count("context_too_old")
-            else:
-                self._flow = self._begun(following)
-        flow = self._flow
+        """Hand over, send what there is room for, and grant what has become necessary."""
+        effects: list[GeneratorEffect] = []
+        if self._options.release == "chunk":
+            flow = self._flows.playing
+            while flow is not None and flow.came and not flow.granted:  # all of it is there
+                effects.append(self._send(flow, now))
+            self._take_chunk(now)
+        else:
+            while len(self.hand_over.outstanding) < self._lead:
+                effects += self._take_over(now)
+                flow = self._flows.playing
+                if flow is None or not flow.came:
+                    break
+                effects.append(self._send(flow, now))
+            effects += [self._grant(flow, now) for flow in self._flows.candidates() if self._must_begin(flow)]
+        flow = self._flows.playing
+        if flow is not None and self._wanted(flow) > flow.until:
+            effects.append(self._grant(flow, now))
+        return effects
+
+    def _take_over(self, now: float) -> list[GeneratorEffect]:
+        """Let the newest context that is ready take over; one that would begin at another step is asked again."""
+        flow = self._flows.ready()
         if flow is None:
             return []
-        overrun = self._options.overrun and not chunk
-        if flow.index >= (flow.horizon if overrun else flow.context.execution_horizon):
-            return []
-        self._asked = FlowRequest(flow.context.episode, flow.context.sequence, flow.step, flow.position)
-        self._asked_s = now
-        return [self._asked]
+        if self._is_too_old(flow.sequence, now):  # it came in time, but nothing was begun meanwhile
+            self._flows.drop(flow)
+            return self._take_over(now)
+        first, position = self._start(flow)
+        behind = first - flow.first
+        if len(flow.came) <= behind < len(flow.came) + len(flow.granted):
+            return []  # the action that fits is on its way
+        if not 0 <= behind < len(flow.came) or (behind == 0 and not self._is_near(flow, position)):
+            self.counters.count("flow_begun_again")
+            flow.begin(self._next_revision(), first, position)
+            return [self._grant(flow, now)]
+        for _ in range(behind):
+            flow.position = self._layout.advance(flow.position, flow.came.popleft())
+        flow.first = first
+        self._adopt(flow)
+        return []
 
-    def _begun(self, context: ContextReady) -> _Flow:
-        """Return the flow of a context that takes over."""
-        start, sequence = self._options.hand_over_start, context.sequence
-        late = 0
-        if start == "rezero" and self._options.release == "stream":
-            late = left_out(context, self.hand_over.lacking(sequence), self._options.trained_delay)
-            if late:
-                self.counters.count("flow_begun_late")
-        return _Flow(context, self.hand_over.start(start, sequence, late), late)
+    def _take_chunk(self, now: float) -> None:
+        """Release chunk: let a context take over when the chunk before it was sent."""
+        playing = self._flows.playing
+        if playing is not None and (playing.came or playing.granted):
+            return
+        for flow in self._flows.candidates():
+            if flow.context is not None and self._is_too_old(flow.sequence, now):
+                self._flows.drop(flow)
+            elif flow.context is not None:
+                flow.begin(self._next_revision(), *self._start(flow))
+                self._adopt(flow)
 
-    def _too_old(self, context: ContextReady, now: float) -> bool:
-        """True when the request was heard too long ago; a context whose request was not heard counts as new."""
-        return now - self._requested_s.get(context.sequence, now) > self._options.max_context_age_s
+    def _adopt(self, flow: Flow) -> None:
+        """Go on with the actions of `flow`."""
+        if flow.first:
+            self.counters.count("flow_begun_late")
+        self._credits.on_hand_over(self.hand_over.observation_delay(flow.sequence))
+        for _ in () if self._flows.playing is None else self._flows.playing.came:
+            self.counters.count("action_superseded")
+        self._flows.adopt(flow)
 
-    def _release(self, flow: _Flow, values: Vector, now: float) -> list[GeneratorEffect]:
-        """Return the actions to send now: this one, or the whole chunk when it is complete."""
+    def _new_candidate(self, sequence: int, context: ContextReady | None = None) -> Flow:
+        """Return a new flow of an observation that may take over."""
+        flow = Flow(sequence, self._next_revision(), 0, self._layout.start(), context)
+        flow.first, flow.position = self._start(flow)
+        self._flows.add(flow)
+        return flow
+
+    def _start(self, flow: Flow) -> tuple[int, Vector]:
+        """Return the step and the state, [A], from which a flow goes on that takes over with the next action."""
+        start, context = self._options.hand_over_start, flow.context or self._known
+        first = 0
+        if start == "rezero" and self._options.release == "stream" and context is not None:
+            delay = learned_delay(context, self._options.trained_delay)
+            first = skipped_actions(context, self.hand_over.observation_delay(flow.sequence), delay)
+        return first, self.hand_over.start(start, flow.sequence, first)
+
+    def _must_begin(self, flow: Flow) -> bool:
+        """Begin a flow anew that would begin otherwise by now; True when it must be granted.
+
+        Some actions later than presumed it can take over all the same: there are spare steps.
+        """
+        if flow.came or not flow.granted:
+            return not flow.came
+        first, position = self._start(flow)
+        late = first - flow.first
+        spare = len(flow.granted) - 1 if self._is_chunk(flow) else SPARE_STEPS
+        if 0 < late <= spare or (late == 0 and self._is_near(flow, position)):
+            return False
+        flow.begin(self._next_revision(), first, position)
+        return True
+
+    def _is_chunk(self, flow: Flow) -> bool:
+        """True when all actions of a context exist, as far as is known."""
+        context = flow.context or self._known
+        return context is not None and context.chunk
+
+    def _is_near(self, flow: Flow, position: Vector) -> bool:
+        """True when a flow that has begun need not begin anew from `position`, [A]; a chunk's rows follow none."""
+        return self._is_chunk(flow) or self.hand_over.is_near(position, flow.position)
+
+    def _next_revision(self) -> int:
+        self._revision += 1
+        return self._revision
+
+    def _wanted(self, flow: Flow) -> int:
+        """Return the step before which the grants of a flow must end by now."""
+        context, chunk = flow.context or self._known, self._options.release == "chunk"
+        last = None if context is None or (self._options.overrun and not chunk) else context.execution_horizon
+        outstanding = len(self.hand_over.outstanding) if flow is self._flows.playing else -SPARE_STEPS
+        ahead = last if chunk and last is not None else self.actions_ahead - outstanding
+        return self._credits.until(flow, context, last, ahead)
+
+    def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
+        """Return the request that grants what a flow needs by now."""
+        wanted = self._wanted(flow)
+        return self._credits.grant(self._episode.number, flow, wanted, now, flow is self._flows.playing, planned)
+
+    def _send(self, flow: Flow, now: float) -> Action:
+        """Return the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""
         context = flow.context
-        values = self._layout.clip(values)
+        assert context is not None, "only a context that is known takes over"
+        generated = flow.came.popleft()
+        values = self._layout.clip(generated)
         if flow.index == 0:
             self.hand_over.begin(values)
-        previous = self._chunk[-1].values if self._chunk else self.hand_over.last_sent
-        values, limited = self.hand_over.bounded(values, previous, self._options.hand_over_jump)
+        values, limited = self.hand_over.bounded(values, self.hand_over.last_sent, self._options.hand_over_jump)
         if limited:
             self.counters.count("jump_limited")
         if flow.index >= context.execution_horizon:
             self.counters.count("overrun")
-        self._chunk.append(
-            Action(
-                episode=context.episode,
-                context=context.sequence,
-                index=flow.index,
-                flow_time=flow.step / context.trained_horizon,
-                values=values,
-                more=flow.index + 1 < context.execution_horizon,
-            )
+        action = Action(
+            episode=context.episode,
+            context=context.sequence,
+            index=flow.index,
+            flow_time=flow.step / context.trained_horizon,
+            values=values,
+            more=flow.index + 1 < context.execution_horizon,
         )
         flow.position = self._layout.advance(flow.position, values)
         flow.index += 1
-        if self._options.release == "chunk" and flow.index < context.execution_horizon:
-            return []
-        actions, self._chunk = self._chunk, []
-        for action in actions:
-            self.hand_over.on_sent(action)
+        self.hand_over.on_sent(action)
         self._sent_s = now
-        return list(actions)
+        if not np.array_equal(values, generated) and not context.chunk:
+            flow.go_on(self._next_revision(), flow.position)
+        return action
 
-    def _end_flow(self, now: float) -> list[GeneratorEffect]:
-        """Drop the flow (an index must not be skipped) and go on with a newer context if there is one."""
-        self._flow = None
-        for _ in self._chunk:
+    def _end(self, flow: Flow, now: float) -> list[GeneratorEffect]:
+        """Drop a flow (an index must not be skipped) and go on with a newer context if there is one."""
+        for _ in flow.came:
             self.counters.count("action_of_ended_flow")
-        self._chunk = []
+        self._flows.drop(flow)
         return self._proceed(now)
+
+    def _is_too_old(self, sequence: int, now: float) -> bool:
+        """True, and counted, when the picture of a context was asked for too long ago."""
+        old = self._flows.age_s(sequence, now) > self._options.max_context_age_s
+        if old:
+            self.counters.count("context_too_old")
+        return old
 
     def _checked(self, values: Vector, source: str) -> Vector | None:
         """Return `values` as [A], or None (counted) when they are no action."""

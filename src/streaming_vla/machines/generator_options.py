@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from streaming_vla.options.option import option
-from streaming_vla.options.shared import ActionOptions, ContextOptions, NodeOptions, realtime_priority
+from streaming_vla.options.shared import (
+    ActionOptions,
+    ContextOptions,
+    NodeOptions,
+    RobotStateOptions,
+    realtime_priority,
+)
 
 HandOverStart = Literal["rezero", "episode", "pending"]
 STARTS = get_args(HandOverStart)
 
 
-class GeneratorOptions(ContextOptions, ActionOptions, NodeOptions):
+class GeneratorOptions(ContextOptions, RobotStateOptions, ActionOptions, NodeOptions):
     """How actions are generated and handed over."""
 
     release: Literal["stream", "chunk"] = option(
@@ -22,9 +28,9 @@ class GeneratorOptions(ContextOptions, ActionOptions, NodeOptions):
     overrun: bool = option(
         True, "Go on with the old context, up to its trained horizon, until the new one is ready.", live=True
     )
-    flow_step_timeout_s: float = option(
+    generate_timeout_s: float = option(
         0.5,
-        "A flow step that has not been answered for this long is given up.",
+        "An action that was asked for and has not come for this long is given up.",
         "s",
         live=True,
         ge=0.01,

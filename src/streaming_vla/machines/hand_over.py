@@ -18,21 +18,34 @@ from collections import deque
 
 import numpy as np
 
-from streaming_vla.machines.events import Action, ContextReady, ExecutionState
-from streaming_vla.machines.since_picture import SincePicture
+from streaming_vla.machines.action_history import ActionHistory
+from streaming_vla.machines.events import Action, ContextReady, ExecutionState, Mode
 from streaming_vla.policies.layout import ActionLayout, Vector
 
+NEAR = 0.02  # of its range; a flow need not begin anew because an absolute dimension has moved on by so little
 
-def left_out(context: ContextReady, lacking: int, trained_delay: int) -> int:
-    """Return how many actions of a context's flow are left out, so that the next is the one for now.
 
-    At most two thirds of the overrun: the rest is left for the context after this one to come late.
+
+def skipped_actions(context: ContextReady, observation_delay: int, trained_delay: int) -> int:
+    """Return how many actions of a context are skipped, so that the next is the one for now.
+
+    Of a flow at most two thirds of the overrun: the rest is left for the context after this one to come late. A chunk's
+    rows belong to fixed times, so of a chunk all that are over, but the last.
 
     Args:
-        lacking: actions that its picture lacks when it takes over.
-        trained_delay: actions behind its picture that a context may begin as the policy has learnt it.
+        context: of which trained_horizon, execution_horizon and chunk count.
+        observation_delay: actions between its picture and the moment at which it takes over.
+        trained_delay: so many of them the policy has learned to begin behind its picture.
     """
-    return min(max(0, lacking - trained_delay), 2 * (context.trained_horizon - context.execution_horizon) // 3)
+    late = max(0, observation_delay - trained_delay)
+    if context.chunk:
+        return min(late, context.trained_horizon - 1)
+    return min(late, 2 * (context.trained_horizon - context.execution_horizon) // 3)
+
+
+def learned_delay(context: ContextReady, option: int) -> int:
+    """Return how many actions behind its picture a context may begin; an option below 0 leaves it to the policy."""
+    return context.trained_delay if context.chunk or option < 0 else option
 
 
 class HandOver:
@@ -45,9 +58,12 @@ class HandOver:
     def __init__(self, layout: ActionLayout) -> None:
         self._layout = layout
         self._summed = ~np.asarray(layout.absolute)
-        self._since = SincePicture()
+        span = np.asarray(layout.high) - np.asarray(layout.low)
+        self._near = np.where(~self._summed & np.isfinite(span), NEAR * span, 1e-6)
+        self._since = ActionHistory()
         self._executed = layout.start()  # E, the action being played included
         self._begun = 0  # actions of E
+        self._playing: Action | None = None
         self.outstanding: deque[Action] = deque()  # sent, not begun
         self.last_sent: Vector | None = None
         self._bridging = False
@@ -71,7 +87,9 @@ class HandOver:
             state.context,
             state.index,
         ):
-            self.outstanding.popleft()
+            self._playing = self.outstanding.popleft()
+        if state.mode is not Mode.PLAYING:
+            self._playing = None
         if cumulative is not None:
             self._executed, self._begun = cumulative, state.executed
             self._since.on_state(state)
@@ -80,28 +98,37 @@ class HandOver:
         """The picture of observation `sequence` is taken now."""
         self._since.on_picture(sequence)
 
-    def lacking(self, sequence: int) -> int:
+    def observation_delay(self, sequence: int) -> int:
         """Return how many of the actions before the next one the picture of `sequence` lacks; 0: not known."""
-        return self._since.lacking(sequence, self._begun + len(self.outstanding))
+        return self._since.observation_delay(sequence, self._begun + len(self.outstanding))
 
-    def start(self, kind: str, sequence: int, left_out: int = 0) -> Vector:
+    def start(self, kind: str, sequence: int, skipped_actions: int = 0) -> Vector:
         """Return the flow's state, [A], from which the context of observation `sequence` goes on.
 
         Args:
-            left_out: kind rezero: actions of the flow that are left out; those in their place are executed already,
-                or sent.
+            skipped_actions: kind rezero: actions that the flow skips; those in their place are executed already, or
+                sent.
         """
         fresh = self._layout.start(self.last_sent)
-        if kind == "rezero" and not left_out:
+        if kind == "rezero" and not skipped_actions:
             return fresh
         total = self._ahead()
         if kind == "rezero":
-            total = total - self._ahead(left_out)
+            total = total - self._ahead(skipped_actions)
         elif kind == "pending":
             # an observation that nobody told of counts from now: its pending actions are unknown
             shown = self._since.at_picture(sequence)
             total = total - (total if shown is None else shown)
         return np.where(self._summed, total, fresh)
+
+    def is_near(self, position: Vector, other: Vector) -> bool:
+        """True when a flow that has begun from `other` [A] need not begin anew from `position` [A]."""
+        return bool(np.all(np.abs(position - other) <= self._near))
+
+    def planned(self) -> list[Vector]:
+        """Return the action being played and those sent behind it: a picture of now shows none of them."""
+        playing = [] if self._playing is None else [self._playing.values]
+        return [*playing, *(action.values for action in self.outstanding)]
 
     def pending(self) -> Vector:
         """Return the sum of the action that begins now and of those sent behind it, [A]: a picture of now lacks them.

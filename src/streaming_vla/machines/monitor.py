@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from streaming_vla.machines.action_history import ActionHistory
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.events import (
     ContextReady,
@@ -23,10 +24,9 @@ from streaming_vla.machines.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
-from streaming_vla.machines.hand_over import left_out
+from streaming_vla.machines.hand_over import learned_delay, skipped_actions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.machines.monitor_options import MonitorOptions
-from streaming_vla.machines.since_picture import SincePicture
 from streaming_vla.policies.layout import Vector
 from streaming_vla.saliency.decision import NO_SALIENCY, EarlyDecision, Moment, Verdict
 
@@ -72,7 +72,7 @@ class Monitor:
         self._context_s = now
         self._context_played = False  # an action of the newest context has begun
         self._state: ExecutionState | None = None
-        self._since = SincePicture()
+        self._since = ActionHistory()
         self._question: SaliencyQuestion | None = None  # the predictor has it, and its answer is wanted
         self._question_s = now
         self._answer: tuple[int, float] | None = None  # context and saliency of an answer that is not used yet
@@ -263,14 +263,16 @@ class Monitor:
 
     def _step(self, context: ContextReady, state: ExecutionState) -> int:
         """Return which step of its flow the context that is played is at: the generator leaves some out."""
-        lacking = self._since.lacking(context.sequence, state.executed - 1 - state.index)
-        return state.index + left_out(context, lacking, self._options.trained_delay)
+        observation_delay = self._since.observation_delay(context.sequence, state.executed - 1 - state.index)
+        return state.index + skipped_actions(
+            context, observation_delay, learned_delay(context, self._options.trained_delay)
+        )
 
     def _early_actions(self, context: ContextReady, state: ExecutionState) -> int:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
         if self._options.early_actions:
             return self._options.early_actions
-        lead = self._options.lead_actions or 1 + state.queue_depth
+        lead = self._options.lead_actions
         needed_s = (self.request_latency.smoothed_s or 0.0) + context.flow_step_s
         return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + lead
 

@@ -51,10 +51,10 @@ class ActionOptions(Options):
     )
     lead_actions: int = option(
         1,
-        "Actions that are kept ready behind the one being played: sent already, they cannot be changed any more. 0 "
-        "takes as many as the measured flow steps need.",
+        "Actions that wait at the executor behind the one being played; what is sent cannot be changed any more. The "
+        "generator keeps as many more ready as the measured latencies need.",
         "actions",
-        ge=0,
+        ge=1,
         le=64,
     )
 
@@ -81,12 +81,12 @@ class ContextOptions(Options):
     """What a context can give; the same on generator and saliency_monitor."""
 
     trained_delay: int = option(
-        4,
-        "Actions behind its picture that the policy was trained to begin a context at, at most; with hand_over_start "
-        "rezero one that begins later leaves out as many actions as it is late, and ends earlier. 1000 leaves none "
-        "out.",
+        -1,
+        "Actions behind its picture that a context may begin at, at most, -1: as the policy was trained; with "
+        "hand_over_start rezero one that begins later skips as many actions as it is late, and ends earlier. 1000 "
+        "skips none.",
         "actions",
-        ge=0,
+        ge=-1,
         le=1000,
     )
 

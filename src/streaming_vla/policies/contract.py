@@ -1,10 +1,15 @@
-"""The contract of a streaming policy: what any model must offer to be run by the suite."""
+"""The policy contract: what the suite asks of a policy. Two kinds: a flow policy gives one action per step, a chunk
+policy denoises all actions of its horizon at once (chunk.py makes a stream of it).
+
+The engine calls a policy from one thread, in inference mode and in slices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +23,36 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 __all__ = [
     "BatchingPolicy",
     "ChunkPolicy",
+    "CompletingPolicy",
+    "FlowPolicy",
     "FlowQuery",
     "Guide",
+    "PlannedActions",
     "PlanningPolicy",
     "PolicyObservation",
     "PolicySpec",
+    "PolicyTimeout",
     "Prefilled",
-    "StreamingPolicy",
+    "Slices",
     "prefill_whole",
     "run_slices",
 ]
 
+FITS = ("crop", "letterbox", "letterbox_left_top")
+Matrix = npt.NDArray[np.float64]
 Result = TypeVar("Result")
+
+
+class PolicyTimeout(Exception):
+    """What the policy waited for has not come in time; the message says what, and what to do about it."""
+
+
+Slices = Generator["Future[Any] | None", None, Result]
+"""Work in slices: it yields between them, so that nobody waits for more than one.
+
+It may yield a Future for which the next slice has to wait: what blocks (a plain function, a server) runs on a thread of
+its own meanwhile.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,11 +67,20 @@ class PolicySpec:
         layout: of its actions.
         execution_horizon: actions that a context is meant to execute.
         trained_horizon: actions that it may execute at most (overrun).
-        tokens_per_observation: tokens T that a prefill adds to the cache.
+        tokens_per_observation: most tokens that a prefill adds to the cache; language may make it fewer.
         cache: shape of a token's keys and values.
+        trained_delay: a context may begin so many actions behind its picture at most, as the policy has learned it;
+            one that begins later skips as many actions as it is late.
+        control_period_s: seconds that an action lasts; None: any.
+        image_fit: how a camera's picture becomes square: "crop" (the middle), "letterbox" (padded on both sides) or
+            "letterbox_left_top".
+        pad_value: of the padding, 0 to 255.
+        state_names: of the numbers of the state; empty: not told.
+        action_units: of each action dimension, for people; empty: not told.
+        chunk: all actions of a context exist with it, and each belongs to a fixed time behind the picture.
 
     Raises:
-        ValueError: a size is not positive, cameras repeat or are missing, or the horizons are in the wrong order.
+        ValueError: a size is not positive, names repeat or are missing, or the horizons are in the wrong order.
     """
 
     name: str
@@ -60,6 +92,13 @@ class PolicySpec:
     trained_horizon: int
     tokens_per_observation: int
     cache: CacheSpec
+    trained_delay: int = 0
+    control_period_s: float | None = None
+    image_fit: str = "crop"
+    pad_value: int = 0
+    state_names: tuple[str, ...] = ()
+    action_units: tuple[str, ...] = ()
+    chunk: bool = False
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -72,6 +111,33 @@ class PolicySpec:
                 f"policy {self.name}: trained_horizon {self.trained_horizon} is below "
                 f"execution_horizon {self.execution_horizon}"
             )
+        if self.trained_delay < 0:
+            raise ValueError(f"policy {self.name}: trained_delay is {self.trained_delay}, it must be 0 or more")
+        if self.control_period_s is not None and not self.control_period_s > 0.0:
+            raise ValueError(f"policy {self.name}: control_period_s is {self.control_period_s}, it must be above 0")
+        if self.image_fit not in FITS or not 0 <= self.pad_value <= 255:
+            raise ValueError(
+                f"policy {self.name}: image_fit is '{self.image_fit}' and pad_value {self.pad_value}, expected one of "
+                f"{', '.join(FITS)} and 0 to 255"
+            )
+        for field, count in (("state_names", self.state_size), ("action_units", self.layout.size)):
+            if getattr(self, field) and len(getattr(self, field)) != count:
+                raise ValueError(
+                    f"policy {self.name}: {field} has {len(getattr(self, field))} entries, expected {count}"
+                )
+
+
+@dataclass(frozen=True)
+class PlannedActions:
+    """What will be executed from a picture on, as far as it is planned already (real-time chunking).
+
+    Args:
+        actions: [n, A], of the action that began with the picture and all that are planned behind it.
+        delay: actions that are expected to be executed before the new context takes over.
+    """
+
+    actions: Matrix
+    delay: int
 
 
 @dataclass(frozen=True)
@@ -85,59 +151,71 @@ class PolicyObservation:
         pending: [A], sum of the actions that will be executed between the pictures and the hand-over (newest value for
             absolute dimensions): a policy with a look-ahead predictor moves the base camera's tokens on by them. None
             leaves the pictures as they are.
+        planned: returns what is known of the planned actions when it is called; a chunk's denoising may be guided by
+            them.
     """
 
     images: npt.NDArray[np.uint8]
     state: npt.NDArray[np.float32]
     instruction: str
     pending: Vector | None = None
+    planned: Callable[[], PlannedActions | None] = lambda: None
 
 
 class Prefilled(NamedTuple):
     """What a prefill makes of an observation.
 
-    keys before rotation and values of the new tokens, each [L, Hkv, T, d]; seen [tokens, features] is what `look_ahead`
-    is given later, None when the policy has no look-ahead predictor.
+    keys before rotation and values of the new tokens, each [L, Hkv, T, d] with 1 <= T <= tokens_per_observation;
+    seen [tokens, features] is what `look_ahead` is given later, None when the policy has no look-ahead predictor;
+    context is anything that the policy wants back with every later call about this observation.
     """
 
     keys: Tensor
     values: Tensor
     seen: Tensor | None = None
+    context: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class FlowQuery:
-    """A step of the flow that is asked for: the arguments of StreamingPolicy.flow_step."""
+    """A step of the flow that is asked for.
+
+    Args:
+        view: the history, the context's own observation last.
+        position: [A], the flow's state (see ActionLayout.start and advance).
+        index: step of the flow, 0 .. trained_horizon - 1; its time is index / trained_horizon.
+        context: what the prefill left (see Prefilled).
+        state: [state_size], the robot's newest state, which may be newer than the picture; None: not known.
+        state_age_s: how old it is, seconds.
+    """
 
     view: CacheView
     position: Vector
     index: int
+    context: Any = None
+    state: npt.NDArray[np.float32] | None = None
+    state_age_s: float = float("nan")
 
 
-class StreamingPolicy(Protocol):
-    """A policy as the engine runs it: one thread, inference mode, work in slices."""
-
+class _Prefilling(Protocol):
     @property
     def spec(self) -> PolicySpec:
         """What it is fed and what it gives."""
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
-        """Turn an observation into tokens that follow `view`.
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
+        """Turn an observation into tokens that follow `view`, slice by slice."""
 
-        Yields between slices, so that a flow step never waits for more than one of them.
-        """
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
-        """Return action `index` of the context that `view` ends with, [A], clipped to the layout.
+class FlowPolicy(_Prefilling, Protocol):
+    """A policy that gives one action per step of its flow. What the engine runs."""
 
-        Args:
-            view: the history, the context's own observation last.
-            position: [A], the flow's state (see ActionLayout.start and advance).
-            index: step of the flow, 0 .. trained_horizon - 1; its time is index / trained_horizon.
-        """
+    def flow_step(self, query: FlowQuery) -> Vector:
+        """Return action `query.index` of the context that `query.view` ends with, [A], clipped to the layout."""
 
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Return how much the pending actions change what the cameras see, in units of a typical change.
+
+        Asked only of a policy whose prefill leaves something seen.
 
         Args:
             seen: what the prefill left of the observation, see Prefilled.
@@ -145,49 +223,60 @@ class StreamingPolicy(Protocol):
         """
 
 
-class BatchingPolicy(StreamingPolicy, Protocol):
+class ChunkPolicy(_Prefilling, Protocol):
+    """A policy that denoises a whole chunk of actions."""
+
+    def denoise(
+        self, view: CacheView, context: Any, steps: int, guide: Guide | None, random: np.random.Generator
+    ) -> Slices[Matrix]:
+        """Return the chunk [H, A] in action units, H the trained horizon, after `steps` Euler steps from noise.
+
+        Yields between the steps.
+
+        Args:
+            view: the history, the context's own observation last.
+            context: what the prefill left (see Prefilled).
+            guide: pulls the chunk towards known actions, in action units.
+            random: of the noise.
+        """
+
+
+class CompletingPolicy(FlowPolicy, Protocol):
+    """A policy that does more for a context once its tokens are in the cache (a chunk is denoised)."""
+
+    def complete(self, observation: PolicyObservation, view: CacheView, context: Any) -> Slices[Any]:
+        """Return what is kept in the place of `context` (see Prefilled); `view` ends with the observation's tokens."""
+
+
+class BatchingPolicy(FlowPolicy, Protocol):
     """A policy that also does flow steps of several contexts in one pass; the engine asks it where shapes allow."""
 
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
         """Return what `flow_step` returns of each; the views have as many tokens and the same next position."""
 
 
-class PlanningPolicy(StreamingPolicy, Protocol):
+class PlanningPolicy(FlowPolicy, Protocol):
     """A policy that also says in one pass, and roughly, what it is going to do with a context."""
 
-    def plan(self, view: CacheView) -> Vector:
+    def plan(self, view: CacheView, context: Any) -> Matrix:
         """Return all actions of the context that `view` ends with, [trained_horizon, A], clipped to the layout.
 
         They need not be what flow steps give: those know how far the motion has come.
         """
 
 
-def run_slices(work: Generator[None, None, Result]) -> Result:
+def run_slices(work: Slices[Result]) -> Result:
     """Run all slices of a piece of work, for callers that nobody waits beside; returns what it returns."""
     while True:
         try:
-            next(work)
+            said = next(work)
         except StopIteration as done:
             result: Result = done.value
             return result
+        if isinstance(said, Future):
+            wait([said])  # what went wrong is raised where the work asks for the result
 
 
-def prefill_whole(policy: StreamingPolicy, observation: PolicyObservation, view: CacheView) -> Prefilled:
+def prefill_whole(policy: _Prefilling, observation: PolicyObservation, view: CacheView) -> Prefilled:
     """Run all slices of a prefill; returns what `prefill` does."""
     return run_slices(policy.prefill(observation, view))
-
-
-class ChunkPolicy(StreamingPolicy, Protocol):
-    """A policy that also denoises a whole chunk of actions at once, for the baselines that need one."""
-
-    def chunk_step(
-        self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
-    ) -> Vector:
-        """Return the chunk [H, A] after one Euler step of its denoising; H is the trained horizon.
-
-        Args:
-            view: the history, the context's own observation last.
-            noisy: [H, A], at `time`: standard normal noise at 0, actions (not yet clipped) at 1.
-            time, duration: where the step begins and how far it goes.
-            guide: pulls the chunk towards known actions.
-        """

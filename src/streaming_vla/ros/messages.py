@@ -14,14 +14,14 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from streaming_vla_interfaces import msg, srv
 
-from streaming_vla.engine.values import ContextReport, EncodedObservation, FlowResult
+from streaming_vla.engine.values import ContextReport, EncodedObservation, ResetResult
 from streaming_vla.machines.events import (
     Action,
     ContextReady,
     Episode,
     ExecutionState,
-    FlowReply,
-    FlowRequest,
+    GeneratedAction,
+    GenerateRequest,
     Mode,
     ObserveRequest,
     Reason,
@@ -129,6 +129,8 @@ def context_from(message: msg.Context) -> ContextReady:
         message.execution_horizon,
         message.trained_horizon,
         message.flow_step_s,
+        message.trained_delay,
+        message.chunk,
     )
 
 
@@ -147,6 +149,8 @@ def context_to(report: ContextReport, layout: ActionLayout, stamp: Time) -> msg.
         prefill_s=report.prefill_s,
         queued_s=report.queued_s,
         flow_step_s=report.flow_step_s,
+        trained_delay=report.trained_delay,
+        chunk=report.chunk,
     )
 
 
@@ -235,31 +239,76 @@ def execution_state_from(message: msg.ExecutionState) -> ExecutionState:
     )
 
 
-def flow_request_to(request: FlowRequest, session: str) -> srv.FlowStep.Request:
-    """Return the request of FlowStep.srv."""
-    return srv.FlowStep.Request(
+def generate_to(request: GenerateRequest, session: str, stamp: Time) -> msg.GenerateRequest:
+    """Return GenerateRequest.msg; an empty plan says as much as none."""
+    return msg.GenerateRequest(
+        header=Header(stamp=stamp),
         session=session,
         episode=request.episode,
         context=request.context,
-        index=request.index,
+        revision=request.revision,
+        step=request.step,
         position=floats(request.position),
+        until=request.until,
+        state=floats(np.zeros(0) if request.state is None else request.state),
+        state_age_s=request.state_age_s,
+        planned=floats(np.zeros(0) if request.planned is None else np.ravel(request.planned)),
+        delay=request.delay,
     )
 
 
-def flow_request_from(message: srv.FlowStep.Request) -> FlowRequest:
-    """Return what the request of FlowStep.srv asks."""
-    return FlowRequest(message.episode, message.context, message.index, vector(message.position))
+def generate_from(message: msg.GenerateRequest) -> GenerateRequest:
+    """Return what GenerateRequest.msg asks; ValueError when its plan is not made of whole actions."""
+    size, planned = len(message.position), None
+    if len(message.planned):
+        if not size or len(message.planned) % size:
+            raise ValueError(f"planned has {len(message.planned)} numbers, expected some actions of {size} numbers")
+        planned = vector(message.planned).reshape(-1, size)
+    return GenerateRequest(
+        episode=message.episode,
+        context=message.context,
+        revision=message.revision,
+        step=message.step,
+        position=vector(message.position),
+        until=message.until,
+        state=vector(message.state) if len(message.state) else None,
+        state_age_s=message.state_age_s,
+        planned=planned,
+        delay=message.delay,
+    )
 
 
-def flow_reply_from(request: FlowRequest, message: srv.FlowStep.Response) -> FlowReply:
-    """Return the answer to `request`."""
-    return FlowReply(
-        request.episode,
-        request.context,
-        request.index,
+def generated_to(action: GeneratedAction, session: str, stamp: Time) -> msg.GeneratedAction:
+    """Return GeneratedAction.msg."""
+    return msg.GeneratedAction(
+        header=Header(stamp=stamp),
+        session=session,
+        episode=action.episode,
+        context=action.context,
+        revision=action.revision,
+        step=action.step,
+        accepted=action.accepted,
+        code=action.code,
+        reason=action.reason,
+        values=floats(action.values),
+        compute_s=action.compute_s,
+        queued_s=action.queued_s,
+    )
+
+
+def generated_from(message: msg.GeneratedAction) -> GeneratedAction:
+    """Return what GeneratedAction.msg says; the generator checks shape and numbers."""
+    return GeneratedAction(
+        message.episode,
+        message.context,
+        message.revision,
+        message.step,
         message.accepted,
         vector(message.values),
+        message.code,
         message.reason,
+        message.compute_s,
+        message.queued_s,
     )
 
 
@@ -275,16 +324,32 @@ def saliency_question_to(question: SaliencyQuestion, session: str) -> srv.Predic
     )
 
 
-def saliency_reply_from(question: SaliencyQuestion, message: srv.PredictSaliency.Response) -> SaliencyReply:
-    """Return the answer to `question`."""
-    return SaliencyReply(
-        question.episode, question.context, question.index, message.accepted, message.saliency, message.reason
+def saliency_question_from(message: srv.PredictSaliency.Request) -> SaliencyQuestion:
+    """Return what the request of PredictSaliency.srv asks; the engine checks it."""
+    return SaliencyQuestion(
+        message.episode, message.context, message.index, vector(message.pending), message.saliency_of
     )
 
 
-def flow_result_to(result: FlowResult, response: srv.FlowStep.Response) -> srv.FlowStep.Response:
-    """Fill the response of FlowStep.srv."""
+def saliency_reply_to(reply: SaliencyReply, response: srv.PredictSaliency.Response) -> srv.PredictSaliency.Response:
+    """Fill the response of PredictSaliency.srv."""
+    response.accepted, response.reason, response.saliency = reply.accepted, reply.reason, reply.saliency
+    return response
+
+
+def saliency_reply_from(question: SaliencyQuestion, message: srv.PredictSaliency.Response) -> SaliencyReply:
+    """Return the answer to `question`."""
+    return SaliencyReply(
+        question.episode,
+        question.context,
+        question.index,
+        message.accepted,
+        message.saliency,
+        reason=message.reason,
+    )
+
+
+def reset_result_to(result: ResetResult, response: srv.ResetSession.Response) -> srv.ResetSession.Response:
+    """Fill the response of ResetSession.srv."""
     response.accepted, response.reason = result.accepted, result.reason
-    response.values = floats(result.values)
-    response.compute_s, response.queued_s = result.compute_s, result.queued_s
     return response

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.policies.compact.layers import Layer, attend, rotated
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.vision import CameraEncoder
-from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import Vector
 
@@ -23,6 +23,7 @@ from streaming_vla.policies.layout import Vector
 # of the actions tells whether a motion has begun: a policy that only hesitates at first sees a small sum, takes it for
 # a rest that was meant, and stays. Measured in benchmarks/policy.
 BLIND = 0.5
+TRAINED_DELAY = 4  # actions that the windows of every shipped training plan begin behind their picture, at most
 
 
 class Predictor(Protocol):
@@ -60,6 +61,7 @@ class CompactPolicy:
             trained_horizon=config.trained_horizon,
             tokens_per_observation=config.tokens_per_observation,
             cache=config.cache,
+            trained_delay=TRAINED_DELAY,
         )
 
     @property
@@ -68,8 +70,8 @@ class CompactPolicy:
         return next(iter(self.model.cameras))
 
     @torch.inference_mode()
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
-        """Encode camera by camera, then run layer by layer; a slice ends at every yield (see StreamingPolicy)."""
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
+        """Encode camera by camera, then run layer by layer; a slice ends at every yield (see FlowPolicy)."""
         tokens, seen = (yield from self.encode(observation)), None
         if self.predictor is not None:
             count = self.model.config.tokens_per_camera
@@ -81,20 +83,20 @@ class CompactPolicy:
         return Prefilled(keys, values, seen)
 
     @torch.inference_mode()
-    def encode(self, observation: PolicyObservation) -> Generator[None, None, Tensor]:
+    def encode(self, observation: PolicyObservation) -> Slices[Tensor]:
         """Return the tokens of an observation alone, [1, tokens_per_observation, width]; yields between slices."""
         model = self.model
         pictures = torch.from_numpy(observation.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         parts = []
         for index, encoder in enumerate(model.cameras):
             parts.append(encoder(pictures[index : index + 1]))
-            yield
+            yield None
         parts.append(model.words(torch.tensor([self._tokenize(observation.instruction)])))
         parts.append(model.own_state(torch.from_numpy(observation.state).unsqueeze(0)))
         return torch.cat(parts, dim=1)
 
     @torch.inference_mode()
-    def extend(self, tokens: Tensor, view: CacheView) -> Generator[None, None, tuple[Tensor, Tensor]]:
+    def extend(self, tokens: Tensor, view: CacheView) -> Slices[tuple[Tensor, Tensor]]:
         """Run the tokens of an observation behind `view`; returns what `prefill` does."""
         _refuse_bias(view)
         model, base = self.model, self.model.config.rope_base
@@ -111,13 +113,13 @@ class CompactPolicy:
                 keys = torch.cat((keys_before.unsqueeze(0), rotated(keys, positions, base)), dim=2)
                 values = torch.cat((values_before.unsqueeze(0), values), dim=2)
                 tokens = layer.finish(tokens, attend(rotated(queries, positions, base), keys, values))
-                yield
+                yield None
         return torch.stack(new_keys), torch.stack(new_values)
 
     @torch.inference_mode()
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
-        """Return action `index` of the newest observation in `view` (see StreamingPolicy)."""
-        return self.flow_steps([FlowQuery(view, position, index)])[0]
+    def flow_step(self, query: FlowQuery) -> Vector:
+        """Return action `query.index` of the newest observation in its view (see FlowPolicy)."""
+        return self.flow_steps([query])[0]
 
     @torch.inference_mode()
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
@@ -136,7 +138,7 @@ class CompactPolicy:
         return [self._layout.clip(action.double().numpy()) for action in actions]
 
     @torch.inference_mode()
-    def plan(self, view: CacheView) -> Vector:
+    def plan(self, view: CacheView, context: object = None) -> Vector:
         """Return all actions as the tokens without the flow's state give them, in one pass (see PlanningPolicy)."""
         horizon = self.model.config.trained_horizon
         time = torch.arange(horizon).unsqueeze(0) / horizon
@@ -146,23 +148,30 @@ class CompactPolicy:
         answers = self.model.flow(nowhere, time, _batch([view]), places, None, hidden)
         return self._layout.clip(answers[0].double().numpy())
 
-    def chunk_step(
-        self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
-    ) -> Vector:
-        """Return the chunk after one Euler step of its denoising (see ChunkPolicy)."""
-        with torch.inference_mode(guide is None or not guide.exact), torch.set_grad_enabled(guide is not None):
-            chunk = torch.from_numpy(np.asarray(noisy, dtype=np.float32)).unsqueeze(0).unsqueeze(0)
-            chunk.requires_grad_(guide is not None and guide.exact)
-            first = torch.tensor([view.next_position])
-            velocity = self.model.chunk(chunk, torch.full((1, 1), time), _batch([view]), first, mask=None)
-            if guide is not None:
-                velocity = velocity + _guidance(chunk, velocity, time, guide)
-            after: Vector = (chunk + duration * velocity).detach()[0, 0].double().numpy()
-            return after
+    def denoise(
+        self, view: CacheView, context: object, steps: int, guide: Guide | None, random: np.random.Generator
+    ) -> Slices[Vector]:
+        """Return the chunk [H, A] after `steps` Euler steps from noise (see ChunkPolicy)."""
+        config = self.model.config
+        noise = random.standard_normal((config.trained_horizon, self._layout.size))
+        chunk = torch.from_numpy(noise.astype(np.float32)).unsqueeze(0).unsqueeze(0)
+        batch, first = _batch([view]), torch.tensor([view.next_position])
+        exact = guide is not None and guide.exact
+        for step in range(steps):
+            if step:
+                yield None
+            time = step / steps
+            with torch.inference_mode(not exact), torch.set_grad_enabled(exact):
+                noisy = chunk.detach().clone().requires_grad_() if exact else chunk
+                velocity = self.model.chunk(noisy, torch.full((1, 1), time), batch, first, mask=None)
+                if guide is not None:
+                    velocity = velocity + _guidance(noisy, velocity, time, guide)
+                chunk = (noisy + velocity / steps).detach()
+        return self._layout.clip(chunk[0, 0].double().numpy())
 
     @torch.inference_mode()
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
-        """Return what the predictor says (see StreamingPolicy); an observation without one leaves nothing `seen`."""
+        """Return what the predictor says (see FlowPolicy); an observation without one leaves nothing `seen`."""
         assert self.predictor is not None, "only a prefill with a predictor leaves something seen"
         return float(self.predictor.saliency(seen, _as_tensor(pending)))
 

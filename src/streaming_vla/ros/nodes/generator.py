@@ -1,4 +1,4 @@
-"""Node `generator`: turns each context into a stream of actions, one flow step each."""
+"""Node `generator`: asks for actions ahead, hands over from context to context, and sends action by action."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import time
 from functools import partial
 
 from streaming_vla_interfaces import msg as wire
-from streaming_vla_interfaces import srv
 
-from streaming_vla.machines.events import Action, ContextReady, Episode, FlowRequest
+from streaming_vla.machines.events import Action, ContextReady, Episode, GeneratedAction, GenerateRequest
 from streaming_vla.machines.generator import Generator, GeneratorEffect
 from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
-from streaming_vla.ros.question import Asking
+from streaming_vla.ros.robot_state import listen_to_robot_state
 from streaming_vla.ros.spin import run
+
+GRANTS_REMEMBERED = 512  # newest granted steps that have not come, for the timeline
 
 
 class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
-    """Asks the model for flow steps; never sees a picture, never sends a command."""
+    """Asks the model for actions; never sees a picture, never sends a command."""
 
     def __init__(self) -> None:
         super().__init__("generator", GeneratorOptions)
-        self._steps: Asking[tuple[FlowRequest, float]] = Asking()
+        self._granted_s: dict[tuple[int, int, int], float] = {}  # by context, revision and step
         self._sent = 0
 
     def configure(self) -> None:
-        """Connect to the inference service, the contexts and the executor."""
+        """Connect to the inference node, the robot's state and the executor."""
         self._layout = self.options.layout
         self._publisher = self.create_publisher(wire.Action, "action", reliable(50))
-        self._client = self.create_client(srv.FlowStep, "flow_step")
+        self._requests = self.create_publisher(wire.GenerateRequest, "generate", reliable(50))
         self.listen_to_episode()
         self.listen(
             wire.ObserveRequest,
@@ -49,6 +50,8 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
             partial(self.dispatch, Generator.on_execution_state),
             reliable(50),
         )
+        self.listen(wire.GeneratedAction, "generated_action", messages.generated_from, self._on_generated, reliable(50))
+        listen_to_robot_state(self, self.options, partial(self.dispatch, Generator.on_robot_state))
 
     def make(self) -> Generator:
         """Begin without a context."""
@@ -60,26 +63,22 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         self._mismatch = ""
         self.raise_priority(self.options.realtime_priority)
 
-    def deactivate(self) -> None:
-        """Send no further action."""
-        super().deactivate()
-        self._steps.forget()
-
     def on_episode(self, episode: Episode) -> None:
         """Drop what belongs to the episode before."""
+        self._granted_s.clear()
         self.dispatch(Generator.on_episode, episode)
 
     def report(self) -> tuple[str, dict[str, object]]:
-        """Say when the inference service is missing, or when its policy acts in another layout."""
-        problem = "" if self._client.service_is_ready() else f"no node offers '{self._client.srv_name}'"
+        """Say when the inference node is missing, or when its policy acts in another layout."""
+        problem = "" if self._requests.get_subscription_count() else f"no node listens to '{self._requests.topic_name}'"
         return problem or self._mismatch, {"actions": self._sent, **self._figures()}
 
     def _figures(self) -> dict[str, object]:
-        machine, latency = self.machine, self.machine.flow_latency.summary()
+        machine, latency = self.machine, self.machine.latency.summary()
         return {
-            "lead_actions": machine.lead_actions,
-            "flow_step_p50_ms": 1e3 * latency.p50_s,
-            "flow_step_p95_ms": 1e3 * latency.p95_s,
+            "actions_ahead": machine.actions_ahead,
+            "generate_p50_ms": 1e3 * latency.p50_s,
+            "generate_p95_ms": 1e3 * latency.p95_s,
             "hand_overs": machine.hand_over.count,
             "hand_over_jump_mean": machine.hand_over.mean_jump,
             "hand_over_jump_max": machine.hand_over.largest_jump,
@@ -93,7 +92,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         return messages.context_from(message)
 
     def execute(self, effects: list[GeneratorEffect]) -> None:
-        """Send actions, ask for flow steps."""
+        """Send actions, ask for more."""
         for effect in effects:
             if isinstance(effect, Action):
                 self._publisher.publish(messages.action_to(effect, self.session, self.stamp()))
@@ -101,21 +100,22 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
             else:
                 self._ask(effect)
 
-    def _ask(self, request: FlowRequest) -> None:
-        self._steps.ask(self._client, (request, time.monotonic()), messages.flow_request_to(request, self.session))
+    def _ask(self, request: GenerateRequest) -> None:
+        granted_s = time.monotonic()
+        self._requests.publish(messages.generate_to(request, self.session, self.stamp()))
+        for step in range(request.step, request.until):
+            self._granted_s.setdefault((request.context, request.revision, step), granted_s)
+        while len(self._granted_s) > GRANTS_REMEMBERED:
+            del self._granted_s[next(iter(self._granted_s))]
 
-    def handle_responses(self) -> None:
-        """Send the action that a flow step has brought."""
-        answer = self._steps.answer()
-        if answer is None:
-            return
-        ((request, asked_s), response), answered_s = answer, time.monotonic()
-        reply = messages.flow_reply_from(request, response)
-        if not reply.accepted:
-            self.refuse("flow_step_refused", f"flow step {request.index} refused: {reply.reason}")
-        self.execute(self.machine.on_flow_reply(reply, answered_s))
-        # last, so that the timeline costs no action its time
-        self.span("generate", asked_s, answered_s, request.episode, request.context, request.index)
+    def _on_generated(self, action: GeneratedAction) -> None:
+        came_s = time.monotonic()
+        if not action.accepted:
+            self.refuse("generate_refused", f"actions of context {action.context} refused: {action.reason}")
+        self.dispatch(Generator.on_generated, action)
+        granted_s = self._granted_s.pop((action.context, action.revision, action.step), None)
+        if granted_s is not None and action.accepted:  # last, so that the timeline costs no action its time
+            self.span("generate", granted_s, came_s, action.episode, action.context, action.step)
 
 
 def main() -> None:

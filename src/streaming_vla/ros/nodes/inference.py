@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import torch
@@ -21,27 +20,20 @@ from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
-from streaming_vla.engine.delay import Delay
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.engine.options import InferenceOptions
+from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
-from streaming_vla.engine.values import (
-    ContextReport,
-    EncodedObservation,
-    FlowResult,
-    Refusal,
-    ResetResult,
-    SaliencyRequest,
-    SaliencyResult,
-)
+from streaming_vla.engine.thread import EngineThread
+from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.policies.models import find_model
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.spin import run
 from streaming_vla.saliency.loading import load_with_predictor
 
-Result = TypeVar("Result")
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
 SAID_FOR_S = 10.0  # in the diagnostics
@@ -54,14 +46,15 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def __init__(self) -> None:
         super().__init__("inference", InferenceOptions)
         self._engine_options: EngineOptions | None = None
-        self._engine: Engine | None = None
-        self._delay: Delay | None = None
+        self._thread: EngineThread | None = None
         # a group of their own: while an answer is awaited, the node's other callbacks go on, on the same thread
         self._answering = ReentrantCallbackGroup()
+        self._actions: dict[str, Publisher[Any]] = {}
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
+        self._asked = 0  # services, numbered
         # awaited answers, the oldest first; taking one out, which either thread may do, decides who completes it
-        self._awaited: dict[Future[Any], float] = {}
+        self._awaited: dict[int, tuple[Future[Any], float]] = {}
         self._unanswered_s = -math.inf
 
     def configure(self) -> None:
@@ -95,8 +88,8 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         engine = self._engine_options.retuned(options)
         try:
             check_fit(self._policy.spec, engine)
-            if self._engine is not None:
-                self._engine.retune(engine)
+            if self._thread is not None:
+                self._thread.engine.retune(engine)
         except MemoryError as error:
             raise ValueError(str(error)) from error
         self._engine_options = engine
@@ -104,42 +97,47 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def activate(self) -> None:
         """Begin with empty sessions."""
         assert self._engine_options is not None, "a node is configured before it is activated"
-        self._delay = None
-        if self._profile is not None:
-            self._delay = Delay(self._profile, time.perf_counter)
+        profile = self._profile
+        if profile is not None:
             self.get_logger().warning(
-                f"latency profile '{self._profile.name}' is on, answers are held back: {self._profile.description}"
+                f"latency profile '{profile.name}' is on, answers are held back: {profile.description}"
             )
-        self._engine = Engine(self._policy, self._engine_options, delay=self._delay)
-        self._engine.start()
+        engine = Engine(self._policy, self._engine_options, pace=None if profile is None else ProfilePace(profile))
+        self._thread = EngineThread(engine, self._send, time.monotonic, profile)
+        self._thread.start()
         self.raise_priority(self.options.realtime_priority)
 
     def deactivate(self) -> None:
-        """Refuse what waits and end the engine's thread."""
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = None
+        """Refuse what waits and end the engine's thread; one that hangs in the model is left behind."""
+        thread, self._thread = self._thread, None
+        if thread is not None and not thread.close(LONGEST_ANSWER_S):
+            self.get_logger().error(NO_ANSWER)
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        counts = self._engine.counts() if self._engine is not None else {}
         predictor = "yes" if self._policy.predictor is not None else "no"
-        figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor, **counts}
-        if self._delay is not None:
-            figures |= {"latency_profile": self._delay.profile.name, "later_than_profile": self._delay.late()}
-        silent = time.monotonic() < self._unanswered_s + SAID_FOR_S
-        return NO_ANSWER if silent else "", figures
+        figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
+        if self._thread is None:
+            return "", figures
+        engine, now = self._thread.engine, time.monotonic()
+        figures |= engine.counts()
+        if self._thread.failed:
+            figures["not_sent"] = self._thread.failed
+        if self._profile is not None:
+            figures |= {"latency_profile": self._profile.name, "later_than_profile": engine.later_than_paced}
+        hangs = now > engine.working_since() + LONGEST_ANSWER_S
+        return NO_ANSWER if hangs or now < self._unanswered_s + SAID_FOR_S else "", figures
 
     def deadline(self) -> float | None:
         """When the oldest request that is awaited has waited long enough."""
-        waiting = list(self._awaited.values())  # a copy: the engine's thread takes out of it
+        waiting = [since_s for _, since_s in list(self._awaited.values())]  # a copy: the engine's thread takes out
         return min(waiting) + LONGEST_ANSWER_S if waiting else None
 
     def tick(self) -> None:
         """Give up requests that the model has not answered."""
         now = time.monotonic()
-        for awaited, since_s in list(self._awaited.items()):
-            if now >= since_s + LONGEST_ANSWER_S and self._awaited.pop(awaited, None) is not None:
+        for number, (awaited, since_s) in list(self._awaited.items()):
+            if now >= since_s + LONGEST_ANSWER_S and self._awaited.pop(number, None) is not None:
                 awaited.set_result(None)
 
     def _resolve(self, name: str) -> str:
@@ -159,114 +157,104 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def _connect(self, session: str) -> None:
         prefix = session.rstrip("/")
         convert = partial(messages.observation_from, cameras=self._policy.spec.cameras)
+        self._actions[session] = self.create_publisher(wire.GeneratedAction, f"{prefix}/generated_action", reliable(50))
         self._contexts[session] = self.create_publisher(wire.Context, f"{prefix}/context", reliable(10))
         self._statistics[session] = self.create_publisher(wire.KvCacheStats, f"{prefix}/kv_cache_stats", reliable(10))
         self.listen(wire.Observation, f"{prefix}/observation", convert, self._on_observation, reliable(4), session)
+        on_generate = partial(self._on_generate, session)
+        self.listen(
+            wire.GenerateRequest, f"{prefix}/generate", messages.generate_from, on_generate, reliable(50), session
+        )
         for kind, name, callback in (
-            (srv.FlowStep, "flow_step", self._on_flow_step),
             (srv.PredictSaliency, "predict_saliency", self._on_predict_saliency),
             (srv.ResetSession, "reset_session", self._on_reset_session),
         ):
             self.create_service(kind, f"{prefix}/{name}", callback, callback_group=self._answering)
 
     def _on_observation(self, observation: EncodedObservation) -> None:
-        if self._engine is not None:
-            self._engine.observe(observation, partial(self._hand_over, self._on_prefilled))
+        if self._thread is not None:
+            self._thread.submit(partial(self._thread.engine.observe, observation))
 
-    def _on_prefilled(self, outcome: ContextReport | Refusal, done_s: float) -> None:
-        if isinstance(outcome, Refusal):
-            self.get_logger().warning(f"observation refused: {outcome.reason}", throttle_duration_sec=1.0)
+    def _on_generate(self, session: str, request: GenerateRequest) -> None:
+        if self._thread is not None:
+            self._thread.submit(partial(self._thread.engine.generate, session, request))
+
+    def _send(self, reply: Reply) -> None:
+        """Publish what the engine has done, what others wait for first; called on its thread."""
+        value, session = reply.value, reply.session
+        if isinstance(value, GeneratedAction):
+            self._actions[session].publish(messages.generated_to(value, session, self.stamp(reply.done_s)))
+            self._later(self._say_generated, reply, value)
+        elif isinstance(value, ContextReport):
+            context = messages.context_to(value, self._policy.spec.layout, self.stamp(reply.done_s))
+            self._contexts[session].publish(context)
+            self._later(self._say_prefilled, reply, value)
+        elif isinstance(value, Refusal):
+            self.get_logger().warning(f"observation refused: {value.reason}", throttle_duration_sec=1.0)
+        elif reply.request is not None:
+            self._complete(reply.request, value)
+
+    def _later(self, say: Callable[..., None], *arguments: Any) -> None:
+        """Let what nobody waits for cost no action its time."""
+        if self._thread is not None:
+            self._thread.later(partial(say, *arguments))
+
+    def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
+        if not action.accepted:
+            self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
             return
-        stamp = self.stamp(done_s)
-        self._contexts[outcome.session].publish(messages.context_to(outcome, self._policy.spec.layout, stamp))
-        self._statistics[outcome.session].publish(messages.cache_stats_to(outcome, stamp))
-        begin_s = done_s - outcome.prefill_s - outcome.queued_s
-        self.span("prefill", begin_s, done_s, outcome.episode, outcome.sequence)
+        begin_s = reply.done_s - action.compute_s
+        self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
-    async def _on_flow_step(self, request: srv.FlowStep.Request, response: srv.FlowStep.Response) -> Any:
-        step = messages.flow_request_from(request)
-        result: FlowResult | None = await self._answer(
-            response, lambda it, done: it.flow_step(request.session, step, done)
-        )
-        if result is None:
-            return response
-        if result.accepted and self.executor is not None:
-            done_s = time.monotonic()
-            # as a task of its own, so that the answer goes out first
-            self.executor.create_task(
-                self.span, "flow_step", done_s - result.compute_s, done_s, step.episode, step.context, step.index
-            )
-        return messages.flow_result_to(result, response)
+    def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
+        self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
+        begin_s = reply.done_s - report.prefill_s - report.queued_s
+        self.span("prefill", begin_s, reply.done_s, report.episode, report.sequence)
 
     async def _on_predict_saliency(
         self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response
     ) -> Any:
-        question = SaliencyRequest(
-            request.episode, request.context, request.index, messages.vector(request.pending), request.saliency_of
-        )
-        result: SaliencyResult | None = await self._answer(
-            response, lambda it, done: it.predict_saliency(request.session, question, done)
-        )
-        if result is not None:
-            response.accepted, response.reason, response.saliency = result.accepted, result.reason, result.saliency
-        return response
+        question = messages.saliency_question_from(request)
+        reply = await self._answer(response, lambda it, number: it.predict_saliency(request.session, question, number))
+        return response if reply is None else messages.saliency_reply_to(reply, response)
 
     async def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
         if request.session not in self._contexts:  # it would take the cache of a robot that is served
             response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
             self.refuse("session_not_served", response.reason)
             return response
-        result: ResetResult | None = await self._answer(
-            response, lambda it, done: it.reset(request.session, request.episode, done)
-        )
-        if result is not None:
-            response.accepted, response.reason = result.accepted, result.reason
-        return response
+        result = await self._answer(response, lambda it, number: it.reset(request.session, request.episode, number))
+        return response if result is None else messages.reset_result_to(result, response)
 
-    async def _answer(self, response: Any, ask: Callable[[Engine, Callable[[Any], None]], None]) -> Any:
-        """Let the engine's thread do what `ask` asks for and wait for its result; None when there is none.
+    async def _answer(self, response: Any, ask: Callable[[Engine, int], None]) -> Any:
+        """Let the engine's thread do what `ask` asks for and await its result; None when there is none.
 
-        With one robot it blocks the node's thread for the work itself and at most one slice of a prefill: an await
-        costs another round of rclpy's executor, which takes the interpreter lock from the engine. With several it is
-        awaited, so that what the others ask reaches the engine meanwhile and goes in one pass; so is an answer that a
-        latency profile holds back, so that observations come in and contexts go out. Whoever asked may give up.
+        The node's thread goes on meanwhile, so that observations and requests for actions reach the engine. Whoever
+        asked may give up; after LONGEST_ANSWER_S this node does.
         """
-        if self._engine is None:
+        if self._thread is None:
             response.reason = INACTIVE
             return None
-        if self._delay is not None or len(self._contexts) > 1:
-            awaited: Future[Any] = Future()
-            self._awaited[awaited] = time.monotonic()
-            ask(self._engine, partial(self._complete, awaited))
-            result = await awaited
-            if result is None:
-                self._unanswered(response)
-            return result
-        answer: SimpleQueue[Any] = SimpleQueue()
-        ask(self._engine, answer.put)
-        try:
-            return answer.get(timeout=LONGEST_ANSWER_S)
-        except Empty:
-            self._unanswered(response)
-            return None
+        engine, awaited = self._thread.engine, Future[Any]()
+        self._asked += 1
+        number = self._asked
+        self._awaited[number] = awaited, time.monotonic()
+        self._thread.submit(lambda _now: ask(engine, number))
+        result = await awaited
+        if result is None:
+            self.refusals["no_answer"] += 1
+            self._unanswered_s = time.monotonic()
+            response.reason = NO_ANSWER
+        return result
 
-    def _unanswered(self, response: Any) -> None:
-        self.refusals["no_answer"] += 1
-        self._unanswered_s = time.monotonic()
-        response.reason = NO_ANSWER
-
-    def _complete(self, awaited: Future[Any], result: object) -> None:
-        """Complete what a callback awaits; called on the thread of the engine or of the delay."""
-        if self._awaited.pop(awaited, None) is None:  # it has been given up
+    def _complete(self, number: int, result: object) -> None:
+        """Complete what a callback awaits; called on the engine's thread."""
+        awaited, _ = self._awaited.pop(number, (None, 0.0))
+        if awaited is None:  # it has been given up
             return
         awaited.set_result(result)
         if self.executor is not None:
             self.executor.wake()  # a future that is completed does not wake it
-
-    def _hand_over(self, handle: Callable[[Result, float], None], result: Result) -> None:
-        """Let `handle` run on the node's thread; called on the engine's."""
-        if self.executor is not None:
-            self.executor.create_task(handle, result, time.monotonic())
 
 
 def main() -> None:

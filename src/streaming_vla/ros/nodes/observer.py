@@ -10,19 +10,17 @@ from typing import Any
 import cv2
 from rclpy.time import Time
 from sensor_msgs import msg as sensor_msgs
-from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces import msg as wire
 
-from streaming_vla.commands.robot_state import StateReader
 from streaming_vla.images.decode import COMPRESSED, IMAGE, POINTS
 from streaming_vla.machines.events import Episode, ObserveRequest, Snapshot
 from streaming_vla.machines.observer import Observer
 from streaming_vla.machines.observer_options import ObserverOptions
-from streaming_vla.options.shared import ARRAY, JOINTS
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import BEST_EFFORT, reliable
 from streaming_vla.ros.images import camera_options, check_message, encode_message
 from streaming_vla.ros.machine import MachineNode
+from streaming_vla.ros.robot_state import listen_to_robot_state
 from streaming_vla.ros.spin import run
 
 MESSAGES = {
@@ -30,7 +28,6 @@ MESSAGES = {
     COMPRESSED: sensor_msgs.CompressedImage,
     POINTS: sensor_msgs.PointCloud2,
 }
-STATES = {ARRAY: Float64MultiArray, JOINTS: sensor_msgs.JointState}
 SILENT_S = 3.0
 ROBOT_STATE = "robot state"  # beside the cameras' names
 
@@ -54,10 +51,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
             kind = kinds[camera]
             heard, taken = partial(self._heard, camera, kind), partial(self._on_picture, camera)
             self.listen(MESSAGES[kind], topic, heard, taken, BEST_EFFORT)
-        self._read_state = StateReader(options.robot_state_type, options.state_joints)
-        on_state = partial(self.dispatch, Observer.on_state)
-        kind, topic = STATES[options.robot_state_type], options.robot_state_topic
-        self.listen(kind, topic, self._state_from, on_state, BEST_EFFORT)
+        listen_to_robot_state(self, options, partial(self.dispatch, Observer.on_state), self._state_heard)
         self.listen(wire.ObserveRequest, "observe_request", messages.request_from, self._on_request, reliable(10))
 
     def make(self) -> Observer:
@@ -108,9 +102,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
         self._heard_s[camera] = time.monotonic()  # what is refused was sent all the same
         return check_message(message, kind)
 
-    def _state_from(self, message: Any) -> Any:
+    def _state_heard(self) -> None:
         self._heard_s[ROBOT_STATE] = time.monotonic()
-        return self._read_state(message)
 
     def _on_picture(self, camera: str, message: Any) -> None:
         self.dispatch(Observer.on_frame, camera, message, messages.nanoseconds_from(message.header.stamp))

@@ -105,7 +105,7 @@ def evaluate(
     from streaming_vla.sim.tasks import select_tasks
     from streaming_vla.workbench.evaluation import closed_loop as loop
     from streaming_vla.workbench.evaluation.cache_options import choose_cache
-    from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+    from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
     from streaming_vla.workbench.evaluation.memory_map import check_picture, draw_memory_map
     from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
     from streaming_vla.workbench.processes import WorkerLost
@@ -119,7 +119,7 @@ def evaluate(
         kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
         given = {"cache_capacity": capacity, "cache_threshold": threshold, "cache_keep_rate": keep_rate}
         kept = kept.changed(**{name: value for name, value in given.items() if value is not None})
-        options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
+        options = RunnerOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         policy = load_policy(file)
         options.check(policy)

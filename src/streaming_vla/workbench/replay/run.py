@@ -15,7 +15,7 @@ from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.parameters.load import read
 from streaming_vla.parameters.nodes import SuiteOptions
-from streaming_vla.policies.contract import StreamingPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.saliency.loading import load_with_predictor
 from streaming_vla.workbench.processes import map_in_processes
 from streaming_vla.workbench.replay.compare import played, records_of, summarise_replays
@@ -157,12 +157,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _policy(inference: InferenceOptions) -> StreamingPolicy:
+def _policy(inference: InferenceOptions) -> FlowPolicy:
     return _loaded(inference.model, inference.saliency_model)
 
 
 @cache
-def _loaded(model: str, saliency_model: str) -> StreamingPolicy:
+def _loaded(model: str, saliency_model: str) -> FlowPolicy:
     import torch
 
     torch.set_num_threads(1)

@@ -1,0 +1,166 @@
+"""Runs an engine on a thread of its own, and holds messages back where a latency profile gives a network."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+import numpy as np
+
+from streaming_vla.engine.engine import Engine
+from streaming_vla.engine.latency_profile import LatencyProfile
+from streaming_vla.engine.values import Reply
+
+LOGGER = logging.getLogger(__name__)
+MOST_LATER = 64  # pieces of side work that wait at most; behind a model that never rests one is done after each slice
+
+
+class EngineThread:
+    """Polls the engine whenever there is something to do and sends its replies. Single use.
+
+    Requests go in through `submit`, so that a profile's network can delay them as it delays replies. As on a real one
+    what is lost holds back its own kind of message only: those of a stream arrive in the order in which they left.
+
+    Args:
+        engine: its `on_work` is taken.
+        send: gets every reply, on this thread; what it raises is logged and counted.
+        clock: seconds, monotonic.
+        network: its transport delays every message; None: no network.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        send: Callable[[Reply], None],
+        clock: Callable[[], float],
+        network: LatencyProfile | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.failed = 0  # replies that could not be sent
+        self._send, self._clock, self._network = send, clock, network
+        self._random = np.random.default_rng((seed, 2))
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._later: deque[Callable[[], None]] = deque()
+        self._order = itertools.count()
+        self._arrival_s: dict[Hashable, float] = {}  # of the newest message of every stream
+        self._closed = self._ended = self._woken = False
+        self._thread = threading.Thread(target=self._loop, name="inference engine", daemon=True)
+        engine.on_work = self._wake
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        self._thread.start()
+
+    def submit(self, request: Callable[[float], None], stream: str = "") -> None:
+        """Hand a request to the engine, which gets the time at which it has arrived. From any thread.
+
+        Args:
+            request: called with the time.
+            stream: name of the requests that a network keeps in their order.
+        """
+        if self._network is None or self._ended:
+            request(self._clock())
+        else:
+            self._travel(("in", stream), lambda: request(self._clock()))
+        if self._ended:
+            self._refuse()
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do `work` on this thread when the model has nothing to do; to be called by `send`, for what can wait."""
+        self._later.append(work)
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Let the slice in work end, send what is held back, refuse what waits, join the thread. May be called again.
+
+        Args:
+            timeout_s: a policy that ends no slice is left behind after so long; None: wait for it.
+
+        Returns:
+            Whether the thread has ended.
+
+        Raises:
+            RuntimeError: called on this thread, which cannot join itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("engine: close was called from a reply, call it from another thread")
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        if first:
+            with self._changed:
+                self._ended = True  # from here on requests do not wait any more
+            while self._due:
+                heapq.heappop(self._due)[2]()
+            self._refuse()
+            while self._later:
+                self._attempt(self._later.popleft())
+        return not self._thread.is_alive()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def _refuse(self) -> None:
+        for reply in self.engine.close():
+            self._deliver(replace(reply, done_s=self._clock()))
+
+    def _travel(self, stream: Hashable, arrive: Callable[[], None]) -> None:
+        assert self._network is not None, "without a network nothing travels"
+        with self._changed:
+            before_s = self._arrival_s.get(stream, 0.0)
+            arrival_s = max(before_s, self._clock() + self._network.transport_s(self._random))
+            self._arrival_s[stream] = arrival_s
+            heapq.heappush(self._due, (arrival_s, next(self._order), arrive))
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        while True:
+            arrived: list[Callable[[], None]] = []
+            deadline_s = self.engine.deadline()  # outside of the lock: the engine calls on_work within its own
+            with self._changed:
+                due_s = min(deadline_s, self._due[0][0] if self._due else float("inf"))
+                wait_s = due_s - self._clock()
+                rests = wait_s > 0.0 and not self._woken and not self._closed
+                if rests and not self._later:
+                    self._changed.wait(None if due_s == float("inf") else wait_s)
+                if self._closed:
+                    return
+                self._woken = False
+                while self._due and self._due[0][0] <= self._clock():
+                    arrived.append(heapq.heappop(self._due)[2])
+            for arrive in arrived:
+                arrive()
+            if self._later and (rests or len(self._later) > MOST_LATER):
+                self._attempt(self._later.popleft())
+            for made in self.engine.poll(self._clock()):
+                reply = replace(made, done_s=self._clock())
+                if self._network is None:
+                    self._deliver(reply)
+                else:
+                    stream = (reply.session, type(reply.value))
+                    self._travel(stream, lambda reply=reply: self._deliver(reply))  # type: ignore[misc]
+
+    def _deliver(self, reply: Reply) -> None:
+        self._attempt(lambda: self._send(reply))
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # of whoever sends: the other replies go out all the same
+            self.failed += 1
+            LOGGER.exception("a reply of the engine could not be sent")

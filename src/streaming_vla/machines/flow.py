@@ -1,0 +1,81 @@
+"""The flow of one context as the generator follows it: what is granted, what has come, what was sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from streaming_vla.machines.events import ContextReady
+from streaming_vla.policies.layout import Vector
+
+
+@dataclass
+class Flow:
+    """A flow that begins at step `first`.
+
+    Args:
+        sequence: of the observation.
+        revision: of its newest beginning.
+        first: step of its first action: so many actions were skipped.
+        position: [A], the flow's state behind the actions that were sent.
+        context: None while the observation is still on its way.
+        index: of the next action to be sent, from 0.
+        came: [A] each, actions that have come and were not sent.
+        granted: of each step that is granted and has not come: when, seconds; None where that says nothing.
+        waits_since_s: the oldest granted step that has not come is waited for since then.
+    """
+
+    sequence: int
+    revision: int
+    first: int
+    position: Vector
+    context: ContextReady | None = None
+    index: int = 0
+    came: deque[Vector] = field(default_factory=deque)
+    granted: deque[float | None] = field(default_factory=deque)
+    waits_since_s: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """The step whose action is sent next."""
+        return self.first + self.index
+
+    @property
+    def next_step(self) -> int:
+        """The step whose action comes next."""
+        return self.step + len(self.came)
+
+    @property
+    def until(self) -> int:
+        """The granted steps end before it."""
+        return self.next_step + len(self.granted)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take over: its context is known and its first action is there."""
+        return self.context is not None and bool(self.came)
+
+    @property
+    def is_owed(self) -> bool:
+        """True while the model owes an action; when one of a context to come does nobody knows."""
+        return bool(self.granted) and self.context is not None
+
+    def take(self, values: Vector, now: float) -> float | None:
+        """Take the action of the next step; return when it was granted."""
+        self.came.append(values)
+        self.waits_since_s = now
+        return self.granted.popleft()
+
+    def begin(self, revision: int, first: int, position: Vector) -> None:
+        """Begin anew at step `first`; what has come is of another beginning."""
+        self.index = 0
+        self._turn_to(revision, first, position)
+
+    def go_on(self, revision: int, position: Vector) -> None:
+        """Go on from another state behind the newest action that was sent; what has come does not follow it."""
+        self._turn_to(revision, self.first, position)
+
+    def _turn_to(self, revision: int, first: int, position: Vector) -> None:
+        self.revision, self.first, self.position = revision, first, position
+        self.came.clear()
+        self.granted.clear()
