@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from streaming_vla.engine.generation import Flow, Generation, Grants, refusal
 from streaming_vla.engine.jobs import Job, JobQueue, Outcome, Work
@@ -85,6 +86,7 @@ class Engine:
         self._pace, self._stopwatch, self._blocks = pace, stopwatch, wait_for_futures
         self._queue = JobQueue()
         self._grants: dict[str, Grants] = {}
+        self._generating: set[str] = set()  # sessions whose generation is queued or in work
         self._replies: list[Reply] = []  # that need no work
         self._left_s: dict[Job, list[float]] = {}  # slices of a paced prefill
         self._parked: dict[Job, float] = {}  # waiting for a future, since when
@@ -164,7 +166,7 @@ class Engine:
             if self._replies:
                 return NOW_S
             for number, lane in enumerate(self._lanes):
-                if lane.job is None and any(self._is_of(number, job) for job in self._queue.waiting()):
+                if lane.job is None and self._queue.has(partial(self._is_of, number)):
                     return NOW_S
             return min(lane.end_s for lane in self._lanes)
 
@@ -179,6 +181,7 @@ class Engine:
             self._closed = True
             jobs = [*self._queue.waiting(), *self._parked, *(lane.job for lane in self._lanes if lane.job is not None)]
             self._queue, self._parked = JobQueue(), {}
+            self._generating.clear()
             for lane in self._lanes:
                 lane.job, lane.end_s = None, NEVER_S
             for job in jobs:
@@ -198,17 +201,10 @@ class Engine:
         with self.lock:
             return self.grants(session).next(self.sessions.get(session))
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._submit(job)
-
-    def take_waiting(self, kind: type[Job]) -> list[Job]:
-        """Return the jobs of a kind that wait, the first one first; they wait no longer."""
+    def waiting(self, kind: type[Job]) -> list[Job]:
+        """Return the jobs of a kind that wait, the first one first."""
         with self.lock:
-            found = []
-            while (job := self._queue.pop(lambda job: isinstance(job, kind))) is not None:
-                found.append(job)
-            return found
+            return [job for job in self._queue.waiting() if isinstance(job, kind)]
 
     def newest_waiting_episode(self, session: str, but: Job) -> int:
         """Return the episode of the observation of a session that waits beside the job `but`, -1 when none does."""
@@ -243,12 +239,9 @@ class Engine:
     def _generate(self, session: str) -> None:
         """Queue the generation of a session when it has something to do and is not queued."""
         with self.lock:
-            queued = any(isinstance(job, Generation) and job.session == session for job in self._jobs())
-            if not queued and self.next_flow(session) is not None:
+            if session not in self._generating and self.next_flow(session) is not None:
+                self._generating.add(session)
                 self._submit(Generation(self, session))
-
-    def _jobs(self) -> list[Job]:
-        return [*self._queue.waiting(), *(lane.job for lane in self._lanes if lane.job is not None)]
 
     def _submit_bounded(self, job: Job) -> None:
         with self.lock:
@@ -340,6 +333,7 @@ class Engine:
         with self.lock:
             job, lane.job = lane.job, None
             assert job is not None, "a lane that has begun a slice has a job"
+            self._generating.discard(job.session)
             self._generate(job.session)
 
     def _end(self, lane: _Lane, now: float) -> list[Reply]:
@@ -357,8 +351,10 @@ class Engine:
                 self._queue.put(job)
             for reply in outcome.replies:
                 self._count(reply)
-            if not outcome.again:  # granted before a context existed, or while a generation ended
-                self._generate(job.session)
+            if not outcome.again:
+                if isinstance(job, Generation):
+                    self._generating.discard(job.session)
+                self._generate(job.session)  # granted before a context existed, or while a generation ended
         return outcome.replies
 
     def _unpark(self, job: Job) -> None:

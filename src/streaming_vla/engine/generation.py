@@ -181,16 +181,14 @@ class Generation:
         return FlowQuery(context.view, flow.position, flow.step, context.own, state, max(0.0, now - flow.state_s))
 
     def _fitting(self, view: CacheView, now: float) -> list[tuple[str, Flow, FlowQuery]]:
-        """Return the next steps of the other robots that wait and can go with a step of `view`; they wait no longer."""
+        """Return the next steps of the other robots that wait and can go with a step of `view`."""
         found = []
-        for job in self._engine.take_waiting(Generation):
+        for job in self._engine.waiting(Generation):
             flow = self._engine.next_flow(job.session)
-            if flow is None:
-                continue
-            query = self._query(job.session, flow, now)
-            if _fit(query.view, view):
-                found.append((job.session, flow, query))
-            self._engine.submit(job)  # because it does not fit, or for the step behind this one
+            if flow is not None:
+                query = self._query(job.session, flow, now)
+                if _fit(query.view, view):
+                    found.append((job.session, flow, query))
         return found
 
     def _steps(self, policy: FlowPolicy, queries: list[FlowQuery]) -> Sequence[Vector | Refused]:

@@ -97,6 +97,10 @@ class JobQueue:
             self._places[entry[2]] = entry[1]
         return entry[2]
 
+    def has(self, fits: Callable[[Job], bool]) -> bool:
+        """Whether a job that fits waits."""
+        return any(fits(job) for _, _, job in self._jobs)
+
     def forget(self, job: Job) -> None:
         """The job is done and will not come back."""
         self._places.pop(job, None)
