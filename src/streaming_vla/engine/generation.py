@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -246,12 +247,12 @@ def _fit(view: CacheView, other: CacheView) -> bool:
 
 
 def _finite(value: float) -> float:
-    return value if np.isfinite(value) else 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def _checked_state(values: Vector, size: int) -> Vector:
     state = np.asarray(values, dtype=np.float64)
-    if state.shape != (size,) or not np.isfinite(state).all():
+    if state.shape != (size,) or not all(map(math.isfinite, state.tolist())):
         raise Refused("bad_state", f"the robot's newest state has shape {state.shape}, expected ({size},), all finite")
     return state
 

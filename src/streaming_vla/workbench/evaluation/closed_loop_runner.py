@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kv_cache.cache import SessionCache
 from streaming_vla.machines.hand_over import STARTS
-from streaming_vla.policies.contract import PolicyObservation, FlowPolicy, prefill_whole
+from streaming_vla.policies.contract import FlowPolicy, PolicyObservation, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot

@@ -20,7 +20,7 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Snapshot,
 )
-from streaming_vla.policies.contract import ChunkPolicy, PolicyObservation, FlowPolicy, prefill_whole
+from streaming_vla.policies.contract import ChunkPolicy, FlowPolicy, PolicyObservation, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.metaworld import METRES_PER_UNIT
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
