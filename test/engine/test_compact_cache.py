@@ -12,20 +12,19 @@ from kv_cache import CacheView, Mean, SessionCache
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole, run_slices
 
 torch.set_num_threads(1)
 CONFIG = CompactConfig(words=("", "open"), width=48, layers=2, image_size=32)
 SEEN = PolicyObservation(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(4, np.float32), "open")
-NOISE = np.zeros((CONFIG.trained_horizon, 4))
 READERS: dict[str, Callable[[CompactPolicy, CacheView, CacheView], object]] = {
     "prefill": lambda policy, _plain, view: prefill_whole(policy, SEEN, view),
-    "flow_step": lambda policy, _plain, view: policy.flow_step(view, np.zeros(4), 0),
+    "flow_step": lambda policy, _plain, view: policy.flow_step(FlowQuery(view, np.zeros(4), 0)),
     "flow_steps": lambda policy, plain, view: policy.flow_steps(
-        [FlowQuery(each, NOISE[0], 0) for each in (plain, view)]
+        [FlowQuery(each, np.zeros(4), 0) for each in (plain, view)]
     ),
     "plan": lambda policy, _plain, view: policy.plan(view),
-    "chunk_step": lambda policy, _plain, view: policy.chunk_step(view, NOISE, 0.0, 0.1),
+    "denoise": lambda policy, _plain, view: run_slices(policy.denoise(view, None, 2, None, np.random.default_rng(0))),
 }
 
 

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy import (
-    SPEC,
-    TOKENS,
-    Answer,
-    ToyPolicy,
-    finish,
-    flow,
-    observation,
-    observe,
-    options,
-    refusal_of,
-    report_of,
-    step,
-)
+from toy import SPEC, TOKENS, Served, ToyPolicy, flow, options
 
 from kv_cache import CacheView, Gate, GateConfig
 from kv_cache.policies import POLICY_NAMES
@@ -30,7 +16,7 @@ from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.options import EngineOptions, differences
 from streaming_vla.engine.values import ContextReport
 from streaming_vla.parameters.tables import table
-from streaming_vla.policies.contract import PolicyObservation, Prefilled
+from streaming_vla.policies.contract import PolicyObservation, Prefilled, Slices
 
 torch.manual_seed(0)
 GATE = Gate(GateConfig.of(SPEC.cache)).eval()
@@ -45,13 +31,9 @@ def chunked(name: str = "gated", **changes: object) -> EngineOptions:
 
 def feed(engine: Engine, sequences: range) -> ContextReport:
     """Prefill observations and return the last report."""
+    made = Served(engine)
     for sequence in sequences:
-        answer: Answer = Answer()
-        engine.observe(observation(sequence=sequence), answer)
-        while engine.work():
-            pass
-        report = answer.get()
-        assert isinstance(report, ContextReport), report
+        report = made.prefilled(sequence)
     return report
 
 
@@ -122,15 +104,10 @@ def test_a_cache_of_other_sizes_or_weights_than_the_gates_is_told(tmp_path: Path
 
 
 def test_two_robots_share_a_gate_but_not_its_memory() -> None:
-    together = Engine(ToyPolicy(), chunked())
+    together = Served(Engine(ToyPolicy(), chunked()))
     for sequence in range(8):
         for session in ("/a", "/b"):
-            answer: Answer = Answer()
-            together.observe(observation(session=session, sequence=sequence), answer)
-            while together.work():
-                pass
-    report = answer.get()
-    assert isinstance(report, ContextReport)
+            report = together.prefilled(sequence, session=session)
     alone = Engine(ToyPolicy(), chunked())
     assert report.stats.scores == feed(alone, range(8)).stats.scores
 
@@ -140,7 +117,7 @@ class Damaged(ToyPolicy):
 
     part = ""
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         """Spoil what the toy makes."""
         made = yield from super().prefill(observation, view)
         if self.part:
@@ -155,29 +132,25 @@ def test_tokens_that_are_no_numbers_are_refused_and_the_session_is_as_if_they_ha
 ) -> None:
     policy = Damaged()
     given = chunked(name) if name in CHUNKED else options(cache_policy=name, capacity=99)
-    engine, other = Engine(policy, given), Engine(ToyPolicy(), given)
+    made, other = Served(Engine(policy, given)), Served(Engine(ToyPolicy(), given))
 
-    def see(engine: Engine, sequence: int) -> ContextReport:
-        answer = observe(engine, observation(sequence, mark=float(sequence)))
-        finish(engine)
-        return report_of(answer)
+    def see(made: Served, sequence: int) -> ContextReport:
+        return made.prefilled(sequence, mark=float(sequence))
 
-    def act(engine: Engine, context: int) -> list[float]:
-        answer = step(engine, flow(context))
-        finish(engine)
-        assert answer.get().accepted, answer.get()
-        return answer.get().values.tolist()
+    def act(made: Served, context: int) -> list[float]:
+        action = made.stepped(flow(context))
+        assert action.accepted, action
+        return action.values.tolist()
 
     for sequence in range(6):
-        assert see(engine, sequence).stats == see(other, sequence).stats
-    before = act(engine, 5)
+        assert see(made, sequence).stats == see(other, sequence).stats
+    before = act(made, 5)
     policy.part = part
-    refused = observe(engine, observation(6, mark=100.0))
-    finish(engine)
-    assert refusal_of(refused).code == "policy_failed"
-    assert f"session cache: {part} are not finite" in refusal_of(refused).reason
-    assert act(engine, 5) == before
+    refused = made.refused(6, mark=100.0)
+    assert refused.code == "policy_failed"
+    assert f"session cache: {part} are not finite" in refused.reason
+    assert act(made, 5) == before
     policy.part = ""
     for sequence in (6, 7):
-        assert see(engine, sequence).stats == see(other, sequence).stats
-        assert act(engine, sequence) == act(other, sequence)
+        assert see(made, sequence).stats == see(other, sequence).stats
+        assert act(made, sequence) == act(other, sequence)

@@ -10,12 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from toy import SIZE, ToyPolicy, finish, flow, jpeg, observation, observe, options, refusal_of, report_of, step
+from toy import SIZE, Served, ToyPolicy, flow, jpeg, observation, options, served
 
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.images import MAX_JPEG_BYTES, jpeg_size
+from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.engine.options import EngineOptions
-from streaming_vla.engine.values import EncodedObservation
+from streaming_vla.engine.pace import ProfilePace
+from streaming_vla.engine.values import ContextReport, EncodedObservation
+from streaming_vla.machines.events import GenerateRequest
 
 torch.set_num_threads(1)
 
@@ -62,16 +65,14 @@ MALFORMED = {
 def test_a_malformed_observation_is_refused(case: str) -> None:
     spoil, code, sentence = MALFORMED[case]
     policy = ToyPolicy()
-    engine = Engine(policy, options())
-    answer = observe(engine, spoil(observation(0)))
-    finish(engine)
-    assert refusal_of(answer).code == code
-    assert re.search(sentence, refusal_of(answer).reason), refusal_of(answer).reason
-    assert engine.counts() == {code: 1}
+    made = served(policy)
+    made.observe(spoil(observation(0)))
+    made.finish()
+    assert made.refusal(0).code == code
+    assert re.search(sentence, made.refusal(0).reason), made.refusal(0).reason
+    assert made.engine.counts() == {code: 1}
     assert not policy.log
-    good = observe(engine, observation(0))
-    finish(engine)
-    assert report_of(good).sequence == 0
+    assert made.prefilled(0).sequence == 0
 
 
 def fail_at(name: str, error: Exception) -> Callable[[str], None]:
@@ -89,100 +90,131 @@ def fail_at(name: str, error: Exception) -> Callable[[str], None]:
 @pytest.mark.parametrize("error", [RuntimeError("shapes\nand more"), MemoryError(), StopIteration(1)], ids=repr)
 def test_an_error_in_a_prefill_is_a_refusal_and_leaves_the_history_alone(where: str, error: Exception) -> None:
     policy = ToyPolicy()
-    engine = Engine(policy, options())
-    first = observe(engine, observation(0, mark=3.0))
-    finish(engine)
-    report_of(first)
+    made = served(policy)
+    made.prefilled(0, mark=3.0)
     policy.hook = fail_at(where, error)
-    failed = observe(engine, observation(1, mark=9.0))
-    finish(engine)
-    assert refusal_of(failed).code == "policy_failed"
-    assert "policy toy in prefill failed with" in refusal_of(failed).reason
-    still = step(engine, flow(0))
-    again = observe(engine, observation(1, mark=4.0))
-    finish(engine)
-    np.testing.assert_allclose(still.get().values, [0.003, 0.003], rtol=1e-6)
-    assert report_of(again).stats.full_tokens == 8
+    failed = made.refused(1, mark=9.0)
+    assert failed.code == "policy_failed"
+    assert "policy toy in prefill failed with" in failed.reason
+    np.testing.assert_allclose(made.stepped(flow(0)).values, [0.003, 0.003], rtol=1e-6)
+    assert made.prefilled(1, mark=4.0).stats.full_tokens == 8
 
 
-def test_an_error_in_a_flow_step_is_a_refusal() -> None:
+def test_an_error_in_a_flow_step_is_a_refusal_that_ends_the_flow() -> None:
     policy = ToyPolicy(hook=fail_at("flow 1", ZeroDivisionError("no time")))
-    engine = Engine(policy, options())
-    observe(engine, observation(0))
-    answers = [step(engine, flow(0, index=index)) for index in (0, 1)]
-    finish(engine)
-    bad = [step(engine, flow(0, index=1))]
-    finish(engine)
-    assert not answers[0].get().accepted  # it came before there was a context
-    assert bad[0].get().reason == "policy toy in flow_step failed with ZeroDivisionError: no time"
-    good = step(engine, flow(0, index=1))
-    finish(engine)
-    assert good.get().accepted
+    made = served(policy)
+    asked = made.ask(flow(0, steps=4))  # before there is a context: its steps are done once it is there
+    made.prefilled(0)
+    first, failed = made.actions()
+    assert first.accepted and (failed.context, failed.revision, failed.step) == (0, asked.revision, 1)
+    assert failed.reason == "policy toy in flow_step failed with ZeroDivisionError: no time"
+    assert failed.values.shape == (0,)
+    assert made.stepped(flow(0, step=1)).accepted
+    assert made.engine.counts() == {"policy_failed": 1, "served.generate": 2, "served.prefill": 1}
 
 
 @pytest.mark.parametrize(
-    "values", [np.zeros(3), np.array([0.0, np.nan]), {"dx": 0.0}], ids=["shape", "not finite", "type"]
+    "values", [np.zeros(3), np.array([0.0, np.nan]), {"dx": 0.0}, None], ids=["shape", "not finite", "type", "none"]
 )
 def test_an_action_that_makes_no_sense_is_not_passed_on(values: object, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = ToyPolicy()
     monkeypatch.setattr(policy, "flow_step", lambda *_request: values)
-    engine = Engine(policy, options())
-    observe(engine, observation(0))
-    finish(engine)
-    answer = step(engine, flow(0))
-    finish(engine)
-    assert answer.get().code == "policy_failed"
+    made = served(policy, contexts=1)
+    assert made.stepped(flow(0)).code == "policy_failed"
+    assert made.engine.flow_latency.smoothed_s is None, "nobody learns from it how long a step takes"
 
 
 @pytest.mark.parametrize(
     ("request_", "code"),
     [
-        (flow(0, index=5), "bad_index"),
-        (flow(0, index=-1), "bad_index"),
+        (flow(0, step=5), "bad_step"),
+        (flow(0, step=-1), "bad_step"),
+        (flow(0, steps=6), "bad_step"),
         (replace(flow(0), position=np.zeros(3)), "bad_position"),
         (replace(flow(0), position=np.array([0.0, np.inf])), "bad_position"),
-        (flow(3), "no_context"),
+        (replace(flow(0), state=np.zeros(2)), "bad_state"),
+        (replace(flow(0), state=np.array([0.0, np.nan, 0.0])), "bad_state"),
+        (replace(flow(0), planned=np.zeros((4, 3))), "bad_planned"),
+        (replace(flow(0), planned=np.full((4, 2), np.nan)), "bad_planned"),
+        (replace(flow(0), planned=np.zeros((4, 2)), delay=-1), "bad_planned"),
+        (flow(0, episode=0), "old_episode"),
     ],
-    ids=["past the horizon", "below zero", "shape", "not finite", "no such context"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_flow_requests_that_make_no_sense(request_: object, code: str) -> None:
+def test_requests_to_generate_that_make_no_sense(request_: GenerateRequest, code: str) -> None:
     policy = ToyPolicy()
-    engine = Engine(policy, options())
-    observe(engine, observation(0))
-    finish(engine)
-    answer = step(engine, request_)  # type: ignore[arg-type]
-    finish(engine)
-    assert answer.get().code == code and answer.get().reason and not answer.get().accepted
-    assert engine.counts()[code] == 1 and "flow" not in " ".join(policy.names())
+    made = served(policy, contexts=1)
+    answer = made.stepped(request_)
+    assert answer.code == code and not answer.accepted and answer.values.shape == (0,)
+    assert made.engine.counts()[code] == 1 and "flow" not in " ".join(policy.names())
+    assert made.stepped(flow(0)).accepted
 
 
-def test_a_policy_that_makes_another_number_of_tokens() -> None:
-    engine = Engine(ToyPolicy(tokens=5), options())
-    answer = observe(engine, observation(0))
-    finish(engine)
-    assert "made 5 tokens, it declares 4" in refusal_of(answer).reason
+def test_a_context_that_was_left_out_is_refused() -> None:
+    made = served(ToyPolicy(), contexts=1)
+    made.prefilled(4)
+    answer = made.stepped(flow(3))
+    assert answer.code == "no_context" and "context 3 of /a is not kept, there is 0, 4" in answer.reason
+
+
+def test_granted_steps_of_a_context_that_is_kept_no_longer_are_refused() -> None:
+    """Prefills are faster than flow steps here, and run beside them."""
+    profile = LatencyProfile("test", "a test", 50.0, Spread(10.0, 10.0), Spread(100.0, 100.0), Spread(0.0, 0.0))
+    made = Served(Engine(ToyPolicy(), options(contexts_kept=1), ProfilePace(profile), lambda: 0.0))
+    made.observe(observation(0))
+    made.until(0.02)
+    asked = made.ask(flow(0, steps=5))
+    made.until(0.03)
+    made.observe(observation(1))
+    made.until(0.05)
+    [lost] = made.actions()
+    assert (lost.context, lost.revision, lost.step) == (0, asked.revision, 1)
+    assert (lost.code, lost.reason) == ("no_context", "context 0 of /a is not kept any more")
+    made.until(9.0)
+    assert made.steps() == [(0, 0)], "the step that was in work ends"
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4])
+def test_a_prefill_may_make_fewer_tokens_than_the_most(tokens: int) -> None:
+    made = served(ToyPolicy(tokens=tokens))
+    assert made.prefilled(0).tokens == tokens
+    assert made.stepped(flow(0)).accepted
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_a_policy_that_makes_no_token_or_more_than_it_declares(tokens: int) -> None:
+    made = served(ToyPolicy(tokens=tokens))
+    assert f"made {tokens} tokens, it declares at most 4" in made.refused(0).reason
+
+
+def test_an_error_of_the_engine_itself_is_a_refusal_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = served(ToyPolicy(), contexts=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(made.engine.sessions, "open", lambda name: 1 // 0)
+        made.engine.reset("/a", 2, 1)
+        made.engine.retune(options())
+        made.finish()
+    assert made.result(1).code == "engine_failed"
+    assert made.result(1).reason == "reset failed with ZeroDivisionError: integer division or modulo by zero"
+    assert made.stepped(flow(0)).accepted
 
 
 def test_sessions_are_bounded() -> None:
-    engine = Engine(ToyPolicy(), options(max_sessions=2))
-    answers = [observe(engine, observation(0, session=name)) for name in ("/a", "/b", "/c")]
-    missing = step(engine, flow(0), "/d")
-    finish(engine)
-    assert report_of(answers[1]).session == "/b"
-    refusal = refusal_of(answers[2])
+    made = served(ToyPolicy(), max_sessions=2)
+    for name in ("/a", "/b", "/c"):
+        made.observe(observation(0, session=name))
+    made.finish()
+    assert made.report(0, "/b").session == "/b"
+    refusal = made.refusal(0, "/c")
     assert refusal.code == "sessions_full" and "/a, /b are served; raise max_sessions" in refusal.reason
-    assert missing.get().code == "no_session"
+    assert made.stepped(flow(0), "/d").code == "sessions_full"
 
 
 def test_a_full_cache_says_what_to_do() -> None:
-    engine = Engine(ToyPolicy(), options(cache_policy="full", capacity=8))
-    for sequence in range(3):
-        answer = observe(engine, observation(sequence))
-        finish(engine)
-    assert refusal_of(answer).code == "cache_full" and "use cache policy window" in refusal_of(answer).reason
-    kept = step(engine, flow(1))
-    finish(engine)
-    assert kept.get().accepted
+    made = served(ToyPolicy(), contexts=2, cache_policy="full", capacity=8)
+    refusal = made.refused(2)
+    assert refusal.code == "cache_full" and "use cache policy window" in refusal.reason
+    assert made.stepped(flow(1)).accepted
 
 
 @pytest.mark.parametrize(
@@ -219,12 +251,14 @@ def test_the_size_of_a_jpeg_is_in_its_header() -> None:
 
 def test_random_bytes_are_refused_and_nothing_else() -> None:
     random = np.random.default_rng(0)
-    engine = Engine(ToyPolicy(), options())
+    made = served(ToyPolicy())
     good = np.frombuffer(jpeg(), np.uint8)
+    codes = set()
     for sequence in range(100):
         data = good.copy()
         data[random.integers(2, len(data), 5)] = random.integers(0, 256, 5)
-        answer = observe(engine, with_image(data.tobytes())(observation(sequence)))
-        finish(engine)
-        if not hasattr(answer.get(), "tokens"):
-            assert refusal_of(answer).code in ("image_jpeg", "image_size")
+        made.observe(with_image(data.tobytes())(observation(sequence)))
+        made.finish()
+        outcome = made.replies[-1].value
+        codes.add("" if isinstance(outcome, ContextReport) else made.refusal(sequence).code)
+    assert codes == {"", "image_jpeg", "image_size"}

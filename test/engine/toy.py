@@ -1,12 +1,13 @@
-"""A toy policy that implements the contract, does what the test tells it, and writes down what it did."""
+"""A toy policy that does what the test tells it, and an engine that is driven step by step on the test's own clock."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +17,9 @@ from torch import Tensor
 from kv_cache import CacheSpec, CacheView
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.options import EngineOptions
-from streaming_vla.engine.values import ContextReport, EncodedObservation, FlowResult, Refusal
-from streaming_vla.machines.events import FlowRequest
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply, ResetResult
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest, SaliencyQuestion, SaliencyReply
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 LAYOUT = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
@@ -36,7 +37,7 @@ SPEC = PolicySpec(
     cache=CacheSpec(layers=2, kv_heads=1, head_dim=4),
 )
 WAIT_S = 20.0  # so long that only a hang reaches it
-Result = TypeVar("Result")
+REVISIONS = itertools.count(1)
 
 
 @dataclass
@@ -48,7 +49,9 @@ class ToyPolicy:
         slice_s: how long a slice takes, seconds.
         hook: called with the name of every piece of work before it is done; may raise or wait.
         saliency: what look_ahead returns; None: no predictor.
+        tokens: that a prefill makes.
         log: (piece of work, mark of the robot), in order.
+        queries: every flow step that was asked for.
     """
 
     slices: int = 3
@@ -58,19 +61,20 @@ class ToyPolicy:
     tokens: int = TOKENS
     log: list[tuple[str, float]] = field(default_factory=list)
     seen: list[PolicyObservation] = field(default_factory=list)
+    queries: list[FlowQuery] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     spec: PolicySpec = SPEC
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         """Take `slices` slices."""
         self.seen.append(observation)
         mark = float(observation.state[0])
         try:
             for number in range(self.slices):
-                self._do(f"slice {number}", mark)
+                self.do(f"slice {number}", mark)
                 time.sleep(self.slice_s)
                 if number + 1 < self.slices:
-                    yield
+                    yield None
         except GeneratorExit:
             self.log.append(("let go", mark))
             raise
@@ -79,15 +83,16 @@ class ToyPolicy:
         seen = None if self.saliency is None else torch.full((1, 1), mark)
         return Prefilled(torch.ones(shape), torch.full(shape, mark), seen)
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
+    def flow_step(self, query: FlowQuery) -> Vector:
         """Return what the view holds."""
-        newest = float(view.values[0, 0, -1, 0])
-        self._do(f"flow {index}", newest)
-        return np.array([float(view.values.mean()) / 1000.0, newest / 1000.0])
+        self.queries.append(query)
+        newest = float(query.view.values[0, 0, -1, 0])
+        self.do(f"flow {query.index}", newest)
+        return np.array([float(query.view.values.mean()) / 1000.0, newest / 1000.0])
 
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Return the number that was set."""
-        self._do("look ahead", float(seen))
+        self.do("look ahead", float(seen))
         assert self.saliency is not None, "nothing was seen"
         return self.saliency
 
@@ -95,7 +100,8 @@ class ToyPolicy:
         """Return the pieces of work in order."""
         return [name for name, _ in self.log]
 
-    def _do(self, name: str, mark: float) -> None:
+    def do(self, name: str, mark: float) -> None:
+        """Write down a piece of work."""
         self.threads.add(threading.current_thread().name)
         self.log.append((name, mark))
         self.hook(name)
@@ -111,31 +117,117 @@ class PlanningToy(ToyPolicy):
 
     grip: list[float] = field(default_factory=lambda: [-1.0, -1.0, -1.0, 0.0, 0.5])
 
-    def plan(self, view: CacheView) -> Vector:
+    def plan(self, view: CacheView, context: Any) -> Vector:
         """Return its plan."""
-        self._do("plan", float(view.values[0, 0, -1, 0]))
+        self.do("plan", float(view.values[0, 0, -1, 0]))
         return np.stack((np.arange(5.0), np.array(self.grip)), axis=1)
 
 
-class Answer(Generic[Result]):
-    """Waits for what `done` is called with; counts the calls."""
+@dataclass
+class Served:
+    """An engine, and what it has answered; `now` is the test's own clock."""
 
-    def __init__(self) -> None:
-        self.results: list[Result] = []
-        self.thread = ""
-        self._came = threading.Event()
+    engine: Engine
+    now: float = 0.0
+    replies: list[Reply] = field(default_factory=list)
 
-    def __call__(self, result: Result) -> None:
-        """Take an answer."""
-        self.results.append(result)
-        self.thread = threading.current_thread().name
-        self._came.set()
+    def observe(self, seen: EncodedObservation) -> None:
+        """Send an observation."""
+        self.engine.observe(seen, self.now)
 
-    def get(self) -> Result:
-        """Wait for the one answer."""
-        assert self._came.wait(WAIT_S), "no answer came"
-        assert len(self.results) == 1
-        return self.results[0]
+    def ask(self, request: GenerateRequest, session: str = "/a") -> GenerateRequest:
+        """Send a request to generate; return it."""
+        self.engine.generate(session, request, self.now)
+        return request
+
+    def poll(self) -> list[Reply]:
+        """Poll once; return what came."""
+        came = self.engine.poll(self.now)
+        self.replies += came
+        return came
+
+    def finish(self) -> None:
+        """Poll until nothing is due."""
+        while self.engine.deadline() <= self.now:
+            self.poll()
+
+    def until(self, end_s: float) -> None:
+        """Let time pass and poll when something is due."""
+        while (due_s := max(self.now, self.engine.deadline())) <= end_s:
+            self.now = due_s
+            self.poll()
+        self.now = end_s
+
+    def prefilled(self, sequence: int, **which: Any) -> ContextReport:
+        """Prefill an observation at once; return the report."""
+        self.observe(observation(sequence, **which))
+        self.finish()
+        return self.report(sequence, which.get("session", "/a"))
+
+    def refused(self, sequence: int, **which: Any) -> Refusal:
+        """Offer an observation that is refused at once; return the refusal."""
+        self.observe(observation(sequence, **which))
+        self.finish()
+        return self.refusal(sequence, which.get("session", "/a"))
+
+    def stepped(self, request: GenerateRequest, session: str = "/a") -> GeneratedAction:
+        """Have one action of a context; return the answer."""
+        self.ask(request, session)
+        self.finish()
+        return self.answer(request, session)
+
+    def report(self, sequence: int, session: str = "/a") -> ContextReport:
+        """Return the newest report of an observation, which must not be a refusal."""
+        found = self._outcomes(session, sequence)[-1]
+        assert isinstance(found, ContextReport), found
+        return found
+
+    def refusal(self, sequence: int, session: str = "/a") -> Refusal:
+        """Return the newest refusal of an observation, which must be one sentence."""
+        found = self._outcomes(session, sequence)[-1]
+        assert isinstance(found, Refusal), found
+        assert found.reason and "\n" not in found.reason
+        return found
+
+    def answer(self, request: GenerateRequest, session: str = "/a") -> GeneratedAction:
+        """Return the one answer to the step that a request begins with."""
+        numbers = (request.context, request.revision, request.step)
+        [found] = [a for a in self.actions(session) if (a.context, a.revision, a.step) == numbers]
+        assert found.accepted or (found.reason and "\n" not in found.reason)
+        return found
+
+    def actions(self, session: str = "/a") -> list[GeneratedAction]:
+        """Return what was generated for a robot, refusals included."""
+        return [r.value for r in self.replies if r.session == session and isinstance(r.value, GeneratedAction)]
+
+    def steps(self, session: str = "/a") -> list[tuple[int, int]]:
+        """Return context and step of every action that a robot has got."""
+        return [(action.context, action.step) for action in self.actions(session) if action.accepted]
+
+    def result(self, number: int) -> SaliencyReply | ResetResult:
+        """Return the one answer to a numbered request."""
+        [found] = [reply.value for reply in self.replies if reply.request == number]
+        assert isinstance(found, SaliencyReply | ResetResult)
+        return found
+
+    def _outcomes(self, session: str, sequence: int) -> list[ContextReport | Refusal]:
+        return [
+            reply.value
+            for reply in self.replies
+            if reply.session == session
+            and isinstance(reply.value, ContextReport | Refusal)
+            and reply.value.sequence == sequence
+        ]
+
+
+def served(policy: Any, contexts: int = 0, **changes: Any) -> Served:
+    """Return a driven engine whose session /a has so many contexts, all with mark 1."""
+    made = Served(Engine(policy, options(**changes)))
+    for sequence in range(contexts):
+        made.prefilled(sequence)
+    if hasattr(policy, "log"):
+        policy.log.clear()
+    return made
 
 
 def options(**changes: int | str) -> EngineOptions:
@@ -163,41 +255,19 @@ def observation(sequence: int, session: str = "/a", episode: int = 1, mark: floa
     return EncodedObservation(session, episode, sequence, "open", (jpeg(), jpeg(200)), state)
 
 
-def flow(context: int, index: int = 0, episode: int = 1) -> FlowRequest:
-    """Return a flow request."""
-    return FlowRequest(episode, context, index, np.zeros(2))
+def flow(
+    context: int,
+    step: int = 0,
+    steps: int = 1,
+    episode: int = 1,
+    revision: int | None = None,
+    position: Sequence[float] = (0.0, 0.0),
+) -> GenerateRequest:
+    """Return a request for steps of a flow that begins anew, or goes on when the revision says so."""
+    number = next(REVISIONS) if revision is None else revision
+    return GenerateRequest(episode, context, number, step, np.array(position), step + steps)
 
 
-def observe(engine: Engine, seen: EncodedObservation) -> Answer[ContextReport | Refusal]:
-    """Send an observation."""
-    answer: Answer[ContextReport | Refusal] = Answer()
-    engine.observe(seen, answer)
-    return answer
-
-
-def step(engine: Engine, request: FlowRequest, session: str = "/a") -> Answer[FlowResult]:
-    """Send a flow request."""
-    answer: Answer[FlowResult] = Answer()
-    engine.flow_step(session, request, answer)
-    return answer
-
-
-def finish(engine: Engine) -> None:
-    """Work on this thread until nothing is left."""
-    while engine.work():
-        pass
-
-
-def report_of(answer: Answer[ContextReport | Refusal]) -> ContextReport:
-    """Return the report, which must not be a refusal."""
-    result = answer.get()
-    assert isinstance(result, ContextReport), result
-    return result
-
-
-def refusal_of(answer: Answer[ContextReport | Refusal]) -> Refusal:
-    """Return the refusal, which must be one sentence."""
-    result = answer.get()
-    assert isinstance(result, Refusal), result
-    assert result.reason and "\n" not in result.reason
-    return result
+def question(context: int, index: int = 0, of: str = "pictures", pending: Sequence[float] = (0.0, 0.0)) -> Any:
+    """Return a question for a saliency."""
+    return SaliencyQuestion(1, context, index, np.array(pending), of)

@@ -42,12 +42,14 @@ class Outcome:
         again: the job needs another slice.
         wait: the next slice has to wait for this.
         nothing: there was nothing to do, it took no time.
+        refused: the job has ended with a refusal, which is never paced.
     """
 
     replies: list[Reply] = field(default_factory=list)
     again: bool = False
     wait: Future[Any] | None = None
     nothing: bool = False
+    refused: bool = False
 
 
 class Job(Protocol):
@@ -64,10 +66,13 @@ class Job(Protocol):
         """Do one slice."""
 
     def hold(self) -> Outcome:
-        """Take the time of a slice without doing its work yet (see Engine)."""
+        """Take the time of a slice without doing its work yet (see Lanes)."""
 
     def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
-        """The slice took `seconds` and will be over at `end_s`; the last word on its replies, which go out then."""
+        """The slice took `seconds` and will be over at `end_s`; the last word on its replies, which go out then.
+
+        Not called when it was refused or had nothing to do.
+        """
 
     def cancel(self, refused: Refused) -> list[Reply]:
         """Will not be run again: return what is answered."""
@@ -97,9 +102,10 @@ class JobQueue:
             self._places[entry[2]] = entry[1]
         return entry[2]
 
-    def has(self, fits: Callable[[Job], bool]) -> bool:
-        """Whether a job that fits waits."""
-        return any(fits(job) for _, _, job in self._jobs)
+    def remove(self, job: Job) -> None:
+        """The job does not wait any more and will not come back."""
+        self._jobs = [entry for entry in self._jobs if entry[2] is not job]
+        self.forget(job)
 
     def forget(self, job: Job) -> None:
         """The job is done and will not come back."""
@@ -108,10 +114,6 @@ class JobQueue:
     def waiting(self) -> list[Job]:
         """Return all jobs that wait, the first one first."""
         return [job for _, _, job in sorted(self._jobs, key=lambda entry: entry[:2])]
-
-    def __contains__(self, job: object) -> bool:
-        """True when the job waits."""
-        return any(waiting is job for _, _, waiting in self._jobs)
 
     def __len__(self) -> int:
         """Number of jobs that wait."""

@@ -14,9 +14,9 @@ import torch
 from streaming_vla.engine.images import decode_all
 from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, describe
-from streaming_vla.engine.sessions import Session
+from streaming_vla.engine.sessions import CachedContext, Session
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
-from streaming_vla.policies.contract import PolicyObservation, Prefilled, Slices
+from streaming_vla.policies.contract import PolicyObservation, PolicyTimeout, Prefilled, Slices
 
 if TYPE_CHECKING:
     from streaming_vla.engine.engine import Engine
@@ -39,59 +39,80 @@ class Prefill:
         self._compute_s = 0.0
         self._session: Session | None = None
         self._epoch = 0
+        self._context: CachedContext | None = None  # that cannot be asked before the last slice is over
         self._slices: Iterator[Future[Any] | None] = self._work()
+        self._wait: Future[Any] | None = None  # of the policy, before its next slice
 
     def supersede(self, observation: EncodedObservation, now: float) -> Reply:
         """Take a newer observation in the place of the one that waits; return the refusal of that one."""
         old, self.observation, self._asked_s = self.observation, observation, now
-        sentence = f"observation {old.sequence} of {old.session} came before it was begun"
+        sentence = f"observation {observation.sequence} of {old.session} came before {old.sequence} was begun"
         return refused_observation(old, Refused("superseded", sentence))
 
     def run(self, now: float) -> Outcome:
         """Do one slice: decode, each slice of the policy, the append, and what the policy does to complete it."""
-        self.begun = True
-        policy = self._engine.policy
+        name = self._engine.policy.spec.name
         try:
-            self._check_still_wanted()
+            self._enter()
+            if self._wait is not None and not self._wait.done():
+                return Outcome(again=True, wait=self._wait)
             with torch.inference_mode():
-                wait = next(self._slices)
+                said = next(self._slices)
         except StopIteration:
             return Outcome()
         except Refused as refused:
-            return Outcome(self.cancel(refused))
+            return Outcome(self.cancel(refused), refused=True)
+        except PolicyTimeout as error:
+            LOGGER.error("policy %s: %s", name, error)
+            return Outcome(self.cancel(Refused("policy_timeout", f"policy {name}: {error}")), refused=True)
         except Exception as error:
-            LOGGER.exception("policy %s failed", policy.spec.name)
-            what = f"policy {policy.spec.name} in {self.work.value}"
-            return Outcome(self.cancel(Refused("policy_failed", describe(what, error))))
-        return Outcome(again=True, wait=wait if isinstance(wait, Future) else None)
+            LOGGER.exception("policy %s failed", name)
+            sentence = describe(f"policy {name} in {self.work.value}", error)
+            return Outcome(self.cancel(Refused("policy_failed", sentence)), refused=True)
+        self._wait = said if isinstance(said, Future) else None
+        return Outcome(again=True, wait=self._wait)
 
     def hold(self) -> Outcome:
         """Take a slice's time without doing its work yet; from here on nothing takes the observation's place."""
-        self.begun = True
         try:
-            self._check_still_wanted()
+            self._enter()
         except Refused as refused:
-            return Outcome(self.cancel(refused))
+            return Outcome(self.cancel(refused), refused=True)
         return Outcome(again=True)
 
     def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
         """Report when it is done."""
         self._compute_s += seconds
-        if not outcome.again and not outcome.replies:
+        if not outcome.again:
             outcome.replies.append(Reply(self.session, self._report(end_s)))
+
+    def over(self) -> None:
+        """The last slice is over: by the pace the context exists from now on, whenever its work was done."""
+        if self._context is not None:
+            self._context.ready, self._context = True, None
 
     def cancel(self, refused: Refused) -> list[Reply]:
         """Answer that the observation will not be prefilled, and let go of a policy that is between two slices."""
         self._slices = iter(())
+        if self._session is not None and self._context is not None:
+            self._session.drop(self._context)
+            self._context = None
         return [refused_observation(self.observation, refused)]
 
+    def _enter(self) -> None:
+        """Open the session with the first slice; refuse to go on when the observation is wanted no longer."""
+        self.begun = True
+        if self._session is None:
+            session = self._engine.sessions.open(self.session)
+            session.admit(self.observation.episode, self.observation.sequence)
+            self._session, self._epoch = session, session.epoch
+        self._check_still_wanted(self._session)
+
     def _work(self) -> Slices[None]:
-        """Yield after each slice; the session changes in the first one and at the append only."""
-        engine, policy = self._engine, self._engine.policy
+        """Yield after each slice; the session changes at the append only."""
+        engine, policy, session = self._engine, self._engine.policy, self._session
+        assert session is not None, "the first slice has opened the session"
         spec, observation = policy.spec, self.observation
-        session = engine.sessions.open(self.session)
-        session.admit(observation.episode, observation.sequence)
-        self._session, self._epoch = session, session.epoch
         seen = PolicyObservation(
             decode_all(observation.images, spec.cameras, spec.image_size),
             _checked_state(observation, spec.state_size),
@@ -104,14 +125,12 @@ class Prefill:
         prefilled = yield from policy.prefill(seen, session.cache.view())
         _check_tokens(prefilled, spec.tokens_per_observation)
         yield None  # the append turns keys, which takes as long as a slice
+        self._context = context = session.extend(observation.sequence, prefilled, ready=False)
         complete = getattr(policy, "complete", None)
-        context = session.extend(observation.sequence, prefilled, ready=complete is None)
-        if complete is None:
-            return
-        self.work = Work.DENOISE
-        yield None
-        context.own = yield from self._counted(complete(seen, context.view, context.own))
-        context.ready = True
+        if complete is not None:
+            self.work = Work.DENOISE
+            yield None
+            context.own = yield from self._counted(complete(seen, context.view, context.own))
 
     def _counted(self, slices: Slices[Any]) -> Slices[Any]:
         """Count the steps of denoising as they are done."""
@@ -123,8 +142,8 @@ class Prefill:
                 return end.value
             yield said
 
-    def _check_still_wanted(self) -> None:
-        if self._session is not None and self._session.epoch != self._epoch:
+    def _check_still_wanted(self, session: Session) -> None:
+        if session.epoch != self._epoch:
             sentence = f"{self.session} was reset while observation {self.observation.sequence} was worked on"
             raise Refused("reset", sentence)
         newest = self._engine.newest_waiting_episode(self.session, self)
@@ -147,7 +166,7 @@ class Prefill:
             flow_step_s=self._engine.flow_latency.smoothed_s or 0.0,
             stats=stats,
             trained_delay=spec.trained_delay,
-            chunk=hasattr(self._engine.policy, "complete"),
+            chunk=spec.chunk,
         )
 
 

@@ -44,10 +44,13 @@ class Saliency(_OneSlice):
         self._engine = engine
         self.session = session
         self._question, self._number = question, number
+        self._did: Work | None = None
 
     @property
     def work(self) -> Work:
         """A plan that is not made yet takes as long as a flow step."""
+        if self._did is not None:
+            return self._did
         try:
             context = self._engine.sessions.find(self.session).context(self._question.episode, self._question.context)
         except Refused:
@@ -57,15 +60,16 @@ class Saliency(_OneSlice):
     def run(self, now: float) -> Outcome:
         """Answer."""
         policy, question, work = self._engine.policy, self._question, self.work
+        self._did = work
         try:
             with torch.inference_mode():
                 found = answer(policy, self._engine.sessions.find(self.session), question)
         except Refused as refused:
-            return Outcome(self.cancel(refused))
+            return Outcome(self.cancel(refused), refused=True)
         except Exception as error:
             LOGGER.exception("policy %s failed", policy.spec.name)
             what = f"policy {policy.spec.name} in saliency"
-            return Outcome(self.cancel(Refused("policy_failed", describe(what, error))))
+            return Outcome(self.cancel(Refused("policy_failed", describe(what, error))), refused=True)
         if work is Work.PLAN or question.of != "plan":
             self._engine.count_work(work)
         reply = SaliencyReply(question.episode, question.context, question.index, True, found)
@@ -98,7 +102,7 @@ class Reset(_OneSlice):
         try:
             self._change()
         except Refused as refused:
-            return Outcome(self.cancel(refused))
+            return Outcome(self.cancel(refused), refused=True)
         return Outcome([] if self._number is None else [Reply(self.session, ResetResult(True), self._number)])
 
     def cancel(self, refused: Refused) -> list[Reply]:

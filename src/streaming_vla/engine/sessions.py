@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,9 +79,13 @@ class Session:
         """Sequence of the newest observation of the episode that was prefilled, -1 before the first."""
         return self._sequence
 
+    def holds(self, sequence: int) -> bool:
+        """True for the context of an observation of this episode that can be asked, now or once it is completed."""
+        return sequence in self._contexts
+
     def keeps(self, sequence: int) -> bool:
         """True when the context of an observation of this episode can be asked."""
-        return sequence in self._contexts and self._contexts[sequence].ready
+        return self.holds(sequence) and self._contexts[sequence].ready
 
     def extend(self, sequence: int, prefilled: Prefilled, ready: bool = True) -> CachedContext:
         """Add the tokens of an observation and return the new context.
@@ -105,6 +110,10 @@ class Session:
             del self._contexts[next(iter(self._contexts))]
         return context
 
+    def drop(self, context: CachedContext) -> None:
+        """Forget a context that could not be completed; the history keeps its tokens."""
+        self._contexts = {number: held for number, held in self._contexts.items() if held is not context}
+
     def context(self, episode: int, sequence: int) -> CachedContext:
         """Return the context of an observation.
 
@@ -116,7 +125,7 @@ class Session:
             raise Refused(code, f"request is of episode {episode}, {self.name} is in {self.episode}")
         context = self._contexts.get(sequence)
         if context is None or not context.ready:
-            kept = ", ".join(str(number) for number in list(self._contexts) if self.keeps(number)) or "none"
+            kept = ", ".join(str(number) for number in self._contexts if self.keeps(number)) or "none"
             raise Refused("no_context", f"context {sequence} of {self.name} is not kept, there is {kept}")
         return context
 
@@ -161,14 +170,22 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             options = self._options
-            if len(self._sessions) >= options.max_sessions:
-                raise Refused(
-                    "sessions_full",
-                    f"session {name} is one too many, {', '.join(self._sessions)} are served; raise max_sessions",
-                )
+            self.check_room(name)
             cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
             session = self._sessions[name] = Session(name, cache, options.contexts_kept)
         return session
+
+    def check_room(self, name: str, others: Collection[str] = ()) -> None:
+        """Check that a session may be served beside those that are open and `others`.
+
+        Raises:
+            Refused: the largest number of sessions is reached.
+        """
+        served = list(dict.fromkeys((*self._sessions, *others)))
+        if name not in self._sessions and len(served) >= self._options.max_sessions:
+            raise Refused(
+                "sessions_full", f"session {name} is one too many, {', '.join(served)} are served; raise max_sessions"
+            )
 
     def get(self, name: str) -> Session | None:
         """Return the session; None when there is none."""

@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +23,8 @@ MOST_LATER = 64  # pieces of side work that wait at most; behind a model that ne
 class EngineThread:
     """Polls the engine whenever there is something to do and sends its replies. Single use.
 
-    Requests go in through `submit`, so that a profile's network can delay them as it delays replies; each way keeps its
-    order.
+    Requests go in through `submit`, so that a profile's network can delay them as it delays replies. As on a real one
+    what is lost holds back its own kind of message only: those of a stream arrive in the order in which they left.
 
     Args:
         engine: its `on_work` is taken.
@@ -50,8 +50,8 @@ class EngineThread:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._later: deque[Callable[[], None]] = deque()
         self._order = itertools.count()
-        self._arrival_s = {"in": 0.0, "out": 0.0}
-        self._closed = self._woken = False
+        self._arrival_s: dict[Hashable, float] = {}  # of the newest message of every stream
+        self._closed = self._ended = self._woken = False
         self._thread = threading.Thread(target=self._loop, name="inference engine", daemon=True)
         engine.on_work = self._wake
 
@@ -63,12 +63,19 @@ class EngineThread:
         """
         self._thread.start()
 
-    def submit(self, request: Callable[[float], None]) -> None:
-        """Hand a request to the engine, which gets the time at which it has arrived. From any thread."""
-        if self._network is None:
+    def submit(self, request: Callable[[float], None], stream: str = "") -> None:
+        """Hand a request to the engine, which gets the time at which it has arrived. From any thread.
+
+        Args:
+            request: called with the time.
+            stream: name of the requests that a network keeps in their order.
+        """
+        if self._network is None or self._ended:
             request(self._clock())
         else:
-            self._travel("in", lambda: request(self._clock()))
+            self._travel(("in", stream), lambda: request(self._clock()))
+        if self._ended:
+            self._refuse()
 
     def later(self, work: Callable[[], None]) -> None:
         """Do `work` on this thread when the model has nothing to do; to be called by `send`, for what can wait."""
@@ -94,10 +101,11 @@ class EngineThread:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if first:
+            with self._changed:
+                self._ended = True  # from here on requests do not wait any more
             while self._due:
                 heapq.heappop(self._due)[2]()
-            for reply in self.engine.close():
-                self._deliver(replace(reply, done_s=self._clock()))
+            self._refuse()
             while self._later:
                 self._attempt(self._later.popleft())
         return not self._thread.is_alive()
@@ -107,11 +115,16 @@ class EngineThread:
             self._woken = True
             self._changed.notify()
 
-    def _travel(self, way: str, arrive: Callable[[], None]) -> None:
+    def _refuse(self) -> None:
+        for reply in self.engine.close():
+            self._deliver(replace(reply, done_s=self._clock()))
+
+    def _travel(self, stream: Hashable, arrive: Callable[[], None]) -> None:
         assert self._network is not None, "without a network nothing travels"
         with self._changed:
-            arrival_s = max(self._arrival_s[way], self._clock() + self._network.transport_s(self._random))
-            self._arrival_s[way] = arrival_s
+            before_s = self._arrival_s.get(stream, 0.0)
+            arrival_s = max(before_s, self._clock() + self._network.transport_s(self._random))
+            self._arrival_s[stream] = arrival_s
             heapq.heappush(self._due, (arrival_s, next(self._order), arrive))
             self._changed.notify()
 
@@ -139,7 +152,8 @@ class EngineThread:
                 if self._network is None:
                     self._deliver(reply)
                 else:
-                    self._travel("out", lambda reply=reply: self._deliver(reply))  # type: ignore[misc]
+                    stream = (reply.session, type(reply.value))
+                    self._travel(stream, lambda reply=reply: self._deliver(reply))  # type: ignore[misc]
 
     def _deliver(self, reply: Reply) -> None:
         self._attempt(lambda: self._send(reply))

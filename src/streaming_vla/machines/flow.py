@@ -21,9 +21,8 @@ class Flow:
         context: None while the observation is still on its way.
         index: of the next action to be sent, from 0.
         came: [A] each, actions that have come and were not sent.
-        until: the granted steps end before it.
+        granted: of each step that is granted and has not come: when, seconds; None where that says nothing.
         waits_since_s: the oldest granted step that has not come is waited for since then.
-        granted_alone_s: when the newest step was granted, if it alone was, else None.
     """
 
     sequence: int
@@ -33,9 +32,8 @@ class Flow:
     context: ContextReady | None = None
     index: int = 0
     came: deque[Vector] = field(default_factory=deque)
-    until: int = 0
+    granted: deque[float | None] = field(default_factory=deque)
     waits_since_s: float = 0.0
-    granted_alone_s: float | None = None
 
     @property
     def step(self) -> int:
@@ -48,22 +46,36 @@ class Flow:
         return self.step + len(self.came)
 
     @property
-    def waits(self) -> bool:
-        """Whether a granted action has not come yet."""
-        return self.next_step < self.until
+    def until(self) -> int:
+        """The granted steps end before it."""
+        return self.next_step + len(self.granted)
 
     @property
     def ready(self) -> bool:
         """Whether it can take over: its context is known and its first action is there."""
         return self.context is not None and bool(self.came)
 
+    @property
+    def is_owed(self) -> bool:
+        """True while the model owes an action; when one of a context to come does nobody knows."""
+        return bool(self.granted) and self.context is not None
+
+    def take(self, values: Vector, now: float) -> float | None:
+        """Take the action of the next step; return when it was granted."""
+        self.came.append(values)
+        self.waits_since_s = now
+        return self.granted.popleft()
+
     def begin(self, revision: int, first: int, position: Vector) -> None:
         """Begin anew at step `first`; what has come is of another beginning."""
-        self.revision, self.first, self.position = revision, first, position
-        self.index = self.until = 0
-        self.came.clear()
+        self.index = 0
+        self._turn_to(revision, first, position)
 
     def go_on(self, revision: int, position: Vector) -> None:
         """Go on from another state behind the newest action that was sent; what has come does not follow it."""
-        self.revision, self.position, self.until = revision, position, self.step
+        self._turn_to(revision, self.first, position)
+
+    def _turn_to(self, revision: int, first: int, position: Vector) -> None:
+        self.revision, self.first, self.position = revision, first, position
         self.came.clear()
+        self.granted.clear()

@@ -1,35 +1,17 @@
 """The generator's machine: asks for actions ahead and sends them one by one to the executor.
 
-- The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
-  executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
-- A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
-  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped.
-- Past the execution horizon the old context goes on if `overrun`.
-- release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
-
-A timeline, one action lasts T, a flow step and its way S < T, an observation 2 T (lead_actions 1):
-
-    time        executor begins   generator
-    0           0.5 (context 0)   grants 0.7, sends 0.6, which is there; the monitor asks for observation 1
-    0           -                 hears of it: grants 1.0 to before 1.3 of the context to come
-    T           0.6               sends 0.7, grants 0.8
-    2 T         0.7               sends 0.8, grants 0.9
-    2 T + a     -                 context 1 and its action 1.0 come: at the next room it takes over
-    3 T         0.8               sends 1.0; 0.9 is dropped; grants on behind 1.2
-    4 T         1.0               its picture was taken 4 actions ago: with a trained_delay of 4 no action was skipped,
-                                  with 2 the context would have begun at its step 2, with the sum of two actions
+TIMELINE
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from streaming_vla.machines.counters import Counters
+from streaming_vla.machines.credits import SPARE_STEPS, Credits
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import (
     Action,
@@ -42,6 +24,7 @@ from streaming_vla.machines.events import (
     ObserveRequest,
 )
 from streaming_vla.machines.flow import Flow
+from streaming_vla.machines.flows import Flows
 from streaming_vla.machines.hand_over import STARTS, HandOver, learned_delay, skipped_actions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.machines.options import require_choice, require_count, require_period
@@ -50,16 +33,7 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 GeneratorEffect = GenerateRequest | Action
 
 RELEASES = ("stream", "chunk")
-ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
-MOST_AHEAD = 12  # actions; more than that no way to a model may take
-LATENCIES_REMEMBERED = 256  # newest, whose spread says how many actions must be granted ahead
-FEW_LATENCIES = 32  # with so many known the margin is twice as wide as in the end: what is rare was not seen yet
-LATENCIES_TO_LEARN = 7  # before so many are known, one action more is granted ahead
-REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
-SPARE_STEPS = 2  # granted behind what a new context needs at first: it may take over some actions later than presumed
-CANDIDATES = 3  # newest observations that may still become the next context
-DELAYS_REMEMBERED = 10  # newest delays of contexts, whose longest is expected (RTC's buffer, arXiv 2506.07339)
 
 
 @dataclass(frozen=True)
@@ -113,21 +87,16 @@ class Generator:
 
     def __init__(self, layout: ActionLayout, options: GeneratorOptions) -> None:
         self.counters = Counters()
-        self.latency = LatencyTracker(warm_up=1)  # from the grant of a step to its action, transport included
-        self._latencies_s: deque[float] = deque(maxlen=LATENCIES_REMEMBERED)
-        self._delays: deque[int] = deque(maxlen=DELAYS_REMEMBERED)
+        self._credits = Credits(layout)
         self._layout = layout
         self._options = options
         self._episode = CurrentEpisode()
         self._known: ContextReady | None = None  # the newest that was heard, for the horizons of those to come
-        self._state: tuple[Vector, float] | None = None  # of the robot, and when it came
         self._forget()
 
     def _forget(self) -> None:
-        self._flow: Flow | None = None  # whose actions are sent
-        self._candidates: dict[int, Flow] = {}  # that may take over, by observation
+        self._flows = Flows()
         self._newest_sequence = -1  # of the contexts that were taken
-        self._requested_s: dict[int, float] = {}  # when the picture of a sequence was asked for
         self._revision = 0
         self.hand_over = HandOver(self._layout)
         self._sent_s = 0.0
@@ -137,30 +106,34 @@ class Generator:
         """Take new options; they hold from the next step on."""
         self._options = options
 
+    @property
+    def latency(self) -> LatencyTracker:
+        """From the grant of a step to its action, transport included."""
+        return self._credits.ahead.latency
+
+    @property
+    def actions_ahead(self) -> int:
+        """Actions that are granted and not begun, at this moment: so many that none comes too late."""
+        return self._credits.ahead.actions(self._options.control_period_s, self._lead)
+
+    def pending(self) -> Vector:
+        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
+        return self.hand_over.pending()
+
+    def waited_since(self, action: GeneratedAction) -> float | None:
+        """Return since when an action that has come was waited for, and for nothing before it; None: it was not."""
+        flow = self._flow_of(action)
+        return None if flow is None else flow.waits_since_s
+
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
             self._forget()
         return []
 
-    def pending(self) -> Vector:
-        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
-        return self.hand_over.pending()
-
-    @property
-    def actions_ahead(self) -> int:
-        """Actions that are granted and not begun, at this moment: so many that none comes too late."""
-        latencies_s = self._latencies_s
-        if len(latencies_s) < LATENCIES_TO_LEARN:
-            return max(self._lead, 2)
-        longest_s, spread_s = max(latencies_s), max(latencies_s) - min(latencies_s)
-        needed_s = longest_s + spread_s * (1.0 + FEW_LATENCIES / len(latencies_s))
-        needed = math.ceil(needed_s / self._options.control_period_s - ROUNDING)
-        return max(self._lead, min(MOST_AHEAD, needed))
-
     def on_robot_state(self, values: Vector, now: float) -> list[GeneratorEffect]:
         """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
-        self._state = (values, now)
+        self._credits.on_robot_state(values, now)
         return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
@@ -169,34 +142,33 @@ class Generator:
             self.counters.count("request_other_episode")
             return []
         self.hand_over.on_picture(request.sequence)
-        self._requested_s[request.sequence] = now
-        while len(self._requested_s) > REQUESTS_KEPT:
-            del self._requested_s[next(iter(self._requested_s))]
+        self._flows.on_request(request.sequence, now)
         if self._options.release != "stream" or request.sequence <= self._newest_sequence:
             return []
-        flow = self._candidate(request.sequence)
-        return [self._grant(flow, now, with_plan=True)]
+        came = [] if self._flows.playing is None else self._flows.playing.came
+        planned = np.array([*self.hand_over.planned(), *came]).reshape(-1, self._layout.size)
+        return [self._grant(self._new_candidate(request.sequence), now, planned)]
 
     def on_context(self, context: ContextReady, now: float) -> list[GeneratorEffect]:
         """Take a newer context; it takes over at the next action that is sent."""
+        flow = self._flows.candidate(context.sequence)
         if not self._episode.runs(context.episode):
             self.counters.count("context_other_episode")
         elif context.sequence <= self._newest_sequence:
             self.counters.count("context_not_newer")
         elif not 1 <= context.execution_horizon <= context.trained_horizon:
             self.counters.count("context_bad_horizon")
-        elif self._too_old(context.sequence, now):
-            self.counters.count("context_too_old")
-            self._candidates.pop(context.sequence, None)
+        elif self._is_too_old(context.sequence, now):
+            if flow is not None:
+                self._flows.drop(flow)
         else:
             self._newest_sequence = context.sequence
             self._known = context
-            for sequence in [number for number in self._candidates if number < context.sequence]:
-                if self._candidates.pop(sequence).context is not None:
+            for old in self._flows.drop_before(context.sequence):
+                if old.context is not None:
                     self.counters.count("context_superseded")
-            flow = self._candidates.get(context.sequence) or self._candidate(context.sequence)
-            flow.context = context
-            flow.waits_since_s = now
+            flow = flow or self._new_candidate(context.sequence, context)
+            flow.context, flow.waits_since_s = context, now
             return self._proceed(now)
         return []
 
@@ -218,7 +190,8 @@ class Generator:
         effects = self.poll(now)
         flow = self._flow_of(action)
         if flow is None:
-            self.counters.count("generated_unexpected")
+            outdated = self._episode.runs(action.episode) and 1 <= action.revision <= self._revision
+            self.counters.count("generated_outdated" if outdated else "generated_unexpected")
             return effects
         if not action.accepted:  # answered at once: it says nothing of how long a step takes
             self.counters.count("generate_refused")
@@ -229,95 +202,72 @@ class Generator:
         values = self._checked(action.values, "generated")
         if values is None:
             return effects + self._end(flow, now)
-        if flow.granted_alone_s is not None and flow.next_step + 1 == flow.until:
-            self._learn(max(0.0, now - flow.granted_alone_s))  # ROS time may be set back
-            flow.granted_alone_s = None
-        flow.came.append(values)
-        flow.waits_since_s = now
+        self._credits.ahead.on_action(flow.take(values, now), action.compute_s + action.queued_s, now)
         return effects + self._proceed(now)
 
     def poll(self, now: float) -> list[GeneratorEffect]:
         """Give up a granted action that does not come, and actions that never reached the executor."""
-        for flow in self._flows():
-            if self._is_waited_for(flow) and now >= flow.waits_since_s + self._options.generate_timeout_s:
-                self.counters.count("generate_timeout")
-                return self._end(flow, now)
+        if (flow := self._flows.overdue(now, self._options.generate_timeout_s)) is not None:
+            self.counters.count("generate_timeout")
+            return self._end(flow, now)
         outstanding = self.hand_over.outstanding
         if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
             for _ in outstanding:
                 self.counters.count("action_lost")
             outstanding.clear()
             # the executor takes no later index of this context any more
-            return self._end(self._flow, now) if self._flow is not None else self._proceed(now)
+            return self._proceed(now) if self._flows.playing is None else self._end(self._flows.playing, now)
         return []
 
     def deadline(self) -> float | None:
         """Return when `poll` must be called next, or None."""
-        timeout_s = self._options.generate_timeout_s
-        times = [flow.waits_since_s + timeout_s for flow in self._flows() if self._is_waited_for(flow)]
-        if self.hand_over.outstanding and self._executor_idle:
-            times.append(self._sent_s + LOST_AFTER_S)
-        return min(times, default=None)
+        lost_s = self._sent_s + LOST_AFTER_S if self.hand_over.outstanding and self._executor_idle else None
+        owed_s = self._flows.deadline(self._options.generate_timeout_s)
+        return min((due_s for due_s in (lost_s, owed_s) if due_s is not None), default=None)
 
     @property
     def _lead(self) -> int:
         return max(1, self._options.lead_actions)
 
-    def _flows(self) -> Iterator[Flow]:
-        if self._flow is not None:
-            yield self._flow
-        yield from list(self._candidates.values())
-
     def _flow_of(self, action: GeneratedAction) -> Flow | None:
-        """Return the flow whose present beginning an action belongs to, or None."""
-        if not self._episode.runs(action.episode):
-            return None
-        for flow in self._flows():
-            if (flow.sequence, flow.revision) == (action.context, action.revision):
-                return flow
-        return None
-
-    def _is_waited_for(self, flow: Flow) -> bool:
-        """True while the model owes an action; of a context to come nobody knows when."""
-        return flow.waits and flow.context is not None
-
-    def _learn(self, latency_s: float) -> None:
-        self.latency.add(latency_s)
-        if self.latency.smoothed_s is not None:  # the cold first step would keep the window wide for hundreds
-            self._latencies_s.append(latency_s)
+        """Return the flow whose present beginning an action belongs to and which waits for it, or None."""
+        flow = self._flows.find(action.context, action.revision) if self._episode.runs(action.episode) else None
+        return flow if flow is not None and flow.granted else None
 
     def _proceed(self, now: float) -> list[GeneratorEffect]:
         """Hand over, send what there is room for, and grant what has become necessary."""
         effects: list[GeneratorEffect] = []
         if self._options.release == "chunk":
+            flow = self._flows.playing
+            while flow is not None and flow.came and not flow.granted:  # all of it is there
+                effects.append(self._send(flow, now))
             self._take_chunk(now)
-            flow = self._flow
-            while flow is not None and flow.came and not flow.waits:  # all of it is there
-                effects += self._send(flow, now)
         else:
             while len(self.hand_over.outstanding) < self._lead:
                 effects += self._take_over(now)
-                if self._flow is None or not self._flow.came:
+                flow = self._flows.playing
+                if flow is None or not flow.came:
                     break
-                effects += self._send(self._flow, now)
-            effects += [self._grant(flow, now) for flow in list(self._candidates.values()) if self._renew(flow)]
-        if self._flow is not None and self._wanted(self._flow) > self._flow.until:
-            effects.append(self._grant(self._flow, now))
+                effects.append(self._send(flow, now))
+            effects += [self._grant(flow, now) for flow in self._flows.candidates() if self._must_begin(flow)]
+        flow = self._flows.playing
+        if flow is not None and self._wanted(flow) > flow.until:
+            effects.append(self._grant(flow, now))
         return effects
 
     def _take_over(self, now: float) -> list[GeneratorEffect]:
         """Let the newest context that is ready take over; one that would begin at another step is asked again."""
-        ready = max((s for s, flow in self._candidates.items() if flow.ready), default=None)
-        if ready is None:
+        flow = self._flows.ready()
+        if flow is None:
             return []
-        flow = self._candidates[ready]
-        if self._too_old(ready, now):  # it came in time, but nothing was begun meanwhile
-            self.counters.count("context_too_old")
-            del self._candidates[ready]
+        if self._is_too_old(flow.sequence, now):  # it came in time, but nothing was begun meanwhile
+            self._flows.drop(flow)
             return self._take_over(now)
         first, position = self._start(flow)
         behind = first - flow.first
-        if not 0 <= behind < len(flow.came) or (behind == 0 and not _same(position, flow.position)):
+        if len(flow.came) <= behind < len(flow.came) + len(flow.granted):
+            return []  # the action that fits is on its way
+        if not 0 <= behind < len(flow.came) or (behind == 0 and not self._is_near(flow, position)):
             self.counters.count("flow_begun_again")
             flow.begin(self._next_revision(), first, position)
             return [self._grant(flow, now)]
@@ -329,35 +279,30 @@ class Generator:
 
     def _take_chunk(self, now: float) -> None:
         """Release chunk: let a context take over when the chunk before it was sent."""
-        if self._flow is not None and (self._flow.came or self._flow.waits):
+        playing = self._flows.playing
+        if playing is not None and (playing.came or playing.granted):
             return
-        for flow in list(self._candidates.values()):
-            if flow.context is None:
-                continue
-            if self._too_old(flow.sequence, now):
-                self.counters.count("context_too_old")
-                del self._candidates[flow.sequence]
-                continue
-            flow.begin(self._next_revision(), *self._start(flow))
-            self._adopt(flow)
+        for flow in self._flows.candidates():
+            if flow.context is not None and self._is_too_old(flow.sequence, now):
+                self._flows.drop(flow)
+            elif flow.context is not None:
+                flow.begin(self._next_revision(), *self._start(flow))
+                self._adopt(flow)
 
     def _adopt(self, flow: Flow) -> None:
         """Go on with the actions of `flow`."""
         if flow.first:
             self.counters.count("flow_begun_late")
-        self._delays.append(self.hand_over.observation_delay(flow.sequence))
-        for _ in self._flow.came if self._flow is not None else ():
+        self._credits.on_hand_over(self.hand_over.observation_delay(flow.sequence))
+        for _ in () if self._flows.playing is None else self._flows.playing.came:
             self.counters.count("action_superseded")
-        self._flow = flow
-        self._candidates = {s: other for s, other in self._candidates.items() if s > flow.sequence}
+        self._flows.adopt(flow)
 
-    def _candidate(self, sequence: int) -> Flow:
+    def _new_candidate(self, sequence: int, context: ContextReady | None = None) -> Flow:
         """Return a new flow of an observation that may take over."""
-        flow = Flow(sequence, self._next_revision(), 0, self._layout.start())
+        flow = Flow(sequence, self._next_revision(), 0, self._layout.start(), context)
         flow.first, flow.position = self._start(flow)
-        self._candidates[sequence] = flow
-        while len(self._candidates) > CANDIDATES:
-            del self._candidates[min(self._candidates)]
+        self._flows.add(flow)
         return flow
 
     def _start(self, flow: Flow) -> tuple[int, Vector]:
@@ -369,18 +314,29 @@ class Generator:
             first = skipped_actions(context, self.hand_over.observation_delay(flow.sequence), delay)
         return first, self.hand_over.start(start, flow.sequence, first)
 
-    def _renew(self, flow: Flow) -> bool:
+    def _must_begin(self, flow: Flow) -> bool:
         """Begin a flow anew that would begin otherwise by now; True when it must be granted.
 
         Some actions later than presumed it can take over all the same: there are spare steps.
         """
-        if flow.came or flow.until == 0:
-            return flow.until == 0
+        if flow.came or not flow.granted:
+            return not flow.came
         first, position = self._start(flow)
-        if flow.first < first <= flow.first + SPARE_STEPS or (first == flow.first and _same(position, flow.position)):
+        late = first - flow.first
+        spare = len(flow.granted) - 1 if self._is_chunk(flow) else SPARE_STEPS
+        if 0 < late <= spare or (late == 0 and self._is_near(flow, position)):
             return False
         flow.begin(self._next_revision(), first, position)
         return True
+
+    def _is_chunk(self, flow: Flow) -> bool:
+        """True when all actions of a context exist, as far as is known."""
+        context = flow.context or self._known
+        return context is not None and context.chunk
+
+    def _is_near(self, flow: Flow, position: Vector) -> bool:
+        """True when a flow that has begun need not begin anew from `position`, [A]; a chunk's rows follow none."""
+        return self._is_chunk(flow) or self.hand_over.is_near(position, flow.position)
 
     def _next_revision(self) -> int:
         self._revision += 1
@@ -388,54 +344,19 @@ class Generator:
 
     def _wanted(self, flow: Flow) -> int:
         """Return the step before which the grants of a flow must end by now."""
-        chunk = self._options.release == "chunk"
-        context = flow.context or self._known
-        if context is None:
-            return flow.step + 1
-        last = context.trained_horizon
-        if chunk or not self._options.overrun:
-            last = min(last, flow.first + context.execution_horizon)
-        if chunk or context.chunk:  # all of it exists
-            return last
-        ahead = self.actions_ahead
-        if flow is self._flow:
-            ahead -= len(self.hand_over.outstanding)
-        else:
-            ahead += SPARE_STEPS
-        return min(last, flow.step + max(0, ahead))
+        context, chunk = flow.context or self._known, self._options.release == "chunk"
+        last = None if context is None or (self._options.overrun and not chunk) else context.execution_horizon
+        outstanding = len(self.hand_over.outstanding) if flow is self._flows.playing else -SPARE_STEPS
+        ahead = last if chunk and last is not None else self.actions_ahead - outstanding
+        return self._credits.until(flow, context, last, ahead)
 
-    def _grant(self, flow: Flow, now: float, with_plan: bool = False) -> GenerateRequest:
+    def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
         wanted = self._wanted(flow)
-        alone = not flow.waits and wanted == flow.next_step + 1 and flow is self._flow
-        if not flow.waits:
-            flow.waits_since_s = now
-        flow.until, flow.granted_alone_s = max(flow.until, wanted), now if alone else None
-        position = flow.position
-        for values in flow.came:
-            position = self._layout.advance(position, values)
-        planned, delay = (self._planned(), max(self._delays, default=0)) if with_plan else (None, 0)
-        state, age_s = (None, math.nan) if self._state is None else (self._state[0], max(0.0, now - self._state[1]))
-        return GenerateRequest(
-            self._episode.number,
-            flow.sequence,
-            flow.revision,
-            flow.next_step,
-            position,
-            flow.until,
-            state,
-            age_s,
-            planned,
-            delay,
-        )
+        return self._credits.grant(self._episode.number, flow, wanted, now, flow is self._flows.playing, planned)
 
-    def _planned(self) -> Vector:
-        """Return the action being played, those sent behind it and those that have come, [n, A]."""
-        came = [] if self._flow is None else list(self._flow.came)
-        return np.array([*self.hand_over.planned(), *came]).reshape(-1, self._layout.size)
-
-    def _send(self, flow: Flow, now: float) -> list[GeneratorEffect]:
-        """Send the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""
+    def _send(self, flow: Flow, now: float) -> Action:
+        """Return the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""
         context = flow.context
         assert context is not None, "only a context that is known takes over"
         generated = flow.came.popleft()
@@ -459,24 +380,23 @@ class Generator:
         flow.index += 1
         self.hand_over.on_sent(action)
         self._sent_s = now
-        changed = not np.array_equal(values, generated)
-        if changed and self._options.release == "stream" and not context.chunk:
+        if not np.array_equal(values, generated) and not context.chunk:
             flow.go_on(self._next_revision(), flow.position)
-        return [action]
+        return action
 
     def _end(self, flow: Flow, now: float) -> list[GeneratorEffect]:
         """Drop a flow (an index must not be skipped) and go on with a newer context if there is one."""
         for _ in flow.came:
             self.counters.count("action_of_ended_flow")
-        if flow is self._flow:
-            self._flow = None
-        else:
-            self._candidates.pop(flow.sequence, None)
+        self._flows.drop(flow)
         return self._proceed(now)
 
-    def _too_old(self, sequence: int, now: float) -> bool:
-        """True when the request was heard too long ago; a context whose request was not heard counts as new."""
-        return now - self._requested_s.get(sequence, now) > self._options.max_context_age_s
+    def _is_too_old(self, sequence: int, now: float) -> bool:
+        """True, and counted, when the picture of a context was asked for too long ago."""
+        old = self._flows.age_s(sequence, now) > self._options.max_context_age_s
+        if old:
+            self.counters.count("context_too_old")
+        return old
 
     def _checked(self, values: Vector, source: str) -> Vector | None:
         """Return `values` as [A], or None (counted) when they are no action."""
@@ -487,7 +407,3 @@ class Generator:
             self.counters.count(f"{source}_not_finite")
             return None
         return np.asarray(values, dtype=np.float64)
-
-
-def _same(position: Vector, other: Vector) -> bool:
-    return bool(np.allclose(position, other, atol=1e-6))

@@ -23,6 +23,7 @@ from streaming_vla.machines.events import Action, ContextReady, ExecutionState, 
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 STARTS = ("rezero", "episode", "pending")
+NEAR = 0.02  # of its range; a flow need not begin anew because an absolute dimension has moved on by so little
 
 
 def skipped_actions(context: ContextReady, observation_delay: int, trained_delay: int) -> int:
@@ -57,6 +58,8 @@ class HandOver:
     def __init__(self, layout: ActionLayout) -> None:
         self._layout = layout
         self._summed = ~np.asarray(layout.absolute)
+        span = np.asarray(layout.high) - np.asarray(layout.low)
+        self._near = np.where(~self._summed & np.isfinite(span), NEAR * span, 1e-6)
         self._since = ActionHistory()
         self._executed = layout.start()  # E, the action being played included
         self._begun = 0  # actions of E
@@ -117,6 +120,10 @@ class HandOver:
             shown = self._since.at_picture(sequence)
             total = total - (total if shown is None else shown)
         return np.where(self._summed, total, fresh)
+
+    def is_near(self, position: Vector, other: Vector) -> bool:
+        """True when a flow that has begun from `other` [A] need not begin anew from `position` [A]."""
+        return bool(np.all(np.abs(position - other) <= self._near))
 
     def planned(self) -> list[Vector]:
         """Return the action being played and those sent behind it: a picture of now shows none of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from streaming_vla.policies.contract import (
     FlowQuery,
     PlannedActions,
     PolicyObservation,
-    PolicySpec,
     Prefilled,
     Slices,
 )
@@ -63,12 +62,8 @@ class ChunkAsStream:
     def __init__(self, policy: ChunkPolicy, options: ChunkOptions | None = None) -> None:
         self.policy = policy
         self.options = options or ChunkOptions()
+        self.spec = replace(policy.spec, chunk=True, trained_delay=0)
         self._random = np.random.default_rng(self.options.seed)
-
-    @property
-    def spec(self) -> PolicySpec:
-        """That of the policy."""
-        return self.policy.spec
 
     def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         """Prefill as the policy does."""

@@ -7,7 +7,7 @@ The engine calls a policy from one thread, in inference mode and in slices.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ __all__ = [
     "PlanningPolicy",
     "PolicyObservation",
     "PolicySpec",
+    "PolicyTimeout",
     "Prefilled",
     "Slices",
     "prefill_whole",
@@ -40,6 +41,10 @@ __all__ = [
 FITS = ("crop", "letterbox", "letterbox_left_top")
 Matrix = npt.NDArray[np.float64]
 Result = TypeVar("Result")
+
+
+class PolicyTimeout(Exception):
+    """What the policy waited for has not come in time; the message says what, and what to do about it."""
 
 
 Slices = Generator["Future[Any] | None", None, Result]
@@ -72,6 +77,7 @@ class PolicySpec:
         pad_value: of the padding, 0 to 255.
         state_names: of the numbers of the state; empty: not told.
         action_units: of each action dimension, for people; empty: not told.
+        chunk: all actions of a context exist with it, and each belongs to a fixed time behind the picture.
 
     Raises:
         ValueError: a size is not positive, names repeat or are missing, or the horizons are in the wrong order.
@@ -92,6 +98,7 @@ class PolicySpec:
     pad_value: int = 0
     state_names: tuple[str, ...] = ()
     action_units: tuple[str, ...] = ()
+    chunk: bool = False
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -267,7 +274,7 @@ def run_slices(work: Slices[Result]) -> Result:
             result: Result = done.value
             return result
         if isinstance(said, Future):
-            said.exception()  # waits; what went wrong is raised where the work asks for the result
+            wait([said])  # what went wrong is raised where the work asks for the result
 
 
 def prefill_whole(policy: _Prefilling, observation: PolicyObservation, view: CacheView) -> Prefilled:

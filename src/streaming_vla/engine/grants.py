@@ -1,0 +1,158 @@
+"""Which steps of which flows a robot has granted, also of contexts that do not exist yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streaming_vla.engine.refused import Refused, checked
+from streaming_vla.engine.sessions import Session
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.policies.contract import PlannedActions, PolicySpec
+from streaming_vla.policies.layout import Vector
+
+CONTEXTS_TO_COME = 2  # that may be granted before they exist
+
+
+@dataclass
+class Flow:
+    """The flow of one context: its next step, the state to ask it from [A], and where the granted steps end.
+
+    Args:
+        asked_s: since when the next step could have been done, engine's clock.
+        state: [state_size], of the robot, the newest that was told.
+        state_s: when that state was measured, engine's clock.
+    """
+
+    episode: int
+    context: int
+    revision: int
+    step: int
+    position: Vector
+    until: int
+    asked_s: float
+    state: Vector | None = None
+    state_s: float = float("nan")
+    planned: PlannedActions | None = None
+
+
+class Grants:
+    """What one robot has granted, by context. Its episode is that of the newest request."""
+
+    def __init__(self) -> None:
+        self.episode = -1
+        self._flows: dict[int, Flow] = {}
+
+    def take(self, request: GenerateRequest, session: Session | None, spec: PolicySpec, now: float) -> None:
+        """Begin a flow, or grant more steps of it.
+
+        A robot that grants more steps of a context that exists goes on with it: older flows end. One that begins a flow
+        anew may still need an older one meanwhile.
+
+        Raises:
+            Refused: an old episode, a context that is no longer kept, a step outside of the horizon, or vectors that
+                are none.
+        """
+        known = -1 if session is None else session.episode
+        if request.episode < max(self.episode, known):
+            raise Refused(
+                "old_episode",
+                f"actions of episode {request.episode} are asked for, the robot is in {max(self.episode, known)}",
+            )
+        if session is not None and _is_gone(request.episode, request.context, session):
+            session.context(request.episode, request.context)  # says what is kept
+        if not 0 <= request.step < spec.trained_horizon or request.until > spec.trained_horizon:
+            raise Refused(
+                "bad_step",
+                f"steps {request.step} to before {request.until} of a flow are asked for, there are 0 to "
+                f"{spec.trained_horizon - 1}",
+            )
+        position = checked("bad_position", "flow state", spec.layout, request.position)
+        state = None if request.state is None else _checked_state(request.state, spec.state_size)
+        planned = _checked_planned(request, spec)
+        if request.episode > self.episode:
+            self.episode = request.episode
+            self._flows.clear()
+        flow = self._flows.get(request.context)
+        if flow is None or request.revision > flow.revision:
+            told = planned if planned is not None or flow is None else flow.planned
+            numbers = (request.episode, request.context, request.revision, request.step)
+            flow = Flow(*numbers, position, request.until, now, planned=told)
+            self._flows[request.context] = flow
+        elif request.revision < flow.revision:
+            return  # overtaken on the way
+        elif request.until > flow.until:
+            if flow.step >= flow.until:
+                flow.asked_s = max(flow.asked_s, now)
+            flow.until = request.until
+            if session is not None and session.episode == self.episode and session.keeps(request.context):
+                self._flows = {number: flow for number, flow in self._flows.items() if number >= request.context}
+        if state is not None:
+            age_s = request.state_age_s if np.isfinite(request.state_age_s) else 0.0
+            flow.state, flow.state_s = state, now - max(0.0, age_s)
+        to_come = sorted(number for number in self._flows if session is None or number > session.newest)
+        for number in to_come[:-CONTEXTS_TO_COME]:
+            del self._flows[number]
+
+    def planned(self, episode: int, context: int) -> PlannedActions | None:
+        """Return the actions that the robot has planned from the picture of `context` on, None: not told."""
+        flow = self._flows.get(context) if episode == self.episode else None
+        return None if flow is None else flow.planned
+
+    def next(self, session: Session | None) -> Flow | None:
+        """Return the flow of the newest context that has a granted step and can be asked, or None."""
+        if session is None or session.episode != self.episode:
+            return None
+        granted = (flow for flow in self._flows.values() if flow.step < flow.until and session.keeps(flow.context))
+        return max(granted, key=lambda flow: flow.context, default=None)
+
+    def on_prefilled(self, sequence: int, session: Session, now: float) -> list[Flow]:
+        """The prefill of an observation has ended, well or not: what waited for its context can be done from now on.
+
+        Returns:
+            The flows with granted steps that will never be done, because their contexts are no longer kept.
+        """
+        flow = self._flows.get(sequence)
+        if flow is not None and session.episode == self.episode and session.keeps(sequence):
+            flow.asked_s = max(flow.asked_s, now)
+        gone = [flow for flow in self._flows.values() if _is_gone(flow.episode, flow.context, session)]
+        for flow in gone:
+            self.end(flow)
+        return [flow for flow in gone if flow.step < flow.until]
+
+    def end(self, flow: Flow) -> None:
+        """Let a flow go; a request of its revision begins it anew."""
+        if self._flows.get(flow.context) is flow:
+            del self._flows[flow.context]
+
+
+def refusal(flow: Flow | GenerateRequest, refused: Refused) -> GeneratedAction:
+    """Return the answer to a step that is not done."""
+    numbers = (flow.episode, flow.context, flow.revision, flow.step)
+    return GeneratedAction(*numbers, False, np.zeros(0), refused.code, refused.reason)
+
+
+def _is_gone(episode: int, context: int, session: Session) -> bool:
+    """True when a context has been there, or was left out, and cannot be asked any more."""
+    return episode == session.episode and context <= session.newest and not session.holds(context)
+
+
+def _checked_state(values: Vector, size: int) -> Vector:
+    state = np.asarray(values, dtype=np.float64)
+    if state.shape != (size,) or not np.isfinite(state).all():
+        raise Refused("bad_state", f"the robot's newest state has shape {state.shape}, expected ({size},), all finite")
+    return state
+
+
+def _checked_planned(request: GenerateRequest, spec: PolicySpec) -> PlannedActions | None:
+    if request.planned is None:
+        return None
+    actions = np.asarray(request.planned, dtype=np.float64)
+    if actions.ndim != 2 or actions.shape[1] != spec.layout.size or not np.isfinite(actions).all():
+        raise Refused(
+            "bad_planned", f"planned actions have shape {actions.shape}, expected (n, {spec.layout.size}), all finite"
+        )
+    if request.delay < 0:
+        raise Refused("bad_planned", f"{request.delay} planned actions are expected to be executed, expected 0 or more")
+    return PlannedActions(actions[: spec.trained_horizon], request.delay)
