@@ -211,11 +211,11 @@ class InferenceNode(SuiteNode):
 
     def _on_observation(self, observation: EncodedObservation) -> None:
         if self._thread is not None:
-            self._thread.submit(partial(self._thread.engine.observe, observation))
+            self._thread.submit(partial(self._thread.engine.observe, observation), observation.session + " observation")
 
     def _on_generate(self, session: str, request: GenerateRequest) -> None:
         if self._thread is not None:
-            self._thread.submit(partial(self._thread.engine.generate, session, request))
+            self._thread.submit(partial(self._thread.engine.generate, session, request), session + " generate")
 
     def _send(self, reply: Reply) -> None:
         """Publish what the engine has done, what others wait for first; called on its thread."""
