@@ -20,7 +20,7 @@ from baselines.strategies import (
     TemporalEnsembling,
 )
 from baselines.strategy import Ahead, Strategy
-from runtime_cases import EPISODE, LAYOUT, state
+from runtime_cases import ACTS, EPISODE, LAYOUT, PLAYS, state
 from world import Timing, World
 
 from streaming_vla.machines.events import (

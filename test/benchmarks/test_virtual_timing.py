@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from runtime_cases import LAYOUT
+from runtime_cases import LAYOUT, PLAYS
 from strategies import STRATEGIES, Setup, find_strategy
 from world import JPEG, Straw, Timing, World, make_engine
 

@@ -54,12 +54,14 @@ class Generation:
         asked = [(self.session, own, self._query(self.session, own, now))]
         if hasattr(policy, "flow_steps"):
             asked += self._fitting(asked[0][2].view, now)
+        begin_s = engine.stopwatch()
         found = self._steps(policy, [query for _, _, query in asked])
+        policy_s = engine.stopwatch() - begin_s
         self._done = [
             (session, flow, self._action(session, flow, values, now))
             for (session, flow, _), values in zip(asked, found, strict=True)
         ]
-        return Outcome(again=engine.next_flow(self.session) is not None)
+        return Outcome(again=engine.next_flow(self.session) is not None, policy_s=policy_s)
 
     def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
         """Say how long the step took; the next one of these flows can be done from its end on."""

@@ -148,7 +148,7 @@ class EngineThread:
             if self._later and (rests or len(self._later) > MOST_LATER):
                 self._attempt(self._later.popleft())
             for made in self.engine.poll(self._clock()):
-                reply = replace(made, done_s=self._clock())
+                reply = Reply(made.session, made.value, made.request, self._clock())
                 if self._network is None:
                     self._deliver(reply)
                 else:

@@ -32,8 +32,6 @@ GeneratorEffect = GenerateRequest | Action
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 
 
-
-
 class Generator:
     """Indices without gaps; at most `lead_actions` actions unplayed at the executor; nothing is sent twice."""
 

@@ -25,7 +25,6 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 NEAR = 0.02  # of its range; a flow need not begin anew because an absolute dimension has moved on by so little
 
 
-
 def skipped_actions(context: ContextReady, observation_delay: int, trained_delay: int) -> int:
     """Return how many actions of a context are skipped, so that the next is the one for now.
 

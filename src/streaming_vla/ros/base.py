@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.machines.episodes import Change, CurrentEpisode
@@ -122,7 +122,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         nanoseconds = self.get_clock().now().nanoseconds
         if monotonic_s is not None:
             nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
-        return Time(nanoseconds=max(0, nanoseconds)).to_msg()  # a simulated clock begins at 0, again and again
+        seconds, rest = divmod(max(0, nanoseconds), 10**9)  # a simulated clock begins at 0, again and again
+        return Time(sec=seconds, nanosec=rest)
 
     def listen(
         self,
