@@ -164,9 +164,8 @@ class Generator:
         else:
             self._newest_sequence = context.sequence
             self._known = context
-            for old in self._flows.drop_before(context.sequence):
-                if old.context is not None:
-                    self.counters.count("context_superseded")
+            known = [old for old in self._flows.drop_before(context.sequence) if old.context is not None]
+            self.counters.count("context_superseded", len(known))
             flow = flow or self._new_candidate(context.sequence, context)
             flow.context, flow.waits_since_s = context, now
             return self._proceed(now)
@@ -212,8 +211,7 @@ class Generator:
             return self._end(flow, now)
         outstanding = self.hand_over.outstanding
         if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
-            for _ in outstanding:
-                self.counters.count("action_lost")
+            self.counters.count("action_lost", len(outstanding))
             outstanding.clear()
             # the executor takes no later index of this context any more
             return self._proceed(now) if self._flows.playing is None else self._end(self._flows.playing, now)
@@ -291,11 +289,10 @@ class Generator:
 
     def _adopt(self, flow: Flow) -> None:
         """Go on with the actions of `flow`."""
-        if flow.first:
-            self.counters.count("flow_begun_late")
+        self.counters.count("flow_begun_late", int(flow.first > 0))
         self._credits.on_hand_over(self.hand_over.observation_delay(flow.sequence))
-        for _ in () if self._flows.playing is None else self._flows.playing.came:
-            self.counters.count("action_superseded")
+        if self._flows.playing is not None:
+            self.counters.count("action_superseded", len(self._flows.playing.came))
         self._flows.adopt(flow)
 
     def _new_candidate(self, sequence: int, context: ContextReady | None = None) -> Flow:
@@ -381,13 +378,13 @@ class Generator:
         self.hand_over.on_sent(action)
         self._sent_s = now
         if not np.array_equal(values, generated) and not context.chunk:
+            self.counters.count("action_superseded", len(flow.came))
             flow.go_on(self._next_revision(), flow.position)
         return action
 
     def _end(self, flow: Flow, now: float) -> list[GeneratorEffect]:
         """Drop a flow (an index must not be skipped) and go on with a newer context if there is one."""
-        for _ in flow.came:
-            self.counters.count("action_of_ended_flow")
+        self.counters.count("action_of_ended_flow", len(flow.came))
         self._flows.drop(flow)
         return self._proceed(now)
 
