@@ -1,6 +1,34 @@
 """The generator's machine: asks for actions ahead and sends them one by one to the executor.
 
-TIMELINE
+- The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
+  executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
+- A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
+  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped.
+- Past the execution horizon the old context goes on if `overrun`.
+- An action that had to be bounded corrects the flow: a new revision goes on from what was sent.
+- release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
+
+A timeline: an action lasts T, a flow step 0.3 T, an observation 2.2 T; lead_actions 1; 4.6 is step 6 of context 4:
+
+    time     executor begins   generator
+    0.0 T    4.5               grants 4.6
+    0.0 T    -                 picture 5 is taken: grants 5.0 to 5.2
+    0.3 T    -                 4.6 comes: it is sent
+    1.0 T    4.6               grants 4.7
+    1.3 T    -                 4.7 comes: it is sent
+    2.0 T    4.7               grants 4.8
+    2.2 T    -                 context 5 comes
+    2.3 T    -                 4.8 comes: it is sent
+    2.6 T    -                 5.0 comes
+    2.9 T    -                 5.1 comes
+    3.0 T    4.8               sends 5.0
+    3.2 T    -                 5.2 comes
+    4.0 T    5.0               sends 5.1
+    5.0 T    5.1               sends 5.2
+    6.0 T    5.2               grants 5.3
+    6.3 T    -                 5.3 comes: it is sent
+
+Four actions lie between picture 5 and 5.0: with a trained_delay of 2 the context would have begun with 5.2.
 """
 
 from __future__ import annotations
