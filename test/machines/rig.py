@@ -17,7 +17,8 @@ from streaming_vla.machines.events import (
     ObserveRequest,
     Reason,
 )
-from streaming_vla.machines.generator import Generator, GeneratorEffect, GeneratorOptions
+from streaming_vla.machines.generator import Generator, GeneratorEffect
+from streaming_vla.machines.generator_options import GeneratorOptions
 
 VALUES = (0.1, 0.2, 0.3)
 Values = Sequence[float] | Callable[[int], Sequence[float]]  # of an action, or by its step

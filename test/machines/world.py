@@ -227,5 +227,5 @@ class World(virtual.World):
 
 def make_engine(policy: Any, profile: LatencyProfile, seed: int = 0) -> Engine:
     """Return an engine of one robot that keeps the newest observation, on a virtual clock."""
-    options = EngineOptions(cache_policy="window", sinks=0, recent=1, capacity=1, max_sessions=1)
+    options = EngineOptions(CacheOptions(cache_recent=1, cache_capacity=1), 1)
     return Engine(policy, options, ProfilePace(profile, seed), stopwatch=lambda: 0.0, wait_for_futures=True)

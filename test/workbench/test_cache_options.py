@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from streaming_vla.workbench.virtual.service import PolicyService
 
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.engine.cache import engine_options
+from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.options import CacheOptions, InferenceOptions
-from streaming_vla.machines.events import FlowRequest, ObserveRequest, Reason, Snapshot
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.engine.values import ContextReport, EncodedObservation
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.workbench.evaluation.cache_options import FULL, choose_cache, fitted, gated_cache, with_gate_digest
 
 BLOCK = 2
+REVISIONS = itertools.count(1)
 SIZES = {"sinks": 1, "recent": 2 * BLOCK, "chunk": BLOCK}
 
 
@@ -33,15 +35,15 @@ class Remembering:
         CacheSpec(layers=1, kv_heads=1, head_dim=4),
     )  # fmt: skip
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         """Remember the state."""
-        yield
+        yield None
         shape = (1, 1, BLOCK, 4)
         return Prefilled(torch.ones(shape), torch.full(shape, float(observation.state[0])))
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
+    def flow_step(self, query: FlowQuery) -> Vector:
         """Return the mean, which tells what is held."""
-        return np.array([float(view.values.mean())])
+        return np.array([float(query.view.values.mean())])
 
     def look_ahead(self, seen: torch.Tensor, pending: Vector) -> float:
         """It has no predictor."""
@@ -57,17 +59,33 @@ def gate(tmp_path: Path) -> Path:
     return path
 
 
-def seen(service: PolicyService, sequence: int) -> bool:
+def serving(cache: CacheOptions) -> Engine:
+    """Return an engine that remembers."""
+    return Engine(Remembering(), engine_options(cache, BLOCK))
+
+
+def seen(engine: Engine, sequence: int) -> bool:
     """Prefill observation `sequence`, whose state is its number; False when it was refused."""
-    frames = {"eye": encode_frame(np.zeros((8, 8, 3), np.uint8), 8)}
-    request = ObserveRequest(1, sequence, Reason.EARLY)
-    return service.prefill(Snapshot(request, frames, 0, 0.0, np.array([float(sequence)]), "go"), None) is not None
+    image = encode_frame(np.zeros((8, 8, 3), np.uint8), 8)
+    engine.observe(EncodedObservation("/", 1, sequence, "go", (image,), np.array([sequence], np.float32)), 0.0)
+    return isinstance(answered(engine), ContextReport)
 
 
-def held(service: PolicyService, context: int) -> float | None:
+def held(engine: Engine, context: int) -> float | None:
     """Return what a flow step finds in a context, None when it is refused."""
-    reply = service.flow_step(FlowRequest(1, context, 0, np.zeros(1)))
+    engine.generate("/", GenerateRequest(1, context, next(REVISIONS), 0, np.zeros(1), 1), 0.0)
+    reply = answered(engine)
+    assert isinstance(reply, GeneratedAction)
     return float(reply.values[0]) if reply.accepted else None
+
+
+def answered(engine: Engine) -> object:
+    """Return the one answer of the engine."""
+    replies = []
+    while engine.deadline() != float("inf"):
+        replies += engine.poll(0.0)
+    [reply] = replies
+    return reply.value
 
 
 def options(name: str, gate: Path) -> CacheOptions:
@@ -77,7 +95,7 @@ def options(name: str, gate: Path) -> CacheOptions:
 
 @pytest.mark.parametrize("name", POLICY_NAMES)
 def test_contexts_handed_over_stay_readable_while_the_cache_goes_on(name: str, gate: Path) -> None:
-    service = PolicyService(Remembering(), options(name, gate), seed=0)
+    service = serving(options(name, gate))
     found: list[float | None] = []
     for sequence in range(12):
         assert seen(service, sequence)
@@ -89,7 +107,7 @@ def test_contexts_handed_over_stay_readable_while_the_cache_goes_on(name: str, g
 
 
 def test_a_cache_that_is_full_takes_no_more_and_what_it_holds_stays(gate: Path) -> None:
-    service = PolicyService(Remembering(), CacheOptions(cache_policy="full", cache_capacity=3 * BLOCK), seed=0)
+    service = serving(CacheOptions(cache_policy="full", cache_capacity=3 * BLOCK))
     assert [seen(service, sequence) for sequence in range(4)] == [True, True, True, False]
     assert held(service, 2) == 1.0
 
