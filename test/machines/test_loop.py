@@ -48,7 +48,7 @@ def world(
     made = World(
         timing,
         MonitorOptions(**ACTS, **LIMITS, **shared).changed(mode=mode, early_actions=early),
-        GeneratorOptions(**ACTS, overrun=overrun, flow_step_timeout_s=0.3, **shared).changed(release=release),
+        GeneratorOptions(**ACTS, overrun=overrun, generate_timeout_s=0.3, **shared).changed(release=release),
         EXECUTOR.changed(control_period_s=timing.execute_s),
         **faults,  # type: ignore[arg-type]
     )

@@ -16,6 +16,7 @@ from kv_cache import CacheSpec, CacheView
 from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.machines.events import Action, Command, Episode, ExecutionState, ObserveRequest, Reason
 from streaming_vla.machines.executor import Executor
