@@ -1,6 +1,34 @@
 """The generator's machine: asks for actions ahead and sends them one by one to the executor.
 
-TIMELINE
+- The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
+  executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
+- A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
+  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped.
+- Past the execution horizon the old context goes on if `overrun`.
+- An action that had to be bounded corrects the flow: a new revision goes on from what was sent.
+- release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
+
+A timeline: an action lasts T, a flow step 0.3 T, an observation 2.2 T; lead_actions 1; 4.6 is step 6 of context 4:
+
+    time     executor begins   generator
+    0.0 T    4.5               grants 4.6
+    0.0 T    -                 picture 5 is taken: grants 5.0 to 5.2
+    0.3 T    -                 4.6 comes: it is sent
+    1.0 T    4.6               grants 4.7
+    1.3 T    -                 4.7 comes: it is sent
+    2.0 T    4.7               grants 4.8
+    2.2 T    -                 context 5 comes
+    2.3 T    -                 4.8 comes: it is sent
+    2.6 T    -                 5.0 comes
+    2.9 T    -                 5.1 comes
+    3.0 T    4.8               sends 5.0
+    3.2 T    -                 5.2 comes
+    4.0 T    5.0               sends 5.1
+    5.0 T    5.1               sends 5.2
+    6.0 T    5.2               grants 5.3
+    6.3 T    -                 5.3 comes: it is sent
+
+Four actions lie between picture 5 and 5.0: with a trained_delay of 2 the context would have begun with 5.2.
 """
 
 from __future__ import annotations
@@ -162,9 +190,8 @@ class Generator:
         else:
             self._newest_sequence = context.sequence
             self._known = context
-            for old in self._flows.drop_before(context.sequence):
-                if old.context is not None:
-                    self.counters.count("context_superseded")
+            known = [old for old in self._flows.drop_before(context.sequence) if old.context is not None]
+            self.counters.count("context_superseded", len(known))
             flow = flow or self._new_candidate(context.sequence, context)
             flow.context, flow.waits_since_s = context, now
             flow.end_before(self._credits.end(flow, context, self._last(context)))
@@ -211,8 +238,7 @@ class Generator:
             return self._end(flow, now)
         outstanding = self.hand_over.outstanding
         if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
-            for _ in outstanding:
-                self.counters.count("action_lost")
+            self.counters.count("action_lost", len(outstanding))
             outstanding.clear()
             # the executor takes no later index of this context any more
             return self._proceed(now) if self._flows.playing is None else self._end(self._flows.playing, now)
@@ -299,11 +325,10 @@ class Generator:
 
     def _adopt(self, flow: Flow) -> None:
         """Go on with the actions of `flow`."""
-        if flow.first:
-            self.counters.count("flow_begun_late")
+        self.counters.count("flow_begun_late", int(flow.first > 0))
         self._credits.on_hand_over(self.hand_over.observation_delay(flow.sequence))
-        for _ in () if self._flows.playing is None else self._flows.playing.came:
-            self.counters.count("action_superseded")
+        if self._flows.playing is not None:
+            self.counters.count("action_superseded", len(self._flows.playing.came))
         self._flows.adopt(flow)
 
     def _new_candidate(self, sequence: int, context: ContextReady | None = None) -> Flow:
@@ -394,13 +419,13 @@ class Generator:
         self.hand_over.on_sent(action)
         self._sent_s = now
         if not np.array_equal(values, generated) and not context.chunk:
+            self.counters.count("action_superseded", len(flow.came))
             flow.go_on(self._next_revision(), flow.position)
         return action
 
     def _end(self, flow: Flow, now: float) -> list[GeneratorEffect]:
         """Drop a flow (an index must not be skipped) and go on with a newer context if there is one."""
-        for _ in flow.came:
-            self.counters.count("action_of_ended_flow")
+        self.counters.count("action_of_ended_flow", len(flow.came))
         self._flows.drop(flow)
         return self._proceed(now)
 

@@ -40,8 +40,8 @@ class ActionsAhead:
         if granted_s is None:
             self._free_s = now - self._way_s
             return
-        begin_s = max(granted_s, min(self._free_s, now))
-        latency_s = max(0.0, now - begin_s)  # ROS time may be set back
+        begin_s = min(now, max(granted_s, self._free_s))  # ROS time may be set back
+        latency_s = now - begin_s
         self._free_s, self._way_s = begin_s + work_s, max(0.0, latency_s - work_s)
         self.latency.add(latency_s)
         if self.latency.smoothed_s is not None:  # the cold first step would keep the margin wide for hundreds
