@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from making import BEGIN_NS, STORE, TYPES, header, make, topic
+from rosbags.typesys import Stores, get_typestore
 from test_replay import CHANGES, EPISODE, bag
 
+from streaming_vla.bags.definitions import parse
 from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.engine.values import EncodedObservation
@@ -75,6 +78,11 @@ def options(profile: LatencyProfile, **inputs: Any) -> ReplayOptions:
 @pytest.fixture
 def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a bag of a suite that met scattered latencies, taken by a recorder that stalls."""
+    return record(tmp_path, monkeypatch)
+
+
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool = False) -> Path:
+    """Write that bag; `older`: as the suite did before actions were granted."""
     cameras = bag(tmp_path / "cameras", episodes=(10,))
     run = Run()
     tell, encode, send = virtual.World.tell, ReplayWorld.encode, Network.send
@@ -108,10 +116,29 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, published_ns, data in sorted(said, key=lambda each: each[1]):
         part_s = (published_ns - BEGIN_NS) * 1e-9 % 1.0
         late_s = STALL_S[1] - part_s if STALL_S[0] <= part_s < STALL_S[1] else 0.0
-        writer.add_topic(topic(name))
-        writer.write(name, data, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
+        if older and name == "/generate":
+            continue
+        said_as = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
+        writer.add_topic(said_as[0])
+        writer.write(name, said_as[1], published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
     writer.close(0.0)
     return tmp_path / "recording"
+
+
+def as_older(context: Topic, data: bytes) -> tuple[Topic, bytes]:
+    """Return a context's topic and message of a suite that knew of no chunks."""
+    definition = "".join(
+        line
+        for line in context.definition.splitlines(keepends=True)
+        if not line.startswith(("uint16 trained_delay", "bool chunk"))
+    )
+    assert "chunk" in context.definition and "chunk" not in definition
+    store = get_typestore(Stores.EMPTY)
+    store.register(parse(definition, context.type))
+    now = STORE.deserialize_cdr(data, context.type)
+    kind = store.types[context.type]
+    fields = {name: getattr(now, name) for name, _ in store.get_msgdef(context.type).fields}
+    return replace(context, definition=definition), bytes(store.serialize_cdr(kind(**fields), context.type))
 
 
 def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, bytes]]:
@@ -191,6 +218,17 @@ def test_a_recorded_run_is_replayed_as_it_was(recording: Path) -> None:
     live = summarise_replays([replayed], LAYOUT.names)["live"]
     assert live["starved_s"] > 0.1
     assert live["halting_ratio_live_to_replay"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_what_an_older_suite_recorded_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = replay(record(tmp_path, monkeypatch, older=True), ToyPolicy(), options(QUICK))
+    assert replayed.latencies == "recorded" and replayed.problems == []
+    [episode] = replayed.episodes
+    assert len(episode.live.prefilled) >= 15 and len(episode.live.requests) >= 15
+    agreed, decisions = decision_agreement(replayed.episodes)
+    assert agreed >= 0.9 * decisions
+    live = summarise_replays([replayed], LAYOUT.names)["live"]
+    assert live["halting_ratio_live_to_replay"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_other_latencies_make_another_run(recording: Path) -> None:
