@@ -144,6 +144,7 @@ class Generator:
             self.counters.count("context_superseded", len(known))
             flow = flow or self._new_candidate(context.sequence, context)
             flow.context, flow.waits_since_s = context, now
+            flow.end_before(self._credits.end(flow, context, self._last(context)))
             return self._proceed(now)
         return []
 
@@ -245,11 +246,20 @@ class Generator:
             self.counters.count("flow_begun_again")
             flow.begin(self._next_revision(), first, position)
             return [self._grant(flow, now)]
+        if not self._lasts(flow, behind):
+            return []
         for _ in range(behind):
             flow.position = self._layout.advance(flow.position, flow.came.popleft())
         flow.first = first
         self._adopt(flow)
         return []
+
+    def _lasts(self, flow: Flow, behind: int) -> bool:
+        """True when what has come of a flow outlasts a delay on the way, or the old one has no action for now."""
+        playing = self._flows.playing
+        if playing is None or not playing.came or not flow.granted:
+            return True
+        return len(flow.came) - behind >= self._credits.ahead.in_stock(self._options.control_period_s)
 
     def _take_chunk(self, now: float) -> None:
         """Release chunk: let a context take over when the chunk before it was sent."""
@@ -318,10 +328,15 @@ class Generator:
     def _wanted(self, flow: Flow) -> int:
         """Return the step before which the grants of a flow must end by now."""
         context, chunk = flow.context or self._known, self._options.release == "chunk"
-        last = None if context is None or (self._options.overrun and not chunk) else context.execution_horizon
+        last = None if context is None else self._last(context)
         outstanding = len(self.hand_over.outstanding) if flow is self._flows.playing else -SPARE_STEPS
         ahead = last if chunk and last is not None else self.actions_ahead - outstanding
         return self._credits.until(flow, context, last, ahead)
+
+    def _last(self, context: ContextReady) -> int | None:
+        """Return how many actions a context may give, None: as many as it has."""
+        goes_on = self._options.overrun and self._options.release == "stream"
+        return None if goes_on else context.execution_horizon
 
     def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
