@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from streaming_vla_interfaces import msg as wire
 
@@ -42,7 +43,7 @@ def reliable(depth: int) -> QoSProfile:
 class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
     """A lifecycle node with checked options.
 
-    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
+    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `cleanup`, `update`, `deadline`, `tick`,
     `handle_responses`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter
     with that sentence.
 
@@ -82,6 +83,9 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
 
     def deactivate(self) -> None:
         """End: leave the robot and the other nodes in a safe state."""
+
+    def cleanup(self) -> None:
+        """Remove what `configure` has made, publishers, subscriptions and services left out."""
 
     def on_episode(self, episode: Episode) -> None:
         """Take the episode that the suite works on; called while active only."""
@@ -133,11 +137,12 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         handle: Callable[[T], None],
         qos: QoSProfile,
         session: str = "",
+        on: Node | None = None,
     ) -> None:
         """Subscribe; `handle` gets what `convert` makes of a message while the node is active.
 
         Messages of another session than `session` (empty: the node's own) are dropped, and so are those for which
-        `convert` raises ValueError.
+        `convert` raises ValueError. With `on` the callback is run by whoever spins that node.
 
         Raises:
             ValueError: `topic` is no name of a topic.
@@ -158,7 +163,10 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
             handle(value)
 
         try:
-            self.create_subscription(message_type, topic, receive, qos)
+            if on is None:
+                self.create_subscription(message_type, topic, receive, qos)
+            else:
+                on.create_subscription(message_type, self.resolve_topic_name(topic), receive, qos)
         except InvalidTopicNameException as error:
             raise ValueError(
                 f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
@@ -227,6 +235,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         """Deactivate before the process ends."""
         if self.active:
             self.trigger_deactivate()
+        self.cleanup()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: run hook `configure`."""
@@ -258,6 +267,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: remove what hook `configure` has made."""
+        self.cleanup()
         for destroy, entity in self._made:
             destroy(entity)
         self._made = []

@@ -28,6 +28,8 @@ except ImportError:  # before ROS 2 Kilted
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
+SHORTEST_WAIT_S = 1e-6
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
@@ -88,12 +90,16 @@ def make_executor(context: Context | None = None, events: bool = True) -> tuple[
     entity of the node before and after each callback, and serves all entities in the order in which they are ready.
 
     Args:
-        context: of ROS; None: the default one.
+        context: of ROS; None: the default one. To be called on the main thread.
         events: take that one where rclpy has it.
     """
     if events and EventsExecutor is not None:
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
         executor = EventsExecutor(context=context)
-        return executor, executor.spin_once
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # it has put its own in their place
+        # it does nothing at all when it may not wait
+        return executor, lambda timeout_s: executor.spin_once(max(SHORTEST_WAIT_S, timeout_s))
     single = SingleThreadedExecutor(context=context)
     # One object for all calls: at another timeout the executor forgets what else was ready, looks at subscriptions
     # first again, and a service beside a fast topic would never be served.
@@ -122,8 +128,8 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        signal.signal(signal.SIGINT, self._handle)
-        signal.signal(signal.SIGTERM, self._handle)
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -32,6 +32,7 @@ from streaming_vla.policies.models import find_model
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
+from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
 from streaming_vla.saliency.loading import load_with_predictor
 
@@ -62,6 +63,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         super().__init__("inference", InferenceOptions)
         self._engine_options: EngineOptions | None = None
         self._thread: EngineThread | None = None
+        self._side: SideNode | None = None
         self._actions: dict[str, Publisher[Any]] = {}
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
@@ -91,8 +93,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
                 "(max_sessions)"
             )
+        self._side = SideNode(self)
         for name in names:
-            self._connect(name)
+            self._connect(name, self._side)
 
     def update(self, options: InferenceOptions) -> None:
         """Take a new budget or threshold of the cache; open sessions go on with it."""
@@ -116,7 +119,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 f"latency profile '{profile.name}' is on, answers are held back: {profile.description}"
             )
         engine = Engine(self._policy, self._engine_options, pace=None if profile is None else ProfilePace(profile))
-        self._thread = EngineThread(engine, self._send, time.monotonic, profile)
+        self._thread = EngineThread(engine, self._send, time.monotonic, profile, waiting=self._side)
         self._thread.start()
         self.raise_priority(self.options.realtime_priority)
 
@@ -125,6 +128,12 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         thread, self._thread = self._thread, None
         if thread is not None and not thread.close(LONGEST_ANSWER_S):
             self.get_logger().error(NO_ANSWER)
+
+    def cleanup(self) -> None:
+        """Take the requests' node out of the graph."""
+        if self._side is not None:
+            self._side.close()
+        self._side = None
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
@@ -170,17 +179,21 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             ) from error
         return session
 
-    def _connect(self, session: str) -> None:
+    def _connect(self, session: str, side: SideNode) -> None:
         prefix = session.rstrip("/")
         convert = partial(messages.observation_from, cameras=self._policy.spec.cameras)
         self._actions[session] = self.create_publisher(wire.GeneratedAction, f"{prefix}/generated_action", reliable(50))
         self._contexts[session] = self.create_publisher(wire.Context, f"{prefix}/context", reliable(10))
         self._statistics[session] = self.create_publisher(wire.KvCacheStats, f"{prefix}/kv_cache_stats", reliable(10))
         self.listen(wire.Observation, f"{prefix}/observation", convert, self._on_observation, reliable(4), session)
-        on_generate = partial(self._on_generate, session)
-        self.listen(
-            wire.GenerateRequest, f"{prefix}/generate", messages.generate_from, on_generate, reliable(50), session
-        )
+
+        def on_generate(request: GenerateRequest) -> None:
+            side.hear()
+            if self._thread is not None:
+                self._thread.submit(partial(self._thread.engine.generate, session, request), f"{session} generate")
+
+        topic, convert_request = f"{prefix}/generate", messages.generate_from
+        self.listen(wire.GenerateRequest, topic, convert_request, on_generate, reliable(50), session, side.node)
         for kind, name, callback in (
             (srv.PredictSaliency, "predict_saliency", self._on_predict_saliency),
             (srv.ResetSession, "reset_session", self._on_reset_session),
@@ -190,10 +203,6 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def _on_observation(self, observation: EncodedObservation) -> None:
         if self._thread is not None:
             self._thread.submit(partial(self._thread.engine.observe, observation), observation.session + " observation")
-
-    def _on_generate(self, session: str, request: GenerateRequest) -> None:
-        if self._thread is not None:
-            self._thread.submit(partial(self._thread.engine.generate, session, request), session + " generate")
 
     def _send(self, reply: Reply) -> None:
         """Publish what the engine has done, what others wait for first; called on its thread."""
