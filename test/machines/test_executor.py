@@ -13,6 +13,7 @@ from runtime_cases import EPISODE, LAYOUT, PERIOD_S, action, commands, only
 
 from streaming_vla.machines.events import Action, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.limits import Limits
 
 
@@ -349,3 +350,15 @@ def test_limits_that_do_not_fit_are_named() -> None:
         Limits(jump=(1.0, -1.0, 1.0))
     with pytest.raises(ValueError, match="'dx' must include 0"):
         Executor(replace(LAYOUT, low=(0.1, -1.0, -1.0)), OPTIONS)
+
+
+@pytest.mark.parametrize("period_s", [0.027, 0.0333, 0.05, 0.1])
+def test_at_another_period_the_same_actions_are_within_the_limits(period_s: float) -> None:
+    options = ExecutorOptions().at_period(period_s)
+    executor = Executor(options.layout, options)
+    executor.on_episode(EPISODE, 0.0)
+    executor.on_robot_state(0.0)
+    [command] = commands(executor.on_action(action(0, 0, (1.0, -1.0, 1.0, 1.0)), 0.0))
+    assert command.values.tolist() == [1.0, -1.0, 1.0, 1.0] and not executor.counters.as_dict()
+    [command] = commands(executor.on_action(action(0, 1, (1.1, 0.0, 0.0, 0.0)), 0.0) + executor.poll(period_s))
+    assert command.values[0] == 1.0

@@ -94,7 +94,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
 
     def at_period(self, period_s: float) -> ExecutorOptions:
         """Return options for another control period with the same limits per action: it moves the robot as far."""
-        factor = self.control_period_s / period_s
+        factor = (1.0 + 1e-9) * self.control_period_s / period_s  # rounding must not clamp what was allowed
         return self.changed(
             control_period_s=period_s, velocity_limit=tuple(factor * limit for limit in self.velocity_limit)
         )

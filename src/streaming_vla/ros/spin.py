@@ -52,7 +52,7 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
         return _run(make)
     except ConfigError as error:
         return _refuse(str(error), CONFIG_ERROR)
-    except StartError as error:
+    except (StartError, ValueError) as error:
         return _refuse(str(error))
     finally:
         rclpy.try_shutdown()
