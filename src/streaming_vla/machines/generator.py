@@ -89,6 +89,10 @@ class Generator:
         """From the grant of a step to its action, transport included."""
         return self._credits.ahead.latency
 
+    def learn(self, latency_s: float) -> None:
+        """Know from elsewhere how long an action may take to come, seconds (see `latency`)."""
+        self._credits.ahead.learn(latency_s)
+
     @property
     def actions_ahead(self) -> int:
         """Actions that are granted and not begun, at this moment: so many that none comes too late."""
@@ -255,9 +259,9 @@ class Generator:
         return []
 
     def _lasts(self, flow: Flow, behind: int) -> bool:
-        """True when what has come of a flow outlasts a delay on the way, or the old one has no action for now."""
-        playing = self._flows.playing
-        if playing is None or not playing.came or not flow.granted:
+        """True when what has come of a flow outlasts a delay on the way, or the arm would stop for want of it."""
+        playing, at_rest = self._flows.playing, self.hand_over.last_sent is None
+        if not flow.granted or not (at_rest or (playing is not None and playing.came)):
             return True
         return len(flow.came) - behind >= self._credits.ahead.in_stock(self._options.control_period_s)
 

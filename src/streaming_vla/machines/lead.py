@@ -43,6 +43,10 @@ class ActionsAhead:
         begin_s = min(now, max(granted_s, self._free_s))  # ROS time may be set back
         latency_s = now - begin_s
         self._free_s, self._way_s = begin_s + work_s, max(0.0, latency_s - work_s)
+        self.learn(latency_s)
+
+    def learn(self, latency_s: float) -> None:
+        """An action took so long to come, seconds."""
         self.latency.add(latency_s)
         if self.latency.smoothed_s is not None:  # the cold first step would keep the margin wide for hundreds
             self._newest_s.append(latency_s)

@@ -29,6 +29,7 @@ from streaming_vla.workbench.virtual.robot import MetaWorldPlant
 from streaming_vla.workbench.virtual.setup import Assembly, Setup
 from streaming_vla.workbench.virtual.world import MACHINES, World
 
+MEASURED_BEFORE = 100  # actions, as many as an episode has
 LONGEST_STEPS = 500  # control periods that an episode may take: Meta-World's own limit, halts included
 
 
@@ -106,7 +107,7 @@ def run_episode(
         stopwatch=lambda: 0.0,
         wait_for_futures=True,
     )
-    _measured_before(parts, engine, profile)
+    _measured_before(parts, engine, profile, options.seed)
     executor = Executor(spec.layout, ExecutorOptions().at_period(period_s).changed(robot_timeout_s=10 * period_s))
     observer = Observer(ObserverOptions(cameras=spec.cameras, camera_topics=spec.cameras))
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
@@ -142,11 +143,15 @@ def run_episode(
     )
 
 
-def _measured_before(parts: Assembly, engine: Engine, profile: LatencyProfile) -> None:
-    """Let monitor and engine know their usual latencies: nodes live longer than an episode."""
+def _measured_before(parts: Assembly, engine: Engine, profile: LatencyProfile, seed: int) -> None:
+    """Let monitor, engine and generator know their latencies: nodes live longer than an episode."""
     flow_s = profile.flow_step.median_ms / 1000.0
     usual_s = (profile.observe.median_ms + 2.0 * profile.transport.median_ms) / 1000.0
     usual_s += parts.denoising_steps * flow_s  # a chunk is there with its context
     for _ in range(parts.monitor.request_latency.warm_up + 1):
         parts.monitor.request_latency.add(usual_s)
     engine.flow_latency.add(flow_s)
+    random = np.random.default_rng((seed, 3))  # 0 to 2 are those of pace and network
+    for _ in range(MEASURED_BEFORE):
+        ways_s = profile.transport_s(random) + profile.transport_s(random)
+        parts.learn(ways_s + profile.flow_step.draw_s(random))

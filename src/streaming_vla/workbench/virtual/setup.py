@@ -30,6 +30,7 @@ class Assembly:
         source: of the actions.
         monitor: decides when to observe.
         denoising_steps: that a context takes; of a flow none.
+        learn: tells the source how long an action took to come, seconds.
         prepare: see World.
         hear_contexts: see World.
     """
@@ -38,6 +39,7 @@ class Assembly:
     source: ActionSource
     monitor: Monitor
     denoising_steps: int = 0
+    learn: Callable[[float], None] = lambda latency_s: None
     prepare: Callable[[EncodedObservation], EncodedObservation] = lambda observation: observation
     hear_contexts: tuple[str, ...] = ("generator", "monitor")
 
@@ -84,7 +86,7 @@ class StreamSetup:
         source = Generator(layout, self.generator.changed(control_period_s=period_s))
         # of its own in every episode: with one for all, mode random would look at the same contexts of each
         monitor = self.monitor.changed(control_period_s=period_s, random_seed=seed, **layout_values(layout))
-        parts = Assembly(policy, source, Monitor(monitor))
+        parts = Assembly(policy, source, Monitor(monitor), learn=source.learn)
         if self.replace_tokens:
             parts.prepare = lambda observation: replace(observation, pending=source.pending())
         return parts
