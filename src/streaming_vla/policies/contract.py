@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
-from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.guide import Guide, Matrix
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "FlowPolicy",
     "FlowQuery",
     "Guide",
+    "Matrix",
     "PlannedActions",
     "PlanningPolicy",
     "PolicyObservation",
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 FITS = ("crop", "letterbox", "letterbox_left_top")
-Matrix = npt.NDArray[np.float64]
 Result = TypeVar("Result")
 
 
