@@ -24,9 +24,10 @@ class ModelOptions(Options):
 class CacheOptions(Options):
     """What is kept of a policy's history; what the cache policy has no use for is ignored."""
 
-    cache_policy: Literal["full", "window", "gated", "mean", "random", "attention", "expected"] = option(
+    cache_policy: Literal["full", "window", "newest", "gated", "mean", "random", "attention", "expected"] = option(
         "window",
-        "What is kept of the history in the KV cache: everything, the newest tokens, or summaries of older chunks "
+        "What is kept of the history in the KV cache: everything, the newest tokens, exactly the newest observation "
+        "(of a policy whose observations differ in length), or summaries of older chunks "
         "chosen by a gate, all of them, by chance, by past or by expected attention.",
     )
     cache_sinks: int = option(

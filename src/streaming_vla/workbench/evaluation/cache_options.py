@@ -23,7 +23,7 @@ def fitted(cache: CacheOptions, spec: PolicySpec, seed: int = 0) -> CachePolicy:
             below one observation.
     """
     policy = engine_options(cache, spec.tokens_per_observation, seed=seed).policy()
-    policy.fit(spec.cache)
+    policy.check_spec(spec.cache)
     if policy.newest_tokens < spec.tokens_per_observation:
         raise ValueError(
             f"cache_recent is {cache.cache_recent} tokens, below the {spec.tokens_per_observation} of an observation "
