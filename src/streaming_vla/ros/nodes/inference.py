@@ -95,7 +95,7 @@ class InferenceNode(SuiteNode):
                 f"sessions are {', '.join(names)}, expected at most {self._options.max_sessions} different ones "
                 "(max_sessions)"
             )
-        self._side = SideNode(self)
+        self._side = SideNode(self, len(names))
         for name in names:
             self._connect(name, self._side)
 
