@@ -164,16 +164,17 @@ class EngineThread:
     def _loop(self) -> None:
         while True:
             rest_s = self._rest_s()
-            heard = self._waiting.wait(0.0 if self._later else None if rest_s == float("inf") else max(0.0, rest_s))
+            if self._later and (rest_s > 0.0 or len(self._later) > MOST_LATER):
+                self._attempt(self._later.popleft())
+                rest_s = 0.0
+            heard = self._waiting.wait(None if rest_s == float("inf") else max(0.0, rest_s))
             for _ in range(MOST_AT_ONCE if heard else 0):  # so that what several robots ask can go together
                 if not self._waiting.wait(0.0):
                     break
             if self._closed:
                 return
-            for arrive in self._arrived():
-                arrive()
-            if self._later and (self._rest_s() > 0.0 or len(self._later) > MOST_LATER):
-                self._attempt(self._later.popleft())
+            if self._network is not None:
+                self._arrive()
             for made in self.engine.poll(self._clock()):
                 reply = Reply(made.session, made.value, made.request, self._clock())
                 if self._network is None:
@@ -184,17 +185,20 @@ class EngineThread:
 
     def _rest_s(self) -> float:
         """Return in how many seconds there is something to do."""
-        with self._lock:
-            arrival_s = self._due[0][0] if self._due else float("inf")
-        return min(self.engine.deadline(), arrival_s) - self._clock()
+        due_s = self.engine.deadline()
+        if self._network is not None:
+            with self._lock:
+                due_s = min(due_s, self._due[0][0] if self._due else float("inf"))
+        return due_s - self._clock()
 
-    def _arrived(self) -> list[Callable[[], None]]:
-        """Return what has travelled for long enough."""
+    def _arrive(self) -> None:
+        """Hand over what has travelled for long enough."""
         now, arrived = self._clock(), []
         with self._lock:
             while self._due and self._due[0][0] <= now:
                 arrived.append(heapq.heappop(self._due)[2])
-        return arrived
+        for arrive in arrived:
+            arrive()
 
     def _deliver(self, reply: Reply) -> None:
         self._attempt(lambda: self._send(reply))

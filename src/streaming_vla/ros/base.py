@@ -123,7 +123,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
 
     def stamp(self, monotonic_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
-        nanoseconds = self.get_clock().now().nanoseconds
+        clock = self.get_clock()  # whose time is the system's, told faster, unless somebody publishes one
+        nanoseconds = clock.now().nanoseconds if clock.ros_time_is_active else time.time_ns()
         if monotonic_s is not None:
             nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
         seconds, rest = divmod(max(0, nanoseconds), 10**9)  # a simulated clock begins at 0, again and again

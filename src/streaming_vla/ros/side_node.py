@@ -17,9 +17,10 @@ class SideNode:
 
     Args:
         beside: the node that it belongs to; the new one has its namespace and "_" before its name.
+        robots: that are heard; of more than one messages may be there at the same time.
     """
 
-    def __init__(self, beside: Node) -> None:
+    def __init__(self, beside: Node, robots: int) -> None:
         self.node = Node(
             f"_{beside.get_name()}_requests",
             namespace=beside.get_namespace(),
@@ -30,6 +31,7 @@ class SideNode:
         )
         self._executor, self._spin_for = make_executor(beside.context)
         self._executor.add_node(self.node)
+        self._several = robots > 1
         self._heard = False
 
     def hear(self) -> None:
@@ -40,7 +42,7 @@ class SideNode:
         """See engine.thread.Waiting."""
         self._heard = False
         self._spin_for(LONGEST_WAIT_S if timeout_s is None else min(LONGEST_WAIT_S, timeout_s))
-        return self._heard
+        return self._heard and self._several
 
     def wake(self) -> None:
         """See engine.thread.Waiting."""

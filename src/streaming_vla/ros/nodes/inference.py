@@ -93,7 +93,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
                 "(max_sessions)"
             )
-        self._side = SideNode(self)
+        self._side = SideNode(self, len(names))
         for name in names:
             self._connect(name, self._side)
 
