@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from overhead import action_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
 
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.demo.driver import Driver, DriverError
 from streaming_vla.workbench.demo.options import DEFAULT_TASKS
 from streaming_vla.workbench.demo.simulation import Simulation, driven_simulation
-from streaming_vla.workbench.report.overhead import action_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.statistics import summarise

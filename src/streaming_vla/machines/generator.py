@@ -139,6 +139,10 @@ class Generator:
         """From the grant of a step to its action, transport included."""
         return self._credits.ahead.latency
 
+    def learn(self, latency_s: float) -> None:
+        """Know from elsewhere how long an action may take to come, seconds (see `latency`)."""
+        self._credits.ahead.learn(latency_s)
+
     @property
     def actions_ahead(self) -> int:
         """Actions that are granted and not begun, at this moment: so many that none comes too late."""
@@ -148,11 +152,6 @@ class Generator:
         """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
         return self.hand_over.pending()
 
-    def waited_since(self, action: GeneratedAction) -> float | None:
-        """Return since when an action that has come was waited for, and for nothing before it; None: it was not."""
-        flow = self._flow_of(action)
-        return None if flow is None else flow.waits_since_s
-
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
@@ -161,7 +160,10 @@ class Generator:
 
     def on_robot_state(self, values: Vector, now: float) -> list[GeneratorEffect]:
         """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
-        self._credits.on_robot_state(values, now)
+        if np.isfinite(values).all():
+            self._credits.on_robot_state(values, now)
+        else:
+            self.counters.count("robot_state_not_finite")
         return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
@@ -196,6 +198,7 @@ class Generator:
             self.counters.count("context_superseded", len(known))
             flow = flow or self._new_candidate(context.sequence, context)
             flow.context, flow.waits_since_s = context, now
+            flow.end_before(self._credits.end(flow, context, self._last(context)))
             return self._proceed(now)
         return []
 
@@ -297,11 +300,20 @@ class Generator:
             self.counters.count("flow_begun_again")
             flow.begin(self._next_revision(), first, position)
             return [self._grant(flow, now)]
+        if not self._lasts(flow, behind):
+            return []
         for _ in range(behind):
             flow.position = self._layout.advance(flow.position, flow.came.popleft())
         flow.first = first
         self._adopt(flow)
         return []
+
+    def _lasts(self, flow: Flow, behind: int) -> bool:
+        """True when what has come of a flow outlasts a delay on the way, or the arm would stop for want of it."""
+        playing, at_rest = self._flows.playing, self.hand_over.last_sent is None
+        if not flow.granted or not (at_rest or (playing is not None and playing.came)):
+            return True
+        return len(flow.came) - behind >= self._credits.ahead.in_stock(self._options.control_period_s)
 
     def _take_chunk(self, now: float) -> None:
         """Release chunk: let a context take over when the chunk before it was sent."""
@@ -370,10 +382,15 @@ class Generator:
     def _wanted(self, flow: Flow) -> int:
         """Return the step before which the grants of a flow must end by now."""
         context, chunk = flow.context or self._known, self._options.release == "chunk"
-        last = None if context is None or (self._options.overrun and not chunk) else context.execution_horizon
+        last = None if context is None else self._last(context)
         outstanding = len(self.hand_over.outstanding) if flow is self._flows.playing else -SPARE_STEPS
         ahead = last if chunk and last is not None else self.actions_ahead - outstanding
         return self._credits.until(flow, context, last, ahead)
+
+    def _last(self, context: ContextReady) -> int | None:
+        """Return how many actions a context may give, None: as many as it has."""
+        goes_on = self._options.overrun and self._options.release == "stream"
+        return None if goes_on else context.execution_horizon
 
     def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
