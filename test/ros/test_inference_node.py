@@ -41,11 +41,13 @@ def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.
     return probe, observe
 
 
-def ask(probe: Any, episode: int) -> Any:
-    """Ask for the first flow step of context 0; return the future of its answer."""
-    client = probe.node.create_client(srv.FlowStep, "/flow_step")
-    probe.wait(client.service_is_ready, "nobody offers flow steps")
-    return client.call_async(srv.FlowStep.Request(session="/", episode=episode, context=0, position=[0.0] * 4))
+def ask(probe: Any, episode: int) -> list[Any]:
+    """Grant the first step of context 0; return the list that its action comes to."""
+    actions = probe.record(wire.GeneratedAction, "/generated_action")
+    requests = probe.publisher(wire.GenerateRequest, "/generate", 50)
+    granted = {"context": 0, "revision": 1, "step": 0, "until": 1, "position": [0.0] * 4}
+    requests.publish(wire.GenerateRequest(session="/", episode=episode, **granted))
+    return actions
 
 
 def test_a_session_that_is_not_served_is_refused_and_takes_nobodys_place(inference: Any) -> None:
@@ -61,20 +63,21 @@ def test_observations_become_contexts_while_a_flow_step_is_held(inference: Any) 
     probe, observe = inference
     observe(0, episode=2)
     begin_s = time.monotonic()
-    answered = ask(probe, episode=2)
+    actions = ask(probe, episode=2)
     for number in (1, 2):
         observe(number, episode=2)
-        assert not answered.done(), "the context has waited for the flow step"
-    probe.wait(answered.done, "the flow step is not answered")
-    assert answered.result().accepted, answered.result().reason
+        assert not actions, "the context has waited for the flow step"
+    probe.wait(lambda: actions, "the action does not come")
+    assert actions[0][1].accepted, actions[0][1].reason
+    assert actions[0][1].compute_s >= FLOW_STEP_MS / 1000
     assert time.monotonic() - begin_s >= FLOW_STEP_MS / 1000
 
 
 def test_a_flow_step_that_is_held_keeps_no_process_alive(inference: Any, suite: Any) -> None:
     probe, observe = inference
     observe(0, episode=3)
-    answered = ask(probe, episode=3)
+    actions = ask(probe, episode=3)
     probe.spin(0.2)
-    assert not answered.done()
+    assert not actions
     assert suite.end("inference", signal.SIGTERM) == 0
     assert "Traceback" not in suite.log("inference")

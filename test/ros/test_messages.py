@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time as RosTime
-from streaming_vla_interfaces import msg, srv
+from streaming_vla_interfaces import msg
 
 from kv_cache.cache import CacheStats
-from streaming_vla.engine.values import ContextReport, FlowResult
+from streaming_vla.engine.values import ContextReport
 from streaming_vla.machines.events import (
     Action,
     Episode,
     ExecutionState,
-    FlowReply,
-    FlowRequest,
+    GeneratedAction,
+    GenerateRequest,
     Mode,
     ObserveRequest,
     Reason,
@@ -103,23 +103,40 @@ def test_execution_state(state: ExecutionState) -> None:
     assert same(messages.execution_state_from(over_the_wire(messages.execution_state_to(state, "/", STAMP))), state)
 
 
-@given(st.builds(FlowRequest, uint32, uint32, uint16, vectors))
-def test_flow_request(request: FlowRequest) -> None:
-    assert same(messages.flow_request_from(over_the_wire(messages.flow_request_to(request, "/"))), request)
+@given(
+    st.builds(
+        GenerateRequest,
+        uint32,
+        uint32,
+        uint32,
+        uint16,
+        vectors,
+        uint16,
+        state=st.one_of(st.none(), vectors.filter(len)),
+        state_age_s=seconds,
+        delay=uint16,
+    ),
+    st.integers(0, 3),
+)
+def test_generate_request(request: GenerateRequest, rows: int) -> None:
+    size = len(request.position)
+    planned = None if not rows or not size else np.arange(rows * size, dtype=np.float64).reshape(rows, size)
+    request = dataclasses.replace(request, planned=planned, delay=request.delay if planned is not None else 0)
+    assert same(messages.generate_from(over_the_wire(messages.generate_to(request, "/", STAMP))), request)
 
 
-@given(vectors, st.booleans(), st.text(st.characters(codec="ascii", exclude_characters="\0")))
-def test_flow_reply(values: Any, accepted: bool, reason: str) -> None:
-    request = FlowRequest(1, 2, 3, np.zeros(4))
-    result = FlowResult(accepted, "code", reason, values, 0.5, 0.25)
-    response = over_the_wire(messages.flow_result_to(result, srv.FlowStep.Response()))
-    assert same(messages.flow_reply_from(request, response), FlowReply(1, 2, 3, accepted, values, reason))
-    assert (response.compute_s, response.queued_s) == (0.5, 0.25)
+text = st.text(st.characters(codec="ascii", exclude_characters="\0"))
+
+
+@given(st.builds(GeneratedAction, uint32, uint32, uint32, uint16, st.booleans(), vectors, text, text))
+def test_generated_action(action: GeneratedAction) -> None:
+    action = dataclasses.replace(action, compute_s=0.5, queued_s=0.25)
+    assert same(messages.generated_from(over_the_wire(messages.generated_to(action, "/", STAMP))), action)
 
 
 def test_context_and_cache_statistics() -> None:
     stats = CacheStats("window", 10, 20, 30, 40, 50, 1, 2, 3, (0.5, 0.25))
-    report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats)
+    report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats, 4)
     layout = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
     context = over_the_wire(messages.context_to(report, layout, STAMP))
     assert messages.layout_mismatch(layout, context) == ""
@@ -129,7 +146,7 @@ def test_context_and_cache_statistics() -> None:
         "set action_names and action_absolute to the policy's"
     )
     assert "the policy acts in no dimension" in messages.layout_mismatch(layout, msg.Context())
-    assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125)
+    assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125, 4, False)
     assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
     wire = over_the_wire(messages.cache_stats_to(report, STAMP))
     for field in dataclasses.fields(stats):
