@@ -20,4 +20,5 @@ def test_the_preset_runs_the_gate_as_it_was_trained() -> None:
     options = engine_options(inference, tokens)
     assert options.gate is not None and differences(options.gate.training, options.cache, file) == []
     wanted = engine_options(gated_cache(gate, inference.cache_budget), tokens).cache
-    assert options.cache == wanted.changed(cache_gate=inference.cache_gate)
+    same = {"cache_gate": inference.cache_gate, "cache_capacity": inference.cache_capacity}  # the file; of full
+    assert options.cache == wanted.changed(**same)

@@ -133,7 +133,9 @@ def test_sizes_that_are_left_open_are_those_of_one_observation_and_of_the_gate(g
     assert (cache.cache_recent, cache.cache_chunk, cache.cache_threshold) == (BLOCK, BLOCK, 0.25)
     assert options.gate is not None and options.max_sessions == 4
     ours = engine_options(gated_cache(gate, budget=12), BLOCK)
-    assert ours.cache == options.cache.changed(cache_sinks=1, cache_recent=2 * BLOCK) and ours.gate is not None
+    room = ours.cache.cache_capacity  # of full
+    assert ours.cache == cache.changed(cache_sinks=1, cache_recent=2 * BLOCK, cache_capacity=room)
+    assert ours.gate is not None
     assert all(torch.equal(v, options.gate.gate.state_dict()[name]) for name, v in ours.gate.gate.state_dict().items())
 
 
