@@ -12,8 +12,9 @@ from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from streaming_vla.bags.definitions import standard
+from streaming_vla.bags.recorder_options import WriterOptions
 from streaming_vla.bags.topics import Topic
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writer import BagWriter
 
 BEGIN_NS = 1_700_000_000_000_000_000
 IMAGE, STATE, ACTION = "sensor_msgs/msg/Image", "std_msgs/msg/Float64MultiArray", "streaming_vla_interfaces/msg/Action"
@@ -25,7 +26,8 @@ SPECIAL = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFF
 def make_bags(folder: Path) -> list[Path]:
     """Write one small bag per kind of storage; return their folders."""
     said = _content()
-    folders = [_own(folder / f"own_{name}", said, WriterOptions(name, 1500)) for name in ("none", "zstd", "lz4")]
+    small = WriterOptions(chunk_bytes=1500)
+    folders = [_own(folder / f"own_{name}", said, small.changed(compression=name)) for name in ("none", "zstd", "lz4")]
     for storage in StoragePlugin:
         for mode in (CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE):
             path = folder / f"{storage.name.lower()}_{mode.name.lower()}"

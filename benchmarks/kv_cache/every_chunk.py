@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +74,7 @@ def measure(
 ) -> None:
     """Run what is missing of the memory tasks and write `every_chunk` into results.json."""
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
-    cache = replace(gated_cache(folder / GATE, EVERYTHING), threshold=0.0)
+    cache = gated_cache(folder / GATE, EVERYTHING).changed(cache_threshold=0.0)
     runs = Episodes(out / "memory_episodes.jsonl", folder / POLICY, processes)
     found: dict[str, Any] = {}
     for task in select_tasks(tasks):

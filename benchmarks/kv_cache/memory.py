@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +21,11 @@ import typer
 from plots import draw_memory
 
 from kv_cache.tensor_file import file_digest
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.sim.tasks import HELD_OUT_SEED, TASKS, select_tasks
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions, gated_cache
+from streaming_vla.workbench.evaluation.cache_options import choose_cache, gated_cache, with_gate_digest
 from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
 from streaming_vla.workbench.evaluation.command import parse_waits
@@ -33,6 +34,7 @@ from streaming_vla.workbench.progress import counting
 from streaming_vla.workbench.report.statistics import wilson_interval
 
 HERE = Path(__file__).parent
+KEYED = ("policy", "sinks", "recent", "chunk", "budget", "capacity", "gate", "threshold", "keep_rate")
 EVERYTHING = 16_384  # tokens: room for every summary
 MT10_POLICIES = ("full", "window", "gated")
 MT10_WINDOW = 100  # tokens of history with which the policy is measured in benchmarks/policy
@@ -54,8 +56,12 @@ class Condition:
 
     def key(self, weights: str) -> str:
         """Return what tells an episode of this condition from others of the file."""
-        whole = json.dumps([weights, self.task, self.wait_steps, asdict(self.cache.with_gate_digest())])
-        return f"{self.task} {self.cache.policy} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+        cache = with_gate_digest(self.cache).values()
+        sizes = {name: cache[f"cache_{name}"] for name in KEYED}
+        if sizes["threshold"] < 0.0:  # as calibrated
+            sizes["threshold"] = None
+        whole = json.dumps([weights, self.task, self.wait_steps, sizes])
+        return f"{self.task} {self.cache.cache_policy} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 class Episodes:
@@ -197,14 +203,14 @@ def beside(name: str, gated: CacheOptions, rows: list[dict[str, Any]]) -> CacheO
     """Return the cache that is measured beside a gated one: of its sizes, with as many tokens and summaries."""
     kept, dropped = (sum(row[field] for row in rows) for field in ("kept", "dropped"))
     if name == "random":
-        return replace(gated, policy=name, gate="", keep_rate=kept / max(1, kept + dropped))
+        return gated.changed(cache_policy=name, cache_gate="", cache_keep_rate=kept / max(1, kept + dropped))
     if name in ("attention", "expected"):  # they keep by score what the budget has room for
-        return replace(gated, policy=name, gate="")
+        return gated.changed(cache_policy=name, cache_gate="")
     # these have no budget to share: what is measured of them holds beside every budget
-    plain = replace(gated, policy=name, gate="", budget=EVERYTHING)
+    plain = gated.changed(cache_policy=name, cache_gate="", cache_budget=EVERYTHING)
     if name == "window":
         held = sum(row["tokens"] for row in rows) / len(rows)
-        return replace(plain, recent=max(gated.recent, math.ceil(held)))
+        return plain.changed(cache_recent=max(gated.cache_recent, math.ceil(held)))
     return plain
 
 
@@ -240,7 +246,7 @@ def mt10(runs: Episodes, gated: CacheOptions, seeds: range) -> dict[str, Any]:
     caches = {
         "gated": gated,
         "full": beside("full", gated, []),
-        "window": CacheOptions("window", recent=MT10_WINDOW),
+        "window": choose_cache("window", None, 256, recent=MT10_WINDOW),
     }
     tables = {}
     for name in MT10_POLICIES:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.contract import run_slices
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.sim.memory_episode import Phase
 from streaming_vla.sim.metaworld import MetaWorldRobot
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.evaluation.closed_loop import Trial, wording
 from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
 from streaming_vla.workbench.evaluation.memory_outcome import outcome_of

@@ -21,6 +21,7 @@ import typer
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from kv_cache.tensor_file import file_digest
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.contract import PolicyObservation, prefill_whole
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
@@ -28,7 +29,7 @@ from streaming_vla.sim.memory_rules import EPISODES
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import FULL
 from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
 from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
 from streaming_vla.workbench.evaluation.command import DEFAULT_SEEDS, parse_seeds
@@ -38,7 +39,7 @@ from streaming_vla.workbench.progress import counting
 
 FOLDER = Path(__file__).parent
 HISTORY_TOKENS = 100  # four observations of the shipped policy
-HISTORY = CacheOptions(recent=HISTORY_TOKENS)
+HISTORY = CacheOptions(cache_recent=HISTORY_TOKENS)
 TIMED = 200
 PROBED = 5  # episodes of each task for the stuck-state probe
 
@@ -55,7 +56,7 @@ CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
     "late4_mean": (PilotOptions(cache=HISTORY, late=4), "default"),
 }
 # of the memory tasks: everything, and a window that has lost the cue
-MEMORY = {"full": PilotOptions(cache=CacheOptions("full")), "window": PilotOptions(cache=HISTORY)}
+MEMORY = {"full": PilotOptions(cache=FULL), "window": PilotOptions(cache=HISTORY)}
 
 
 def main(

@@ -22,10 +22,11 @@ from plots import draw_pareto, draw_timelines
 from rich.console import Console
 
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.models import AUTO
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import TASKS, select_tasks
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.workbench.processes import WorkerLost
 from streaming_vla.workbench.progress import counting
 from streaming_vla.workbench.virtual.cells import MOVED, Cell, Cells, Models, memory_cache
@@ -97,7 +98,8 @@ def summarise(cells: list[Cell], kept: Cells, cost: dict[str, int]) -> list[Row]
         for cell in group:
             rows[cell.task == MOVED] += kept.rows(cell)
         period_ms = find_profile(profile).control_period_ms
-        found.append(aggregate(strategy, profile, group[0].cache.policy, period_ms, rows[False], rows[True], cost))
+        cache = group[0].cache.cache_policy
+        found.append(aggregate(strategy, profile, cache, period_ms, rows[False], rows[True], cost))
     return found
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from streaming_vla.bags.definitions import standard
+from streaming_vla.bags.recorder_options import WriterOptions
 from streaming_vla.bags.topics import Topic
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writer import BagWriter
 
 STORE = standard()
 BEGIN_NS = 1_700_000_000_000_000_000

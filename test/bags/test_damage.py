@@ -15,11 +15,12 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
 from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.recorder_options import WriterOptions
 from streaming_vla.bags.repair import repair
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writer import BagWriter
 
 SAID = content()
-WAYS = {"none": WriterOptions("none", 6000), "zstd": WriterOptions("zstd", 6000), "lz4": WriterOptions("lz4", 6000)}
+WAYS = {name: WriterOptions(chunk_bytes=6000).changed(compression=name) for name in ("none", "zstd", "lz4")}
 
 
 def read(path: Path) -> tuple[Content, list[BagError]]:
@@ -54,7 +55,7 @@ def test_a_file_that_breaks_off_is_read_to_its_end(tmp_path: Path, way: str) -> 
 
 def test_messages_of_a_cut_chunk_are_read(tmp_path: Path) -> None:
     """One chunk holds everything: what stands before the cut comes out, to the message."""
-    folder = write_own(tmp_path / "bag", SAID, WriterOptions(chunk_bytes=1 << 20, flush_s=1000.0))
+    folder = write_own(tmp_path / "bag", SAID, WriterOptions(chunk_bytes=1 << 20, flush_s=60.0))
     file = folder / "bag_0.mcap"
     whole = file.read_bytes()
     place = whole.find(SAID[100][2])  # the image of step 20
@@ -259,7 +260,8 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from making import content, topic
 from pathlib import Path
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writer import BagWriter
+from streaming_vla.bags.recorder_options import WriterOptions
 writer = BagWriter(Path(sys.argv[1]), WriterOptions(flush_s=0.2))
 said = content()
 begin_s = time.monotonic()

@@ -13,10 +13,11 @@ from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin
 
 from streaming_vla.bags.errors import MissingTopic, WrongType
 from streaming_vla.bags.reader import Bag
-from streaming_vla.bags.writer import WriterOptions
+from streaming_vla.bags.recorder_options import WriterOptions
 
 SAID = content()
 SPLITS = WriterOptions(split_s=0.6, chunk_bytes=4000)
+PACKED = [WriterOptions(chunk_bytes=2000).changed(compression=name) for name in ("zstd", "lz4")]
 COMPRESSED = (CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE, CompressionMode.STORAGE)
 
 
@@ -37,12 +38,12 @@ def test_bags_of_others(tmp_path: Path, storage: StoragePlugin, mode: Compressio
 
 @pytest.mark.parametrize("compression", ["none", "zstd", "lz4"])
 def test_own_bags(tmp_path: Path, compression: str) -> None:
-    folder = write_own(tmp_path / "bag", SAID, WriterOptions(compression, chunk_bytes=5000))
+    folder = write_own(tmp_path / "bag", SAID, WriterOptions(chunk_bytes=5000).changed(compression=compression))
     assert read(folder) == SAID
     assert read(folder / "bag_0.mcap") == SAID
 
 
-@pytest.mark.parametrize("options", [WriterOptions(), SPLITS, WriterOptions("zstd", 2000), WriterOptions("lz4", 2000)])
+@pytest.mark.parametrize("options", [WriterOptions(), SPLITS, *PACKED])
 def test_other_programs_read_own_bags(tmp_path: Path, options: WriterOptions) -> None:
     folder = write_own(tmp_path / "bag", SAID, options)
     with Reader(folder) as reader:
@@ -72,7 +73,7 @@ def test_splits_are_one_bag(tmp_path: Path) -> None:
 
 
 def test_split_by_size(tmp_path: Path) -> None:
-    folder = write_own(tmp_path / "bag", SAID, WriterOptions(split_bytes=30_000, chunk_bytes=2000))
+    folder = write_own(tmp_path / "bag", SAID, WriterOptions(split_mb=0.03, chunk_bytes=2000))
     sizes = [file.stat().st_size for file in folder.glob("*.mcap")]
     assert len(sizes) > 2
     assert max(sizes) < 60_000

@@ -17,6 +17,7 @@ from rosbags.rosbag2 import Reader
 
 from streaming_vla.bags.errors import TruncatedBag
 from streaming_vla.bags.reader import Bag
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 rclpy = pytest.importorskip("rclpy", reason="the ROS interfaces are not built or not sourced")
 wire = pytest.importorskip("streaming_vla_interfaces.msg", reason="the message types are not built")
@@ -151,7 +152,7 @@ def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bag").mkdir()
     process = start(tmp_path)
     _, said = process.communicate(timeout=START_TIMEOUT_S)
-    assert process.returncode == 1
+    assert process.returncode == CONFIG_ERROR
     assert said.strip().endswith(f"bag '{tmp_path}/bag' exists already: choose another bag_name, or remove it")
 
 

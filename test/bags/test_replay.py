@@ -24,8 +24,9 @@ from streaming_vla.commands.robot_state import JOINTS
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.images.encode import camera_options
 from streaming_vla.machines.events import ObserveRequest, Reason, Snapshot
+from streaming_vla.options.shared import layout_values
+from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.policies.contract import PolicyObservation, Prefilled
-from streaming_vla.workbench.machine_options import all_values, machine_options
 from streaming_vla.workbench.replay import run as replay_run
 from streaming_vla.workbench.replay.compare import played, summarise_replays
 from streaming_vla.workbench.replay.live import LIVE_TOPICS
@@ -40,11 +41,14 @@ from toy import LAYOUT, SPEC, TOKENS, ToyPolicy
 STEPS = 100
 PROFILE = LatencyProfile("test", "", 50.0, Spread(20.0, 20.0), Spread(5.0, 5.0), Spread(1.0, 1.0))
 EPISODE = "streaming_vla_interfaces/msg/Episode"
-CHANGES = {
+ACTS = layout_values(LAYOUT)
+CHANGES: dict[str, dict[str, Any]] = {
     "observer": {"cameras": ("front", "wrist"), "camera_topics": ("front/image", "wrist/image"), "image_size": 32,
                  "robot_state_topic": "robot_state"},
-    "generator": {f"action_{name}": getattr(LAYOUT, name) for name in ("names", "absolute", "low", "high", "initial")},
-    "executor": {"velocity_limit": (1e6, 1e6), "jump_limit": (1e6, 1e6)},
+    "generator": ACTS,
+    "saliency_monitor": ACTS,
+    "executor": {**ACTS, "velocity_limit": (1e6, 1e6), "jump_limit": (1e6, 1e6), "scale": (1.0, 1.0),
+                 "maximum_lead": (0.3, 0.3), "keep_when_stopped": (False, True)},
 }  # fmt: skip
 
 
@@ -60,10 +64,14 @@ def types(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(**inputs: Any) -> ReplayOptions:
-    values = all_values(None)
-    for node, entries in CHANGES.items():
-        values[node].update(entries)
-    return ReplayOptions(values, PROFILE, **inputs)
+    return ReplayOptions(suite(), PROFILE, **inputs)
+
+
+def suite(**observer: Any) -> SuiteOptions:
+    made = SuiteOptions()
+    for node, values in CHANGES.items():
+        made = made.changed(node, values)
+    return made.changed("observer", observer)
 
 
 def bag(
@@ -165,9 +173,7 @@ def test_slower_hardware_starves_the_arm(tmp_path: Path) -> None:
     path = bag(tmp_path / "bag")
     slow = LatencyProfile("slow", "", 50.0, Spread(400.0, 400.0), Spread(5.0, 5.0), Spread(1.0, 1.0))
     fast = summarise_replays([run(path)], LAYOUT.names)
-    late = summarise_replays(
-        [replay(path, ToyPolicy(), ReplayOptions(options().values, slow, instruction="go"))], LAYOUT.names
-    )
+    late = summarise_replays([replay(path, ToyPolicy(), ReplayOptions(suite(), slow, instruction="go"))], LAYOUT.names)
     assert late["starved_s"] > fast["starved_s"] + 1.0
     assert late["observations"]["count"] < fast["observations"]["count"]
 
@@ -235,20 +241,23 @@ def test_the_picture_after_a_damaged_one_serves_its_request(tmp_path: Path, monk
 def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TYPES, "/joints", "sensor_msgs/msg/JointState")
     path = bag(tmp_path / "bag", joints=True)
-    asked = options(instruction="go")
-    observer = asked.values["observer"]
-    observer.update(robot_state_topic="joints", robot_state_type=JOINTS, robot_state_joints=("hand", "wrist", "arm"))
     policy = ToyPolicy()
+
+    def joints(*names: str) -> ReplayOptions:
+        observer = {"robot_state_topic": "joints", "robot_state_type": JOINTS, "robot_state_joints": names}
+        return replace(options(instruction="go"), suite=suite(**observer))
+
+    asked = joints("hand", "wrist", "arm")
     replayed = replay(path, policy, asked)
     assert replayed.problems == [] and len(policy.seen) > 20
     plain = run(path)
     assert replayed.episodes[0].observed == plain.episodes[0].observed
-    observer["robot_state_joints"] = ("hand", "wrist")
+    asked = joints("hand", "wrist")
     with pytest.raises(
         ValueError, match=r"no episode .* were heard: messages of /joints are left out: the state has 2"
     ):
         summarise_replays([replay(path, policy, asked)], LAYOUT.names)
-    observer["robot_state_joints"] = ("hand", "wrist", "foot")
+    asked = joints("hand", "wrist", "foot")
     assert "joint foot is not among arm, hand, wrist" in replay(path, policy, asked).problems[0]
 
 
@@ -257,8 +266,8 @@ def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:
         run(bag(tmp_path / "blind", cameras=False))
     with pytest.raises(MissingTopic, match="neither an episode nor an instruction topic: say with --instruction"):
         run(bag(tmp_path / "bag"), instruction="")
-    with pytest.raises(ValueError, match="the policy acts in dx, grip, the parameters say dx, dy, dz, gripper"):
-        machine_options(all_values(None), SPEC)
+    with pytest.raises(ValueError, match=r"the policy acts in dx, grip \(absolute\), the parameters say dx, dy, d"):
+        SuiteOptions().check_policy(SPEC)
 
 
 @pytest.mark.parametrize(
@@ -270,8 +279,7 @@ def test_bags_that_cannot_be_replayed(tmp_path: Path) -> None:
     ],
 )
 def test_a_policy_that_sees_otherwise_is_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    asked = options(instruction="go")
-    asked.values["observer"].update(changes)
+    asked = replace(options(instruction="go"), suite=suite(**changes))
     with pytest.raises(ValueError, match=sentence):
         replay(bag(tmp_path / "bag"), ToyPolicy(), asked)
 
@@ -377,9 +385,8 @@ def test_the_report_shows_what_the_gate_remembers(tmp_path: Path, monkeypatch: p
 
 
 def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path) -> None:
-    values = options().values
-    machines = machine_options(values, SPEC)
-    service = ReplayService(ToyPolicy(), machines.engine, camera_options(values["observer"]), Clock(), lambda *_: None)
+    inference, pictures = suite().inference, camera_options(suite().observer)
+    service = ReplayService(ToyPolicy(), inference, pictures, Clock(), lambda *_: None)
     frames = dict.fromkeys(("front", "wrist"), (TYPES["/front/image"], image(picture(3), BEGIN_NS)))
 
     def prefill(episode: int, sequence: int) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from making import BEGIN_NS, STORE, TYPES, header, make, topic
-from test_replay import CHANGES, EPISODE, bag
+from test_replay import EPISODE, bag, suite
 
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.writer import BagWriter
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
 from streaming_vla.machines.events import Action, Snapshot
-from streaming_vla.workbench.machine_options import all_values
 from streaming_vla.workbench.replay.compare import decision_agreement, same_observations, summarise_replays
 from streaming_vla.workbench.replay.live import LiveEpisode
 from streaming_vla.workbench.replay.recorded_reception import AFTER_S, Reception
@@ -60,10 +59,7 @@ def types(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(profile: LatencyProfile, **inputs: Any) -> ReplayOptions:
-    values = all_values(None)
-    for node, entries in CHANGES.items():
-        values[node].update(entries)
-    return ReplayOptions(values, profile, **inputs)
+    return ReplayOptions(suite(), profile, **inputs)
 
 
 @pytest.fixture

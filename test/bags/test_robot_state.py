@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from making import BEGIN_NS, floats, header, make
 
-from streaming_vla.commands.robot_state import ARRAY, JOINTS, TYPES, StateReader, joints_of
-from streaming_vla.parameters.tables import table
+from streaming_vla.commands.robot_state import ARRAY, JOINTS, TYPES, StateReader
+from streaming_vla.options.shared import RobotStateOptions
 
 
 def joint_state(names: list[str], positions: list[float]) -> Any:
@@ -65,13 +65,13 @@ def test_a_state_of_another_size_is_refused(message: Any) -> None:
 
 
 def test_parameters_name_the_joints() -> None:
-    values = {name: parameter.default for name, parameter in table("observer").items()}
-    assert table("observer")["robot_state_type"].choices == TYPES and values["robot_state_type"] == ARRAY
-    assert joints_of(values) == ()
-    named = {**values, "robot_state_type": JOINTS, "robot_state_joints": ("a", "b")}
-    assert joints_of(named) == ("a", "b")
+    options = RobotStateOptions()
+    assert options.declared["robot_state_type"].choices == TYPES and options.robot_state_type == ARRAY
+    assert options.state_joints == ()
+    named = options.changed(robot_state_type=JOINTS, robot_state_joints=("a", "b"))
+    assert named.state_joints == ("a", "b")
     for joints in (("a", "a"), ("a", "")):
         with pytest.raises(ValueError, match="expected the name of every joint once"):
-            joints_of({**named, "robot_state_joints": joints})
+            named.changed(robot_state_joints=joints)
     with pytest.raises(ValueError, match="robot_state_joints names a, b, but robot_state_type is std_msgs"):
-        joints_of({**named, "robot_state_type": ARRAY})
+        named.changed(robot_state_type=ARRAY)

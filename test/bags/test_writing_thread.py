@@ -13,12 +13,13 @@ from making import STATE, STEPS, content, topic
 
 from streaming_vla.bags import writer as module
 from streaming_vla.bags.reader import Bag
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.recorder_options import WriterOptions
+from streaming_vla.bags.writer import BagWriter
 from streaming_vla.bags.writing_thread import WritingThread
 
 SAID = [(time_ns, data) for name, time_ns, data in content() if name == STATE]
-NO_FLUSH = WriterOptions(chunk_bytes=1 << 20, flush_s=3600.0, sync_s=3600.0)
-SMALL = WriterOptions(chunk_bytes=10 * len(SAID[0][1]), flush_s=3600.0, sync_s=3600.0)
+NO_FLUSH = WriterOptions(chunk_bytes=1 << 20, flush_s=60.0, sync_s=600.0)
+SMALL = WriterOptions(chunk_bytes=10 * len(SAID[0][1]), flush_s=60.0, sync_s=600.0)
 
 
 def record(folder: Path, options: WriterOptions, limit_bytes: int = 1 << 20) -> WritingThread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from streaming_vla.bringup import graph
 from streaming_vla.parameters.load import ParameterFileError
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 REASON = "`launch` and `launch_ros` come with a ROS installation (ros-jazzy-launch-ros or newer), not from PyPI"
 launch = pytest.importorskip("launch", reason=REASON)
@@ -16,7 +18,7 @@ launch_ros = pytest.importorskip("launch_ros", reason=REASON)
 if not hasattr(launch, "LaunchDescription"):
     pytest.skip(f"the installed `launch` is another project; {REASON}", allow_module_level=True)
 
-from streaming_vla.bringup.launching import RESPAWN_LIMIT  # noqa: E402 (needs launch)
+from streaming_vla.bringup.launching import RESPAWN_LIMIT, _stay_down_when_misconfigured  # noqa: E402 (needs launch)
 
 FOLDER = Path(__file__).parents[2] / "launch"
 FILES = {"streaming_vla.launch.py": False, "demo.launch.py": True}
@@ -81,6 +83,27 @@ def test_the_model_may_be_started_elsewhere(name: str, simulated: bool) -> None:
 def test_a_node_that_crashes_again_and_again_is_given_up(name: str) -> None:
     for node in expand(name)[1]:
         assert node._ExecuteLocal__respawn and node._ExecuteLocal__respawn_max_retries == RESPAWN_LIMIT
+
+
+@pytest.mark.parametrize(("code", "again"), [(CONFIG_ERROR, False), (1, True), (-9, True)])
+def test_a_node_that_refuses_its_configuration_is_not_started_again(code: int, again: bool, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = (
+        f"open({str(started)!r}, 'a').write('x'); raise SystemExit({code})"
+        if code > 0
+        else (f"import os; open({str(started)!r}, 'a').write('x'); os.kill(os.getpid(), {-code})")
+    )
+    process = launch.actions.ExecuteProcess(
+        cmd=[sys.executable, "-c", script],
+        respawn=True,
+        respawn_delay=0.5,
+        respawn_max_retries=1,
+        on_exit=_stay_down_when_misconfigured,
+    )
+    service = launch.LaunchService(noninteractive=True)
+    service.include_launch_description(launch.LaunchDescription([process]))
+    assert service.run(shutdown_when_idle=True) == 0
+    assert started.read_text() == ("xx" if again else "x")
 
 
 @pytest.mark.parametrize(("name", "simulated"), FILES.items())

@@ -68,6 +68,16 @@ def test_killed_node_is_respawned_and_active_again(lines: list[str]) -> None:
     assert any("node 'second': ended by SIGKILL; respawned in 0.2 s" in line for line in lines)
 
 
+def test_a_node_that_refuses_its_configuration_is_not_respawned(tmp_path: Path, lines: list[str]) -> None:
+    wrong = tmp_path / "wrong"
+    with Suite(NODES, settings={"second": {"again": str(wrong)}}, say=lines.append) as suite:
+        wrong.write_text("parameter 'hold_s' is -1, expected a number from 0")
+        suite.node_process("second").kill()
+        assert suite.wait_failure(30) == "node 'second': parameter 'hold_s' is -1, expected a number from 0"
+        assert suite.respawns("second") == 1, "the crash, not the refusal"
+    assert notes(lines).count("second made") == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -88,7 +88,8 @@ def test_fault_of_a_node_ends_the_command_with_its_sentence(tmp_path: Path) -> N
     with start("--params-file", str(file)) as process:
         output, _ = process.communicate(timeout=START_TIMEOUT_S)
     assert process.returncode == 1
-    assert output.splitlines()[-1].startswith("streaming-vla: node 'inference': model 'no_such_model' is unknown")
+    place = f"streaming-vla: {file}: section '/**/inference': "
+    assert output.splitlines()[-1].startswith(f"{place}node 'inference': model 'no_such_model' is unknown")
     assert "Traceback" not in output
     assert time.monotonic() - began_s < START_TIMEOUT_S
 

@@ -25,22 +25,24 @@ from toy import (
 )
 
 from kv_cache import CacheView, Gate, GateConfig
+from kv_cache.gate_file import LoadedGate
 from kv_cache.policies import POLICY_NAMES
+from streaming_vla.engine.cache import EngineOptions, differences
 from streaming_vla.engine.engine import Engine
-from streaming_vla.engine.options import EngineOptions, differences
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.engine.values import ContextReport
-from streaming_vla.parameters.tables import table
 from streaming_vla.policies.contract import PolicyObservation, Prefilled
 
 torch.manual_seed(0)
-GATE = Gate(GateConfig.of(SPEC.cache)).eval()
+GATE = LoadedGate(Gate(GateConfig.of(SPEC.cache)).eval(), 0.5, {})
 CHUNKED = [name for name in POLICY_NAMES if name not in ("full", "window")]
 
 
 def chunked(name: str = "gated", **changes: object) -> EngineOptions:
     """Return options with chunks of one observation, a window of two and room for three summaries."""
-    given = replace(options(recent=2 * TOKENS), cache_policy=name, chunk=TOKENS, budget=3 * TOKENS + 2, gate=GATE)
-    return replace(given, threshold=0.0, keep_rate=1.0, **changes)  # type: ignore[arg-type]
+    sizes = {"cache_recent": 2 * TOKENS, "cache_chunk": TOKENS, "cache_budget": 3 * TOKENS + 2}
+    given = CacheOptions(cache_gate="gate", cache_threshold=0.0, cache_keep_rate=1.0)
+    return EngineOptions(given.changed(cache_policy=name, **sizes).changed(**changes), 2, GATE)
 
 
 def feed(engine: Engine, sequences: range) -> ContextReport:
@@ -56,7 +58,7 @@ def feed(engine: Engine, sequences: range) -> ContextReport:
 
 
 def test_the_parameter_knows_every_policy() -> None:
-    assert table("inference")["cache_policy"].choices == POLICY_NAMES
+    assert CacheOptions.declared["cache_policy"].choices == POLICY_NAMES
 
 
 @pytest.mark.parametrize("name", CHUNKED)
@@ -74,34 +76,34 @@ def test_a_session_stays_within_its_budget_and_says_what_it_dropped(name: str) -
 def test_budget_and_threshold_change_while_sessions_are_open() -> None:
     engine = Engine(ToyPolicy(), chunked())
     before = feed(engine, range(8)).stats
-    engine.retune(chunked(budget=3 * TOKENS))
+    engine.retune(chunked(cache_budget=3 * TOKENS))
     after = feed(engine, range(8, 9)).stats
     assert after.tokens == before.tokens - 2
     assert after.chunks_evicted == before.chunks_evicted + 3
-    engine.retune(replace(chunked(budget=3 * TOKENS), threshold=1.5))
+    engine.retune(chunked(cache_budget=3 * TOKENS, cache_threshold=1.5))
     assert feed(engine, range(9, 11)).stats.chunks_dropped == 2
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"budget": 5}, "budget is 5 tokens, below the 11 of the window"),
-        ({"threshold": -0.5}, "threshold is -0.5"),
-        ({"chunk": 2}, "only budget and threshold"),
+        ({"cache_budget": 5}, "budget is 5 tokens, below the 11 of the window"),
+        ({"cache_threshold": -0.5}, "threshold is -0.5"),
+        ({"cache_chunk": 2}, "only budget and threshold"),
     ],
 )
 def test_a_wrong_change_is_refused_and_sessions_go_on(changes: dict[str, float], sentence: str) -> None:
     engine = Engine(ToyPolicy(), chunked())
     before = feed(engine, range(8)).stats
     with pytest.raises(ValueError, match=sentence):
-        engine.retune(replace(chunked(), **changes))  # type: ignore[arg-type]
+        engine.retune(chunked(**changes))
     assert feed(engine, range(8, 9)).stats.tokens == before.tokens
 
 
 def test_a_gate_of_another_model_or_none_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="needs the weights of a gate, none are given"):
         replace(chunked(), gate=None)
-    other = Gate(GateConfig.of(replace(SPEC.cache, head_dim=8)))
+    other = replace(GATE, gate=Gate(GateConfig.of(replace(SPEC.cache, head_dim=8))))
     with pytest.raises(ValueError, match="load the gate that was trained for this model"):
         Engine(ToyPolicy(), replace(chunked(), gate=other))
 
@@ -110,14 +112,14 @@ def test_a_cache_of_other_sizes_or_weights_than_the_gates_is_told(tmp_path: Path
     weights = tmp_path / "policy.safetensors"
     weights.write_bytes(b"weights")
     trained: dict[str, object] = {"plan": {"cache": {"sinks": 0, "recent": 2 * TOKENS, "chunk": TOKENS}}}
-    assert differences(trained, chunked(), weights) == []
-    (sentence,) = differences(trained, replace(chunked(), chunk=TOKENS + 1), weights)
+    assert differences(trained, chunked().cache, weights) == []
+    (sentence,) = differences(trained, chunked(cache_chunk=TOKENS + 1).cache, weights)
     assert sentence.startswith(f"cache_chunk is {TOKENS + 1}, its gate was trained for {TOKENS}")
-    assert differences({}, chunked(), weights) == []
+    assert differences({}, chunked().cache, weights) == []
     trained["policy"] = {"name": "mine", "sha256": hashlib.sha256(b"weights").hexdigest()}
-    assert differences(trained, chunked(), weights) == []
+    assert differences(trained, chunked().cache, weights) == []
     weights.write_bytes(b"others")
-    (sentence,) = differences(trained, chunked(), weights)
+    (sentence,) = differences(trained, chunked().cache, weights)
     assert sentence.startswith("the gate was trained for other weights of policy mine than")
 
 
@@ -154,7 +156,7 @@ def test_tokens_that_are_no_numbers_are_refused_and_the_session_is_as_if_they_ha
     name: str, part: str
 ) -> None:
     policy = Damaged()
-    given = chunked(name) if name in CHUNKED else options(cache_policy=name, capacity=99)
+    given = chunked(name) if name in CHUNKED else options(cache_policy=name, cache_capacity=99)
     engine, other = Engine(policy, given), Engine(ToyPolicy(), given)
 
     def see(engine: Engine, sequence: int) -> ContextReport:

@@ -193,7 +193,7 @@ def test_only_the_newest_contexts_are_kept() -> None:
 
 
 def test_an_older_context_keeps_its_numbers_while_the_window_moves() -> None:
-    engine = Engine(ToyPolicy(), options(recent=8, contexts_kept=3))
+    engine = Engine(ToyPolicy(), options(cache_recent=8, contexts_kept=3))
     for sequence in range(20):
         report_of(run(engine, sequence, mark=float(sequence)))
         answers = [(context, step(engine, flow(context))) for context in range(max(0, sequence - 2), sequence + 1)]

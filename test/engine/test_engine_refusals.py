@@ -14,7 +14,6 @@ from toy import SIZE, ToyPolicy, finish, flow, jpeg, observation, observe, optio
 
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.images import MAX_JPEG_BYTES, jpeg_size
-from streaming_vla.engine.options import EngineOptions
 from streaming_vla.engine.values import EncodedObservation
 
 torch.set_num_threads(1)
@@ -175,7 +174,7 @@ def test_sessions_are_bounded() -> None:
 
 
 def test_a_full_cache_says_what_to_do() -> None:
-    engine = Engine(ToyPolicy(), options(cache_policy="full", capacity=8))
+    engine = Engine(ToyPolicy(), options(cache_policy="full", cache_capacity=8))
     for sequence in range(3):
         answer = observe(engine, observation(sequence))
         finish(engine)
@@ -190,8 +189,8 @@ def test_a_full_cache_says_what_to_do() -> None:
     [
         ({"max_sessions": 0}, "max_sessions is 0"),
         ({"contexts_kept": 0}, "contexts_kept is 0"),
-        ({"cache_policy": "best"}, "'best' is unknown"),
-        ({"recent": 0}, "recent is 0"),
+        ({"cache_policy": "best"}, "cache_policy' is 'best', expected one of full, window"),
+        ({"cache_recent": 0}, "recent is 0"),
     ],
 )
 def test_options_name_what_is_wrong(changes: dict[str, int | str], sentence: str) -> None:
@@ -200,11 +199,11 @@ def test_options_name_what_is_wrong(changes: dict[str, int | str], sentence: str
 
 
 def test_caches_that_cannot_work_are_refused_at_the_start() -> None:
-    for changes in ({"recent": 3}, {"cache_policy": "full", "capacity": 3}):
+    for changes in ({"cache_recent": 3}, {"cache_policy": "full", "cache_capacity": 3}):
         with pytest.raises(ValueError, match="one observation of policy toy has 4 tokens"):
             Engine(ToyPolicy(), options(**changes))
     with pytest.raises(MemoryError, match="100 sessions"):
-        Engine(ToyPolicy(), EngineOptions("window", 0, 1_000_000, 1, max_sessions=100))
+        Engine(ToyPolicy(), options(max_sessions=100, cache_recent=1_000_000))
 
 
 def test_the_size_of_a_jpeg_is_in_its_header() -> None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kv_cache.gate_file import load_gate
-from streaming_vla.engine.options import differences
+from streaming_vla.engine.cache import differences, engine_options
+from streaming_vla.parameters.load import read
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.workbench.evaluation.cache_options import gated_cache
-from streaming_vla.workbench.machine_options import all_values, engine_options
 
 PRESET = Path(__file__).parents[2] / "config" / "memory.yaml"
 
 
 def test_the_preset_runs_the_gate_as_it_was_trained() -> None:
-    values = all_values(PRESET)["inference"]
-    file, gate = find_model(values["model"]), find_model(values["cache_gate"])
-    policy = load_policy(file)
-    options = engine_options(values, policy.spec.tokens_per_observation)
-    assert differences(load_gate(gate).training, options, file) == []
-    wanted = gated_cache(gate, values["cache_budget"]).engine(policy.spec)
-    assert (options.cache_policy, options.sinks, options.recent) == (wanted.cache_policy, wanted.sinks, wanted.recent)
-    assert (options.chunk, options.budget, options.threshold) == (wanted.chunk, wanted.budget, wanted.threshold)
+    inference = read(PRESET).inference
+    file, gate = find_model(inference.model), find_model(inference.cache_gate)
+    tokens = load_policy(file).spec.tokens_per_observation
+    options = engine_options(inference, tokens)
+    assert options.gate is not None and differences(options.gate.training, options.cache, file) == []
+    wanted = engine_options(gated_cache(gate, inference.cache_budget), tokens).cache
+    same = {"cache_gate": inference.cache_gate, "cache_capacity": inference.cache_capacity}  # the file; of full
+    assert options.cache == wanted.changed(**same)

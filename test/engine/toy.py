@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from kv_cache import CacheSpec, CacheView
+from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
-from streaming_vla.engine.options import EngineOptions
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.engine.values import ContextReport, EncodedObservation, FlowResult, Refusal
 from streaming_vla.machines.events import FlowRequest
 from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
@@ -138,16 +139,10 @@ class Answer(Generic[Result]):
         return self.results[0]
 
 
-def options(**changes: int | str) -> EngineOptions:
+def options(max_sessions: int = 2, contexts_kept: int = 3, **cache: object) -> EngineOptions:
     """Return small options."""
-    given: dict[str, int | str] = {
-        "cache_policy": "window",
-        "sinks": 0,
-        "recent": 12,
-        "capacity": 12,
-        "max_sessions": 2,
-    }
-    return EngineOptions(**(given | changes))  # type: ignore[arg-type]
+    small = CacheOptions(cache_recent=12, cache_capacity=12).changed(**cache)
+    return EngineOptions(small, max_sessions, contexts_kept=contexts_kept)
 
 
 def jpeg(level: int = 100, size: int = SIZE) -> bytes:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streaming_vla.images.decode import COMPRESSED, IMAGE, POINTS, check_message, check_picture, pixels_of
 from streaming_vla.images.encode import PictureOptions, camera_options, encode_message, square
 from streaming_vla.images.encodings import DEPTHS, ENCODINGS
+from streaming_vla.machines.observer_options import ObserverOptions
 
 SIZE = (24, 32)
 COLOUR = (40, 120, 200)  # BGR
@@ -222,12 +223,20 @@ def test_pictures_are_turned_upright(rotation: int) -> None:
 
 
 def test_options_of_all_cameras_or_of_each() -> None:
-    values = {"cameras": ("a", "b"), "camera_types": (COMPRESSED,), "camera_rotations": (0, 90), "image_size": 32,
-              "jpeg_quality": 80}  # fmt: skip
-    found = camera_options(values)
+    options = ObserverOptions(
+        cameras=("a", "b"),
+        camera_topics=("a", "b"),
+        camera_types=(COMPRESSED,),
+        camera_rotations=(0, 90),
+        image_size=32,
+        jpeg_quality=80,
+    )
+    found = camera_options(options)
     assert found == {"a": PictureOptions(32, 80, COMPRESSED), "b": PictureOptions(32, 80, COMPRESSED, 90)}
     with pytest.raises(ValueError, match="camera_types has 3 entries, expected one for all or one for each of a, b"):
-        camera_options({**values, "camera_types": (COMPRESSED,) * 3})
+        options.changed(camera_types=(COMPRESSED,) * 3)
+    with pytest.raises(ValueError, match=r"'camera_rotations' is \[0, 45\], expected a list, each one of 0, 90, 180"):
+        options.changed(camera_rotations=(0, 45))
 
 
 def test_a_rotation_in_between_is_refused() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from runtime_cases import EPISODE, LAYOUT, PERIOD_S, action
+from runtime_cases import EPISODE, LAYOUT, PERIOD_S, PLAYS, action
 
 from streaming_vla.machines.events import Mode
-from streaming_vla.machines.executor import Executor, ExecutorOptions
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 
 OPTIONS = ExecutorOptions(
+    **PLAYS,
     control_period_s=PERIOD_S,
     hold_s=0.2,
     decelerate_s=0.3,

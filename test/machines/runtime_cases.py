@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from streaming_vla.machines.events import Action, Command, ContextReady, Episode, ExecutionState, Mode
+from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.layout import ActionLayout
 
 T = TypeVar("T")
@@ -20,6 +21,16 @@ LAYOUT = ActionLayout(
     high=(1.0, 1.0, 1.0),
     initial=(0.0, 0.0, -1.0),
 )
+ACTS = layout_values(LAYOUT)  # the options that say so
+NO_LIMIT = (1.0e6,) * LAYOUT.size
+PLAYS: dict[str, Any] = {
+    **ACTS,
+    "scale": (1.0,) * LAYOUT.size,
+    "maximum_lead": (0.3,) * LAYOUT.size,
+    "keep_when_stopped": LAYOUT.absolute,
+    "velocity_limit": NO_LIMIT,
+    "jump_limit": NO_LIMIT,
+}
 EPISODE = Episode(7, active=True, instruction="open the drawer")
 
 

@@ -13,6 +13,7 @@ from runtime_cases import EPISODE, LAYOUT, PERIOD_S, action, commands, only
 
 from streaming_vla.machines.events import Action, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.limits import Limits
 
 
@@ -29,7 +30,7 @@ def test_first_action_plays_at_once_and_is_reported() -> None:
 
 
 def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
-    executor = Executor(LAYOUT, replace(OPTIONS, limits=Limits(jump=(1.0, 1.0, 0.2))))
+    executor = Executor(LAYOUT, OPTIONS.changed(jump_limit=(1.0, 1.0, 0.2)))
     executor.on_episode(EPISODE, 0.0)
     executor.on_robot_state(0.0, np.array([7.0, 8.0, 0.5]))
     [first] = commands(executor.on_action(action(0, 0, (0.1, 0.2, -1.0)), 0.0))
@@ -42,7 +43,7 @@ def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
 
 def test_what_follows_a_deceleration_is_limited_from_what_the_robot_was_told_in_it() -> None:
     """A command type with joint targets moves the held target to the measured joint: from there the arm goes on."""
-    executor = playing(replace(OPTIONS, limits=Limits(jump=(1.0, 1.0, 0.2))))
+    executor = playing(OPTIONS.changed(jump_limit=(1.0, 1.0, 0.2)))
     held = executor.poll(PERIOD_S + OPTIONS.hold_s + 2 * PERIOD_S)
     last = commands(held)[-1]
     assert last.kind is CommandKind.DECELERATE and last.values[2] == pytest.approx(-0.8)
@@ -64,9 +65,9 @@ def test_a_hold_keeps_what_a_bounded_command_was_turned_into() -> None:
 
 
 def test_a_longer_period_that_is_set_in_a_hold_is_the_distance_of_its_commands_from_then_on() -> None:
-    executor = playing(replace(OPTIONS, hold_s=100.0))
+    executor = playing(OPTIONS.changed(hold_s=100.0))
     executor.poll(PERIOD_S + 40 * PERIOD_S)
-    executor.update(replace(OPTIONS, hold_s=100.0, control_period_s=4 * PERIOD_S))
+    executor.update(OPTIONS.changed(hold_s=100.0, control_period_s=4 * PERIOD_S))
     due_s = []
     for _ in range(3):
         due_s.append(executor.deadline() or 0.0)
@@ -86,20 +87,20 @@ def test_no_motion_before_proof_of_life() -> None:
 
 
 def test_a_robot_heard_too_long_ago_is_no_proof_of_life() -> None:
-    executor = started(replace(OPTIONS, robot_timeout_s=0.1))
+    executor = started(OPTIONS.changed(robot_timeout_s=0.1))
     assert not commands(executor.on_action(action(0, 0), 0.1))
     assert commands(executor.on_robot_state(0.15))
 
 
 def test_waits_for_start_actions() -> None:
-    executor = started(replace(OPTIONS, start_actions=2))
+    executor = started(OPTIONS.changed(start_actions=2, lead_actions=2))
     assert not commands(executor.on_action(action(0, 0), 0.0))
     assert commands(executor.on_action(action(0, 1), 0.01))
 
 
 @given(st.lists(st.floats(0.0, 0.9), min_size=1, max_size=40))
 def test_ticks_are_anchored_and_do_not_drift(lateness: list[float]) -> None:
-    executor = started(replace(OPTIONS, max_action_age_s=1000.0, robot_timeout_s=1000.0))
+    executor = started(OPTIONS.changed(max_action_age_s=60.0, robot_timeout_s=60.0))
     for index in range(len(lateness) + 1):
         executor.on_action(action(0, index), 5.0)
     for tick, late in enumerate(lateness, start=1):
@@ -156,7 +157,7 @@ def test_error_stays_until_a_new_episode() -> None:
 
 
 def test_rungs_of_no_length_are_passed_at_once() -> None:
-    executor = playing(replace(OPTIONS, hold_s=0.0, decelerate_s=0.0))
+    executor = playing(OPTIONS.changed(hold_s=0.0, decelerate_s=0.0))
     kinds = [command.kind for command in commands(executor.poll(0.05))]
     assert kinds == [CommandKind.HOLD, CommandKind.DECELERATE, CommandKind.STOP]
 
@@ -233,7 +234,7 @@ def test_a_newer_context_is_a_hand_over() -> None:
 
 
 def test_an_action_that_waited_too_long_is_not_played() -> None:
-    executor = started(replace(OPTIONS, max_action_age_s=0.12))
+    executor = started(OPTIONS.changed(max_action_age_s=0.12))
     for index in range(4):
         executor.on_action(action(0, index), 0.0)
     kinds = []
@@ -247,7 +248,7 @@ def test_an_action_that_waited_too_long_is_not_played() -> None:
 
 
 def test_what_builds_on_an_old_action_goes_with_it() -> None:
-    executor = started(replace(OPTIONS, max_action_age_s=0.06))
+    executor = started(OPTIONS.changed(max_action_age_s=0.06))
     executor.on_action(action(0, 0), 0.0)
     executor.on_action(action(0, 1), -0.02)
     executor.on_action(action(0, 2), 0.04)
@@ -276,7 +277,7 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_a_silent_robot_is_held_and_its_queue_forgotten() -> None:
-    executor = playing(replace(OPTIONS, robot_timeout_s=0.07, hold_s=5.0))
+    executor = playing(OPTIONS.changed(robot_timeout_s=0.07, hold_s=5.0))
     executor.on_action(action(0, 1), 0.0)
     executor.on_action(action(0, 2), 0.0)
     executor.poll(0.05)
@@ -296,8 +297,7 @@ def test_a_silent_robot_is_held_and_its_queue_forgotten() -> None:
 
 
 def test_limits_are_kept_and_counted() -> None:
-    limits = Limits(velocity=(10.0, 100.0, 1000.0), jump=(9.0, 0.3, 9.0))
-    executor = started(replace(OPTIONS, limits=limits))
+    executor = started(OPTIONS.changed(velocity_limit=(10.0, 100.0, 1000.0), jump_limit=(9.0, 0.3, 9.0)))
     [first] = commands(executor.on_action(action(0, 0, (0.9, 0.9, 7.0)), 0.0))
     assert first.values == pytest.approx([0.5, 0.3, 1.0])
     assert executor.counters.as_dict() == {"limit_jump.dy": 1, "limit_value.grip": 1, "limit_velocity.dx": 1}
@@ -307,12 +307,12 @@ def test_limits_are_kept_and_counted() -> None:
 
 
 def test_hold_ramps_down_within_the_jump_limit_and_stop_does_not() -> None:
-    executor = started(replace(OPTIONS, limits=Limits(jump=(0.4, 0.4, 0.4))))
+    executor = started(OPTIONS.changed(jump_limit=(0.4, 0.4, 0.4)))
     for index in range(3):
         executor.on_action(action(0, index, (1.0, 0.0, -1.0)), 0.0)
     values = [commands(executor.poll(tick * PERIOD_S))[0].values[0] for tick in range(1, 6)]
     assert values == pytest.approx([0.8, 1.0, 0.6, 0.2, 0.0])
-    executor = playing(replace(OPTIONS, limits=Limits(jump=(0.05, 0.05, 2.0))))
+    executor = playing(OPTIONS.changed(jump_limit=(0.05, 0.05, 2.0)))
     [command] = commands(executor.stop(0.01))
     assert command.values == pytest.approx([0.0, 0.0, 0.3])
 
@@ -320,7 +320,7 @@ def test_hold_ramps_down_within_the_jump_limit_and_stop_does_not() -> None:
 def test_live_options_hold_from_the_next_action_on() -> None:
     executor = playing()
     executor.on_action(action(0, 1), 0.01)
-    executor.update(replace(OPTIONS, control_period_s=0.1))
+    executor.update(OPTIONS.changed(control_period_s=0.1))
     assert executor.deadline() == pytest.approx(0.05)
     executor.poll(0.05)
     assert executor.deadline() == pytest.approx(0.15)
@@ -340,13 +340,25 @@ def test_live_options_hold_from_the_next_action_on() -> None:
 )
 def test_options_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
-        replace(OPTIONS, **{name: value})
+        OPTIONS.changed(**{name: value})
 
 
 def test_limits_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="velocity_limit has 2 entries, expected 3"):
-        Executor(LAYOUT, replace(OPTIONS, limits=Limits(velocity=(1.0, 1.0))))
+        OPTIONS.changed(velocity_limit=(1.0, 1.0))
     with pytest.raises(ValueError, match=r"jump_limit has -1"):
         Limits(jump=(1.0, -1.0, 1.0))
     with pytest.raises(ValueError, match="'dx' must include 0"):
         Executor(replace(LAYOUT, low=(0.1, -1.0, -1.0)), OPTIONS)
+
+
+@pytest.mark.parametrize("period_s", [0.027, 0.0333, 0.05, 0.1])
+def test_at_another_period_the_same_actions_are_within_the_limits(period_s: float) -> None:
+    options = ExecutorOptions().at_period(period_s)
+    executor = Executor(options.layout, options)
+    executor.on_episode(EPISODE, 0.0)
+    executor.on_robot_state(0.0)
+    [command] = commands(executor.on_action(action(0, 0, (1.0, -1.0, 1.0, 1.0)), 0.0))
+    assert command.values.tolist() == [1.0, -1.0, 1.0, 1.0] and not executor.counters.as_dict()
+    [command] = commands(executor.on_action(action(0, 1, (1.1, 0.0, 0.0, 0.0)), 0.0) + executor.poll(period_s))
+    assert command.values[0] == 1.0

@@ -5,24 +5,22 @@ Good actions carry values below BAD; whatever must never be played carries BAD. 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from runtime_cases import LAYOUT, PERIOD_S, action, commands, only
+from runtime_cases import LAYOUT, PERIOD_S, PLAYS, action, commands, only
 
 from streaming_vla.machines.events import Action, CommandKind, Episode, ExecutionState, Mode
-from streaming_vla.machines.executor import Executor, ExecutorEffect, ExecutorOptions
-from streaming_vla.machines.limits import Limits
+from streaming_vla.machines.executor import Executor, ExecutorEffect
+from streaming_vla.machines.executor_options import ExecutorOptions
 
 BAD = 0.987654
 JUMP = 0.6
 SPEED = 0.5 / PERIOD_S
 OPTIONS = ExecutorOptions(
     control_period_s=PERIOD_S,
-    limits=Limits(velocity=(SPEED, SPEED, 1000.0), jump=(JUMP, JUMP, JUMP)),
+    **PLAYS | {"velocity_limit": (SPEED, SPEED, 1000.0), "jump_limit": (JUMP, JUMP, JUMP)},
     hold_s=0.2,
     decelerate_s=0.2,
     max_action_age_s=0.3,
@@ -193,7 +191,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(period_s=st.sampled_from([PERIOD_S, PERIOD_S / 2]))
     def live_period(self, period_s: float) -> None:
         self.period_s = period_s
-        self.executor.update(replace(OPTIONS, control_period_s=period_s))
+        self.executor.update(OPTIONS.changed(control_period_s=period_s))
 
     @invariant()
     def nothing_is_overdue(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runtime_cases import EPISODE, LAYOUT, context, only, state
+from runtime_cases import ACTS, EPISODE, LAYOUT, context, only, state
 
 from streaming_vla.machines.events import Action, Episode, FlowReply, FlowRequest, Mode, ObserveRequest, Reason
 from streaming_vla.machines.generator import (
@@ -14,10 +14,10 @@ from streaming_vla.machines.generator import (
     REQUESTS_KEPT,
     Generator,
     GeneratorEffect,
-    GeneratorOptions,
 )
+from streaming_vla.machines.generator_options import GeneratorOptions
 
-OPTIONS = GeneratorOptions(release="stream", overrun=True, lead_actions=1, flow_step_timeout_s=0.2)
+OPTIONS = GeneratorOptions(**ACTS, release="stream", overrun=True, lead_actions=1, flow_step_timeout_s=0.2)
 
 
 def started(options: GeneratorOptions = OPTIONS) -> Generator:
@@ -78,7 +78,7 @@ def test_the_next_step_waits_until_the_executor_has_begun_the_last_one() -> None
 
 
 def test_lead_actions_are_sent_ahead() -> None:
-    generator = started(replace(OPTIONS, lead_actions=3))
+    generator = started(OPTIONS.changed(lead_actions=3))
     request = one_request(generator.on_context(context(0), 0.0))
     indices = []
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_lead_actions_are_sent_ahead() -> None:
 
 @pytest.mark.parametrize(("overrun", "expected"), [(True, 6), (False, 4)])
 def test_the_horizon_ends_a_context(overrun: bool, expected: int) -> None:
-    generator = started(replace(OPTIONS, overrun=overrun))
+    generator = started(OPTIONS.changed(overrun=overrun))
     actions, open_request = stream(generator, one_request(generator.on_context(context(0), 0.0)), 100)
     assert open_request is None
     assert [action.index for action in actions] == list(range(expected))
@@ -147,7 +147,7 @@ def test_values_are_clipped_and_the_flow_goes_on_from_what_was_sent() -> None:
 
 
 def test_chunk_sends_everything_at_once_and_never_overruns() -> None:
-    generator = started(replace(OPTIONS, release="chunk"))
+    generator = started(OPTIONS.changed(release="chunk"))
     request = one_request(generator.on_context(context(0), 0.0))
     for index in range(3):
         assert request.index == index
@@ -160,7 +160,7 @@ def test_chunk_sends_everything_at_once_and_never_overruns() -> None:
 
 
 def test_a_chunk_is_finished_before_the_next_context() -> None:
-    generator = started(replace(OPTIONS, release="chunk"))
+    generator = started(OPTIONS.changed(release="chunk"))
     request = one_request(generator.on_context(context(0, horizon=2), 0.0))
     request = one_request(generator.on_flow_reply(reply(request), 0.0))
     generator.on_context(context(1, horizon=2), 0.0)
@@ -182,7 +182,7 @@ def test_a_chunk_is_finished_before_the_next_context() -> None:
     ],
 )
 def test_a_bad_reply_ends_the_flow(release: str, values: tuple[float, ...], accepted: bool, reason: str) -> None:
-    generator = started(replace(OPTIONS, release=release))
+    generator = started(OPTIONS.changed(release=release))
     request = one_request(generator.on_context(context(0), 0.0))
     assert generator.on_flow_reply(reply(request, values, accepted), 0.0) == []
     assert generator.counters.as_dict() == {reason: 1}
@@ -283,7 +283,7 @@ def test_a_context_that_waits_for_too_long_does_not_take_over() -> None:
 def test_the_largest_age_of_a_context_is_live_and_of_the_newest_episode() -> None:
     generator = started()
     asked_for(generator, 0, 1.0)
-    generator.update(replace(OPTIONS, max_context_age_s=10.0))
+    generator.update(OPTIONS.changed(max_context_age_s=10.0))
     assert one_request(generator.on_context(context(0), 7.0)).context == 0
     generator.update(OPTIONS)
     generator.on_episode(Episode(8, active=True), 8.0)
@@ -344,7 +344,7 @@ def test_actions_that_never_reached_the_executor_are_given_up() -> None:
 
 @pytest.mark.parametrize("alive", [state(Mode.WAITING, queue_depth=1), state(Mode.PLAYING, context=0, index=0)])
 def test_actions_are_not_lost_while_the_executor_has_something(alive: object) -> None:
-    generator = started(replace(OPTIONS, lead_actions=2))
+    generator = started(OPTIONS.changed(lead_actions=2))
     request = one_request(generator.on_context(context(0, horizon=2, trained=2), 1.0))
     _, request = generator.on_flow_reply(reply(request), 1.0)  # type: ignore[assignment]
     assert isinstance(request, FlowRequest)
@@ -356,7 +356,7 @@ def test_actions_are_not_lost_while_the_executor_has_something(alive: object) ->
 
 
 def test_a_reply_for_a_flow_that_was_given_up_is_not_sent() -> None:
-    generator = started(replace(OPTIONS, lead_actions=2, flow_step_timeout_s=5.0))
+    generator = started(OPTIONS.changed(lead_actions=2, flow_step_timeout_s=5.0))
     request = one_request(generator.on_context(context(0), 1.0))
     _, request = generator.on_flow_reply(reply(request), 1.0)  # type: ignore[assignment]
     assert isinstance(request, FlowRequest)
@@ -376,7 +376,7 @@ def test_a_generator_that_was_restarted_keeps_the_absolute_dimensions() -> None:
 def test_live_options_hold_from_the_next_step_on() -> None:
     generator = started()
     generator.on_flow_reply(reply(one_request(generator.on_context(context(0), 0.0))), 0.0)
-    generator.update(replace(OPTIONS, lead_actions=2))
+    generator.update(OPTIONS.changed(lead_actions=2))
     assert one_request(generator.on_execution_state(state(Mode.WAITING, queue_depth=1), 0.0)).index == 1
 
 
@@ -386,4 +386,4 @@ def test_live_options_hold_from_the_next_step_on() -> None:
 )
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
-        replace(OPTIONS, **{name: value})
+        OPTIONS.changed(**{name: value})

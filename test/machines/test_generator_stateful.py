@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from runtime_cases import LAYOUT, state
+from runtime_cases import ACTS, LAYOUT, state
 
 from streaming_vla.machines.events import Action, ContextReady, Episode, FlowReply, FlowRequest, Mode
-from streaming_vla.machines.generator import Generator, GeneratorEffect, GeneratorOptions
+from streaming_vla.machines.generator import Generator, GeneratorEffect
+from streaming_vla.machines.generator_options import GeneratorOptions
 
 TIMEOUT_S = 0.2
 HORIZON, TRAINED = 4, 6
@@ -20,7 +23,10 @@ class GeneratorMachine(RuleBasedStateMachine):
 
     @initialize(lead=st.integers(1, 3), overrun=st.booleans(), chunk=st.booleans())
     def begin(self, lead: int, overrun: bool, chunk: bool) -> None:
-        self.options = GeneratorOptions("chunk" if chunk else "stream", overrun, lead, TIMEOUT_S)
+        release: Literal["chunk", "stream"] = "chunk" if chunk else "stream"
+        self.options = GeneratorOptions(
+            **ACTS, release=release, overrun=overrun, lead_actions=lead, flow_step_timeout_s=TIMEOUT_S
+        )
         self.generator = Generator(LAYOUT, self.options)
         self.now = 10.0
         self.number = 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from runtime_cases import EPISODE, LAYOUT, PERIOD_S, context, only
+from runtime_cases import ACTS, EPISODE, LAYOUT, PERIOD_S, PLAYS, context, only
 
 from streaming_vla.machines.events import (
     Action,
@@ -18,18 +16,19 @@ from streaming_vla.machines.events import (
     ObserveRequest,
     Reason,
 )
-from streaming_vla.machines.executor import Executor, ExecutorOptions
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.generator import (
     MOST_LEAD,
     STEPS_REMEMBERED,
     STEPS_TO_LEARN,
     Generator,
     GeneratorEffect,
-    GeneratorOptions,
 )
+from streaming_vla.machines.generator_options import GeneratorOptions
 
-OPTIONS = GeneratorOptions(lead_actions=2)
-EXECUTOR = ExecutorOptions(control_period_s=PERIOD_S, robot_timeout_s=100.0)
+OPTIONS = GeneratorOptions(**ACTS, lead_actions=2)
+EXECUTOR = ExecutorOptions(**PLAYS, control_period_s=PERIOD_S, robot_timeout_s=60.0)
 
 
 class Pair:
@@ -106,7 +105,7 @@ def at_hand_over(options: GeneratorOptions, horizon: int = 4, trained: int = 6) 
     ],
 )
 def test_what_the_new_flow_starts_from(start: str, expected: float) -> None:
-    _, request = at_hand_over(replace(OPTIONS, start=start))
+    _, request = at_hand_over(OPTIONS.changed(hand_over_start=start))
     assert request.index == 0
     assert request.position == pytest.approx([expected, 0.0, 0.5])
 
@@ -124,7 +123,7 @@ def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
 
 
 def test_a_starved_robots_picture_shows_all_that_was_executed() -> None:
-    pair = Pair(replace(OPTIONS, start="pending", overrun=False))
+    pair = Pair(OPTIONS.changed(hand_over_start="pending", overrun=False))
     pair.context(0, horizon=1, trained=1)
     pair.answer(0.1, 0.0, 0.5)
     pair.period()  # nothing follows: it holds
@@ -134,7 +133,7 @@ def test_a_starved_robots_picture_shows_all_that_was_executed() -> None:
 
 
 def test_an_unannounced_observation_counts_from_now() -> None:
-    pair = Pair(replace(OPTIONS, start="pending"))
+    pair = Pair(OPTIONS.changed(hand_over_start="pending"))
     pair.context(0)
     pair.answer(0.1, 0.0, 0.5)
     pair.context(1)
@@ -144,8 +143,8 @@ def test_an_unannounced_observation_counts_from_now() -> None:
 
 def test_the_sum_is_what_the_executor_has_really_commanded() -> None:
     """Limits of the executor change actions; the flow's state follows the robot, not the plan."""
-    pair = Pair(replace(OPTIONS, start="episode", lead_actions=1))
-    pair.executor.update(replace(EXECUTOR, limits=replace(EXECUTOR.limits, jump=(0.25, 9.0, 9.0))))
+    pair = Pair(OPTIONS.changed(hand_over_start="episode", lead_actions=1))
+    pair.executor.update(EXECUTOR.changed(jump_limit=(0.25, 9.0, 9.0)))
     pair.context(0)
     pair.answer(0.9, 0.0, 0.5)
     pair.context(1)
@@ -157,8 +156,8 @@ def test_the_sum_is_what_the_executor_has_really_commanded() -> None:
 
 
 def test_sums_from_the_picture_are_what_the_executor_has_really_commanded() -> None:
-    pair = Pair(replace(OPTIONS, start="pending", lead_actions=1))
-    pair.executor.update(replace(EXECUTOR, limits=replace(EXECUTOR.limits, jump=(0.25, 9.0, 9.0))))
+    pair = Pair(OPTIONS.changed(hand_over_start="pending", lead_actions=1))
+    pair.executor.update(EXECUTOR.changed(jump_limit=(0.25, 9.0, 9.0)))
     pair.context(0)
     pair.answer(0.9, 0.0, 0.5)  # begins at once, with 0.25
     assert pair.generator.pending() == pytest.approx([0.25, 0.0, 0.5])
@@ -174,7 +173,7 @@ def test_sums_from_the_picture_are_what_the_executor_has_really_commanded() -> N
 )
 def test_a_context_that_takes_over_late_begins_later_in_its_flow(trained_delay: int, step: int, sum_: float) -> None:
     """Three actions lack in its picture; two thirds of the overrun of 4 may be left out."""
-    pair, request = at_hand_over(replace(OPTIONS, trained_delay=trained_delay), horizon=4, trained=8)
+    pair, request = at_hand_over(OPTIONS.changed(trained_delay=trained_delay), horizon=4, trained=8)
     assert request.index == step
     assert request.position == pytest.approx([sum_, 0.0, 0.5])
     assert pair.generator.counters["flow_begun_late"] == (step > 0)
@@ -185,7 +184,7 @@ def test_a_context_that_takes_over_late_begins_later_in_its_flow(trained_delay: 
 
 
 def test_a_generator_that_is_new_in_an_episode_does_not_know_how_late_a_context_is() -> None:
-    pair = Pair(replace(OPTIONS, trained_delay=0))
+    pair = Pair(OPTIONS.changed(trained_delay=0))
     pair.context(0, horizon=4, trained=8)
     for _ in range(4):
         pair.answer(0.1, 0.0, 0.5)
@@ -200,7 +199,7 @@ def test_a_generator_that_is_new_in_an_episode_does_not_know_how_late_a_context_
 
 
 def test_the_jump_is_spread_over_actions_and_the_flow_goes_on_from_what_was_sent() -> None:
-    pair = Pair(GeneratorOptions(lead_actions=1, jump=0.3))
+    pair = Pair(OPTIONS.changed(lead_actions=1, hand_over_jump=0.3))
     pair.context(0)
     pair.answer(0.5, 0.0, -1.0)
     pair.context(1)
@@ -221,7 +220,7 @@ def test_the_jump_is_spread_over_actions_and_the_flow_goes_on_from_what_was_sent
 
 
 def test_after_the_bridge_there_is_no_bound() -> None:
-    pair = Pair(GeneratorOptions(lead_actions=1, jump=0.3))
+    pair = Pair(OPTIONS.changed(lead_actions=1, hand_over_jump=0.3))
     pair.context(0)
     pair.answer(0.0, 0.0, 0.0)
     pair.context(1)
@@ -235,7 +234,7 @@ def test_after_the_bridge_there_is_no_bound() -> None:
 
 
 def test_overrun_is_counted() -> None:
-    pair = Pair(GeneratorOptions(lead_actions=1))
+    pair = Pair(OPTIONS.changed(lead_actions=1))
     pair.context(0, horizon=2, trained=4)
     for _ in range(4):
         pair.answer(0.1, 0.0, 0.0)
@@ -260,7 +259,7 @@ def serve(pair: Pair, steps: int, each_s: float, most: int) -> None:
 )
 def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slowest: float, lead: int) -> None:
     """In control periods: the longest, and 1 + 32 / 7 times its distance to the shortest, rounded up."""
-    pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
+    pair = Pair(OPTIONS.changed(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=60.0))
     pair.context(0, horizon=2000, trained=2000)
     assert pair.generator.lead_actions == 2, "nothing is known yet"
     most = max(2, lead)
@@ -272,7 +271,7 @@ def test_the_lead_follows_the_spread_of_the_newest_flow_steps(usual: float, slow
 
 
 def test_the_lead_shrinks_as_more_flow_steps_are_known() -> None:
-    pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
+    pair = Pair(OPTIONS.changed(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=60.0))
     pair.context(0, horizon=2000, trained=2000)
     serve(pair, STEPS_TO_LEARN, 0.2 * PERIOD_S, 4)
     serve(pair, 1, 0.7 * PERIOD_S, 4)
@@ -284,7 +283,7 @@ def test_the_lead_shrinks_as_more_flow_steps_are_known() -> None:
 
 
 def test_the_cold_first_flow_step_does_not_count_for_the_lead() -> None:
-    pair = Pair(GeneratorOptions(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=99.0))
+    pair = Pair(OPTIONS.changed(lead_actions=0, control_period_s=PERIOD_S, flow_step_timeout_s=60.0))
     pair.context(0, horizon=2000, trained=2000)
     serve(pair, 1, 20.0 * PERIOD_S, 2)
     serve(pair, STEPS_TO_LEARN, 0.2 * PERIOD_S, 2)
@@ -292,7 +291,9 @@ def test_the_cold_first_flow_step_does_not_count_for_the_lead() -> None:
     assert pair.generator.flow_latency.summary().max_s == pytest.approx(0.2 * PERIOD_S)
 
 
-@pytest.mark.parametrize(("name", "value"), [("start", "middle"), ("jump", -0.1), ("jump", float("nan"))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("hand_over_start", "middle"), ("hand_over_jump", -0.1), ("hand_over_jump", float("nan"))]
+)
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"hand_over_{name}"):
-        replace(OPTIONS, **{name: value})
+    with pytest.raises(ValueError, match=name):
+        OPTIONS.changed(**{name: value})

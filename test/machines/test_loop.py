@@ -9,17 +9,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runtime_cases import ACTS, PLAYS
 from world import Timing, World
 
 from streaming_vla.machines.events import Action, CommandKind, Mode, Reason
-from streaming_vla.machines.executor import ExecutorOptions
-from streaming_vla.machines.generator import GeneratorOptions
-from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
 
 PAPER = Timing()
 TIMINGS = [
@@ -27,7 +29,9 @@ TIMINGS = [
     Timing(execute_s=0.05, observe_s=0.12, step_s=0.011, horizon=8, trained=8),
     Timing(execute_s=0.02, observe_s=0.005, step_s=0.003, horizon=5, trained=5),
 ]
-EXECUTOR = ExecutorOptions(hold_s=1.0, decelerate_s=1.0, max_action_age_s=2.0, robot_timeout_s=0.2)
+EXECUTOR = ExecutorOptions(**PLAYS, hold_s=1.0, decelerate_s=1.0, max_action_age_s=2.0, robot_timeout_s=0.2)
+
+LIMITS: dict[str, Any] = {"max_silence_s": 30.0, "request_timeout_s": 0.5, "warm_up_contexts": 1}
 
 
 def world(
@@ -40,11 +44,12 @@ def world(
     **faults: object,
 ) -> World:
     """Return a world in an episode."""
+    shared: dict[str, Any] = {"lead_actions": lead, "control_period_s": timing.execute_s}
     made = World(
         timing,
-        MonitorOptions(mode, early, lead, timing.execute_s, 30.0, 0.5, 1),
-        GeneratorOptions(release, overrun, lead, 0.3),
-        replace(EXECUTOR, control_period_s=timing.execute_s),
+        MonitorOptions(**ACTS, **LIMITS, **shared).changed(mode=mode, early_actions=early),
+        GeneratorOptions(**ACTS, overrun=overrun, flow_step_timeout_s=0.3, **shared).changed(release=release),
+        EXECUTOR.changed(control_period_s=timing.execute_s),
         **faults,  # type: ignore[arg-type]
     )
     made.start("go")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from runtime_cases import context, only, state
+from runtime_cases import ACTS, context, only, state
 
 from streaming_vla.machines.events import Episode, ExecutionState, Mode, ObserveRequest, Reason
-from streaming_vla.machines.monitor import ADOPTION_GAP, Monitor, MonitorEffect, MonitorOptions
+from streaming_vla.machines.monitor import ADOPTION_GAP, Monitor, MonitorEffect
+from streaming_vla.machines.monitor_options import MonitorOptions
 
 OPTIONS = MonitorOptions(
+    **ACTS,
     mode="always",
     early_actions=2,
     lead_actions=1,
@@ -77,7 +79,7 @@ def test_an_episode_ends_once() -> None:
 
 @pytest.mark.parametrize("mode", ["off", "always"])
 def test_an_empty_queue_observes(mode: str) -> None:
-    monitor = played(replace(OPTIONS, mode=mode))
+    monitor = played(OPTIONS.changed(mode=mode))
     assert reasons(monitor.on_execution_state(starved(), 0.3)) == [(1, Reason.QUEUE_EMPTY)]
 
 
@@ -101,7 +103,7 @@ def test_a_context_gets_time_to_be_played() -> None:
 
 @pytest.mark.parametrize(("early", "first_index"), [(1, 3), (2, 2), (3, 1), (9, 0)])
 def test_early_with_m_actions_left_the_one_that_begins_included(early: int, first_index: int) -> None:
-    monitor = started(replace(OPTIONS, early_actions=early))
+    monitor = started(OPTIONS.changed(early_actions=early))
     monitor.on_context(context(0), 0.1)
     asked = []
     for index in range(4):
@@ -115,7 +117,7 @@ def test_early_with_m_actions_left_the_one_that_begins_included(early: int, firs
 
 
 def test_off_is_never_early() -> None:
-    monitor = played(replace(OPTIONS, mode="off"))
+    monitor = played(OPTIONS.changed(mode="off"))
     for index in range(6):
         assert monitor.on_execution_state(state(context=0, index=index, executed=index + 1), 0.2) == []
 
@@ -140,7 +142,7 @@ def test_the_old_context_does_not_count_once_there_is_a_newer_one() -> None:
 )
 def test_m_is_chosen_from_the_measured_latencies(observe_s: float, lead: int, expected: int) -> None:
     """m = ceil((T_o + 0.01) / 0.05) actions and the lead."""
-    monitor = started(replace(OPTIONS, early_actions=0, lead_actions=lead))
+    monitor = started(OPTIONS.changed(early_actions=0, lead_actions=lead))
     monitor.on_context(context(0, horizon=10, trained=12), observe_s)
     for index in range(10):
         if monitor.on_execution_state(state(context=0, index=index, executed=index + 1), 0.3):
@@ -150,7 +152,7 @@ def test_m_is_chosen_from_the_measured_latencies(observe_s: float, lead: int, ex
 
 
 def test_warm_up_contexts_do_not_count() -> None:
-    monitor = started(replace(OPTIONS, early_actions=0, warm_up_contexts=1, request_timeout_s=9.0))
+    monitor = started(OPTIONS.changed(early_actions=0, warm_up_contexts=1, request_timeout_s=9.0))
     monitor.on_context(context(0), 4.0)
     assert monitor.request_latency.smoothed_s is None
     monitor.on_execution_state(starved(), 5.0)
@@ -159,7 +161,7 @@ def test_warm_up_contexts_do_not_count() -> None:
 
 
 def test_maximum_silence_observes_in_every_mode() -> None:
-    monitor = played(replace(OPTIONS, mode="off"))
+    monitor = played(OPTIONS.changed(mode="off"))
     assert monitor.deadline() == pytest.approx(5.0)
     assert monitor.poll(4.9) == []
     assert reasons(monitor.poll(5.0)) == [(1, Reason.MAX_SILENCE)]
@@ -296,7 +298,7 @@ def test_a_monitor_that_conducts_adopts_nothing() -> None:
 
 
 def test_live_mode_takes_effect_with_the_next_action() -> None:
-    monitor = played(replace(OPTIONS, mode="off"))
+    monitor = played(OPTIONS.changed(mode="off"))
     assert monitor.on_execution_state(state(context=0, index=2, executed=3), 0.2) == []
     monitor.update(OPTIONS)
     assert reasons(monitor.on_execution_state(state(context=0, index=3, executed=4), 0.25)) == [(1, Reason.EARLY)]
@@ -316,4 +318,4 @@ def test_live_mode_takes_effect_with_the_next_action() -> None:
 )
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
-        replace(OPTIONS, **{name: value})
+        OPTIONS.changed(**{name: value})

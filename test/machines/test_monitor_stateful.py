@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from runtime_cases import context, state
+from runtime_cases import ACTS, context, state
 
 from streaming_vla.machines.events import Episode, Mode, ObserveRequest, Reason
-from streaming_vla.machines.monitor import Monitor, MonitorEffect, MonitorOptions
+from streaming_vla.machines.monitor import Monitor, MonitorEffect
+from streaming_vla.machines.monitor_options import MonitorOptions
 
 TIMEOUT_S, SILENCE_S = 0.7, 1.5
 TAKES_ACTIONS = [Mode.WAITING, Mode.PLAYING, Mode.HOLD, Mode.DECELERATE]
@@ -20,7 +21,8 @@ class MonitorMachine(RuleBasedStateMachine):
     @initialize(mode=st.sampled_from(["off", "always"]), early=st.integers(0, 3))
     def begin(self, mode: str, early: int) -> None:
         self.mode = mode
-        self.monitor = Monitor(MonitorOptions(mode, early, 1, 0.05, SILENCE_S, TIMEOUT_S, 0))
+        options = MonitorOptions(**ACTS, early_actions=early, max_silence_s=SILENCE_S, request_timeout_s=TIMEOUT_S)
+        self.monitor = Monitor(options.changed(mode=mode, warm_up_contexts=0))
         self.now = 50.0
         self.number = 0
         self.active = False

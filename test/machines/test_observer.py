@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from runtime_cases import EPISODE
 
 from streaming_vla.machines.events import Episode, ObserveRequest, Reason, Snapshot
-from streaming_vla.machines.observer import Observer, ObserverOptions
+from streaming_vla.machines.observer import Observer
+from streaming_vla.machines.observer_options import ObserverOptions
 
-OPTIONS = ObserverOptions(cameras=("front", "wrist"), max_skew_s=0.05, max_frame_age_s=0.2, frame_timeout_s=0.5)
+OPTIONS = ObserverOptions(
+    cameras=("front", "wrist"),
+    camera_topics=("front", "wrist"),
+    max_skew_s=0.05,
+    max_frame_age_s=0.2,
+    frame_timeout_s=0.5,
+)
 
 
 def started(options: ObserverOptions = OPTIONS) -> Observer:
@@ -213,7 +220,7 @@ def test_the_state_is_a_copy() -> None:
 
 def test_live_options_take_effect_at_once() -> None:
     observer = seeing()
-    observer.update(replace(OPTIONS, cameras=("wrist",)))
+    observer.update(OPTIONS.changed(cameras=("wrist",), camera_topics=("wrist",)))
     [snapshot] = observer.on_request(request(), 1.1)
     assert dict(snapshot.frames) == {"wrist": "W0"}
 
@@ -275,4 +282,4 @@ def test_every_snapshot_is_fresh_synchronised_and_answers_one_request(events: li
 )
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
-        replace(OPTIONS, **{name: value})
+        OPTIONS.changed(**{name: value})

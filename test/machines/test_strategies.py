@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from runtime_cases import EPISODE, LAYOUT, state
+from runtime_cases import ACTS, EPISODE, LAYOUT, PLAYS, state
 from world import Timing, World
 
 from streaming_vla.machines.events import Action, ContextReady, Mode, ObserveRequest, Reason
-from streaming_vla.machines.executor import ExecutorOptions
-from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.policies.guide import Guide
 from streaming_vla.saliency.decision import Moment, Verdict
 from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
@@ -272,12 +272,20 @@ def test_early_strategies_play_without_a_halt_when_latencies_allow(make: object)
     strategy: Strategy = make()  # type: ignore[operator]
     early = strategy.early_actions(16)
     assert early is not None
-    monitor = MonitorOptions("always", early, 1, timing.execute_s, 30.0, 0.5, 1, last_chance=False)
+    monitor = MonitorOptions(
+        **ACTS,
+        control_period_s=timing.execute_s,
+        early_actions=early,
+        max_silence_s=30.0,
+        request_timeout_s=0.5,
+        warm_up_contexts=1,
+        last_chance=False,
+    )
     made = World(
         timing,
         monitor,
         lambda: ChunkGenerator(LAYOUT, make(), ChunkGeneratorOptions(16)),  # type: ignore[operator]
-        ExecutorOptions(control_period_s=timing.execute_s),
+        ExecutorOptions(**PLAYS, control_period_s=timing.execute_s),
     )
     made.start("go")
     made.run(6.0)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from runtime_cases import LAYOUT
+from runtime_cases import LAYOUT, PLAYS
 from world import Timing, World
 
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread, find_profile
-from streaming_vla.machines.executor import ExecutorOptions
-from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
 from streaming_vla.workbench.virtual.hardware import Clock, Hardware
 from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, find_strategy
@@ -29,7 +29,7 @@ def world_of(setup: Setup, profile: LatencyProfile = PAPER, seed: int = 0, secon
     """Run a strategy against a model and a robot of straw."""
     period_s = profile.control_period_s
     timing = Timing(period_s, trained=TRAINED)
-    executor = ExecutorOptions(control_period_s=period_s, robot_timeout_s=1.0)
+    executor = ExecutorOptions(**PLAYS, control_period_s=period_s, robot_timeout_s=1.0)
     chunks = setup.chunks
     source = (
         setup.generator_options(period_s)

@@ -23,18 +23,22 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Snapshot,
 )
-from streaming_vla.machines.executor import Executor, ExecutorOptions
-from streaming_vla.machines.generator import Generator, GeneratorOptions
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.generator import Generator
+from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.machines.halting import Halting, measure
-from streaming_vla.machines.monitor import Monitor, MonitorOptions
-from streaming_vla.machines.observer import Observer, ObserverOptions
+from streaming_vla.machines.monitor import Monitor
+from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.machines.observer import Observer
+from streaming_vla.machines.observer_options import ObserverOptions
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual import world as virtual
 from streaming_vla.workbench.virtual.baselines.events import ChunkReply, ChunkRequest
 from streaming_vla.workbench.virtual.hardware import Clock, Hardware
 
-OBSERVER = ObserverOptions(("camera",))
+OBSERVER = ObserverOptions(cameras=("camera",), camera_topics=("camera",), max_frame_age_s=0.3)
 
 
 @dataclass

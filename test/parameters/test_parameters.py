@@ -1,77 +1,150 @@
-"""Parameters: the tables agree with the YAML file, and every refusal says what is wrong."""
+"""Parameters: every option is declared once, and every refusal says what is wrong."""
 
 from __future__ import annotations
 
+import array
+import pickle
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import yaml
 
-from streaming_vla.parameters.document import render
-from streaming_vla.parameters.load import ParameterFileError, read
-from streaming_vla.parameters.sections import EVERY_NODE
-from streaming_vla.parameters.shared import SHARED
-from streaming_vla.parameters.spec import Parameter, check, convert
-from streaming_vla.parameters.tables import NODES, table
-from streaming_vla.workbench.machine_options import all_values
+from streaming_vla.options.option import Option, OptionError, Options, option
+from streaming_vla.parameters.document import as_yaml, comment, render
+from streaming_vla.parameters.load import ParameterFileError, origin, read
+from streaming_vla.parameters.nodes import AGREED, NODES, SECTIONS, SuiteOptions
+from streaming_vla.parameters.sections import EVERY_NODE, KEY
 
-CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
-EVERY_PARAMETER = [
-    pytest.param(parameter, id=f"{node}-{parameter.name}") for node, entries in NODES.items() for parameter in entries
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "streaming_vla.yaml"
+EVERY_OPTION = [
+    pytest.param(node, declared, id=f"{node}-{declared.name}")
+    for node, kind in NODES.items()
+    for declared in kind.declared.values()
 ]
 
 
-def test_the_shipped_file_is_written_from_the_tables() -> None:
+class Some(Options):
+    """Options of the tests."""
+
+    hold_s: float = option(1.0, "Hold.", "s", ge=0.0, le=2.0)
+    count: int = option(1, "Count.")
+    low: tuple[float, ...] = option((1.0,), "Low.")
+    name: str = option("a", "Name.")
+    on: bool = option(False, "On.")
+    mode: Literal["off", "always"] = option("always", "When to observe.")
+
+
+def test_the_shipped_file_is_written_from_the_options() -> None:
     assert CONFIG.read_text(encoding="utf-8") == render(), "run: python -m streaming_vla.parameters.document"
+    assert read(CONFIG) == SuiteOptions()
 
 
-def test_the_shipped_file_holds_every_default() -> None:
-    sections = read(CONFIG)
-    for node, parameters in NODES.items():
-        merged = {**sections[EVERY_NODE], **sections[node]}
-        for parameter in parameters:
-            assert merged[parameter.name] == parameter.default
+@pytest.mark.parametrize(("node", "declared"), EVERY_OPTION)
+def test_the_file_has_a_line_of_every_option_with_the_machines_default(node: str, declared: Option) -> None:
+    section = EVERY_NODE if declared.name in SECTIONS[EVERY_NODE].declared else f"/**/{node}"
+    text = CONFIG.read_text(encoding="utf-8")
+    written = yaml.safe_load(text)[section][KEY][declared.name]
+    default = getattr(NODES[node](), declared.name)
+    assert (tuple(written) if isinstance(written, list) else written) == default == declared.default
+    assert f"    # {comment(declared)}\n    {declared.name}: {as_yaml(default)}\n" in text
 
 
-@pytest.mark.parametrize("parameter", EVERY_PARAMETER)
-def test_declared_whole(parameter: Parameter) -> None:
-    assert parameter.description.endswith(".")
-    if parameter.name.endswith("_s"):
-        assert parameter.unit == "s"
-    if parameter.element_type in (int, float) and parameter.live:
-        assert parameter.low is not None and parameter.high is not None
-    if parameter.low is not None:
-        value = parameter.low - 1
-        reason = check(parameter, [value] if parameter.is_list else value)
-        assert reason is not None and parameter.name in reason and parameter.allowed in reason
+@pytest.mark.parametrize(("node", "declared"), EVERY_OPTION)
+def test_declared_whole(node: str, declared: Option) -> None:
+    assert declared.description.endswith(".")
+    if declared.name.endswith("_s"):
+        assert declared.unit == "s"
+    if declared.element_type in (int, float) and declared.live:
+        assert declared.low is not None and declared.high is not None
+    if declared.low is not None:
+        value = declared.low - 1
+        [reason] = NODES[node].refusals({declared.name: [value] if declared.is_list else value})
+        assert declared.name in reason and declared.allowed in reason
 
 
-def test_one_name_means_the_same_in_every_table() -> None:
-    shared = {parameter.name: parameter for parameter in SHARED}
-    for node in NODES:
-        names = [parameter.name for parameter in NODES[node]]
-        assert len(names) == len(set(names))
-        for name, parameter in table(node).items():
-            assert shared.get(name, parameter) is parameter
+def test_an_option_is_declared_in_one_place() -> None:
+    """Where two nodes have options of one name, it is one declaration, or they mean something else."""
+    found = [
+        (path.name, name)
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for name in re.findall(r"^    (\w+): [^\n]+ = (?:option|realtime_priority)\(", path.read_text(), re.M)
+    ]
+    assert len(found) == len(set(found))
+    twice = {name for place, (_, name) in enumerate(found) for _, other in found[:place] if name == other}
+    assert twice == {"realtime_priority", "image_size"}, "own defaults; pictures of the policy, and of the simulation"
+    assert {name for _, name in found} == {name for kind in NODES.values() for name in kind.declared}
+
+
+def test_the_default_of_an_option_stands_nowhere_else() -> None:
+    """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
+    names = {name for kind in NODES.values() for name in kind.declared}
+    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
+    given = {"seed", "task", "model", "saliency_model", "mode", "overrun"}  # of a scene, and of strategies
+    pattern = re.compile(rf"^\s+({'|'.join(sorted(names - given))}): [^\n=]+ = [-\d(\"TF].*$", re.M)
+    found = {
+        f"{path.name}: {match[0].strip()}"
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        if path.name not in own and path.relative_to(ROOT / "src").parts[0] != "kv_cache"
+        for match in pattern.finditer(path.read_text())
+    }
+    assert not found
+
+
+def test_what_must_agree_is_read_at_start_only() -> None:
+    for kind in NODES.values():
+        assert not [name for name in AGREED if name in kind.declared and kind.declared[name].live]
 
 
 @pytest.mark.parametrize("value", ["1", True, float("nan"), float("inf"), -0.1, [1.0], None])
 def test_wrong_numbers_are_refused(value: object) -> None:
-    reason = check(Parameter("hold_s", 1.0, "Hold.", "s", low=0.0, high=2.0), value)
-    assert reason == f"parameter 'hold_s' is {value!r}, expected a number from 0 to 2 (s)"
+    with pytest.raises(OptionError) as error:
+        Some(hold_s=value)  # type: ignore[arg-type]
+    assert str(error.value) == f"parameter 'hold_s' is {value!r}, expected a number from 0 to 2 (s)"
 
 
-def test_whole_numbers_become_floats() -> None:
-    assert convert(Parameter("hold_s", 1.0, "Hold."), 2) == 2.0
-    assert convert(Parameter("low", (1.0,), "Low."), [1, 2]) == (1.0, 2.0)
-    with pytest.raises(ValueError, match="whole number"):
-        convert(Parameter("count", 1, "Count."), 1.5)
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"count": 1.5}, "parameter 'count' is 1.5, expected a whole number"),
+        ({"count": True}, "parameter 'count' is True, expected a whole number"),
+        ({"on": 1}, "parameter 'on' is 1, expected true or false"),
+        ({"name": False}, "parameter 'name' is False, expected text"),
+        ({"low": []}, "parameter 'low' is [], expected a list, each a number"),
+        ({"low": [1.0, "b"]}, "parameter 'low' is [1.0, 'b'], expected a list, each a number"),
+        ({"low": 1.0}, "parameter 'low' is 1.0, expected a list, each a number"),
+        ({"mode": "never"}, "parameter 'mode' is 'never', expected one of off, always"),
+        ({"mode": True}, "parameter 'mode' is True, expected one of off, always"),
+        ({"hold": 1.0}, "there is no parameter 'hold' (did you mean 'hold_s'?); parameters are count, hold_s, low, "
+         "mode, name, on"),
+        ({"count": "a", "on": "b"}, "parameter 'count' is 'a', expected a whole number; parameter 'on' is 'b', "
+         "expected true or false"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError) as error:
+        Some(**values)
+    assert str(error.value) == sentence == "; ".join(Some.refusals(values))
 
 
-def test_empty_list_is_refused() -> None:
-    assert check(Parameter("names", ("a",), "Names."), []) is not None
-    with pytest.raises(ValueError, match="empty list"):
-        Parameter("names", (), "Names.")
+def test_whole_numbers_become_floats_and_lists_tuples() -> None:
+    taken = Some(hold_s=2, low=[1, 2])  # type: ignore[arg-type]
+    assert (taken.hold_s, taken.low) == (2.0, (1.0, 2.0)) and isinstance(taken.hold_s, float)
+    assert Some().changed(low=array.array("d", [0.5])).low == (0.5,)
+
+
+def test_off_that_yaml_reads_as_false_is_off() -> None:
+    assert Some().changed(mode=False).mode == "off"
+
+
+def test_options_are_values() -> None:
+    options = Some(hold_s=0.5)
+    assert options == Some(hold_s=0.5) != Some() and hash(options) == hash(Some(hold_s=0.5))
+    assert pickle.loads(pickle.dumps(options)) == options.changed()
+    with pytest.raises(ValueError, match="frozen"):
+        options.hold_s = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +187,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 def test_ros_own_parameters_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text("/robot_1/executor:\n  ros__parameters:\n    use_sim_time: true\n    hold_s: 3\n", encoding="utf-8")
-    assert read(path, "robot_1") == {"executor": {"hold_s": 3.0}}
+    assert read(path, "robot_1") == SuiteOptions().changed("executor", {"hold_s": 3.0})
 
 
 def parameters(*sections: str) -> str:
@@ -143,7 +216,7 @@ def test_sections_are_those_that_ros_gives_to_the_nodes(
 ) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text(parameters(*sections), encoding="utf-8")
-    assert read(path, namespace)["executor"] == {"hold_s": hold_s}
+    assert read(path, namespace).executor.hold_s == hold_s
 
 
 def test_what_is_not_a_mapping_is_refused_wherever_it_stands(tmp_path: Path) -> None:
@@ -158,15 +231,15 @@ def test_what_is_not_a_mapping_is_refused_wherever_it_stands(tmp_path: Path) -> 
 def test_values_of_a_robot_are_those_of_its_sections(tmp_path: Path) -> None:
     path = tmp_path / "robots.yaml"
     path.write_text(parameters("/**", "/**/executor", "/left/executor", "/right/executor"), encoding="utf-8")
-    found = {name: all_values(path, name)["executor"] for name in ("left", "right", "middle")}
-    assert {name: values["hold_s"] for name, values in found.items()} == {"left": 0.75, "right": 1.0, "middle": 0.5}
-    assert {values["control_period_s"] for values in found.values()} == {0.25}
+    found = {name: read(path, name).executor for name in ("left", "right", "middle")}
+    assert {name: options.hold_s for name, options in found.items()} == {"left": 0.75, "right": 1.0, "middle": 0.5}
+    assert {options.control_period_s for options in found.values()} == {0.25}
 
 
 def test_namespaces_may_be_nested_as_ros_reads_them(tmp_path: Path) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text("cell:\n  arm:\n    executor:\n      ros__parameters: {hold_s: 3.0}\n", encoding="utf-8")
-    assert read(path, "cell/arm") == {"executor": {"hold_s": 3.0}}
+    assert read(path, "cell/arm") == SuiteOptions().changed("executor", {"hold_s": 3.0})
 
 
 @pytest.mark.parametrize(
@@ -188,8 +261,34 @@ def test_a_section_that_is_for_nobody_or_wins_by_its_place_is_refused(
         read(path, namespace)
 
 
-def test_off_that_yaml_reads_as_false_is_off() -> None:
-    mode = Parameter("mode", "always", "When to observe.", choices=("off", "always"))
-    assert convert(mode, False) == "off" and check(mode, False) is None
-    assert check(mode, True) is not None
-    assert check(Parameter("name", "a", "A text."), False) is not None
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "executor: {ros__parameters: {start_actions: 3}}",
+            "section 'executor': start_actions is 3, but the generator sends only 1",
+        ),
+        ("observer: {ros__parameters: {cameras: [a]}}", "section 'observer': camera_topics has 2 topics, expected one"),
+        ("/**: {ros__parameters: {action_low: [0.0]}}", "section '/**': action_low has 1 values"),
+        (
+            "generator: {ros__parameters: {lead_actions: 2}}",
+            "lead_actions is 2 for generator, 1 for executor, 1 for saliency_monitor: it must be the same, set it once",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterFileError, match=re.escape(f"{path}: {sentence}")):
+        read(path)
+
+
+def test_the_place_that_counts_is_the_last_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(parameters("/**/executor", "/left/executor"), encoding="utf-8")
+    second.write_text("/**: {ros__parameters: {lead_actions: 2}}", encoding="utf-8")
+    files = [first, second]
+    assert origin(files, "/left/executor", ["hold_s"]) == f"{first}: section '/left/executor'"
+    assert origin(files, "/right/executor", ["hold_s", "scale"]) == f"{first}: section '/**/executor'"
+    assert origin(files, "/right/executor", ["hold_s", "lead_actions"]) == f"{second}: section '/**'"
+    assert origin(files, "/right/executor", ["scale"]) == ""

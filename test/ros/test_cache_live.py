@@ -56,7 +56,7 @@ def observe(probe: Any, spec: Any, heard: list[Any], numbers: range, publisher: 
 def test_what_is_recorded_gives_the_memory_map(inference: Any) -> None:
     from streaming_vla_interfaces import msg as wire
 
-    from streaming_vla.parameters.tables import table
+    from streaming_vla.engine.options import InferenceOptions
     from streaming_vla.workbench.demo.recording import Recorder
     from streaming_vla.workbench.report.memory_series import memory_series
     from streaming_vla.workbench.report.records import EpisodeRecord
@@ -72,9 +72,8 @@ def test_what_is_recorded_gives_the_memory_map(inference: Any) -> None:
     recorder.fill(record)
     assert [at.sequence for at in record.cache] == sorted(record.pictures) == list(range(OBSERVATIONS))
     changes = {"cache_policy": "gated", "cache_gate": gate, "cache_recent": spec.tokens_per_observation}
-    given = {name: parameter.default for name, parameter in table("inference").items()} | changes
-    given |= {"cache_chunk": spec.tokens_per_observation, "cache_budget": 10 * spec.tokens_per_observation}
-    series = memory_series(record, given)
+    changes |= {"cache_chunk": spec.tokens_per_observation, "cache_budget": 10 * spec.tokens_per_observation}
+    series = memory_series(record, InferenceOptions(**changes))
     assert [count for _, count in series["chunks_kept"]] == list(range(1, OBSERVATIONS))
     about = series["memory_map"]["about"]
     assert f"{OBSERVATIONS - 1} kept as a summary (0 to {OBSERVATIONS - 2}); 1 in the window" in about

@@ -11,8 +11,10 @@ from builtin_interfaces.msg import Time
 
 from streaming_vla.commands.joint import TrajectoryWriter
 from streaming_vla.commands.types import WRITERS, TwistWriter
-from streaming_vla.commands.writer import CommandOptions, CommandWriter
+from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Command, CommandKind
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.layout import ActionLayout
 
 STAMP = Time(sec=7)
@@ -27,10 +29,17 @@ def layout(absolute: tuple[bool, ...]) -> ActionLayout:
 
 def options(
     absolute: tuple[bool, ...], scale: float = 1.0, lead: float = 100.0, kept: tuple[bool, ...] = ()
-) -> CommandOptions:
-    size, names = len(absolute), layout(absolute).names
-    kept = kept or (False,) * size
-    return CommandOptions(layout(absolute), (scale,) * size, names, "base", 0.05, (lead,) * size, kept)
+) -> ExecutorOptions:
+    size = len(absolute)
+    return ExecutorOptions(
+        **layout_values(layout(absolute)),
+        scale=(scale,) * size,
+        command_frame="base",
+        maximum_lead=(lead,) * size,
+        keep_when_stopped=kept or (False,) * size,
+        velocity_limit=(20.0,) * size,
+        jump_limit=(2.0,) * size,
+    )
 
 
 def writer(kind: str, absolute: tuple[bool, ...], scale: float = 1.0) -> CommandWriter:
@@ -130,17 +139,17 @@ def test_the_newest_target_is_told_in_action_units() -> None:
 
 def test_a_joint_that_stands_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="joint_names has left twice, expected one joint for each dimension"):
-        replace(options((True, True)), joint_names=("left", "left"))
+        options((True, True)).changed(joint_names=("left", "left"))
 
 
 def test_lengths_must_fit() -> None:
     with pytest.raises(ValueError, match="scale has 1 values, expected one for each of joint_0, joint_1"):
-        replace(options((True, True)), scale=(1.0,))
+        options((True, True)).changed(scale=(1.0,))
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "joints"])
 def test_a_gripper_with_a_controller_of_its_own_gets_its_own_command(kind: str) -> None:
-    arm = WRITERS[kind](replace(options((True, False, True), scale=0.5), joint_names=("shoulder", "elbow", "")))
+    arm = WRITERS[kind](options((True, False, True), scale=0.5).changed(joint_names=("shoulder", "elbow", "")))
     assert arm.has_rest and not writer(kind, (True, False, True)).has_rest
     assert arm.measure({"elbow": 1.0, "shoulder": 0.2}) == ""
     assert arm.heard() and arm.measured() == pytest.approx([0.4, 2.0, 0.0]), "the gripper from where it begins"
@@ -158,9 +167,9 @@ def test_a_gripper_with_a_controller_of_its_own_gets_its_own_command(kind: str) 
 
 def test_joint_types_refuse_what_has_no_meaning() -> None:
     with pytest.raises(ValueError, match="joint_names of 'joint_0' is empty, but 'joint_0' is a change"):
-        WRITERS["joints"](replace(options((False, True)), joint_names=("", "left")))
+        WRITERS["joints"](options((False, True)).changed(joint_names=("", "left")))
     with pytest.raises(ValueError, match="joint_names names no joint"):
-        WRITERS["joints"](replace(options((True, True)), joint_names=("", "")))
+        WRITERS["joints"](options((True, True)).changed(joint_names=("", "")))
     with pytest.raises(ValueError, match="scale of 'joint_0' is 0"):
         WRITERS["joints"](options((True,), scale=0.0))
     with pytest.raises(ValueError, match="keep_when_stopped of 'joint_0' is true, but 'joint_0' is a change"):

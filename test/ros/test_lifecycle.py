@@ -9,13 +9,14 @@ import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from streaming_vla.machines.events import Episode
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.ros.base import StartError, SuiteNode
 from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 
 
-class Failing(SuiteNode):
+class Failing(SuiteNode[ExecutorOptions]):
     """Cannot take the episode that it is handed over when it is activated."""
 
     ended = 0
@@ -31,7 +32,7 @@ class Failing(SuiteNode):
 def node() -> Iterator[Failing]:
     with reserved_domain() as domain:
         rclpy.init(args=["--ros-args", "-p", "autostart:=true"], domain_id=domain)
-        node = Failing("executor")
+        node = Failing("executor", ExecutorOptions)
         yield node
         node.destroy_node()
         rclpy.try_shutdown()

@@ -29,7 +29,6 @@ from streaming_vla.machines.events import (
 )
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.ros import messages
-from streaming_vla.ros.layout import foreign_layout
 
 STAMP = Time(sec=3, nanosec=5)
 uint32 = st.integers(0, 2**32 - 1)
@@ -123,13 +122,13 @@ def test_context_and_cache_statistics() -> None:
     report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats)
     layout = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
     context = over_the_wire(messages.context_to(report, layout, STAMP))
-    assert foreign_layout(layout, context) == ""
+    assert messages.layout_mismatch(layout, context) == ""
     other = dataclasses.replace(layout, absolute=(True, True))
-    assert foreign_layout(other, context) == (
+    assert messages.layout_mismatch(other, context) == (
         "the policy acts in dx, grip (absolute), the parameters say dx (absolute), grip (absolute): "
         "set action_names and action_absolute to the policy's"
     )
-    assert "the policy acts in no dimension" in foreign_layout(layout, msg.Context())
+    assert "the policy acts in no dimension" in messages.layout_mismatch(layout, msg.Context())
     assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125)
     assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
     wire = over_the_wire(messages.cache_stats_to(report, STAMP))

@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rcl_interfaces.msg import Parameter as WireParameter
+from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces.msg import Action, Episode
 
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
+TEXTS = [name for name, option in ExecutorOptions.declared.items() if option.element_type is str]
 
 
 @pytest.fixture(scope="module")
 def executor(suite: Any, probe: Any) -> Any:
-    suite.start("executor")
+    suite.start("executor", lead_actions=2)
     probe.wait_for_nodes("executor")
     return probe
 
@@ -29,7 +33,14 @@ def put(probe: Any, name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("hold_s", 3.5), ("lead_actions", 2), ("jump_limit", [1.0, 1.0, 1.0, 2.0])]
+    ("name", "value"),
+    [
+        ("hold_s", 3.5),
+        ("hold_s", 2),
+        ("start_actions", 2),
+        ("jump_limit", [1.0, 1.0, 1.0, 2.0]),
+        ("jump_limit", [1, 1, 1, 2]),
+    ],
 )
 def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None:
     assert put(executor, name, value).successful
@@ -49,12 +60,31 @@ def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None
         ("velocity_limit", [1.0], "velocity_limit has 1 entries, expected 4"),
         ("command_type", "twist", "read-only"),
         ("hold", 1.0, "there is no parameter 'hold' (did you mean 'hold_s'?)"),
+        ("self", 1.0, "there is no parameter 'self'"),
+        ("lead_actions", 3, "read-only"),
+        ("control_period_s", 0.1, "read-only"),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_a_reason(executor: Any, name: str, value: Any, reason: str) -> None:
     result = put(executor, name, value)
     assert not result.successful
     assert reason in result.reason
+
+
+@pytest.mark.parametrize("name", ExecutorOptions.declared)
+def test_no_value_of_any_type_ends_the_node(executor: Any, name: str) -> None:
+    arrays = ("byte_array", "bool_array", "integer_array", "double_array", "string_array")
+    empty = [ParameterValue(type=5 + place) for place, _ in enumerate(arrays)]
+    wrong = [
+        ParameterValue(type=4, string_value="wrong") if name not in TEXTS else ParameterValue(type=1, bool_value=True),
+        ParameterValue(type=9, string_array_value=["wrong"]),
+        ParameterValue(type=0),
+        ParameterValue(type=3, double_value=float("nan")),
+    ]
+    messages = [WireParameter(name=name, value=value) for value in (*empty, *wrong)]
+    results = executor.call(SetParameters, "/executor/set_parameters", parameters=messages).results
+    assert not any(result.successful for result in results)
+    assert all(result.reason for result in results)
 
 
 def test_a_refused_value_changes_nothing(executor: Any) -> None:
@@ -64,7 +94,8 @@ def test_a_refused_value_changes_nothing(executor: Any) -> None:
 
 
 def test_a_change_that_is_refused_for_one_value_puts_none_of_them_in_force(executor: Any) -> None:
-    changes = {"lead_actions": 2, "start_actions": 2, "maximum_lead": [1.0]}
+    assert put(executor, "start_actions", 1).successful
+    changes = {"start_actions": 2, "maximum_lead": [1.0]}
     parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changes.items()]
     name = "/executor/set_parameters_atomically"
     result = executor.call(SetParametersAtomically, name, parameters=parameters).result

@@ -19,7 +19,7 @@ from streaming_vla_interfaces import srv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "machines"))
 
-from runtime_cases import LAYOUT
+from runtime_cases import LAYOUT, PLAYS
 from world import OBSERVER, Timing, World
 
 from streaming_vla.engine.latency_profile import find_profile
@@ -36,7 +36,8 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Snapshot,
 )
-from streaming_vla.machines.executor import Executor, ExecutorOptions
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
@@ -105,7 +106,7 @@ def recorded(strategy: str, seed: int) -> tuple[list[Told], dict[str, Any]]:
     setup, profile = STRATEGIES[strategy], find_profile("remote_wifi")
     period_s = profile.control_period_s
     monitor = setup.monitor_options(period_s, LAYOUT, 16)
-    executor = ExecutorOptions(control_period_s=period_s)
+    executor = ExecutorOptions(**PLAYS, control_period_s=period_s)
     generator = setup.generator_options(period_s)
     made = World(Timing(period_s, trained=16), monitor, generator, executor, profile=profile, seed=seed)
     made.straw.saliency = lambda question: 0.75 + 0.25 * (question.context % 3)

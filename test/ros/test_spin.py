@@ -40,7 +40,7 @@ class Served:
     def deadline(self) -> float:
         return time.monotonic() + next(self._distances)
 
-    def settle(self) -> None:
+    def handle_responses(self) -> None:
         pass
 
     def tick(self) -> None:

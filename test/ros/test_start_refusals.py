@@ -1,4 +1,4 @@
-"""A node that cannot start says why in one sentence and ends with exit code 1; one that goes on says it too."""
+"""A node that cannot start as it is configured says why, and where, in one sentence, and has an exit code for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 pytestmark = pytest.mark.ros
 
@@ -94,14 +96,23 @@ def test_bad_parameters(suite: Any, tmp_path: Path, node: str, text: str, senten
     file = tmp_path / "robot.yaml"
     file.write_text(text, encoding="utf-8")
     code, said = suite.run(node, "--params-file", str(file), "-p", "autostart:=true")
-    assert code == 1
+    assert code == CONFIG_ERROR
     assert sentence in said
     assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(f"{file}: ")
 
 
 def test_a_missing_parameter_file(suite: Any) -> None:
     code, said = suite.run("saliency_monitor", "--params-file", "/none.yaml")
-    assert (code, said) == (1, "/none.yaml: the parameter file cannot be read: No such file or directory\n")
+    assert (code, said) == (CONFIG_ERROR, "/none.yaml: the parameter file cannot be read: No such file or directory\n")
+
+
+def test_the_sentence_says_file_section_and_value(suite: Any, tmp_path: Path) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text("/**: {ros__parameters: {control_period_s: 0.05}}\n/*/executor: {ros__parameters: {hold_s: -1}}")
+    code, said = suite.run("executor", "-r", "__ns:=/arm", "--params-file", str(file))
+    expected = "node 'executor': parameter 'hold_s' is -1, expected a number from 0 to 600 (s)\n"
+    assert (code, said.splitlines(True)[-1]) == (CONFIG_ERROR, f"{file}: section '/*/executor': {expected}")
 
 
 def test_whole_numbers_are_taken_for_seconds(suite: Any, probe: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_vla.parameters.load import read
+from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.saliency.calibration import FEWEST_CONTEXTS, Calibration, calibrate, extremes, write_parameters
 from streaming_vla.saliency.decision import Gate, judged
 
@@ -47,14 +48,12 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
 def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshold: float) -> None:
     found = Calibration(threshold, 0.7, 101)
     write_parameters(tmp_path / "saliency.yaml", "adaptive", "pictures", "salient", found)
-    assert read(tmp_path / "saliency.yaml") == {
-        "saliency_monitor": {
-            "mode": "adaptive",
-            "saliency_of": "pictures",
-            "observe_when": "salient",
-            "saliency_threshold": found.threshold,
-            "saliency_release": 1.0,
-            "trained_delay": 1000,
-        },
-        "generator": {"trained_delay": 1000},
+    monitor = {
+        "mode": "adaptive",
+        "saliency_of": "pictures",
+        "observe_when": "salient",
+        "saliency_threshold": found.threshold,
+        "saliency_release": 1.0,
     }
+    expected = SuiteOptions().changed("saliency_monitor", monitor).changed("/**", {"trained_delay": 1000})
+    assert read(tmp_path / "saliency.yaml") == expected

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -16,7 +14,10 @@ from streaming_vla.machines.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
-from streaming_vla.machines.monitor import SPARE, Monitor, MonitorOptions
+from streaming_vla.machines.monitor import SPARE, Monitor
+from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.options.shared import layout_values
+from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.saliency.decision import Gate, Moment, RandomRate, Verdict, judged
 
 HORIZON, TRAINED, EARLY = 6, 12, 2
@@ -64,11 +65,16 @@ def test_options_out_of_range_are_named(field: str, value: object) -> None:
         MonitorOptions(**{field: value})  # type: ignore[arg-type]
 
 
+ACTS = layout_values(
+    ActionLayout(("dx", "dy", "grip"), (False, False, True), (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (0.0, 0.0, -1.0))
+)
+
+
 class Played:
     """A monitor whose executor plays its contexts, an action of 0.5 at a time."""
 
     def __init__(self, mode: str, **options: object) -> None:
-        given = {"absolute": (False, False, True), "early_actions": EARLY, "max_silence_s": 60.0, **options}
+        given = {**ACTS, "early_actions": EARLY, "max_silence_s": 60.0, **options}
         self.options = MonitorOptions(mode=mode, **given)  # type: ignore[arg-type]
         self.monitor = Monitor(self.options)
         self.begin()
@@ -150,7 +156,7 @@ def test_a_rule_is_renewed_by_changes_of_its_own_options_only() -> None:
     for change, high in (({"max_silence_s": 50.0, "random_seed": 3}, True), ({"saliency_release": 0.2}, False)):
         played = Played("action_norm", **options)
         played.until_asked()
-        played.monitor.update(replace(played.options, **change))  # type: ignore[arg-type]
+        played.monitor.update(played.options.changed(**change))  # type: ignore[arg-type]
         played.next_context()
         assert (played.until_asked()[0] == HORIZON - EARLY) == high
 
@@ -167,7 +173,7 @@ def test_saliencies_are_kept_for_the_newest_episode_only() -> None:
 def test_an_answer_to_the_rule_before_decides_nothing() -> None:
     played = Played("adaptive", saliency_threshold=1.0)
     asked = question(played)
-    played.monitor.update(replace(played.options, saliency_of="pictures"))
+    played.monitor.update(played.options.changed(saliency_of="pictures"))
     assert played.monitor.on_saliency(answer(asked, 9.0), 0.4) == []
     assert played.monitor.counters["saliency_late"] == 1 and not played.monitor.judged
 

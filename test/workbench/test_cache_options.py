@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
+from streaming_vla.engine.cache import engine_options
+from streaming_vla.engine.options import CacheOptions, InferenceOptions
 from streaming_vla.machines.events import FlowRequest, ObserveRequest, Reason, Snapshot
-from streaming_vla.parameters.tables import table
 from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
-from streaming_vla.workbench.machine_options import engine_options
+from streaming_vla.workbench.evaluation.cache_options import FULL, choose_cache, fitted, gated_cache, with_gate_digest
 from streaming_vla.workbench.virtual.service import PolicyService
 
 BLOCK = 2
@@ -73,7 +72,7 @@ def held(service: PolicyService, context: int) -> float | None:
 
 def options(name: str, gate: Path) -> CacheOptions:
     """Return a cache with room for three summaries."""
-    return replace(gated_cache(gate, budget=12), policy=name, threshold=0.0, keep_rate=1.0)
+    return gated_cache(gate, budget=12).changed(cache_policy=name, cache_threshold=0.0, cache_keep_rate=1.0)
 
 
 @pytest.mark.parametrize("name", POLICY_NAMES)
@@ -90,7 +89,7 @@ def test_contexts_handed_over_stay_readable_while_the_cache_goes_on(name: str, g
 
 
 def test_a_cache_that_is_full_takes_no_more_and_what_it_holds_stays(gate: Path) -> None:
-    service = PolicyService(Remembering(), CacheOptions("full", capacity=3 * BLOCK), seed=0)
+    service = PolicyService(Remembering(), CacheOptions(cache_policy="full", cache_capacity=3 * BLOCK), seed=0)
     assert [seen(service, sequence) for sequence in range(4)] == [True, True, True, False]
     assert held(service, 2) == 1.0
 
@@ -98,9 +97,10 @@ def test_a_cache_that_is_full_takes_no_more_and_what_it_holds_stays(gate: Path) 
 def test_random_keeps_other_chunks_in_another_episode() -> None:
     kept = []
     for seed in (1, 2, 1):
-        policy = CacheOptions("random", recent=BLOCK, chunk=BLOCK, budget=400, keep_rate=0.3).build(
-            Remembering.spec, seed
+        options = CacheOptions(
+            cache_policy="random", cache_recent=BLOCK, cache_chunk=BLOCK, cache_budget=400, cache_keep_rate=0.3
         )
+        policy = fitted(options, Remembering.spec, seed)
         cache = SessionCache(Remembering.spec.cache, policy)
         spec = Remembering.spec.cache
         cache.append(*torch.randn(2, spec.layers, spec.kv_heads, 60 * BLOCK, spec.head_dim))
@@ -108,20 +108,25 @@ def test_random_keeps_other_chunks_in_another_episode() -> None:
     assert kept[0] == kept[2] != kept[1] and 0 < len(kept[1]) < 59
 
 
-def test_the_engine_is_set_as_the_inference_nodes_is(gate: Path) -> None:
-    kept = gated_cache(gate, budget=12)
-    parameters = {name: parameter.default for name, parameter in table("inference").items()}
-    parameters |= {f"cache_{name}": value for name, value in SIZES.items()}
-    parameters |= {
-        "cache_policy": "gated",
-        "cache_gate": str(gate),
-        "cache_budget": 12,
-        "cache_capacity": kept.capacity,
-    }
-    ours, nodes = kept.engine(Remembering.spec), engine_options(parameters, BLOCK)
-    assert replace(ours, gate=None, cache_policy="mean") == replace(nodes, gate=None, cache_policy="mean")
-    assert ours.threshold == 0.25 and ours.gate is not None and nodes.gate is not None
-    assert all(torch.equal(value, nodes.gate.state_dict()[name]) for name, value in ours.gate.state_dict().items())
+def test_sizes_that_are_left_open_are_those_of_one_observation_and_of_the_gate(gate: Path) -> None:
+    inference = InferenceOptions(cache_policy="gated", cache_gate=str(gate), cache_budget=12, cache_chunk=0)
+    options = engine_options(inference, BLOCK, inference.max_sessions)
+    cache = options.cache
+    assert (cache.cache_recent, cache.cache_chunk, cache.cache_threshold) == (BLOCK, BLOCK, 0.25)
+    assert options.gate is not None and options.max_sessions == 4
+    ours = engine_options(gated_cache(gate, budget=12), BLOCK)
+    room = ours.cache.cache_capacity  # of full
+    assert ours.cache == cache.changed(cache_sinks=1, cache_recent=2 * BLOCK, cache_capacity=room)
+    assert ours.gate is not None
+    assert all(torch.equal(v, options.gate.gate.state_dict()[name]) for name, v in ours.gate.gate.state_dict().items())
+
+
+def test_budget_and_threshold_change_with_the_gate_that_is_loaded(gate: Path) -> None:
+    options = engine_options(gated_cache(gate, budget=12), BLOCK)
+    gate.unlink()
+    other = options.retuned(options.cache.changed(cache_budget=16, cache_threshold=0.7))
+    assert (other.cache.cache_budget, other.cache.cache_threshold) == (16, 0.7) and other.gate is options.gate
+    assert other.retuned(options.cache.changed(cache_threshold=-1.0)).cache.cache_threshold == 0.25
 
 
 def test_a_gate_that_does_not_tell_its_cache_is_refused_and_so_is_no_gate(tmp_path: Path) -> None:
@@ -135,17 +140,19 @@ def test_a_gate_that_does_not_tell_its_cache_is_refused_and_so_is_no_gate(tmp_pa
 
 def test_sizes_that_are_not_asked_for_are_those_of_the_gate(gate: Path) -> None:
     assert choose_cache("gated", gate, 12) == gated_cache(gate, 12)
-    assert choose_cache("gated", gate, 12, recent=6) == replace(gated_cache(gate, 12), recent=6)
-    assert choose_cache("mean", None, 12) == CacheOptions("mean", budget=12)
-    assert choose_cache("mean", None, 12, 1, 4, 2) == CacheOptions("mean", 1, 4, 2, 12)
+    assert choose_cache("gated", gate, 12, recent=6) == gated_cache(gate, 12).changed(cache_recent=6)
+    assert choose_cache("mean", None, 12) == FULL.changed(cache_policy="mean", cache_chunk=0, cache_budget=12)
+    assert choose_cache("mean", None, 12, 1, 4, 2) == FULL.changed(
+        cache_policy="mean", cache_sinks=1, cache_recent=4, cache_chunk=2, cache_budget=12
+    )
 
 
 def test_caches_with_other_gates_are_told_apart_whatever_the_files_are_called(gate: Path) -> None:
     kept = gated_cache(gate, 256)
-    before = kept.with_gate_digest()
+    before = with_gate_digest(kept)
     copy = gate.with_name("copy.safetensors")
     copy.write_bytes(gate.read_bytes())
-    assert replace(kept, gate=str(copy)).with_gate_digest() == before
+    assert with_gate_digest(kept.changed(cache_gate=str(copy))) == before
     save_gate(gate, Gate(GateConfig.of(Remembering.spec.cache)), 0.25, {"plan": {"cache": SIZES}})
-    assert gated_cache(gate, 256) == kept and kept.with_gate_digest() != before
-    assert CacheOptions("full").with_gate_digest() == CacheOptions("full")
+    assert gated_cache(gate, 256) == kept and with_gate_digest(kept) != before
+    assert with_gate_digest(FULL) == FULL

@@ -118,5 +118,5 @@ def test_bags_are_replayed_with_the_model_of_the_parameter_file(
     CliRunner().invoke(
         app, ["calibrate", "bag", "--params", str(params), "--rate", "0.5", "--out", str(tmp_path / "out.yaml"), *given]
     )
-    inference = jobs[0].values()["inference"]
-    assert (inference["model"], inference["saliency_model"]) == (model, predictor)
+    inference = jobs[0].suite().inference
+    assert (inference.model, inference.saliency_model) == (model, predictor)

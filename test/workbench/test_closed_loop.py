@@ -17,12 +17,12 @@ from kv_cache.cache import CacheView
 from kv_cache.policies import Random
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS, get_task, select_tasks
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.evaluation.closed_loop import EpisodeResult, Trial, evaluate, wording
 from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
 from streaming_vla.workbench.evaluation.command import parse_seeds
@@ -124,7 +124,7 @@ def test_a_blank_camera_is_black() -> None:
 
 
 def test_what_is_drawn_follows_the_episode() -> None:
-    pilot = Pilot(cast(Any, CountingPolicy()), PilotOptions(cache=CacheOptions("random")))
+    pilot = Pilot(cast(Any, CountingPolicy()), PilotOptions(cache=CacheOptions(cache_policy="random")))
     for seed in (3, 4):
         pilot.begin("go", seed)
         assert cast(Random, pilot.cache.policy).seed == seed

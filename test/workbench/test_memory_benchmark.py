@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.models import find_model
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions, gated_cache
+from streaming_vla.workbench.evaluation.cache_options import gated_cache
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "kv_cache"
 OURS = ("every_chunk", "memory", "ten_hours", "plots")
@@ -36,18 +37,20 @@ def row(seed: int, success: bool, **values: Any) -> dict[str, Any]:
     return {"seed": seed, "success": success, "evicted": 0, "cue": seed % 2, "cue_held": True, **held, **values}
 
 
-GATED = CacheOptions("gated", 0, 50, 25, 82, gate="gate.safetensors")
+GATED = CacheOptions(
+    cache_policy="gated", cache_recent=50, cache_chunk=25, cache_budget=82, cache_gate="gate.safetensors"
+)
 
 
 def test_others_get_as_much_as_the_gate_holds(benchmark: ModuleType) -> None:
     rows = [row(0, True, tokens=56, kept=2, dropped=98), row(1, True)]
     window, chance = (benchmark.beside(name, GATED, rows) for name in ("window", "random"))
-    assert window.recent == 57 and window.gate == "", "56.5 tokens on average"
-    assert chance.keep_rate == pytest.approx(5 / 200) and chance.budget == 82
+    assert window.cache_recent == 57 and window.cache_gate == "", "56.5 tokens on average"
+    assert chance.cache_keep_rate == pytest.approx(5 / 200) and chance.cache_budget == 82
     for name in ("full", "mean"):
-        assert benchmark.beside(name, GATED, rows).budget == benchmark.EVERYTHING
+        assert benchmark.beside(name, GATED, rows).cache_budget == benchmark.EVERYTHING
     for name in ("attention", "expected"):
-        assert benchmark.beside(name, GATED, rows) == CacheOptions(name, 0, 50, 25, 82)
+        assert benchmark.beside(name, GATED, rows) == GATED.changed(cache_policy=name, cache_gate="")
 
 
 def test_figures_of_rows(benchmark: ModuleType) -> None:
@@ -66,13 +69,13 @@ def test_finished_episodes_are_not_run_again_and_others_are_not_taken_for_them(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, path = find_model("compact_mt10"), tmp_path / "episodes.jsonl"
-    condition = benchmark.Condition("count", "full", CacheOptions("full"), (50, 50))
+    condition = benchmark.Condition("count", "full", CacheOptions(cache_policy="full"), (50, 50))
     asked: list[int] = []
     monkeypatch.setattr(benchmark, "evaluate", lambda _policy, trials, *_: asked.extend(t.seed for t in trials) or ())
     key = condition.key(benchmark.Episodes(path, policy, 1)._weights)
     path.write_text("".join(json.dumps({"key": key, **row(seed, True)}) + "\n" for seed in range(3)))
     assert len(benchmark.Episodes(path, policy, 1).run(condition, range(3))) == 3 and not asked
-    other = benchmark.Condition("count", "full", CacheOptions("full"), (60, 60))
+    other = benchmark.Condition("count", "full", CacheOptions(cache_policy="full"), (60, 60))
     with pytest.raises(KeyError):  # nothing was found by the patched run
         benchmark.Episodes(path, policy, 1).run(other, range(2))
     assert asked == [0, 1]

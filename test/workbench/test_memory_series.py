@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import numpy as np
@@ -15,14 +15,14 @@ from test_memory_map import BLOCK, Flown
 
 from kv_cache.gate_file import save_gate
 from kv_cache.policies.gated import Gated
-from streaming_vla.parameters.tables import table
+from streaming_vla.engine.options import CacheOptions, InferenceOptions
 from streaming_vla.workbench.evaluation.chunk_log import Fate
 from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
 from streaming_vla.workbench.evaluation.memory_map import map_of_episode, map_of_record
 from streaming_vla.workbench.report.memory_series import WITHOUT_SUMMARIES, block_of, memory_series
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord
 
-DEFAULTS = {name: parameter.default for name, parameter in table("inference").items()}
+DEFAULTS = InferenceOptions()
 
 
 def record_of(flown: Flown, told: bool = True) -> EpisodeRecord:
@@ -34,12 +34,12 @@ def record_of(flown: Flown, told: bool = True) -> EpisodeRecord:
     return record
 
 
-def parameters(flown: Flown, folder: Path) -> dict[str, Any]:
-    """Return the parameters of an inference node with that cache."""
+def parameters(flown: Flown, folder: Path) -> InferenceOptions:
+    """Return the options of an inference node with that cache."""
     policy = cast(Gated, flown.cache.policy)
     save_gate(folder / "gate.safetensors", policy.gate, policy.threshold, {})
     sizes = {"cache_recent": policy.recent, "cache_chunk": policy.chunk, "cache_budget": policy.budget}
-    return {**DEFAULTS, "cache_policy": "gated", "cache_gate": str(folder / "gate.safetensors"), **sizes}
+    return DEFAULTS.changed(cache_policy="gated", cache_gate=str(folder / "gate.safetensors"), **sizes)
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -87,13 +87,13 @@ def test_messages_that_were_not_heard_leave_gaps(tmp_path: Path) -> None:
 def test_without_a_choice_there_is_a_sentence(policy: str, sinks: int, sentence: str) -> None:
     flown = Flown(policy, 8)
     assert policy in WITHOUT_SUMMARIES and not flown.cache.policy.sizes.summaries
-    series = memory_series(record_of(flown), {**DEFAULTS, "cache_policy": policy, "cache_sinks": sinks})
+    series = memory_series(record_of(flown), DEFAULTS.changed(cache_policy=policy, cache_sinks=sinks))
     assert sentence in series["memory_map"]["about"] and set(series["memory_map"]) == {"about"}
     assert memory_series(EpisodeRecord("replay", "bag", 0, "", 1, 0.05, 0.0), DEFAULTS) == {}
 
 
 def test_every_policy_with_summaries_has_a_map() -> None:
-    for name in set(table("inference")["cache_policy"].choices) - set(WITHOUT_SUMMARIES):
+    for name in set(CacheOptions.declared["cache_policy"].choices) - set(WITHOUT_SUMMARIES):
         flown = Flown(name, 12)
         assert flown.cache.policy.sizes.summaries
         map_of = map_of_record(record_of(flown), flown.cache.policy, BLOCK)

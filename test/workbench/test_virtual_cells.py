@@ -13,7 +13,7 @@ from kv_cache import CacheSpec, Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from streaming_vla.policies.models import AUTO
 from streaming_vla.sim.tasks import HELD_OUT_SEED
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
+from streaming_vla.workbench.evaluation.cache_options import FULL, NEWEST_ONLY, gated_cache
 from streaming_vla.workbench.virtual import cells as virtual_cells
 from streaming_vla.workbench.virtual.cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
 from streaming_vla.workbench.virtual.strategies import STRATEGIES, changed
@@ -69,7 +69,7 @@ def test_other_parameters_tasks_and_weights_are_other_cells() -> None:
 def test_another_cache_or_gate_is_another_cell(tmp_path: Path) -> None:
     gate = write_gate(tmp_path / "own_gate.safetensors", seed=0)
     recalling = replace(CELL, task="count", cache=gated_cache(gate, 256))
-    caches = [CacheOptions("full"), replace(recalling.cache, budget=128), NEWEST_ONLY]
+    caches = [FULL, recalling.cache.changed(cache_budget=128), NEWEST_ONLY]
     names = [cell.file_name("a") for cell in (recalling, *(replace(recalling, cache=cache) for cache in caches))]
     write_gate(gate, seed=1)
     assert len({*names, recalling.file_name("a")}) == 5, "the gate's numbers count, not its name"
@@ -78,20 +78,20 @@ def test_another_cache_or_gate_is_another_cell(tmp_path: Path) -> None:
 def test_memory_tasks_keep_what_the_gate_of_the_policy_keeps(tmp_path: Path) -> None:
     policy = tmp_path / "own.safetensors"
     policy.touch()
-    assert memory_cache(str(policy), AUTO) == CacheOptions("full"), "no gate of its name"
+    assert memory_cache(str(policy), AUTO) == FULL, "no gate of its name"
     gate = write_gate(tmp_path / "own_gate.safetensors", seed=0)
     found = memory_cache(str(policy), AUTO)
-    assert (found.policy, found.sinks, found.recent, found.chunk, found.budget) == ("gated", 0, 50, 25, 82)
-    assert found.gate == str(gate) and memory_cache("compact_mt10", str(gate)) == found
-    assert memory_cache(str(policy), "") == CacheOptions("full")
+    assert (found.cache_policy, found.cache_recent, found.cache_chunk, found.cache_budget) == ("gated", 50, 25, 82)
+    assert found.cache_sinks == 0 and found.cache_gate == str(gate) and memory_cache("compact_mt10", str(gate)) == found
+    assert memory_cache(str(policy), "") == FULL
     with pytest.raises(ValueError, match="model 'unheard_of' is unknown"):
         memory_cache(str(policy), "unheard_of")
 
 
 def test_an_episode_is_flown_with_the_cache_of_its_cell() -> None:
-    cell = replace(CELL, task="count", cache=CacheOptions("full"))
+    cell = replace(CELL, task="count", cache=FULL)
     assert cell.needs_memory and not CELL.needs_memory
-    assert cell.job(HELD_OUT_SEED, Models("compact_mt10")).cache == CacheOptions("full")
+    assert cell.job(HELD_OUT_SEED, Models("compact_mt10")).cache == FULL
     assert CELL.job(HELD_OUT_SEED, Models("compact_mt10")).cache == NEWEST_ONLY
 
 

@@ -23,7 +23,7 @@ from streaming_vla.sim.memory_rules import CuedReach
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.metaworld import CAMERAS, RenderError
 from streaming_vla.sim.tasks import TASKS
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import FULL
 from streaming_vla.workbench.report.records import ObservationAt, StateAt
 from streaming_vla.workbench.virtual.cost import costs
 from streaming_vla.workbench.virtual.episode import (
@@ -273,7 +273,7 @@ class Still(Leftward):
 
 def recall(policy: Leftward, strategy: str, seed: int) -> VirtualEpisode:
     """Run a memory task with the whole history."""
-    options = EpisodeOptions(strategy, "cued-reach", seed, "remember the colour", CacheOptions("full"))
+    options = EpisodeOptions(strategy, "cued-reach", seed, "remember the colour", FULL)
     try:
         return run_episode(STRATEGIES[strategy], find_profile("paper"), policy, robot(), options)
     except RenderError as error:

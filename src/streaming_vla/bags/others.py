@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.definitions import OWN_PACKAGE
-from streaming_vla.commands.robot_state import ARRAY
+from streaming_vla.options.shared import ARRAY
 
 OTHER_TYPES = {
     "instruction": "std_msgs/msg/String",

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from streaming_vla.bags.reader import Bag
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.recorder_options import WriterOptions
+from streaming_vla.bags.writer import BagWriter
 
 
 def repair(path: Path, target: Path, compression: str = "none") -> tuple[int, list[str]]:
@@ -25,7 +26,7 @@ def repair(path: Path, target: Path, compression: str = "none") -> tuple[int, li
     timeless = 0
     with Bag(path) as bag, tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as half:
         new = Path(half) / target.name
-        writer = BagWriter(new, WriterOptions(compression, flush_s=3600.0, sync_s=3600.0))
+        writer = BagWriter(new, WriterOptions().changed(compression=compression, split_mb=0.0))
         for topic in bag.topics.values():
             writer.add_topic(topic)
         for message in bag.messages():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,7 @@ class StepOptions:
     period_s: float
     size: int
     instruction: str = ""
-    rotations: dict[str, int] = field(default_factory=dict)
+    rotations: Mapping[str, int] = field(default_factory=dict)
     longest_gap_s: float = 0.5
 
 

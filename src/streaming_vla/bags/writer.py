@@ -12,7 +12,7 @@ import os
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +24,10 @@ from mcap.data_stream import RecordBuilder
 from streaming_vla.bags import metadata
 from streaming_vla.bags.mcap_records import MAGIC
 from streaming_vla.bags.metadata import FileSpan
+from streaming_vla.bags.recorder_options import MB, WriterOptions
 from streaming_vla.bags.topics import Topic
 
 LIBRARY = "streaming_vla"
-COMPRESSIONS = ("none", "zstd", "lz4")
-
-
-@dataclass(frozen=True)
-class WriterOptions:
-    """How a bag is written.
-
-    Args:
-        compression: of the chunks; pictures that are JPEG already gain nothing from it.
-        chunk_bytes: a chunk of this size is written at once.
-        flush_s: age at which a chunk is written, whatever its size.
-        sync_s: time between two fsync.
-        split_bytes: size at which a new file begins, 0 for never.
-        split_s: length at which a new file begins, 0 for never.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    compression: str = "none"
-    chunk_bytes: int = 1 << 20
-    flush_s: float = 0.5
-    sync_s: float = 5.0
-    split_bytes: int = 0
-    split_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.compression not in COMPRESSIONS:
-            raise ValueError(f"compression is '{self.compression}', expected one of {', '.join(COMPRESSIONS)}")
-        for name in ("chunk_bytes", "flush_s", "sync_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("split_bytes", "split_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 (never) or more")
 
 
 class BagWriter:
@@ -129,7 +95,7 @@ class BagWriter:
         if now_s - file.synced_s >= options.sync_s:
             file.sync(now_s)
         long = options.split_s and now_s - file.begun_s >= options.split_s
-        if long or (options.split_bytes and file.bytes >= options.split_bytes):
+        if long or (options.split_mb and file.bytes >= options.split_mb * MB):
             self._end_file(now_s)
 
     def close(self, now_s: float) -> None:

@@ -118,15 +118,15 @@ def package() -> str:
 
 def model() -> str:
     """Load the policy that the inference node takes by default, with its saliency model."""
-    from streaming_vla.parameters.tables import table
+    from streaming_vla.engine.options import InferenceOptions
     from streaming_vla.policies.loading import CheckpointError
     from streaming_vla.policies.models import find_model
     from streaming_vla.saliency.loading import load_with_predictor
 
-    name, saliency_model = (str(table("inference")[key].default) for key in ("model", "saliency_model"))
+    options = InferenceOptions()
     try:
-        path = find_model(name)
-        policy = load_with_predictor(name, saliency_model)
+        path = find_model(options.model)
+        policy = load_with_predictor(options.model, options.saliency_model)
     except CheckpointError as error:
         raise Trouble(str(error)) from error
     predictor = "no saliency model" if policy.predictor is None else "with its saliency model"
@@ -196,27 +196,22 @@ def parameters(path: Path, namespace: str) -> str:
     from streaming_vla.parameters import load
 
     try:
-        sections = load.read(path, namespace)
+        load.read(path, namespace)
     except load.ParameterFileError as error:
         raise Trouble("; ".join(str(error).splitlines())) from error
-    return f"{path}: {sum(len(values) for values in sections.values())} values are valid"
+    return f"{path}: every value is valid"
 
 
 def cameras(path: Path, namespace: str) -> str:
     """Look for a publisher of each topic that the observer of the parameter file needs."""
     from streaming_vla.parameters import load
-    from streaming_vla.parameters.tables import table
     from streaming_vla.ros.topics import publishers
 
     try:
-        values = load.read(path, namespace).get("observer", {})
+        observer = load.read(path, namespace).observer
     except load.ParameterFileError as error:
         raise Trouble("the parameter file has to be repaired first") from error
-    topics: list[str] = []
-    for name in ("camera_topics", "robot_state_topic"):
-        value = values.get(name, table("observer")[name].default)
-        topics += [str(topic) for topic in value] if isinstance(value, tuple) else [str(value)]
-    counts = publishers(full_namespace(namespace), topics)
+    counts = publishers(full_namespace(namespace), (*observer.camera_topics, observer.robot_state_topic))
     silent = [topic for topic, count in counts.items() if count == 0]
     if silent:
         raise Trouble(

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction
+from launch.events import matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.utilities import prefix_namespace
 
 from streaming_vla.bringup import graph
 from streaming_vla.parameters import load
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 RESPAWN_DELAY_S = 1.0
 RESPAWN_LIMIT = 5  # a node that crashes again and again stays down, and the executor stops the robot
@@ -87,8 +90,20 @@ def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> 
             {**switches, **settings},
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        on_exit=_stay_down_when_misconfigured,
         respawn=True,
         respawn_delay=RESPAWN_DELAY_S,
         respawn_max_retries=RESPAWN_LIMIT,
         output="screen",
     )
+
+
+def _stay_down_when_misconfigured(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+    """End the respawning of a node that refuses its configuration: it would refuse it every time."""
+    if event.returncode != CONFIG_ERROR:
+        return None
+    # while the delay of the respawn runs, this ends it: the process itself is gone
+    return [
+        LogInfo(msg=f"{event.process_name} is not started again: correct what it names, then launch anew"),
+        EmitEvent(event=ShutdownProcess(process_matcher=matches_action(event.action))),
+    ]

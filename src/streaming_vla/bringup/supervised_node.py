@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from streaming_vla.bringup.graph import GraphNode
 from streaming_vla.bringup.lifecycle_client import BringUp, LifecycleClient, Progress
 from streaming_vla.bringup.processes import NodeProcess, RespawnPolicy
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 BRING_UP_TIMEOUT_S = 120.0
 
@@ -63,7 +64,7 @@ class Member:
             may_come_up: whether the node may be configured and activated already.
 
         Raises:
-            GivenUp: the node failed at its first start, or crashed too often.
+            GivenUp: the node failed at its first start, refuses its configuration, or crashed too often.
         """
         if self.process is None:
             if now >= self._respawn_s:
@@ -90,16 +91,19 @@ class Member:
             self._driver = None
             self._say(f"{self.node.name}: active after {now - self._spawned_s:.1f} s")
         elif progress is Progress.REFUSED or now - self._spawned_s > BRING_UP_TIMEOUT_S:
-            self._lost(process, now)
+            self._lost(process, now, refused=progress is Progress.REFUSED)
 
-    def _lost(self, process: NodeProcess, now: float) -> None:
+    def _lost(self, process: NodeProcess, now: float, refused: bool = False) -> None:
         sentence = process.last_sentence()
         self.active = False
         self._driver = None
         process.stop()
         self.process = None
-        delay_s = self._policy.delay_s(now) if self._been_active else None
+        # what a node refuses it would refuse again
+        if not self._been_active or refused or process.popen.returncode == CONFIG_ERROR:
+            raise GivenUp(sentence)
+        delay_s = self._policy.delay_s(now)
         if delay_s is None:
-            raise GivenUp(sentence if not self._been_active else f"{sentence}; it crashed too often, giving up")
+            raise GivenUp(f"{sentence}; it crashed too often, giving up")
         self._respawn_s = now + delay_s
         self._say(f"{sentence}; respawned in {delay_s:.1f} s")

@@ -10,8 +10,9 @@ from builtin_interfaces.msg import Duration, Time
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from streaming_vla.commands.writer import CommandOptions, CommandWriter
+from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Command, CommandKind, Vector
+from streaming_vla.machines.executor_options import ExecutorOptions
 
 
 class _JointWriter(CommandWriter):
@@ -28,11 +29,11 @@ class _JointWriter(CommandWriter):
         ValueError: a scale of 0, a change that is to be kept or has no joint, or no joint at all.
     """
 
-    def __init__(self, options: CommandOptions) -> None:
+    def __init__(self, options: ExecutorOptions) -> None:
         super().__init__(options)
         self._absolute = np.asarray(options.layout.absolute)
-        self._own = np.array([bool(name) for name in options.joint_names])
-        self._joints = tuple(name for name in options.joint_names if name)
+        self._own = np.array([bool(name) for name in options.joints])
+        self._joints = tuple(name for name in options.joints if name)
         self._kept = np.asarray(options.keep_when_stopped) | ~self._own
         if not self._joints:
             raise ValueError("joint_names names no joint: expected at least one, empty only for what a gripper takes")
@@ -140,7 +141,7 @@ class TrajectoryWriter(_JointWriter):
 
     def write(self, command: Command, stamp: Time) -> JointTrajectory:
         """Return a trajectory of one point, of the joints, that starts on arrival (stamp zero)."""
-        nanoseconds = round(self.options.period_s * 1e9)
+        nanoseconds = round(self.options.control_period_s * 1e9)
         point = JointTrajectoryPoint(
             positions=array.array("d", self.target(command)[self._own].tolist()),
             time_from_start=Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9),

@@ -5,34 +5,15 @@ A message is anything with the fields of its ROS type: those of rclpy and those 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-ARRAY, JOINTS = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
+from streaming_vla.options.shared import ARRAY, JOINTS
+
 TYPES = (ARRAY, JOINTS)
-EVERY_JOINT = ("",)  # of a parameter, which must not be an empty list
-
-
-def joints_of(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the joints whose positions are the state, () for every joint, from the parameters of the observer.
-
-    Raises:
-        ValueError: a joint is named twice or has no name, or the state is no JointState.
-    """
-    joints: tuple[str, ...] = values["robot_state_joints"]
-    if joints == EVERY_JOINT:
-        return ()
-    if "" in joints or len(set(joints)) != len(joints):
-        raise ValueError(f"robot_state_joints is {list(joints)}, expected the name of every joint once")
-    if values["robot_state_type"] != JOINTS:
-        raise ValueError(
-            f"robot_state_joints names {', '.join(joints)}, but robot_state_type is {values['robot_state_type']}, "
-            f"which has no joints: set it to {JOINTS}"
-        )
-    return joints
 
 
 class StateReader:

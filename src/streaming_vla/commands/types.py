@@ -10,8 +10,9 @@ from geometry_msgs.msg import TwistStamped
 from std_msgs.msg import Float64MultiArray
 
 from streaming_vla.commands.joint import JointStateWriter, TrajectoryWriter
-from streaming_vla.commands.writer import CommandOptions, CommandWriter
+from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Command, CommandKind
+from streaming_vla.machines.executor_options import ExecutorOptions
 
 TWIST_FIELDS = 6  # linear x, y, z and angular x, y, z
 
@@ -37,7 +38,7 @@ class TwistWriter(CommandWriter):
 
     message_type = TwistStamped
 
-    def __init__(self, options: CommandOptions) -> None:
+    def __init__(self, options: ExecutorOptions) -> None:
         super().__init__(options)
         self._own = ~np.asarray(options.layout.absolute)
         count = int(self._own.sum())

@@ -1,4 +1,4 @@
-"""What turns commands of the executor into messages for the robot: its options, and the interface of every type."""
+"""What turns commands of the executor into messages for the robot: the interface of every type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import array
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,43 +13,7 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Float64MultiArray, Header
 
 from streaming_vla.machines.events import Command, Vector
-from streaming_vla.policies.layout import ActionLayout
-
-
-@dataclass(frozen=True)
-class CommandOptions:
-    """How actions become commands.
-
-    Args:
-        layout: of the actions, A dimensions.
-        scale: command units per action unit, [A].
-        joint_names: joint of each dimension, [A]; used by the joint types. Empty for what goes to `gripper_command`.
-        frame: frame_id of stamped messages.
-        period_s: duration of one action.
-        maximum_lead: command units, [A]: so far may the target of a dimension run ahead of the measured joint, where
-            it is not of `keep_when_stopped`; used by the joint types.
-        keep_when_stopped: [A], True where a stop keeps the last commanded value, as a gripper must that holds
-            something; elsewhere it takes the measured joint. Used by the joint types, for absolute dimensions only.
-
-    Raises:
-        ValueError: a length that is not A, or a joint that stands twice.
-    """
-
-    layout: ActionLayout
-    scale: tuple[float, ...]
-    joint_names: tuple[str, ...]
-    frame: str
-    period_s: float
-    maximum_lead: tuple[float, ...]
-    keep_when_stopped: tuple[bool, ...]
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "joint_names", "maximum_lead", "keep_when_stopped"):
-            count = len(getattr(self, name))
-            if count != self.layout.size:
-                raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.layout.names)}")
-        if doubled := [name for name, count in Counter(self.joint_names).items() if name and count > 1]:
-            raise ValueError(f"joint_names has {', '.join(doubled)} twice, expected one joint for each dimension")
+from streaming_vla.machines.executor_options import ExecutorOptions
 
 
 class CommandWriter(ABC):
@@ -58,7 +21,7 @@ class CommandWriter(ABC):
 
     message_type: type
 
-    def __init__(self, options: CommandOptions) -> None:
+    def __init__(self, options: ExecutorOptions) -> None:
         self.options = options
         self.clamped: Counter[str] = Counter()  # commands that were clamped on their way, by limit and dimension
         self._scale = np.asarray(options.scale)
@@ -114,4 +77,4 @@ class CommandWriter(ABC):
         """Forget the target of the episode before: somebody may have moved the robot since."""
 
     def _header(self, stamp: Time) -> Header:
-        return Header(stamp=stamp, frame_id=self.options.frame)
+        return Header(stamp=stamp, frame_id=self.options.command_frame)

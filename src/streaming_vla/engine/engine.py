@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from streaming_vla.engine import saliency
+from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.delay import Delay, held, held_answer
 from streaming_vla.engine.flow_steps import Asked, FlowSteps, answered
-from streaming_vla.engine.options import EngineOptions
 from streaming_vla.engine.prefill import Prefill, refuse_observation
 from streaming_vla.engine.refused import Refused
 from streaming_vla.engine.replies import Replies

@@ -1,103 +1,100 @@
-"""What can be set at the engine."""
+"""The options of the inference node: model, sessions and KV cache. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from kv_cache.gate import Gate
-from kv_cache.policies import CachePolicy, make_policy
-from kv_cache.tensor_file import file_digest
+from pydantic import model_validator
+
+from streaming_vla.options.option import Options, option
+from streaming_vla.options.shared import NodeOptions, realtime_priority
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Options of the engine.
+class ModelOptions(Options):
+    """The weights."""
 
-    Args:
-        cache_policy: one of kv_cache.policies.POLICY_NAMES.
-        sinks: first tokens of the episode that every policy but full always keeps.
-        recent: newest tokens that every policy but full always keeps.
-        capacity: tokens that full can hold.
-        max_sessions: robots that are served at most.
-        contexts_kept: newest contexts of a session that flow steps may use: the old one, whose flow goes on until the
-            new one has taken over, and one that was asked for again.
-        chunk: tokens that are judged and summarised together.
-        budget: most tokens that a policy with summaries holds.
-        threshold: least score of a chunk that gated keeps.
-        gate: of gated.
-        keep_rate: share of the chunks that random keeps.
-        seed: of its draws.
-
-    Raises:
-        ValueError: a number out of range, an unknown cache policy or a missing gate.
-    """
-
-    cache_policy: str
-    sinks: int
-    recent: int
-    capacity: int
-    max_sessions: int
-    contexts_kept: int = 3
-    chunk: int = 25
-    budget: int = 256
-    threshold: float = 0.5
-    gate: Gate | None = None
-    keep_rate: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in ("max_sessions", "contexts_kept"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"engine: {field} is {getattr(self, field)}, it must be at least 1")
-        self.policy()
-
-    def policy(self) -> CachePolicy:
-        """Return the cache policy that every session gets."""
-        return make_policy(
-            self.cache_policy,
-            sinks=self.sinks,
-            recent=self.recent,
-            capacity=self.capacity,
-            chunk=self.chunk,
-            budget=self.budget,
-            gate=self.gate,
-            threshold=self.threshold,
-            keep_rate=self.keep_rate,
-            seed=self.seed,
-        )
+    model: str = option("compact_mt10", "Name of a shipped model, or path of a .safetensors checkpoint.")
+    saliency_model: str = option(
+        "auto",
+        "Look-ahead predictor for the monitor's saliency_of pictures: name of a shipped file, or path of a "
+        ".safetensors file; auto takes the one of the model's name with _saliency behind it; empty: none.",
+    )
 
 
-def trained_cache(training: Mapping[str, object]) -> Mapping[str, Any]:
-    """Return the sizes of the cache that a gate was trained for, in tokens; empty where nothing is told.
+class CacheOptions(Options):
+    """What is kept of a policy's history; what the cache policy has no use for is ignored."""
 
-    Args:
-        training: how the gate was trained (see kv_cache.gate_file).
-    """
-    plan = training.get("plan")
-    trained = plan.get("cache") if isinstance(plan, Mapping) else None
-    return trained if isinstance(trained, Mapping) else {}
+    cache_policy: Literal["full", "window", "gated", "mean", "random", "attention", "expected"] = option(
+        "window",
+        "What is kept of the history in the KV cache: everything, the newest tokens, or summaries of older chunks "
+        "chosen by a gate, all of them, by chance, by past or by expected attention.",
+    )
+    cache_sinks: int = option(
+        0, "First tokens of the episode that every policy but full always keeps.", "tokens", ge=0, le=100_000
+    )
+    cache_recent: int = option(
+        0,
+        "Newest tokens that every policy but full keeps; 0 keeps the newest observation only. The shipped model was "
+        "trained with up to 8 observations of 25 tokens, in the memory tasks 120, and was measured with 1 and 4.",
+        "tokens",
+        ge=0,
+        le=1_000_000,
+    )
+    cache_capacity: int = option(4096, "Tokens that policy full can hold in one episode.", "tokens", ge=1, le=1_000_000)
+    cache_chunk: int = option(
+        25,
+        "Older tokens that are judged together and become one summary; best, and with 0, the tokens of one "
+        "observation.",
+        "tokens",
+        ge=0,
+        le=100_000,
+    )
+    cache_budget: int = option(
+        256,
+        "Most tokens that a policy with summaries holds; the summaries of lowest utility go first.",
+        "tokens",
+        live=True,
+        ge=1,
+        le=1_000_000,
+    )
+    cache_threshold: float = option(
+        -1.0,
+        "Least score of a chunk that policy gated keeps; below 0: as calibrated with the gate.",
+        live=True,
+        ge=-1.0,
+        le=2.0,
+    )
+    cache_gate: str = option(
+        "", "Weights of the gate for policy gated: name of a shipped file, or path of a .safetensors file."
+    )
+    cache_keep_rate: float = option(
+        0.1,
+        "Share of the chunks that policy random keeps, the same ones in every episode; how many gated keeps is up to "
+        "its training and to cache_threshold.",
+        ge=0.0,
+        le=1.0,
+    )
+
+    @model_validator(mode="after")
+    def _check_gate(self) -> CacheOptions:
+        if self.cache_policy == "gated" and not self.cache_gate:
+            raise ValueError(
+                "cache_policy is gated, but cache_gate is empty: name the weights of a gate there, "
+                "or choose another cache_policy"
+            )
+        return self
 
 
-def differences(training: Mapping[str, object], options: EngineOptions, policy: Path) -> list[str]:
-    """Return a sentence for every size of the cache, and for weights, that are not those that a gate was trained for.
+class InferenceOptions(CacheOptions, ModelOptions, NodeOptions):
+    """The shared service: one model for all robots, a KV cache for each."""
 
-    Args:
-        training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
-        policy: file of the weights that run.
-    """
-    trained = trained_cache(training)
-    sentences = [
-        f"cache_{name} is {getattr(options, name)}, its gate was trained for {trained[name]}: it may choose badly"
-        for name in ("sinks", "recent", "chunk")
-        if trained.get(name, getattr(options, name)) != getattr(options, name)
-    ]
-    own = training.get("policy")
-    if isinstance(own, Mapping) and own.get("sha256") != file_digest(policy):
-        sentences.append(
-            f"the gate was trained for other weights of policy {own.get('name')} than '{policy}': it may choose badly, "
-            "train one with 'streaming-vla train gate'"
-        )
-    return sentences
+    max_sessions: int = option(4, "Robots that one node serves at most.", ge=1, le=256)
+    sessions: tuple[str, ...] = option(
+        (".",), "Namespaces of the robots that are served; '.' is the namespace of this node."
+    )
+    latency_profile: str = option(
+        "",
+        "Holds answers back as a slower machine or a network would: name of a shipped profile (config/profiles), or "
+        "path of a YAML file; empty: none.",
+    )
+    realtime_priority: int = realtime_priority(30)

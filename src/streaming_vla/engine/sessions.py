@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kv_cache.cache import MAX_BYTES, CacheView, SessionCache, required_bytes
 from kv_cache.policies import CacheFullError
-from streaming_vla.engine.options import EngineOptions
+from streaming_vla.engine.cache import RETUNED, EngineOptions
 from streaming_vla.engine.refused import Refused
 from streaming_vla.policies.contract import PolicySpec, Prefilled
 from streaming_vla.policies.layout import Vector
@@ -122,7 +122,8 @@ class Sessions:
         Raises:
             ValueError: the options differ in more than budget and threshold.
         """
-        if replace(options, budget=self._options.budget, threshold=self._options.threshold) != self._options:
+        before = {name: getattr(self._options.cache, name) for name in RETUNED}
+        if replace(options, cache=options.cache.changed(**before)) != self._options:
             raise ValueError("engine: only budget and threshold of the cache can change while sessions are open")
 
     def retune(self, options: EngineOptions) -> None:
@@ -176,11 +177,11 @@ def check_fit(spec: PolicySpec, options: EngineOptions) -> None:
     if spec.tokens_per_observation > newest:
         raise ValueError(
             f"engine: one observation of policy {spec.name} has {spec.tokens_per_observation} tokens, cache policy "
-            f"{options.cache_policy} keeps the newest {newest}; raise cache_recent or cache_capacity"
+            f"{options.cache.cache_policy} keeps the newest {newest}; raise cache_recent or cache_capacity"
         )
     needed = options.max_sessions * required_bytes(spec.cache, kept, options.contexts_kept)
     if needed > MAX_BYTES:
         raise MemoryError(
-            f"engine: {options.max_sessions} sessions with cache policy {options.cache_policy} need {needed} "
+            f"engine: {options.max_sessions} sessions with cache policy {options.cache.cache_policy} need {needed} "
             f"bytes, {MAX_BYTES} are allowed; keep fewer tokens or serve fewer sessions"
         )

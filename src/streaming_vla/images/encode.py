@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from streaming_vla.images.decode import DEPTH_LIMIT_M, IMAGE, pixels_of
 from streaming_vla.images.encodings import Pixels
+from streaming_vla.machines.observer_options import ObserverOptions
 
 TURNS = {0: None, 90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -43,24 +43,12 @@ class PictureOptions:
             )
 
 
-def camera_options(values: Mapping[str, Any]) -> dict[str, PictureOptions]:
-    """Return how the messages of each camera become pictures, by camera, from the parameters of the observer.
-
-    Raises:
-        ValueError: a list is neither one for all cameras nor one for each, or a rotation is another one.
-    """
-    cameras = values["cameras"]
-    given = {}
-    for name in ("camera_types", "camera_rotations"):
-        each = values[name] if len(values[name]) != 1 else values[name] * len(cameras)
-        if len(each) != len(cameras):
-            raise ValueError(
-                f"{name} has {len(each)} entries, expected one for all or one for each of {', '.join(cameras)}"
-            )
-        given[name] = each
+def camera_options(options: ObserverOptions) -> dict[str, PictureOptions]:
+    """Return how the messages of each camera become pictures, by camera."""
+    kinds, rotations = options.of_cameras(options.camera_types), options.of_cameras(options.camera_rotations)
     return {
-        camera: PictureOptions(values["image_size"], values["jpeg_quality"], kind, rotation)
-        for camera, kind, rotation in zip(cameras, given["camera_types"], given["camera_rotations"], strict=True)
+        camera: PictureOptions(options.image_size, options.jpeg_quality, kinds[camera], rotations[camera])
+        for camera in options.cameras
     }
 
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,48 +16,13 @@ from streaming_vla.machines.commander import Commander
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import Action, Command, Episode, ExecutionState, Mode
-from streaming_vla.machines.limits import Limits
-from streaming_vla.machines.options import require_count, require_period, require_seconds
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.stopwatch import Stopwatch
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 ExecutorEffect = Command | ExecutionState
 
 RUNGS = (Mode.HOLD, Mode.DECELERATE)
-
-
-@dataclass(frozen=True)
-class ExecutorOptions:
-    """How actions are played; times in seconds.
-
-    Args:
-        control_period_s: an action lasts so long (T_e).
-        limits: of velocity and jump; those of value are in the layout.
-        hold_s: first rung of starvation: the last commanded pose is held for so long.
-        decelerate_s: second rung: a controlled stop is commanded for so long; then an error until a new episode.
-        max_action_age_s: an action that waited longer from reception to its start is not played.
-        robot_timeout_s: a robot that was not heard for so long is not moved.
-        start_actions: actions that must be queued before the first motion of an episode.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    control_period_s: float = 0.05
-    limits: Limits = field(default_factory=Limits)
-    hold_s: float = 1.0
-    decelerate_s: float = 1.0
-    max_action_age_s: float = 1.0
-    robot_timeout_s: float = 0.5
-    start_actions: int = 1
-
-    def __post_init__(self) -> None:
-        require_period("control_period_s", self.control_period_s)
-        require_seconds("hold_s", self.hold_s)
-        require_seconds("decelerate_s", self.decelerate_s)
-        require_period("max_action_age_s", self.max_action_age_s)
-        require_period("robot_timeout_s", self.robot_timeout_s)
-        require_count("start_actions", self.start_actions, 1)
 
 
 class Executor:
@@ -69,7 +33,8 @@ class Executor:
     """
 
     def __init__(self, layout: ActionLayout, options: ExecutorOptions) -> None:
-        options.limits.check(layout)
+        self._limits = options.limits
+        self._limits.check(layout)
         self.counters = Counters()
         self._layout = layout
         self._options = options
@@ -96,11 +61,12 @@ class Executor:
         Raises:
             ValueError: the limits do not fit the layout.
         """
-        options.limits.check(self._layout)
+        limits = options.limits
+        limits.check(self._layout)
         if options.control_period_s != self._options.control_period_s:  # of what is repeated the next period is new
             self._repeat_from_s += max(0, self._repeat - 1) * self._options.control_period_s
             self._repeat = min(1, self._repeat)
-        self._options = options
+        self._options, self._limits = options, limits
 
     def on_episode(self, episode: Episode, now: float) -> list[ExecutorEffect]:
         """Begin or end an episode; a robot in motion is stopped."""
@@ -242,7 +208,7 @@ class Executor:
         self._hand_overs += int(0 <= self._playing[0] < action.context)
         self._playing = (action.context, action.index)
         self._executed += 1
-        command = self._commander.play(action.values, self._options.limits, self._options.control_period_s)
+        command = self._commander.play(action.values, self._limits, self._options.control_period_s)
         return [command, self.state(start_s)]
 
     def _hold(self, since_s: float, now: float) -> list[ExecutorEffect]:
@@ -268,7 +234,7 @@ class Executor:
 
     def _say(self, due_s: float, now: float) -> list[ExecutorEffect]:
         """Send the command of this rung; what a pause of the process left out is not made up for."""
-        limits, period_s = self._options.limits, self._options.control_period_s
+        limits, period_s = self._limits, self._options.control_period_s
         self._repeat = max(self._repeat, math.floor((now - self._repeat_from_s) / period_s)) + 1
         if self._mode is Mode.HOLD:
             return [self._commander.hold(limits, period_s), self.state(now)]

@@ -25,14 +25,13 @@ from streaming_vla.machines.events import (
     Mode,
     ObserveRequest,
 )
-from streaming_vla.machines.hand_over import STARTS, HandOver, left_out
+from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.hand_over import HandOver, left_out
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.machines.options import require_choice, require_count, require_period
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 GeneratorEffect = FlowRequest | Action
 
-RELEASES = ("stream", "chunk")
 ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 MOST_LEAD = 6  # actions; what is sent cannot be changed any more, so a slow network must not push it further
@@ -40,50 +39,6 @@ STEPS_REMEMBERED = 256  # newest flow steps, whose spread says how many actions 
 FEW_STEPS = 32  # with so many known the margin is twice as wide as in the end: what is rare has not been seen yet
 STEPS_TO_LEARN = 7  # behind the cold first one; before so many are known, one action more is sent ahead
 REQUESTS_KEPT = 64  # newest, whose times are remembered; no queue between picture and context is as long
-
-
-@dataclass(frozen=True)
-class GeneratorOptions:
-    """How actions are generated.
-
-    Args:
-        release: "stream" or "chunk".
-        overrun: stream only: go on with the old context up to its trained horizon while no newer one is ready.
-        lead_actions: stream only: actions sent and not yet begun by the executor, at most; 0: as many as the longest
-            of the newest flow steps lasts, with its distance to the shortest as margin (more while few are known).
-        flow_step_timeout_s: a flow step without a reply for so long ends its flow.
-        control_period_s: an action lasts so long (T_e), seconds.
-        start: what a new flow starts from: "rezero", "episode" or "pending" (see hand_over.py).
-        trained_delay: start rezero: actions that the policy was trained to begin behind its picture, at most; a flow
-            that begins later leaves out as many actions as it is late (see hand_over.py).
-        jump: largest change of a summed dimension from one action to the next after a hand-over, action units;
-            0 sets no bound.
-        max_context_age_s: a context whose request was heard longer ago does not take over, seconds.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    release: str = "stream"
-    overrun: bool = True
-    lead_actions: int = 1
-    flow_step_timeout_s: float = 1.0
-    control_period_s: float = 0.05
-    start: str = "rezero"
-    trained_delay: int = 4
-    jump: float = 0.0
-    max_context_age_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_choice("release", self.release, RELEASES)
-        require_count("lead_actions", self.lead_actions, 0)
-        require_period("flow_step_timeout_s", self.flow_step_timeout_s)
-        require_period("control_period_s", self.control_period_s)
-        require_period("max_context_age_s", self.max_context_age_s)
-        require_choice("hand_over_start", self.start, STARTS)
-        require_count("trained_delay", self.trained_delay, 0)
-        if not 0.0 <= self.jump < math.inf:
-            raise ValueError(f"hand_over_jump is {self.jump}: give action units of at least 0, where 0 sets no bound")
 
 
 @dataclass
@@ -272,7 +227,7 @@ class Generator:
 
     def _begun(self, context: ContextReady) -> _Flow:
         """Return the flow of a context that takes over."""
-        start, sequence = self._options.start, context.sequence
+        start, sequence = self._options.hand_over_start, context.sequence
         late = 0
         if start == "rezero" and self._options.release == "stream":
             late = left_out(context, self.hand_over.lacking(sequence), self._options.trained_delay)
@@ -291,7 +246,7 @@ class Generator:
         if flow.index == 0:
             self.hand_over.begin(values)
         previous = self._chunk[-1].values if self._chunk else self.hand_over.last_sent
-        values, limited = self.hand_over.bounded(values, previous, self._options.jump)
+        values, limited = self.hand_over.bounded(values, previous, self._options.hand_over_jump)
         if limited:
             self.counters.count("jump_limited")
         if flow.index >= context.execution_horizon:

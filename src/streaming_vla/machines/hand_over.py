@@ -22,8 +22,6 @@ from streaming_vla.machines.events import Action, ContextReady, ExecutionState
 from streaming_vla.machines.since_picture import SincePicture
 from streaming_vla.policies.layout import ActionLayout, Vector
 
-STARTS = ("rezero", "episode", "pending")
-
 
 def left_out(context: ContextReady, lacking: int, trained_delay: int) -> int:
     """Return how many actions of a context's flow are left out, so that the next is the one for now.

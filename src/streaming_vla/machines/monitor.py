@@ -25,12 +25,10 @@ from streaming_vla.machines.events import (
 )
 from streaming_vla.machines.hand_over import left_out
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.machines.monitor_options import MODES, MonitorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.machines.since_picture import SincePicture
 from streaming_vla.policies.layout import Vector
 from streaming_vla.saliency.decision import NO_SALIENCY, EarlyDecision, Moment, Verdict
-
-__all__ = ["MODES", "Monitor", "MonitorEffect", "MonitorOptions"]
 
 MonitorEffect = Episode | ObserveRequest | SaliencyQuestion
 
@@ -232,7 +230,7 @@ class Monitor:
         if known is None and self._judged_at == (state.context, state.index):
             return []
         self._judged_at, self._answer = (state.context, state.index), None
-        moment = Moment(state.context, *self._since.change(state.context, self._options.absolute), known)
+        moment = Moment(state.context, *self._since.change(state.context, self._options.action_absolute), known)
         decision = self._decision.decide(moment)
         if decision.verdict is Verdict.ASK:
             return self._ask_predictor(episode, context, state, moment.change, now)

@@ -1,13 +1,12 @@
-"""When the saliency monitor observes: its options, checked."""
+"""The options of the saliency monitor: when it observes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal, get_args
 
-from streaming_vla.machines.options import require_choice, require_count, require_period
+from streaming_vla.options.option import option
+from streaming_vla.options.shared import ActionOptions, ContextOptions, NodeOptions
 from streaming_vla.saliency.decision import (
-    SALIENCY_OF,
-    WHEN,
     ActionNorm,
     Adaptive,
     Always,
@@ -15,72 +14,79 @@ from streaming_vla.saliency.decision import (
     Gate,
     Never,
     RandomRate,
+    SaliencyOf,
+    When,
 )
 
-MODES = ("off", "always", "random", "action_norm", "adaptive")
+Mode = Literal["off", "always", "random", "action_norm", "adaptive"]
+MODES = get_args(Mode)
 
 
-@dataclass(frozen=True)
-class MonitorOptions:
-    """When to observe.
+class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
+    """When to observe."""
 
-    Args:
-        mode: "off" (only when the queue is dry), "always" (early, before it is), or early where it is decided so:
-            "random" (for a share of the contexts), "action_norm" (how far the arm has moved since the picture),
-            "adaptive" (what the policy says).
-        early_actions: observe early with so many actions left, the one that begins included; 0: as many as
-            the measured latencies need for a hand-over at the execution horizon.
-        lead_actions: actions that the generator sends ahead; 0: as many as the executor has in its queue.
-        control_period_s: an action lasts so long (T_e), seconds.
-        max_silence_s: observe at the latest so long after the last request, seconds.
-        request_timeout_s: ask again when nothing came of a request, or of a question to the policy, for so long,
-            seconds.
-        warm_up_contexts: first contexts whose latency is left out.
-        random_rate: mode random: share of the contexts that are observed early.
-        random_seed: mode random: of the draws.
-        saliency_of: mode adaptive: "plan" (what it is going to do) or "pictures" (how they have changed), see
-            decision.py.
-        saliency_threshold: action_norm and adaptive, of the plan in action units, of pictures in units of a typical
-            change.
-        saliency_release: share of the threshold at which what was high stays high.
-        observe_when: "salient": observe where something changes; "calm": where nothing does (see decision.py).
-        trained_delay: the generator's (see generator.py).
-        last_chance: send with m + 1 actions left of the trained horizon whatever the mode says; mode off never does.
-        absolute: of each action dimension, True where it is no change; empty: all are changes.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    mode: str = "always"
-    early_actions: int = 0
-    lead_actions: int = 1
-    control_period_s: float = 0.05
-    max_silence_s: float = 2.0
-    request_timeout_s: float = 2.0
-    warm_up_contexts: int = 2
-    random_rate: float = 0.5
-    random_seed: int = 0
-    saliency_of: str = "plan"
-    saliency_threshold: float = 1.0
-    saliency_release: float = 0.8
-    observe_when: str = "salient"
-    trained_delay: int = 4
-    last_chance: bool = True
-    absolute: tuple[bool, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_choice("mode", self.mode, MODES)
-        require_choice("saliency_of", self.saliency_of, SALIENCY_OF)
-        require_choice("observe_when", self.observe_when, WHEN)
-        self.decision()
-        require_count("early_actions", self.early_actions, 0)
-        require_count("lead_actions", self.lead_actions, 0)
-        require_count("trained_delay", self.trained_delay, 0)
-        require_period("control_period_s", self.control_period_s)
-        require_period("max_silence_s", self.max_silence_s)
-        require_period("request_timeout_s", self.request_timeout_s)
-        require_count("warm_up_contexts", self.warm_up_contexts, 0)
+    mode: Mode = option(
+        "always",
+        "off observes only when the queue is dry (sequential), always observes early; random, action_norm (how far the "
+        "arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
+        live=True,
+    )
+    random_rate: float = option(
+        0.5, "Mode random: share of the contexts that are observed early.", live=True, ge=0.0, le=1.0
+    )
+    random_seed: int = option(0, "Mode random: of the draws.", live=True, ge=0, le=2**31 - 1)
+    saliency_of: SaliencyOf = option(
+        "plan",
+        "What mode adaptive asks the inference node: plan, how far it is going to move an absolute action (a gripper "
+        "that opens or closes); pictures, how much the actions since the newest have changed them "
+        "(needs saliency_model).",
+        live=True,
+    )
+    saliency_threshold: float = option(
+        1.0,
+        "Modes action_norm and adaptive, in action units, of pictures in typical changes: from here on a change is "
+        "high.",
+        live=True,
+        ge=0.0,
+        le=1.0e6,
+    )
+    saliency_release: float = option(
+        0.8, "Share of the threshold at which a change that was high stays high.", live=True, ge=0.01, le=1.0
+    )
+    observe_when: When = option(
+        "salient", "salient observes early where the change is high, calm where it is not.", live=True
+    )
+    early_actions: int = option(
+        0,
+        "Actions left when an early observation is asked for; 0 takes it from the measured latencies.",
+        "actions",
+        live=True,
+        ge=0,
+        le=64,
+    )
+    last_chance: bool = option(
+        True,
+        "Before a context ends observe whatever the mode says; mode off never does. false is for comparisons only.",
+        live=True,
+    )
+    max_silence_s: float = option(2.0, "Longest time between two observations.", "s", live=True, ge=0.05, le=600.0)
+    request_timeout_s: float = option(
+        1.5,
+        "A request without a context, or a question to the predictor without an answer, for this long is asked again.",
+        "s",
+        live=True,
+        ge=0.05,
+        le=60.0,
+    )
+    warm_up_contexts: int = option(
+        2,
+        "First contexts of the process that are left out of the measured latencies.",
+        "contexts",
+        live=True,
+        ge=0,
+        le=100,
+    )
+    auto_start: bool = option(False, "Start an episode by itself when a new instruction arrives.", live=True)
 
     @property
     def rule(self) -> tuple[object, ...]:

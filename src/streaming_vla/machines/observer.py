@@ -16,34 +16,7 @@ import numpy.typing as npt
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import Episode, ObserveRequest, Snapshot, Vector
-from streaming_vla.machines.options import require_period, require_seconds
-
-
-@dataclass(frozen=True)
-class ObserverOptions:
-    """How frames are put together; ages and skews are of reception, in seconds.
-
-    Args:
-        cameras: names of the cameras of a set, in the policy's order.
-        max_skew_s: largest time between the oldest and the newest frame of a set.
-        max_frame_age_s: a frame or robot state that is older is not used.
-        frame_timeout_s: a request that finds no set for so long is dropped.
-
-    Raises:
-        ValueError: no camera, a camera named twice, or a time out of range.
-    """
-
-    cameras: tuple[str, ...]
-    max_skew_s: float = 0.1
-    max_frame_age_s: float = 0.3
-    frame_timeout_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"cameras is {list(self.cameras)}: name every camera once, and at least one")
-        require_seconds("max_skew_s", self.max_skew_s)
-        require_period("max_frame_age_s", self.max_frame_age_s)
-        require_period("frame_timeout_s", self.frame_timeout_s)
+from streaming_vla.machines.observer_options import ObserverOptions
 
 
 @dataclass(frozen=True)

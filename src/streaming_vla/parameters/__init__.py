@@ -1,1 +1,1 @@
-"""The parameters of every node: declared once, with description, unit, range and default."""
+"""Parameter files: the options of every node as ROS reads them."""

@@ -1,15 +1,13 @@
-"""Writes config/streaming_vla.yaml from the tables: python -m streaming_vla.parameters.document."""
+"""Writes config/streaming_vla.yaml from the options: python -m streaming_vla.parameters.document."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 
+from streaming_vla.options.option import Option, Value
+from streaming_vla.parameters.nodes import SECTIONS
 from streaming_vla.parameters.sections import EVERY_NODE, KEY
-from streaming_vla.parameters.shared import SHARED
-from streaming_vla.parameters.spec import Parameter, Value
-from streaming_vla.parameters.tables import NODES
 
 _HEADER = """\
 # Every parameter of streaming_vla with its default. Written by `python -m streaming_vla.parameters.document`.
@@ -25,26 +23,28 @@ _HEADER = """\
 
 def render() -> str:
     """Return the text of the parameter file."""
-    shared = {parameter.name for parameter in SHARED}
-    parts = [_HEADER, _section(EVERY_NODE, SHARED)]
-    for node, parameters in NODES.items():
-        parts.append(_section(f"/**/{node}", [parameter for parameter in parameters if parameter.name not in shared]))
+    shared = SECTIONS[EVERY_NODE].declared
+    parts = [_HEADER]
+    for section, kind in SECTIONS.items():
+        whole = section == EVERY_NODE
+        lines = [f"{section if whole else f'/**/{section}'}:", f"  {KEY}:"]
+        for name, option in kind.declared.items():
+            if whole or name not in shared:
+                lines += [f"    # {comment(option)}", f"    {name}: {as_yaml(option.default)}"]
+        parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _section(name: str, parameters: Sequence[Parameter]) -> str:
-    lines = [f"{name}:", f"  {KEY}:"]
-    for parameter in parameters:
-        live = ", live" if parameter.live else ""
-        lines.append(f"    # {parameter.description} [{parameter.allowed}{live}]")
-        lines.append(f"    {parameter.name}: {_yaml(parameter.default)}")
-    return "\n".join(lines) + "\n"
+def comment(option: Option, more: str = "") -> str:
+    """Return the comment above an option in a file: what it is, and in brackets what is allowed and `more`."""
+    return f"{option.description} [{option.allowed}{', live' if option.live else ''}{more}]"
 
 
-def _yaml(value: Value) -> str:
+def as_yaml(value: Value) -> str:
+    """Return a value as YAML."""
     # JSON is YAML, except that YAML 1.1 wants a point in a float with an exponent
     if isinstance(value, tuple):
-        return "[" + ", ".join(_yaml(element) for element in value) + "]"
+        return "[" + ", ".join(as_yaml(element) for element in value) + "]"
     return json.dumps(value)
 
 

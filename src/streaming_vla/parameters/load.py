@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from streaming_vla.options.option import OptionError, suggest
+from streaming_vla.parameters.nodes import NODES, SECTIONS, SuiteOptions
 from streaming_vla.parameters.sections import EVERY_NODE, KEY, full_namespace, is_for, last_name, qualified, rank
-from streaming_vla.parameters.shared import SHARED
-from streaming_vla.parameters.spec import Parameter, Value, check, convert
-from streaming_vla.parameters.tables import NODES, table
 
 ROS_PREFIXES = ("use_sim_time", "qos_overrides", "start_type_description_service")  # rclpy's own parameters
 
@@ -52,8 +50,8 @@ def read_yaml(path: Path) -> Any:
         raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
-    """Return the values of the file, {node: {parameter: value}}; key "/**" holds those for every node.
+def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
+    """Return the options of every node: those of the file, else the defaults; of all defaults without a file.
 
     Args:
         path: of the file.
@@ -61,15 +59,19 @@ def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
 
     Raises:
         ParameterFileError: unreadable, not YAML, an unknown section or key, a refused value, a section that none of the
-            robot's nodes gets, or one that ROS would let win over a closer one.
+            robot's nodes gets, one that ROS would let win over a closer one, or values that do not fit together.
     """
-    found: dict[str, dict[str, Value]] = {}
+    options = SuiteOptions()
+    if path is None:
+        return options
     closest: dict[str, str] = {}  # section by node
+    met: set[str] = set()  # what sections that a node gets are for
     missed: dict[str, str] = {}
     problems: list[str] = []
+    given: dict[str, dict[str, Any]] = {node: {} for node in NODES}
     for section, entries in _sections(read_yaml(path), path):
         name = last_name(section)
-        if name != EVERY_NODE and name not in NODES:
+        if name not in SECTIONS:
             problems.append(
                 f"{path}: no node is called '{section}'{suggest(name, NODES)}; nodes are {', '.join(NODES)}"
             )
@@ -77,7 +79,9 @@ def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
         reached = [
             node for node in (NODES if name == EVERY_NODE else (name,)) if is_for(section, qualified(namespace, node))
         ]
-        if not reached:
+        if reached:
+            met.add(name)
+        else:
             missed.setdefault(name, section)
         behind = next((node for node in reached if rank(section) < rank(closest.get(node, EVERY_NODE))), None)
         if behind is not None:
@@ -86,13 +90,13 @@ def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
                 f"'{section}' first"
             )
         closest.update(dict.fromkeys(reached, section))
-        values, refused = _checked(entries, _shared() if name == EVERY_NODE else table(name))
-        problems += [f"{path}: section '{section}': {reason}" for reason in refused]
-        if reached:
-            found.setdefault(name, {}).update(values)
+        values = {key: value for key, value in entries.items() if not key.startswith(ROS_PREFIXES)}
+        problems += [f"{path}: section '{section}': {reason}" for reason in SECTIONS[name].refusals(values)]
+        for node in reached:
+            given[node] |= {key: value for key, value in values.items() if key in NODES[node].declared}
     names_robot = any(rank(section) == 2 for section in closest.values())  # then the others may be other robots'
     for name, section in missed.items():
-        if name not in found and not names_robot:
+        if name not in met and not names_robot:
             wide = EVERY_NODE if name == EVERY_NODE else f"/**/{name}"
             problems.append(
                 f"{path}: section '{section}' is for no node of namespace '{full_namespace(namespace)}': "
@@ -100,36 +104,38 @@ def read(path: Path, namespace: str = "/") -> dict[str, dict[str, Value]]:
             )
     if problems:
         raise ParameterFileError("\n".join(problems))
-    return found
+    for node, values in given.items():
+        try:
+            options = options.changed(node, values)
+        except OptionError as error:
+            problems.append(f"{path}: section '{closest[node]}': {error}")
+    try:
+        options.check_agreement()
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+    if problems:
+        raise ParameterFileError("\n".join(dict.fromkeys(problems)))  # of "/**" several nodes may say the same
+    return options
 
 
-def _checked(entries: Mapping[str, object], known: Mapping[str, Parameter]) -> tuple[dict[str, Value], list[str]]:
-    """Return the values of a section, and a sentence for each entry that is refused."""
-    values: dict[str, Value] = {}
-    refused = []
-    for key, value in entries.items():
-        reason = unknown(key, known) if key not in known else check(known[key], value)
-        if reason is None:
-            values[key] = convert(known[key], value)
-        elif not key.startswith(ROS_PREFIXES):
-            refused.append(reason)
-    return values, refused
+def origin(files: Iterable[Path], node: str, names: Iterable[str]) -> str:
+    """Return where parameters of a node are set, "robot.yaml: section '/**/executor'"; the last place, as ROS has it.
 
+    Args:
+        files: that the node was started with, in order; each can be read.
+        node: its fully qualified name.
+        names: of the parameters; one that is set is enough.
 
-def unknown(key: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses the parameter `key`, which is not one of `known`."""
-    names = sorted(known)
-    return f"there is no parameter '{key}'{suggest(key, names)}; parameters are {', '.join(names)}"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ", did you mean '...'?" when a name of `known` is close to `name`, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _shared() -> dict[str, Parameter]:
-    return {parameter.name: parameter for parameter in SHARED}
+    Returns:
+        empty when no file sets one of them.
+    """
+    places = [
+        f"{path}: section '{section}'"
+        for path in files
+        for section, entries in _sections(read_yaml(path), path)
+        if is_for(section, node) and entries.keys() & set(names)
+    ]
+    return places[-1] if places else ""
 
 
 def _sections(document: object, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, object]]]:

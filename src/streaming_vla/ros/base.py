@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -18,14 +18,15 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.machines.episodes import Change, CurrentEpisode
 from streaming_vla.machines.events import Episode
-from streaming_vla.parameters.spec import Value
+from streaming_vla.options.shared import NodeOptions
 from streaming_vla.ros import messages
-from streaming_vla.ros.declare import StartError, declare
+from streaming_vla.ros.declare import ConfigError, Declared, StartError, located
 from streaming_vla.ros.priority import raise_priority
 
-__all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "StartError", "SuiteNode", "reliable"]
+__all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "ConfigError", "StartError", "SuiteNode", "reliable"]
 
 T = TypeVar("T")
+OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -38,21 +39,22 @@ def reliable(depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
 
 
-class SuiteNode(LifecycleNode):  # type: ignore[misc]
-    """A lifecycle node around one state machine.
+class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
+    """A lifecycle node with checked options.
 
     A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
-    `settle`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter with that
-    sentence.
+    `handle_responses`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter
+    with that sentence.
 
     Args:
-        name: of the node; its parameters are those of the table of that name.
+        name: of the node.
+        kind: of its options, which are its parameters.
 
     Raises:
-        StartError: a parameter that does not exist or is not allowed.
+        ConfigError: a parameter that does not exist or is not allowed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: type[OptionsT]) -> None:
         # rclpy's own refusal of an undeclared parameter does not name it; `declare` refuses it instead
         super().__init__(name, allow_undeclared_parameters=True)
         self.session: str = self.get_namespace()
@@ -61,9 +63,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         self._current = CurrentEpisode()
         self.refusals: Counter[str] = Counter()
         self._failure = ""
+        self._misconfigured = False  # the newest failure is one of the configuration
         self._starting = False
         self._made: list[tuple[Callable[[Any], object], Any]] = []
-        self._parameters_of_node = declare(self, name, self.update)
+        self._declared = Declared(self, kind, self.update)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
@@ -83,8 +86,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     def on_episode(self, episode: Episode) -> None:
         """Take the episode that the suite works on; called while active only."""
 
-    def update(self, values: Mapping[str, Value]) -> None:
-        """Take new values of live parameters; `values` holds every parameter of the node."""
+    def update(self, options: OptionsT) -> None:
+        """Take new values of live parameters."""
 
     def deadline(self) -> float | None:
         """Return when `tick` is due, monotonic seconds, or None."""
@@ -93,8 +96,8 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
     def tick(self) -> None:
         """Do what is due."""
 
-    def settle(self) -> None:
-        """Take up answers that have come; called after every callback.
+    def handle_responses(self) -> None:
+        """Take up responses of services that have come; called after every callback.
 
         A future's own callback would wait for another round of the executor.
         """
@@ -109,13 +112,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     # for subclasses
 
-    def value(self, name: str) -> Any:
-        """Return the parameter `name`: bool, int, float, str or a tuple of one of them."""
-        return self._parameters_of_node[name]
-
-    def values(self) -> dict[str, Value]:
-        """Return every parameter of the node."""
-        return dict(self._parameters_of_node)
+    @property
+    def options(self) -> OptionsT:
+        """The options as they are now."""
+        return self._declared.options
 
     def stamp(self, monotonic_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
@@ -163,6 +163,19 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
                 f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
             ) from error
 
+    def serve(self, service_type: type, name: str, answer: Callable[[Any, Any], None]) -> None:
+        """Offer a service; `answer` fills in the response while the node is active, else it says that it is not."""
+
+        def respond(request: Any, response: Any) -> Any:
+            if self.active:
+                answer(request, response)
+            else:
+                reason = "message" if hasattr(response, "message") else "reason"  # as std_srvs calls it
+                setattr(response, reason, f"{self.get_name()} is not active: activate it first")
+            return response
+
+        self.create_service(service_type, name, respond)
+
     def listen_to_episode(self) -> None:
         """Subscribe to the latched episode, remembered while the node is inactive.
 
@@ -183,9 +196,9 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         span.episode, span.sequence = episode, max(0, sequence)
         self._spans.publish(span)
 
-    def raise_priority(self) -> None:
-        """Ask for the priority of parameter `realtime_priority`; to be called when every thread is there."""
-        advice = raise_priority(self.value("realtime_priority"))
+    def raise_priority(self, priority: int) -> None:
+        """Ask for a real-time priority; to be called when every thread is there."""
+        advice = raise_priority(priority)
         if advice:
             self.get_logger().info(advice)
 
@@ -195,14 +208,18 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         """Configure and activate when parameter `autostart` says so.
 
         Raises:
-            StartError: a hook refused; the message is its sentence.
+            ConfigError: a hook refused the configuration; the message is its sentence.
+            StartError: a hook failed otherwise.
         """
-        if not self.value("autostart"):
+        if not self.options.autostart:
             return
         self._starting = True
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
-                raise StartError(self._failure or f"node '{self.get_name()}' cannot be activated")
+                sentence = self._failure or f"node '{self.get_name()}' cannot be activated"
+                if self._misconfigured:
+                    raise ConfigError(sentence)
+                raise StartError(sentence)
         self._starting = False
 
     def stop(self) -> None:
@@ -259,6 +276,9 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
             hook()
         except Exception as error:
             self._failure = f"node '{self.get_name()}': {' '.join(str(error).split()) or type(error).__name__}"
+            self._misconfigured = isinstance(error, ValueError)
+            if self._misconfigured:
+                self._failure = located(self._failure, self, self.options.declared)
             if not isinstance(error, ValueError | RuntimeError | OSError | MemoryError):
                 traceback.print_exc()  # no refusal but a fault of this code
             if not self._starting:  # else the process ends with this sentence

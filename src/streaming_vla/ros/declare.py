@@ -1,91 +1,116 @@
-"""Declares a node's parameters from its table and refuses, with a reason, what is not in it."""
+"""Declares a node's options as ROS parameters and refuses, with a reason, what is not one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
-from rclpy.parameter import Parameter as RosParameter
+from rclpy.parameter import Parameter
 
-from streaming_vla.parameters.load import ROS_PREFIXES, unknown
-from streaming_vla.parameters.shared import SHARED
-from streaming_vla.parameters.spec import Parameter, Value, as_written, check, convert
-from streaming_vla.parameters.tables import table
+from streaming_vla.options.option import Option, Options, unknown
+from streaming_vla.options.shared import SharedOptions
+from streaming_vla.parameters.load import ROS_PREFIXES, origin
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+_WHOLE = {Parameter.Type.INTEGER: Parameter.Type.DOUBLE, Parameter.Type.INTEGER_ARRAY: Parameter.Type.DOUBLE_ARRAY}
 
 
 class StartError(RuntimeError):
     """The node cannot start; the message is one sentence for the operator."""
 
 
-def declare(node: Node, name: str, update: Callable[[Mapping[str, Value]], None]) -> dict[str, Value]:
-    """Declare the table `name` on `node` and return the values, kept current as parameters are set.
+class ConfigError(StartError):
+    """The node cannot start as it is configured: starting it again is of no use."""
+
+
+def parameter_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the parameter files of a node's command line, in order."""
+    return [Path(name) for flag, name in itertools.pairwise(arguments) if flag == "--params-file"]
+
+
+def located(sentence: str, node: Node, names: Iterable[str]) -> str:
+    """Return a sentence on the options of `node` with the file and section in front that set what it names.
+
+    Args:
+        names: of the options.
+    """
+    files = [path for path in parameter_files(sys.argv) if path.is_file()]
+    named = [name for name in names if f"'{name}'" in sentence]
+    named = named or [name for name in names if re.search(rf"\b{re.escape(name)}\b", sentence)]
+    place = origin(files, node.get_fully_qualified_name(), named) or "".join(map(str, files[:1]))
+    return f"{place}: {sentence}" if place else sentence
+
+
+class Declared(Generic[OptionsT]):
+    """The options of a node as ROS parameters; `options` are kept current as parameters are set.
 
     Args:
         node: whose parameters they are; values from files and the command line are taken and checked.
-        name: of the table.
-        update: called with every value when one is about to change; a ValueError refuses the change.
+        kind: of the options.
+        update: called with new options that are about to be taken; a ValueError refuses them.
 
     Raises:
-        StartError: a parameter that does not exist, or a value that is not allowed.
+        ConfigError: a parameter that does not exist, or a value that is not allowed.
     """
-    known = table(name)
-    given = _given(node, name, known)
-    values: dict[str, Value] = {}
-    for parameter in known.values():
+
+    def __init__(self, node: Node, kind: type[OptionsT], update: Callable[[OptionsT], None]) -> None:
+        self._kind, self._update = kind, update
         try:
-            values[parameter.name] = convert(parameter, given.get(parameter.name, parameter.default))
+            self.options: OptionsT = kind(**_given(node, kind))
         except ValueError as error:
-            raise StartError(f"node '{name}': {error}") from error
-        value = values[parameter.name]
-        node.declare_parameter(
-            parameter.name,
-            list(value) if isinstance(value, tuple) else value,
-            _descriptor(parameter),
-            ignore_override=True,
-        )
+            sentence = f"node '{node.get_name()}': {error}"
+            raise ConfigError(located(sentence, node, [*kind.declared, *node._parameter_overrides])) from error
+        for name, value in self.options.values().items():
+            written = list(value) if isinstance(value, tuple) else value
+            node.declare_parameter(name, written, _descriptor(kind.declared[name]), ignore_override=True)
+        node.add_pre_set_parameters_callback(self._before_set)
+        node.add_on_set_parameters_callback(self._set)
 
-    def before_set(changes: list[RosParameter]) -> list[RosParameter]:
-        return [
-            RosParameter(change.name, value=as_written(known[change.name], change.value))
-            if change.name in known
-            else change
-            for change in changes
-        ]
+    def _before_set(self, changes: list[Parameter[Any]]) -> list[Parameter[Any]]:
+        """Return the changes as they were meant: `ros2 param set` makes an integer of 2 and false of off."""
+        return [self._meant(change) for change in changes]
 
-    def on_set(changes: list[RosParameter]) -> SetParametersResult:
-        changed = {change.name: _plain(change.value) for change in changes if change.name in known}
-        reasons = [
-            unknown(change.name, known)
-            for change in changes
-            if change.name not in known and not change.name.startswith(ROS_PREFIXES)
-        ]
-        reasons += [reason for key, value in changed.items() if (reason := check(known[key], value)) is not None]
-        if reasons:
-            return SetParametersResult(successful=False, reason="; ".join(reasons))
-        candidate = {**values, **{key: convert(known[key], value) for key, value in changed.items()}}
+    def _meant(self, change: Parameter[Any]) -> Parameter[Any]:
+        option = self._kind.declared.get(change.name)
+        if option is None:
+            return change
+        is_list = change.type_ is Parameter.Type.INTEGER_ARRAY
+        if option.element_type is float and change.type_ in _WHOLE and option.is_list == is_list:
+            numbers = [float(number) for number in change.value] if is_list else float(change.value)
+            return Parameter(change.name, _WHOLE[change.type_], numbers)
+        if change.value is False and option.as_written(False) == "off":
+            return Parameter(change.name, Parameter.Type.STRING, "off")
+        return change
+
+    def _set(self, changes: list[Parameter[Any]]) -> SetParametersResult:
+        known = {change.name: _plain(change.value) for change in changes if not change.name.startswith(ROS_PREFIXES)}
         try:
-            update(candidate)
+            options = self.options.changed(**known)
+            self._update(options)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        values.update(candidate)
+        self.options = options
         return SetParametersResult(successful=True)
 
-    node.add_pre_set_parameters_callback(before_set)
-    node.add_on_set_parameters_callback(on_set)
-    return values
 
+def _given(node: Node, kind: type[Options]) -> dict[str, Any]:
+    """Return what files and the command line set, as ROS has parsed it; of section "/**" what the node has.
 
-def _given(node: Node, name: str, known: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return what files and the command line set, as ROS has parsed it."""
+    Raises:
+        ValueError: a parameter that neither the node nor section "/**" has.
+    """
     # rclpy offers no public way to see an override that is not declared
-    overrides: dict[str, RosParameter] = node._parameter_overrides
-    shared = {parameter.name for parameter in SHARED}  # section /** reaches nodes that do not use all of it
+    overrides: dict[str, Parameter[Any]] = node._parameter_overrides
     for key in overrides:
-        if key not in known and key not in shared and not key.startswith(ROS_PREFIXES):
-            raise StartError(f"node '{name}': {unknown(key, known)}")
-    return {key: _plain(override.value) for key, override in overrides.items() if key in known}
+        if key not in kind.declared and key not in SharedOptions.declared and not key.startswith(ROS_PREFIXES):
+            raise ValueError(unknown(key, kind.declared))
+    return {key: _plain(override.value) for key, override in overrides.items() if key in kind.declared}
 
 
 def _plain(value: Any) -> Any:
@@ -93,17 +118,18 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else list(value)
 
 
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    unit = f" [{parameter.unit}]" if parameter.unit else ""
+def _descriptor(option: Option) -> ParameterDescriptor:
+    unit = f" [{option.unit}]" if option.unit else ""
     descriptor = ParameterDescriptor(
-        name=parameter.name,
-        description=parameter.description + unit,
-        additional_constraints=parameter.allowed,
-        read_only=not parameter.live,
+        name=option.name,
+        description=option.description + unit,
+        additional_constraints=option.allowed,
+        read_only=not option.live,
     )
-    if parameter.low is not None and parameter.high is not None and not parameter.is_list:
-        if parameter.element_type is int:
-            descriptor.integer_range = [IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high))]
+    if option.low is not None and option.high is not None and not option.is_list:
+        if option.element_type is int:
+            whole = IntegerRange(from_value=int(option.low), to_value=int(option.high), step=1)
+            descriptor.integer_range = [whole]
         else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high)]
+            descriptor.floating_point_range = [FloatingPointRange(from_value=option.low, to_value=option.high)]
     return descriptor

@@ -116,6 +116,11 @@ def observation_from(message: msg.Observation, cameras: tuple[str, ...]) -> Enco
     )
 
 
+def layout_mismatch(layout: ActionLayout, context: msg.Context) -> str:
+    """Return what differs between `layout` and that of the policy which made `context`; empty when nothing does."""
+    return layout.mismatch(tuple(context.action_names), tuple(context.action_absolute))
+
+
 def context_from(message: msg.Context) -> ContextReady:
     """Return what Context.msg says."""
     return ContextReady(

@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor, TimeoutObject
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.parameters.load import ParameterFileError, read_yaml
-from streaming_vla.ros.base import StartError, SuiteNode
+from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
+from streaming_vla.ros.declare import parameter_files
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
-PARAMS_FILE_FLAG = "--params-file"
 
 
-def run(make: Callable[[], SuiteNode], arguments: list[str] | None = None) -> int:
+def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
     """Run the node that `make` returns until SIGINT or SIGTERM; return the exit code of the process.
 
-    What keeps the node from starting becomes one sentence on stderr and exit code 1.
+    What keeps the node from starting becomes one sentence on stderr. The exit code is CONFIG_ERROR where it is the
+    configuration, which is the same when it is started again; else 1.
     """
     arguments = sys.argv if arguments is None else arguments
     try:
-        _check_files(arguments)
+        for path in parameter_files(arguments):
+            read_yaml(path)  # else ROS refuses it in words of its own
         # rclpy's own handlers would close the middleware before a stop command can be sent
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except StartError as error:
-        return _refuse(str(error))
+    except ParameterFileError as error:
+        return _refuse(str(error), CONFIG_ERROR)
     except Exception as error:
         return _refuse(f"ROS 2 cannot start: {_one_line(error)}")
     try:
         return _run(make)
+    except ConfigError as error:
+        return _refuse(str(error), CONFIG_ERROR)
+    except (StartError, ValueError) as error:
+        return _refuse(str(error))
     finally:
         rclpy.try_shutdown()
 
 
-def _run(make: Callable[[], SuiteNode]) -> int:
-    try:
-        node = make()
-    except (StartError, ValueError) as error:
-        return _refuse(str(error))
+def _run(make: Callable[[], SuiteNode[Any]]) -> int:
+    node = make()
     executor, wait = SingleThreadedExecutor(), TimeoutObject(0.0)
     executor.add_node(node)
     stopping = _Stop()
@@ -59,8 +62,8 @@ def _run(make: Callable[[], SuiteNode]) -> int:
         while not stopping.asked:
             _spin_once(executor, node, wait)
         return 0
-    except StartError as error:
-        return _refuse(str(error))
+    except StartError:
+        raise
     except Exception:
         traceback.print_exc()
         return _refuse(f"node '{node.get_name()}' failed, see the traceback above")
@@ -72,7 +75,7 @@ def _run(make: Callable[[], SuiteNode]) -> int:
             node.destroy_node()
 
 
-def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode, wait: TimeoutObject) -> None:
+def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode[Any], wait: TimeoutObject) -> None:
     """Wait for one callback or the node's next deadline, whichever comes first.
 
     Args:
@@ -83,7 +86,7 @@ def _spin_once(executor: SingleThreadedExecutor, node: SuiteNode, wait: TimeoutO
     wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
     wait.timeout = max(0.0, wait_s)
     executor.spin_once(timeout_sec=wait)  # type: ignore[arg-type]  # as its own spin_until_future_complete does
-    node.settle()
+    node.handle_responses()
     deadline = node.deadline()
     if deadline is not None and time.monotonic() >= deadline:
         node.tick()
@@ -101,20 +104,9 @@ class _Stop:
         self.asked = True
 
 
-def _check_files(arguments: list[str]) -> None:
-    """Refuse a parameter file that ROS could not read, with a sentence that names it."""
-    for flag, name in itertools.pairwise(arguments):
-        if flag != PARAMS_FILE_FLAG:
-            continue
-        try:
-            read_yaml(Path(name))
-        except ParameterFileError as error:
-            raise StartError(str(error)) from error
-
-
-def _refuse(sentence: str) -> int:
+def _refuse(sentence: str, code: int = 1) -> int:
     print(sentence, file=sys.stderr, flush=True)
-    return 1
+    return code
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,8 @@ import yaml
 from streaming_vla.saliency.decision import WHEN
 
 MODES = ("action_norm", "adaptive")
-# trained_delay of generator and monitor, actions: who observes less often plays contexts to their end
+EVERY_NODE = "/**"  # section of what several nodes share
+# trained_delay, actions: who observes less often plays contexts to their end
 NOTHING_LEFT_OUT = 1000
 FEWEST_CONTEXTS = 20  # a quantile of less says nothing
 
@@ -89,16 +90,15 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
 
 
 def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, dict[str, Any]]:
-    """Return the parameters of monitor and generator, by node, that observe with a threshold of `mode`."""
+    """Return the parameters, by node or "/**" for all, that observe with a threshold of `mode`."""
     monitor: dict[str, Any] = {
         "mode": mode,
         **({"saliency_of": of} if mode == "adaptive" else {}),
         "observe_when": when,
         "saliency_threshold": threshold,
         "saliency_release": 1.0,
-        "trained_delay": NOTHING_LEFT_OUT,
     }
-    return {"saliency_monitor": monitor, "generator": {"trained_delay": NOTHING_LEFT_OUT}}
+    return {EVERY_NODE: {"trained_delay": NOTHING_LEFT_OUT}, "saliency_monitor": monitor}
 
 
 def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
@@ -114,7 +114,11 @@ def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Cal
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
         # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
         + yaml.safe_dump(
-            {f"/**/{node}": {"ros__parameters": of_node} for node, of_node in sections.items()}, sort_keys=False
+            {
+                node if node == EVERY_NODE else f"/**/{node}": {"ros__parameters": of_node}
+                for node, of_node in sections.items()
+            },
+            sort_keys=False,
         ),
         encoding="utf-8",
     )

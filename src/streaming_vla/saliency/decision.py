@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -178,10 +178,12 @@ class Adaptive:
         return judged(moment.saliency, self._gate, self._when)
 
 
-WHEN = ("salient", "calm")
+When = Literal["salient", "calm"]
+WHEN = get_args(When)
 # what mode adaptive asks the policy: how far it is going to move what is absolute (saliency.plan), or how much the
 # actions since the picture have changed what the cameras see (saliency.predictor)
-SALIENCY_OF = ("plan", "pictures")
+SaliencyOf = Literal["plan", "pictures"]
+SALIENCY_OF = get_args(SaliencyOf)
 
 
 def judged(saliency: float, gate: Gate, when: str) -> Decision:

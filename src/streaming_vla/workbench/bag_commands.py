@@ -136,20 +136,17 @@ def export(
     from streaming_vla.bags.ingest import Ingest, IngestOptions
     from streaming_vla.bags.reader import Bag
     from streaming_vla.bags.steps import StepOptions, episodes
-    from streaming_vla.commands.robot_state import joints_of
-    from streaming_vla.images.encode import camera_options
-    from streaming_vla.workbench.machine_options import all_values
+    from streaming_vla.parameters.load import read
 
     try:
-        values = all_values(params, namespace)
-        observer, generator = values["observer"], values["generator"]
-        period_s = float(generator["control_period_s"])
-        topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
-        joints = joints_of(observer)
-        state_topic = observer["robot_state_topic"]
-        ingest = IngestOptions(topics, state_topic, ("episode",), joints, namespace, action_topic=action_topic)
-        turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
-        steps = StepOptions(period_s, observer["image_size"], instruction, turned)
+        suite = read(params, namespace)
+        observer, period_s = suite.observer, suite.generator.control_period_s
+        topics, joints = observer.of_cameras(observer.camera_topics), observer.state_joints
+        ingest = IngestOptions(
+            topics, observer.robot_state_topic, ("episode",), joints, namespace, action_topic=action_topic
+        )
+        turned = observer.of_cameras(observer.camera_rotations)
+        steps = StepOptions(period_s, observer.image_size, instruction, turned)
         if steps.size % 2:
             raise ValueError(f"image_size is {steps.size}, films need an even number of pixels: choose another")
 
@@ -161,11 +158,10 @@ def export(
                     for problem in (*bag.problems, *heard.said.values()):
                         print(problem, file=sys.stderr)
 
-        names = tuple(generator["action_names"])
         found = all_episodes()
         first = next(found, None)
         state = joints or tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
-        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, names)
+        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, suite.generator.action_names)
 
         def with_first() -> Any:
             if first is not None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from pathlib import Path
 
 import rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+
+from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 
 class Toy(LifecycleNode):
@@ -21,6 +24,10 @@ class Toy(LifecycleNode):
         if self.declare_parameter("die", False).value:
             print(f"node '{self.get_name()}': the camera is on fire", file=sys.stderr)
             sys.exit(1)
+        again = Path(self.declare_parameter("again", "").value)  # of a node that was edited meanwhile
+        if again.is_file():
+            print(f"node '{self.get_name()}': {again.read_text()}", file=sys.stderr)
+            sys.exit(CONFIG_ERROR)
         self.note("made")
 
     def note(self, what: str) -> None:

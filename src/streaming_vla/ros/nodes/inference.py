@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -20,11 +20,11 @@ from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from kv_cache.gate_file import LoadedGate, load_gate
+from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.delay import Delay
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.options import EngineOptions, differences
+from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.values import (
     ContextReport,
@@ -35,7 +35,6 @@ from streaming_vla.engine.values import (
     SaliencyRequest,
     SaliencyResult,
 )
-from streaming_vla.parameters.spec import Value
 from streaming_vla.policies.models import find_model
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
@@ -49,13 +48,12 @@ SAID_FOR_S = 10.0  # in the diagnostics
 INACTIVE = "inference is not active: activate it first"
 
 
-class InferenceNode(SuiteNode):
+class InferenceNode(SuiteNode[InferenceOptions]):
     """Carries observations and requests to the engine; knows nothing of schedules."""
 
     def __init__(self) -> None:
-        self._options: EngineOptions | None = None
-        self._gate: LoadedGate | None = None
-        super().__init__("inference")
+        super().__init__("inference", InferenceOptions)
+        self._engine_options: EngineOptions | None = None
         self._engine: Engine | None = None
         self._delay: Delay | None = None
         # a group of their own: while an answer is awaited, the node's other callbacks go on, on the same thread
@@ -71,50 +69,50 @@ class InferenceNode(SuiteNode):
         # the cores belong to the control loop: one thread here, and none that spin beside it
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._policy = load_with_predictor(self.value("model"), self.value("saliency_model"))
-        gate = self.value("cache_gate")
-        self._gate = load_gate(find_model(gate)) if gate else None
-        self._options = self._engine_options(self.values())
-        check_fit(self._policy.spec, self._options)
-        if self._gate is not None and self._options.cache_policy == "gated":
-            for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
+        options = self.options
+        self._policy = load_with_predictor(options.model, options.saliency_model)
+        spec = self._policy.spec
+        engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
+        check_fit(spec, engine)
+        if engine.gate is not None and options.cache_policy == "gated":
+            for sentence in differences(engine.gate.training, engine.cache, find_model(options.model)):
                 self.get_logger().warning(sentence)
-        name = self.value("latency_profile")
+        name = options.latency_profile
         self._profile = find_profile(name) if name else None
-        names = [self._resolve(name) for name in self.value("sessions")]
-        if len(set(names)) != len(names) or len(names) > self._options.max_sessions:
+        names = [self._resolve(name) for name in options.sessions]
+        if len(set(names)) != len(names) or len(names) > options.max_sessions:
             raise ValueError(
-                f"sessions are {', '.join(names)}, expected at most {self._options.max_sessions} different ones "
+                f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
                 "(max_sessions)"
             )
         for name in names:
             self._connect(name)
 
-    def update(self, values: Mapping[str, Value]) -> None:
+    def update(self, options: InferenceOptions) -> None:
         """Take a new budget or threshold of the cache; open sessions go on with it."""
-        if self._options is None:  # not configured yet: `configure` will check it
+        if self._engine_options is None:  # not configured yet: `configure` will check it
             return
-        options = self._engine_options(values)
+        engine = self._engine_options.retuned(options)
         try:
-            check_fit(self._policy.spec, options)
+            check_fit(self._policy.spec, engine)
             if self._engine is not None:
-                self._engine.retune(options)
+                self._engine.retune(engine)
         except MemoryError as error:
             raise ValueError(str(error)) from error
-        self._options = options
+        self._engine_options = engine
 
     def activate(self) -> None:
         """Begin with empty sessions."""
-        assert self._options is not None, "a node is configured before it is activated"
+        assert self._engine_options is not None, "a node is configured before it is activated"
         self._delay = None
         if self._profile is not None:
             self._delay = Delay(self._profile, time.perf_counter)
             self.get_logger().warning(
                 f"latency profile '{self._profile.name}' is on, answers are held back: {self._profile.description}"
             )
-        self._engine = Engine(self._policy, self._options, delay=self._delay)
+        self._engine = Engine(self._policy, self._engine_options, delay=self._delay)
         self._engine.start()
-        self.raise_priority()
+        self.raise_priority(self.options.realtime_priority)
 
     def deactivate(self) -> None:
         """Refuse what waits and end the engine's thread."""
@@ -143,26 +141,6 @@ class InferenceNode(SuiteNode):
         for awaited, since_s in list(self._awaited.items()):
             if now >= since_s + LONGEST_ANSWER_S and self._awaited.pop(awaited, None) is not None:
                 awaited.set_result(None)
-
-    def _engine_options(self, values: Mapping[str, Any]) -> EngineOptions:
-        threshold, gate = values["cache_threshold"], self._gate
-        if values["cache_policy"] == "gated" and gate is None:
-            raise ValueError(
-                "cache_policy is gated, but cache_gate is empty: name the weights of a gate there, "
-                "or choose another cache_policy"
-            )
-        return EngineOptions(
-            cache_policy=values["cache_policy"],
-            sinks=values["cache_sinks"],
-            recent=values["cache_recent"] or self._policy.spec.tokens_per_observation,
-            capacity=values["cache_capacity"],
-            max_sessions=values["max_sessions"],
-            chunk=values["cache_chunk"],
-            budget=values["cache_budget"],
-            threshold=gate.threshold if gate is not None and threshold < 0 else max(0.0, threshold),
-            gate=gate.gate if gate is not None else None,
-            keep_rate=values["cache_keep_rate"],
-        )
 
     def _resolve(self, name: str) -> str:
         """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""

@@ -7,7 +7,6 @@ delays a subscription; when it falls behind by more than `queue_mb`, messages ar
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import Any
 import yaml
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from streaming_vla.bags.recorder_options import MB, RecorderOptions
 from streaming_vla.bags.topics import Topic
-from streaming_vla.bags.writer import BagWriter, WriterOptions
+from streaming_vla.bags.writer import BagWriter
 from streaming_vla.bags.writing_thread import WritingThread
 from streaming_vla.ros.base import SuiteNode
 from streaming_vla.ros.spin import run
@@ -29,7 +29,6 @@ from streaming_vla.ros.type_texts import full_text
 SHARED_TOPICS = ("/diagnostics", "/rosout", "/tf", "/tf_static", "/clock")  # of every namespace
 DISCOVERY_PERIOD_S = 0.5
 DEPTH = 100  # of a subscription: what may wait while another message is taken
-MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,38 +40,27 @@ class _Listening:
     subscription: Any
 
 
-class RecorderNode(SuiteNode):
+class RecorderNode(SuiteNode[RecorderOptions]):
     """Records from activation to deactivation, each time into a new folder."""
 
     def __init__(self) -> None:
-        super().__init__("recorder")
+        super().__init__("recorder", RecorderOptions)
         self._listening: dict[str, _Listening] = {}
         self._refused: set[tuple[str, str]] = set()
         self._thread: WritingThread | None = None
         self._due_s: float | None = None
 
-    def configure(self) -> None:
-        """Check the options and the patterns."""
-        self._options = WriterOptions(
-            compression=self.value("compression"),
-            flush_s=self.value("flush_s"),
-            sync_s=self.value("sync_s"),
-            split_bytes=round(self.value("split_mb") * MB),
-            split_s=self.value("split_s"),
-        )
-        self._include, self._exclude = self._patterns("include"), self._patterns("exclude")
-
     def activate(self) -> None:
         """Make the folder and begin to listen."""
-        name = self.value("bag_name") or datetime.now().strftime("%Y%m%d_%H%M%S")
-        folder = Path(self.value("bag_folder")) / name
+        name = self.options.bag_name or datetime.now().strftime("%Y%m%d_%H%M%S")
+        folder = Path(self.options.bag_folder) / name
         try:
-            writer = BagWriter(folder, self._options)
+            writer = BagWriter(folder, self.options)
         except FileExistsError as error:
             raise ValueError(f"bag '{folder}' exists already: choose another bag_name, or remove it") from error
         except OSError as error:
             raise ValueError(f"bag '{folder}' cannot be made: {error.strerror}; choose another bag_folder") from error
-        self._thread = WritingThread(writer, round(self.value("queue_mb") * MB))
+        self._thread = WritingThread(writer, round(self.options.queue_mb * MB))
         self._due_s = time.monotonic()
         self.get_logger().info(f"recording to {folder}")
 
@@ -108,17 +96,10 @@ class RecorderNode(SuiteNode):
         figures: dict[str, object] = {"topics": len(self._listening), "messages": thread.taken, **thread.dropped}
         return _problem(thread), figures
 
-    def _patterns(self, name: str) -> list[re.Pattern[str]]:
-        try:
-            return [re.compile(pattern) for pattern in self.value(name) if pattern]
-        except re.error as error:
-            raise ValueError(f"{name} has '{error.pattern!r}', which is no regular expression ({error})") from error
-
     def _wanted(self, name: str) -> bool:
         inside = name in SHARED_TOPICS or name.startswith(self.session.rstrip("/") + "/")
         hidden = any(part.startswith("_") for part in name.split("/"))
-        chosen = any(pattern.fullmatch(name) for pattern in self._include)
-        return inside and not hidden and chosen and not any(pattern.fullmatch(name) for pattern in self._exclude)
+        return inside and not hidden and self.options.chosen(name)
 
     def _listen(self, name: str, kinds: list[str]) -> None:
         kind = kinds[0]

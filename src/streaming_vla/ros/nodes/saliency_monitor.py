@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -13,7 +11,8 @@ from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
 from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
-from streaming_vla.machines.monitor import Monitor, MonitorEffect, MonitorOptions
+from streaming_vla.machines.monitor import Monitor, MonitorEffect
+from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import LATCHED, reliable
 from streaming_vla.ros.machine import MachineNode
@@ -27,17 +26,16 @@ SETTLE_S = 5.0  # after activation; a latched message has come by then
 NO_SERVICE = "no node offers 'predict_saliency'"
 
 
-class SaliencyMonitorNode(MachineNode[Monitor]):
+class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
     """Never starves the pipeline: start, empty queue and longest silence always observe."""
 
     def __init__(self) -> None:
-        super().__init__("saliency_monitor")
+        super().__init__("saliency_monitor", MonitorOptions)
         self._asked_s: dict[int, float] = {}
         self._questions: Asking[SaliencyQuestion] = Asking()
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
-        self.options(self.values())
         self._episodes = self.create_publisher(wire.Episode, "episode", LATCHED)
         self._requests = self.create_publisher(wire.ObserveRequest, "observe_request", reliable(10))
         self.listen(wire.Context, "context", messages.context_from, self._on_context, reliable(10))
@@ -50,8 +48,8 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         )
         self._predictor = self.create_client(srv.PredictSaliency, "predict_saliency")
         self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
-        self.create_service(srv.StartEpisode, "start_episode", self._on_start)
-        self.create_service(Trigger, "stop_episode", self._on_stop)
+        self.serve(srv.StartEpisode, "start_episode", self._on_start)
+        self.serve(Trigger, "stop_episode", self._on_stop)
         self._instruction = ""
 
     def make(self) -> Monitor:
@@ -59,8 +57,7 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
         # the newest number that is known may be above the clock's, which may have been set back
         known = self.episode.number if self.episode is not None else 0
         ended = known if self.episode is not None and not self.episode.active else 0
-        options = self.options(self.values())
-        return Monitor(options, last_episode=max(known, int(time.time()) - NUMBERS_SINCE_S), ended=ended)
+        return Monitor(self.options, last_episode=max(known, int(time.time()) - NUMBERS_SINCE_S), ended=ended)
 
     def activate(self) -> None:
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
@@ -76,55 +73,32 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
 
     def deactivate(self) -> None:
         """End the episode: the executor holds."""
-        self.feed(Monitor.stop_episode)
-        super().deactivate()
+        self.dispatch(Monitor.stop_episode)
         self._questions.forget()
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Requests by reason, and how long a context takes."""
-        if self.machine is None:
-            return "", {}
         latency = self.machine.request_latency.summary()
         figures = {"request_p50_ms": 1e3 * latency.p50_s, "request_p95_ms": 1e3 * latency.p95_s}
         return "", {**figures, **self.machine.counters.as_dict()}
 
-    def options(self, values: Mapping[str, Any]) -> MonitorOptions:
-        """Return the options of the monitor."""
-        return MonitorOptions(
-            mode=values["mode"],
-            early_actions=values["early_actions"],
-            lead_actions=values["lead_actions"],
-            trained_delay=values["trained_delay"],
-            control_period_s=values["control_period_s"],
-            max_silence_s=values["max_silence_s"],
-            request_timeout_s=values["request_timeout_s"],
-            warm_up_contexts=values["warm_up_contexts"],
-            random_rate=values["random_rate"],
-            random_seed=values["random_seed"],
-            saliency_of=values["saliency_of"],
-            saliency_threshold=values["saliency_threshold"],
-            saliency_release=values["saliency_release"],
-            observe_when=values["observe_when"],
-            absolute=values["action_absolute"],
-        )
-
     def _on_context(self, context: ContextReady) -> None:
         now = time.monotonic()
-        self.feed(Monitor.on_context, context)
+        self.dispatch(Monitor.on_context, context)
         ours = self.episode is not None and context.episode == self.episode.number
         asked_s = self._asked_s.pop(context.sequence, None) if ours else None
         if asked_s is not None:
             self.span("request", asked_s, now, context.episode, context.sequence)
 
     def _on_execution_state(self, state: ExecutionState) -> None:
-        conducted = self._conducted()
-        self.feed(Monitor.on_execution_state, state)
-        episode = self._conducted()
+        conducted = self.machine.episode
+        self.dispatch(Monitor.on_execution_state, state)
+        episode = self.machine.episode
         adopted = conducted is None and episode is not None
         if adopted:
             self.get_logger().info(f"goes on with episode {state.episode}")
             if self._stop_adopted:
-                self.feed(Monitor.stop_episode)
+                self.dispatch(Monitor.stop_episode)
         if adopted or not self._executor_heard:
             self._before = state.instruction if state.episode > 0 else None
         self._executor_heard, self._stop_adopted = True, False
@@ -137,61 +111,51 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
 
     def _instruct(self, instruction: str) -> None:
         """Take an instruction; the first one since activation may be older, for the topic is latched."""
-        if self.machine is None:
-            return
         first, self._first = self._first, False
         self.machine.on_instruction(instruction)
-        if not self.value("auto_start") or not instruction.strip():
+        if not self.options.auto_start or not instruction.strip():
             return
         self._postponed, self._postponed_first = instruction, first
         self._postponed_old = first and time.monotonic() < self._since_s + SETTLE_S
         if self._executor_heard:  # before that nobody knows whether an episode runs
             self._begin_postponed()
 
-    def _conducted(self) -> Episode | None:
-        return self.machine.episode if self.machine is not None else None
-
     def _begin_postponed(self) -> None:
         instruction, self._postponed = self._postponed, ""
-        if self.machine is None or not instruction:
+        if not instruction:
             return
         # an old instruction is that of the episode that goes on, or of one that was stopped or has failed
         old = self._postponed_old or (self._postponed_first and instruction == self._before)
         if self._before is None or not old:
-            self.carry_out(self.machine.start_episode(time.monotonic(), instruction))
-        elif self._conducted() is None:
+            self.execute(self.machine.start_episode(time.monotonic(), instruction))
+        elif self.machine.episode is None:
             self.get_logger().warning(
                 f"'{instruction}' was there before this node, and an episode has ended: it is not begun again, call "
                 "start_episode or publish the instruction again"
             )
 
-    def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> Any:
-        if self.machine is None:
-            response.reason = "saliency_monitor is not active: activate it first"
-            return response
+    def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> None:
         try:
             effects = self.machine.start_episode(time.monotonic(), request.instruction)
         except ValueError as error:
             response.reason = str(error)
-            return response
+            return
         self._postponed = ""
-        self.carry_out(effects)
+        self.execute(effects)
         response.accepted = True
         response.episode = self.episode.number if self.episode else 0
-        return response
 
-    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        effects = self.machine.stop_episode(time.monotonic()) if self.machine is not None else []
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        effects = self.machine.stop_episode(time.monotonic())
         self._postponed = ""
         # before the executor was heard one may run that a monitor before this one has begun
-        self._stop_adopted = self.machine is not None and not effects and not self._executor_heard
+        self._stop_adopted = not effects and not self._executor_heard
         response.success = bool(effects) or self._stop_adopted
         known = "the episode has ended" if effects else "no episode is active"
         response.message = "an episode that runs ends when the executor is heard" if self._stop_adopted else known
-        self.carry_out(effects)
-        return response
+        self.execute(effects)
 
-    def carry_out(self, effects: list[MonitorEffect]) -> None:
+    def execute(self, effects: list[MonitorEffect]) -> None:
         """Publish episodes and requests, ask the predictor."""
         for effect in effects:
             if isinstance(effect, Episode):
@@ -215,9 +179,9 @@ class SaliencyMonitorNode(MachineNode[Monitor]):
     def _answer(self, reply: SaliencyReply) -> None:
         if not reply.accepted:
             self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
-        self.feed(Monitor.on_saliency, reply)
+        self.dispatch(Monitor.on_saliency, reply)
 
-    def settle(self) -> None:
+    def handle_responses(self) -> None:
         """Take up what the predictor has answered."""
         answer = self._questions.answer()
         if answer is not None:

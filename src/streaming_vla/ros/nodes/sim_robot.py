@@ -5,8 +5,6 @@ from __future__ import annotations
 import array
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +14,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64, Float64MultiArray, String
 from streaming_vla_interfaces.srv import ResetRobot
 
-from streaming_vla.parameters.spec import Value
 from streaming_vla.ros.base import LATCHED, SuiteNode, reliable
 from streaming_vla.ros.images import picture_message
 from streaming_vla.ros.spin import run
 from streaming_vla.sim.metaworld import ACTION_SIZE, CAMERAS, ENVIRONMENT_STEP_S, SUBSTEPS, MetaWorldRobot
+from streaming_vla.sim.options import SimRobotOptions
 
 SUBSTEP_S = ENVIRONMENT_STEP_S / SUBSTEPS
 BURST = 10  # late substeps that are caught up before messages are looked at again
@@ -28,11 +26,11 @@ LOST_SUBSTEPS = 50  # later than this the clock starts anew instead of racing
 FRAME = "world"
 
 
-class SimRobotNode(SuiteNode):
+class SimRobotNode(SuiteNode[SimRobotOptions]):
     """Physics on the monotonic clock; commands act when they arrive, without commands the arm holds."""
 
     def __init__(self) -> None:
-        super().__init__("sim_robot")
+        super().__init__("sim_robot", SimRobotOptions)
         self._robot: MetaWorldRobot | None = None
         self._next_substep_s = 0.0
         self._next_picture_s = 0.0
@@ -42,8 +40,8 @@ class SimRobotNode(SuiteNode):
 
     def configure(self) -> None:
         """Build the scene of parameter `task` and connect."""
-        self._robot = MetaWorldRobot(self.value("image_size"), CAMERAS)
-        self._robot.reset(self.value("task"), self.value("seed"))
+        self._robot = MetaWorldRobot(self.options.image_size, CAMERAS)
+        self._robot.reset(self.options.task, self.options.seed)
         self._cameras = [self.create_publisher(Image, f"camera/{name}/image", reliable(2)) for name in CAMERAS]
         self._states = self.create_publisher(Float64MultiArray, "robot_state", qos_profile_sensor_data)
         self._joints = self.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
@@ -52,14 +50,14 @@ class SimRobotNode(SuiteNode):
         self._instructions = self.create_publisher(String, "instruction", LATCHED)
         self._successes = self.create_publisher(Bool, "success", LATCHED)
         self.listen(Float64MultiArray, "command", _command_from, self._on_command, reliable(10))
-        self.create_service(ResetRobot, "reset_robot", self._on_reset)
+        self.serve(ResetRobot, "reset_robot", self._on_reset)
 
     def activate(self) -> None:
         """Let time pass for the arm."""
         self._announce()
         self._restart_clock()
 
-    def update(self, values: Mapping[str, Value]) -> None:
+    def update(self, options: SimRobotOptions) -> None:
         """Take a new pace at once."""
         self._restart_clock()
 
@@ -80,7 +78,7 @@ class SimRobotNode(SuiteNode):
         elif now >= self._next_picture_s:
             self._publish_picture(self._pictures % len(CAMERAS))
             self._pictures += 1
-            self._next_picture_s += 1.0 / (len(CAMERAS) * self.value("camera_rate_hz"))
+            self._next_picture_s += 1.0 / (len(CAMERAS) * self.options.camera_rate_hz)
             self._next_picture_s = max(self._next_picture_s, now)
 
     def report(self) -> tuple[str, dict[str, object]]:
@@ -90,7 +88,7 @@ class SimRobotNode(SuiteNode):
         return "", {"task": task.name if task else "", **figures}
 
     def _period_s(self) -> float:
-        return SUBSTEP_S / float(self.value("real_time_factor"))
+        return SUBSTEP_S / self.options.real_time_factor
 
     def _restart_clock(self) -> None:
         self._next_substep_s = time.monotonic() + self._period_s()
@@ -148,21 +146,18 @@ class SimRobotNode(SuiteNode):
         assert self._robot is not None
         self._robot.command(values)
 
-    def _on_reset(self, request: ResetRobot.Request, response: ResetRobot.Response) -> Any:
-        if self._robot is None or not self.active:
-            response.reason = "sim_robot is not active: activate it first"
-            return response
+    def _on_reset(self, request: ResetRobot.Request, response: ResetRobot.Response) -> None:
+        assert self._robot is not None
         try:
             self._robot.reset(request.task, request.seed)
         except ValueError as error:
             self.refusals["reset_refused"] += 1
             response.reason = str(error)
-            return response
+            return
         self._announce()
         self._restart_clock()
         assert self._robot.task is not None
         response.accepted, response.instruction = True, self._robot.task.instructions[0]
-        return response
 
 
 def _command_from(message: Float64MultiArray) -> npt.NDArray[np.float64]:

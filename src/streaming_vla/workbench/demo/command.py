@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.parameters.load import read
 from streaming_vla.workbench.demo.display import Display
 from streaming_vla.workbench.demo.options import DemoOptions
-from streaming_vla.workbench.machine_options import all_values
 from streaming_vla.workbench.report.filmstrip import draw_filmstrip
 from streaming_vla.workbench.report.html import make_run, write_report
 from streaming_vla.workbench.report.markdown import comparison_table, summary_sentences
@@ -90,7 +90,7 @@ def _present(records: Sequence[EpisodeRecord], console: Console, options: DemoOp
         if record.problem:
             console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
     write_json(results, out / "results.json")
-    inference = all_values(options.params_file)["inference"]
+    inference = read(options.params_file).inference
     runs = []
     for mode in results:
         of_mode = [record for record in records if record.mode == mode]

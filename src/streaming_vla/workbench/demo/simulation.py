@@ -14,6 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.starter import Suite, SuiteError
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.sim.metaworld import CAMERAS, ENVIRONMENT_STEP_S
 from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import Driver, DriverError
@@ -59,6 +60,7 @@ def settings_for(profile: str) -> tuple[graph.Settings, float]:
     changed: dict[str, dict[str, graph.Setting]] = {node: dict(values) for node, values in SETTINGS.items()}
     for node in ("executor", "generator", "saliency_monitor"):
         changed.setdefault(node, {})["control_period_s"] = period_s
+    changed["executor"]["velocity_limit"] = ExecutorOptions().at_period(period_s).velocity_limit
     changed["inference"] = {"latency_profile": profile}
     changed["sim_robot"] = {"real_time_factor": ENVIRONMENT_STEP_S / period_s}
     return changed, period_s

@@ -1,92 +1,40 @@
-"""What is kept of a policy's history: a cache policy, its sizes and its gate."""
+"""Caches of evaluations by name: with the sizes that a gate was trained for, or with room for a whole episode."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kv_cache.gate_file import load_gate
 from kv_cache.policies import CachePolicy
 from kv_cache.tensor_file import file_digest
-from streaming_vla.engine.options import EngineOptions, trained_cache
+from streaming_vla.engine.cache import engine_options, trained_cache
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.contract import PolicySpec
 
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """A cache policy and its sizes, in tokens; what the policy has no use for is ignored.
-
-    Args:
-        policy: one of kv_cache.policies.POLICY_NAMES.
-        sinks: first tokens that always stay.
-        recent: newest tokens that always stay; 0: one observation.
-        chunk: tokens that are judged together; 0: one observation.
-        budget: most tokens that a policy with summaries holds.
-        capacity: tokens that full can hold.
-        gate: file of the gate of gated.
-        threshold: least score that gated keeps; None: as calibrated with the gate.
-        keep_rate: share of the chunks that random keeps.
-    """
-
-    policy: str = "window"
-    sinks: int = 0
-    recent: int = 0
-    chunk: int = 0
-    budget: int = 256
-    capacity: int = 16_384
-    gate: str = ""
-    threshold: float | None = None
-    keep_rate: float = 0.1
-
-    def engine(self, spec: PolicySpec, seed: int = 0) -> EngineOptions:
-        """Return the options of an engine that serves one robot.
-
-        Args:
-            seed: of the episode: random keeps other chunks in another one.
-
-        Raises:
-            ValueError: an unknown policy, a number out of range, or a gate that is missing or cannot be used.
-        """
-        block = spec.tokens_per_observation
-        recent = self.recent or block
-        if recent < block:
-            raise ValueError(f"cache: recent is {recent} tokens, below the {block} of an observation of {spec.name}")
-        loaded = load_gate(Path(self.gate)) if self.gate and self.policy == "gated" else None
-        threshold = self.threshold
-        if threshold is None:
-            threshold = 0.5 if loaded is None else loaded.threshold
-        return EngineOptions(
-            cache_policy=self.policy,
-            sinks=self.sinks,
-            recent=recent,
-            capacity=self.capacity,
-            max_sessions=1,
-            chunk=self.chunk or block,
-            budget=self.budget,
-            threshold=threshold,
-            gate=None if loaded is None else loaded.gate,
-            keep_rate=self.keep_rate,
-            seed=seed,
-        )
-
-    def build(self, spec: PolicySpec, seed: int = 0) -> CachePolicy:
-        """Return the cache policy for a model in the episode of `seed`.
-
-        Raises:
-            ValueError: as of `engine`, or the gate is another model's.
-        """
-        policy = self.engine(spec, seed).policy()
-        policy.fit(spec.cache)
-        return policy
-
-    def with_gate_digest(self) -> CacheOptions:
-        """Return the options with a hash of the gate in the place of its file, to tell results of two gates apart."""
-        if not self.gate:
-            return self
-        return replace(self, gate=file_digest(Path(self.gate))[:16])
-
-
 NEWEST_ONLY = CacheOptions()
+FULL = CacheOptions(cache_policy="full", cache_capacity=16_384)  # what others are compared with must never be full
+
+
+def fitted(cache: CacheOptions, spec: PolicySpec, seed: int = 0) -> CachePolicy:
+    """Return the cache policy for a model in the episode of `seed`: random keeps other chunks in another one.
+
+    Raises:
+        ValueError: a number that the cache policy refuses, a gate that is missing or another model's, or a window
+            below one observation.
+    """
+    policy = engine_options(cache, spec.tokens_per_observation, seed=seed).policy()
+    policy.fit(spec.cache)
+    if policy.newest_tokens < spec.tokens_per_observation:
+        raise ValueError(
+            f"cache_recent is {cache.cache_recent} tokens, below the {spec.tokens_per_observation} of an observation "
+            f"of {spec.name}"
+        )
+    return policy
+
+
+def with_gate_digest(cache: CacheOptions) -> CacheOptions:
+    """Return the options with a hash of the gate in the place of its file, to tell results of two gates apart."""
+    return cache.changed(cache_gate=file_digest(Path(cache.cache_gate))[:16]) if cache.cache_gate else cache
 
 
 def choose_cache(
@@ -105,7 +53,8 @@ def choose_cache(
     if policy != "gated" and gate is not None:
         raise ValueError(f"cache {policy} has no gate: choose cache gated for '{gate}'")
     if policy != "gated":
-        return CacheOptions(policy, sinks or 0, recent or 0, chunk or 0, budget)
+        plain = FULL.changed(cache_policy=policy, cache_budget=budget)
+        return plain.changed(cache_sinks=sinks or 0, cache_recent=recent or 0, cache_chunk=chunk or 0)
     if gate is None:
         raise ValueError("cache gated needs a gate, a name or a file: --gate compact_mt10_gate is the shipped policy's")
     return gated_cache(gate, budget, sinks, recent, chunk)
@@ -130,4 +79,5 @@ def gated_cache(
             f"gate '{gate}' does not tell for which cache it was trained, expected sinks, recent and chunk of its "
             "plan: train it with 'streaming-vla train gate', or give all three"
         )
-    return CacheOptions("gated", sizes["sinks"], sizes["recent"], sizes["chunk"], budget, gate=str(gate))
+    named = {f"cache_{name}": sizes[name] for name in asked}
+    return FULL.changed(cache_policy="gated", cache_budget=budget, cache_gate=str(gate), **named)

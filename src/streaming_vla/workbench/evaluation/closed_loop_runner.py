@@ -14,12 +14,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from kv_cache.cache import SessionCache
-from streaming_vla.machines.hand_over import STARTS
+from streaming_vla.engine.options import CacheOptions
+from streaming_vla.machines.generator_options import STARTS
 from streaming_vla.policies.contract import PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, fitted
 from streaming_vla.workbench.evaluation.chunk_log import ChunkLog
 
 DENOISING_STEPS = 5  # Euler steps of a chunk
@@ -71,7 +72,7 @@ class PilotOptions:
         unknown = set(self.blank) - set(spec.cameras)
         if unknown:
             raise ValueError(f"blank names cameras {sorted(unknown)}, the policy has {', '.join(spec.cameras)}")
-        self.cache.build(spec)
+        fitted(self.cache, spec)
 
 
 class Pilot:
@@ -94,7 +95,7 @@ class Pilot:
         self._instruction = instruction
         self._noise = np.random.default_rng((self._options.seed, seed))
         spec = self._policy.spec
-        self.cache = SessionCache(spec.cache, self._options.cache.build(spec, seed))
+        self.cache = SessionCache(spec.cache, fitted(self._options.cache, spec, seed))
         self.chunks = ChunkLog()
         self.looks: list[int] = []
         self.pictures: list[npt.NDArray[np.uint8]] = []

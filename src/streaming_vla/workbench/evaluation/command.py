@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.refusal import refuse
 from streaming_vla.workbench.progress import counting
 
 DEFAULT_SEEDS = "10000:10050"
 DEFAULT_WAIT = "40:400"
+CACHE = CacheOptions()
 
 
 def parse_seeds(text: str) -> range:
@@ -63,15 +64,19 @@ def evaluate(
     chunk: Annotated[
         int | None, typer.Option(min=0, help="tokens judged together; 0: one observation [default: see --gate]")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = 256,
-    capacity: Annotated[int, typer.Option(min=1, help="tokens that cache full can hold")] = 16_384,
+    budget: Annotated[int, typer.Option(min=1, help="most tokens of a cache with summaries")] = CACHE.cache_budget,
+    capacity: Annotated[
+        int | None, typer.Option(min=1, help="tokens that cache full can hold [default: those of any episode]")
+    ] = None,
     gate: Annotated[
         str, typer.Option(help="of cache gated: a name or a file; sizes default to those it was trained for")
     ] = "",
     threshold: Annotated[
         float | None, typer.Option(min=0, help="least score that gated keeps; without it as calibrated with the gate")
     ] = None,
-    keep_rate: Annotated[float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")] = 0.1,
+    keep_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="share of the chunks that random keeps")
+    ] = CACHE.cache_keep_rate,
     blank: Annotated[list[str] | None, typer.Option(help="camera that shows black; again for another")] = None,
     start: Annotated[
         str, typer.Option(help="what the flow's sum counts from: rezero, episode or pending, as it was trained")
@@ -94,8 +99,7 @@ def evaluate(
 ) -> None:
     """Run a policy alone in the simulation and count its successes."""
     from kv_cache import CacheFullError
-    from kv_cache.gate_file import load_gate
-    from streaming_vla.engine.options import differences
+    from streaming_vla.engine.cache import differences, engine_options
     from streaming_vla.policies.loading import load_policy
     from streaming_vla.policies.models import find_model
     from streaming_vla.sim.tasks import select_tasks
@@ -113,7 +117,8 @@ def evaluate(
             raise ValueError("evaluate needs --closed-loop: a policy can only be judged by what comes of its actions")
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
         kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
-        kept = replace(kept, capacity=capacity, threshold=threshold, keep_rate=keep_rate)
+        given = {"cache_capacity": capacity, "cache_threshold": threshold, "cache_keep_rate": keep_rate}
+        kept = kept.changed(**{name: value for name, value in given.items() if value is not None})
         options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         policy = load_policy(file)
@@ -124,8 +129,9 @@ def evaluate(
             loop.Trial(task, seed, instruction, maximum_steps, waits) for task in select_tasks(tasks) for seed in chosen
         ]
         loop.wording(trials[0])
-        if kept.gate:
-            for sentence in differences(load_gate(kept.gate).training, kept.engine(policy.spec), file):
+        engine = engine_options(kept, policy.spec.tokens_per_observation)
+        if engine.gate is not None:
+            for sentence in differences(engine.gate.training, engine.cache, file):
                 typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)

@@ -7,7 +7,7 @@ arguments give the same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy.typing as npt
 from streaming_vla.bags.errors import MissingTopic, WrongType
 from streaming_vla.bags.ingest import Commanded, Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
-from streaming_vla.commands.robot_state import joints_of
 from streaming_vla.engine.latency_profile import LatencyProfile
 from streaming_vla.images.decode import pixels_of
 from streaming_vla.images.encode import camera_options, square
@@ -27,9 +26,9 @@ from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
+from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.policies.contract import StreamingPolicy
 from streaming_vla.policies.layout import Vector
-from streaming_vla.workbench.machine_options import MachineOptions, machine_options
 from streaming_vla.workbench.replay.live import LIVE_TOPICS, LiveEpisode
 from streaming_vla.workbench.replay.recorded_hardware import RecordedHardware
 from streaming_vla.workbench.replay.recorded_times import TOPICS as TIMED_TOPICS
@@ -85,7 +84,7 @@ class ReplayOptions:
     """How bags are replayed.
 
     Args:
-        values: of every parameter (`machine_options.all_values`).
+        suite: options of every node.
         profile: latencies; with `recorded`, of what the bag tells no time of.
         recorded: take the latencies of the bag where it has spans.
         namespace: of the robot in the bag.
@@ -95,7 +94,7 @@ class ReplayOptions:
         seed: of the latencies.
     """
 
-    values: Mapping[str, Mapping[str, Any]]
+    suite: SuiteOptions
     profile: LatencyProfile
     namespace: str = "/"
     instruction: str = ""
@@ -113,11 +112,11 @@ def replay(
         BagError: the bag cannot be used, or topics are missing.
         ValueError: the parameters do not fit the policy.
     """
-    observer = options.values["observer"]
-    topics = dict(zip(observer["cameras"], observer["camera_topics"], strict=True))
-    others, joints, size = (*LIVE_TOPICS, INSTRUCTION), joints_of(observer), policy.spec.state_size
-    state_topic, actions = observer["robot_state_topic"], options.action_topic
-    machines = machine_options(options.values, policy.spec)
+    observer = options.suite.observer
+    topics, joints = observer.of_cameras(observer.camera_topics), observer.state_joints
+    others, size = (*LIVE_TOPICS, INSTRUCTION), policy.spec.state_size
+    state_topic, actions = observer.robot_state_topic, options.action_topic
+    options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
         ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions))
         if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
@@ -128,7 +127,7 @@ def replay(
         times = _times(bag, ingest) if options.recorded else None
         if times is not None:
             ingest.retime = times.retime
-        player = _Player(policy, machines, options, ingest, name=path.name, times=times)
+        player = _Player(policy, options, ingest, name=path.name, times=times)
         duration_s = max(bag.duration_s, 1e-9)
         begin_s: float | None = None
         for number, event in enumerate(ingest.events()):
@@ -176,7 +175,6 @@ class _Player:
     def __init__(
         self,
         policy: StreamingPolicy,
-        machines: MachineOptions,
         options: ReplayOptions,
         ingest: Ingest,
         name: str,
@@ -192,15 +190,15 @@ class _Player:
         self._running: ReplayedEpisode | None = None
         self._heard: set[str] = set()
         self._strip_s: dict[str, float] = {}
-        observer = options.values["observer"]
-        self._cameras = tuple(observer["cameras"])
-        self._pictures = camera_options(observer)
+        suite = options.suite
+        self._cameras = suite.observer.cameras
+        self._pictures = camera_options(suite.observer)
         clock = Clock()
-        self._service = ReplayService(policy, machines.engine, self._pictures, clock, ingest.refuse)
+        self._service = ReplayService(policy, suite.inference, self._pictures, clock, ingest.refuse)
         self.cut_s = 0.0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
-        period_s = machines.executor.control_period_s
+        period_s = suite.executor.control_period_s
         self._hardware = RecordedHardware(
             replace(options.profile, control_period_ms=1000.0 * period_s), clock, options.seed
         )
@@ -209,10 +207,10 @@ class _Player:
         record = EpisodeRecord("replay", name, 0, "", 0, period_s, 0.0)
         self._world = World(
             (
-                Observer(machines.observer),
-                Monitor(machines.monitor),
-                Generator(machines.layout, machines.generator),
-                Executor(machines.layout, machines.executor),
+                Observer(suite.observer),
+                Monitor(suite.saliency_monitor),
+                Generator(suite.generator.layout, suite.generator),
+                Executor(suite.executor.layout, suite.executor),
             ),
             self._service,
             _Bag(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,9 +12,11 @@ import yaml
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.options import InferenceOptions
+from streaming_vla.parameters.load import read
+from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.policies.contract import StreamingPolicy
 from streaming_vla.saliency.loading import load_with_predictor
-from streaming_vla.workbench.machine_options import all_values
 from streaming_vla.workbench.processes import map_in_processes
 from streaming_vla.workbench.replay.compare import played, records_of, summarise_replays
 from streaming_vla.workbench.replay.fleet import map_on_cluster
@@ -30,7 +32,7 @@ class ReplayJob:
     """What a replay needs, small enough to be sent to a process."""
 
     params_file: Path | None = None
-    changes: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value) that win over the file
+    changes: tuple[tuple[str, str, Any], ...] = ()  # (section, option, value) that win over the file
     profile: str = RECORDED
     namespace: str = "/"
     instruction: str = ""
@@ -39,23 +41,30 @@ class ReplayJob:
 
     def whole(self) -> ReplayJob:
         """Return the same job without its parameter file, for another machine."""
-        values = self.values()
+        values = self.suite().values()
         changes = tuple((node, name, value) for node, each in values.items() for name, value in each.items())
         return replace(self, params_file=None, changes=changes)
 
-    def values(self) -> dict[str, dict[str, Any]]:
-        """Return the value of every parameter; ParameterFileError when the file cannot be used."""
-        values = all_values(self.params_file, self.namespace)
-        for node, name, value in self.changes:
-            values[node][name] = value
-        return values
+    def suite(self) -> SuiteOptions:
+        """Return every option.
+
+        Raises:
+            ValueError: the parameter file cannot be used, or a change is refused.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for section, name, value in self.changes:
+            changes.setdefault(section, {})[name] = value
+        suite = read(self.params_file, self.namespace)
+        for section, values in changes.items():
+            suite = suite.changed(section, values)
+        return suite
 
     def options(self) -> ReplayOptions:
         """Return the options of `replay`; ProfileError when there is no such profile."""
         recorded = self.profile == RECORDED
         profile = find_profile(FALLBACK if recorded else self.profile)
         return ReplayOptions(
-            self.values(), profile, self.namespace, self.instruction, self.action_topic, self.seed, recorded
+            self.suite(), profile, self.namespace, self.instruction, self.action_topic, self.seed, recorded
         )
 
 
@@ -106,23 +115,24 @@ def _replay(job: ReplayJob, path: Path) -> Replayed | str:
     """Replay one bag; return the sentence that refuses it when it cannot be used."""
     options = job.options()
     try:
-        return replay(path, _policy(options.values), options)
+        return replay(path, _policy(options.suite.inference), options)
     except BagError as error:
         return str(error)
 
 
 def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
     """Return the replays as a run of the report; its curves are those of the longest episode."""
-    names = _policy(job.values()).spec.layout.names
+    suite = job.suite()
+    names = _policy(suite.inference).spec.layout.names
     numbers = summarise_replays(replays, names)
     longest = max(
         (episode for each in replays for episode in each.episodes), key=lambda episode: episode.record.duration_s
     )
     parameters = yaml.safe_dump(
-        {node: {key: _plain(value) for key, value in values.items()} for node, values in job.values().items()},
+        {node: {key: _plain(value) for key, value in values.items()} for node, values in suite.values().items()},
         sort_keys=False,
     )
-    memory = memory_series(longest.record, job.values()["inference"])
+    memory = memory_series(longest.record, suite.inference)
     return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names), **memory)
 
 
@@ -147,9 +157,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _policy(values: Mapping[str, Mapping[str, Any]]) -> StreamingPolicy:
-    inference = values["inference"]
-    return _loaded(str(inference["model"]), str(inference["saliency_model"]))
+def _policy(inference: InferenceOptions) -> StreamingPolicy:
+    return _loaded(inference.model, inference.saliency_model)
 
 
 @cache

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from streaming_vla.engine.options import EngineOptions
-from streaming_vla.engine.sessions import Sessions
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.images.encode import PictureOptions, encode_message
 from streaming_vla.machines.events import ContextReady, Snapshot
 from streaming_vla.policies.contract import StreamingPolicy
 from streaming_vla.policies.layout import Vector
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.workbench.report.records import CacheAt
 from streaming_vla.workbench.virtual.hardware import Clock
 from streaming_vla.workbench.virtual.service import SESSION, PolicyService
@@ -38,13 +36,12 @@ class ReplayService(PolicyService):
     def __init__(
         self,
         policy: StreamingPolicy,
-        options: EngineOptions,
+        cache: CacheOptions,
         pictures: Mapping[str, PictureOptions],
         clock: Clock,
         refuse: Callable[[str, ValueError], None],
     ) -> None:
-        super().__init__(policy, NEWEST_ONLY, seed=0)
-        self._sessions = Sessions(policy.spec, options)
+        super().__init__(policy, cache, seed=0)
         self._pictures, self._clock, self._refuse = pictures, clock, refuse
         self.begin()
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord
 
 WITHOUT_SUMMARIES = ("full", "window")  # policies that judge no chunk: nothing in between kept and forgotten
 
 
-def memory_series(record: EpisodeRecord, inference: Mapping[str, Any]) -> dict[str, Any]:
+def memory_series(record: EpisodeRecord, inference: InferenceOptions) -> dict[str, Any]:
     """Return the series of `report_html.make_run` that tell of the cache; empty when nothing was prefilled.
 
     Args:
-        inference: parameters of the inference node.
+        inference: options of the inference node.
     """
     cache = record.cache
     if not cache:
@@ -36,20 +37,20 @@ def block_of(cache: Sequence[CacheAt]) -> int:
     return min(after - before for before, after in pairwise([0, *(at.full_tokens for at in cache)]))
 
 
-def _why_none(last: CacheAt, inference: Mapping[str, Any]) -> dict[str, str]:
+def _why_none(last: CacheAt, inference: InferenceOptions) -> dict[str, str]:
     if last.policy not in WITHOUT_SUMMARIES:
         return {}
-    sinks = int(inference["cache_sinks"])
+    sinks = inference.cache_sinks
     newest = f"the first {sinks} and the newest ones" if sinks else "the newest ones"
     what = "all of them" if last.tokens == last.full_tokens else newest
     held = f"at the end it held {last.tokens} of {last.full_tokens} tokens as they were, {what}"
     return {"about": f"The cache keeps no chunks by score (cache_policy {last.policy}): {held}."}
 
 
-def _map(record: EpisodeRecord, inference: Mapping[str, Any]) -> dict[str, str]:
+def _map(record: EpisodeRecord, inference: InferenceOptions) -> dict[str, str]:
     # loaded here: torch takes seconds, and a window needs none of it
+    from streaming_vla.engine.cache import engine_options
     from streaming_vla.workbench.evaluation.memory_map import draw_memory_map, map_of_record
-    from streaming_vla.workbench.machine_options import engine_options
 
     block = block_of(record.cache)
     map_of = map_of_record(record, engine_options(inference, block).policy(), block)

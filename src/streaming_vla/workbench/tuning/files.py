@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 
-from streaming_vla.parameters.sections import KEY
-from streaming_vla.parameters.tables import table
+from streaming_vla.options.option import Value
+from streaming_vla.parameters.document import as_yaml, comment
+from streaming_vla.parameters.nodes import SECTIONS
+from streaming_vla.parameters.sections import EVERY_NODE, KEY
 from streaming_vla.workbench.report.results import write_json
 from streaming_vla.workbench.tuning.tune import Score, Tuned
 
@@ -54,17 +55,15 @@ def write_tuned(folder: Path, tuned: Tuned) -> list[Path]:
 def parameter_file(tuned: Tuned) -> str:
     """Return the changed parameters as a ROS parameter file; without a change it holds comments only."""
     lines = [f"# Found by `streaming-vla tune`. {verdict(tuned)}"]
-    nodes: dict[str, list[tuple[str, object]]] = defaultdict(list)
-    for node, name, value in tuned.values:
-        nodes[node].append((name, value))
-    for node, entries in nodes.items():
-        lines += [f"/**/{node}:", f"  {KEY}:"]
-        for name, value in entries:
-            parameter = table(node)[name]
-            lines.append(
-                f"    # {parameter.description} [{parameter.allowed}; default {json.dumps(parameter.default)}]"
-            )
-            lines.append(f"    {name}: {json.dumps(value)}")
+    sections: dict[str, list[tuple[str, Value]]] = defaultdict(list)
+    for section, name, value in tuned.values:
+        sections[section].append((name, value))
+    for section in sorted(sections, key=lambda section: section != EVERY_NODE):  # "/**" in front
+        lines += [f"{section if section == EVERY_NODE else f'/**/{section}'}:", f"  {KEY}:"]
+        for name, value in sections[section]:
+            option = SECTIONS[section].declared[name]
+            lines.append(f"    # {comment(option, f'; default {as_yaml(option.default)}')}")
+            lines.append(f"    {name}: {as_yaml(value)}")
     return "\n".join(lines) + "\n"
 
 

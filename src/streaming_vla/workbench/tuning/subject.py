@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 
 from kv_cache.tensor_file import file_digest
+from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.policies.models import find_model, find_part
 from streaming_vla.workbench.replay.run import ReplayJob
 
@@ -25,12 +26,12 @@ def subject_of(bags: Sequence[Path], job: ReplayJob) -> Subject:
         CheckpointError: a model is not there.
         ParameterFileError: the parameter file cannot be used.
     """
-    values = job.values()
-    settings = (values, job.profile, job.namespace, job.instruction, job.action_topic, job.seed)
+    suite = job.suite()
+    settings = (suite.values(), job.profile, job.namespace, job.instruction, job.action_topic, job.seed)
     return {
         "bags": _digest(sorted((bag.name, _size(bag)) for bag in bags)),
         "parameters": _digest(settings),
-        "weights": _digest([file_digest(path) for path in _weights(values["inference"])]),
+        "weights": _digest([file_digest(path) for path in _weights(suite.inference)]),
     }
 
 
@@ -54,11 +55,10 @@ def claim(study: optuna.Study, subject: Subject, where: str) -> None:
         )
 
 
-def _weights(inference: dict[str, object]) -> list[Path]:
-    model, saliency = str(inference["model"]), str(inference["saliency_model"])
-    predictor = find_part(saliency, model, "saliency")
-    gate = inference["cache_policy"] == "gated" and find_model(str(inference["cache_gate"]))
-    return [find_model(model), *(path for path in (predictor, gate) if path)]
+def _weights(inference: InferenceOptions) -> list[Path]:
+    predictor = find_part(inference.saliency_model, inference.model, "saliency")
+    gate = inference.cache_policy == "gated" and find_model(inference.cache_gate)
+    return [find_model(inference.model), *(path for path in (predictor, gate) if path)]
 
 
 def _size(bag: Path) -> int:

@@ -18,6 +18,8 @@ import numpy as np
 import optuna
 
 from streaming_vla.machines.events import Mode
+from streaming_vla.parameters.nodes import SuiteOptions
+from streaming_vla.parameters.sections import EVERY_NODE
 from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 from streaming_vla.workbench.replay.compare import records_of
@@ -36,14 +38,12 @@ SEARCH: dict[tuple[str, str], Range] = {
     ("saliency_monitor", "early_actions"): (0, 6),
     ("saliency_monitor", "saliency_threshold"): (0.1, 16.0),
     ("saliency_monitor", "max_silence_s"): (0.5, 4.0),
-    ("generator", "lead_actions"): (0, 3),
+    (EVERY_NODE, "lead_actions"): (0, 3),
     ("inference", "cache_threshold"): (0.0005, 0.95),
     ("inference", "cache_budget"): (16, 512),
 }
-# Parameters that must say the same on other nodes.
-LINKED = {("generator", "lead_actions"): ("saliency_monitor", "executor")}
 MODE = "saliency_monitor.mode"
-Change = tuple[str, str, Any]  # node, parameter, value
+Change = tuple[str, str, Any]  # section, option, value
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def work(bags: Sequence[Path], job: ReplayJob, options: TuneOptions) -> None:
 
 def score_of(bags: Sequence[Path], job: ReplayJob) -> Score:
     """Replay bags and return the score, see `score`."""
-    return score(replay_all(bags, job), job.values()["executor"]["action_absolute"])
+    return score(replay_all(bags, job), job.suite().executor.action_absolute)
 
 
 def score(replays: Sequence[Replayed], absolute: Sequence[bool]) -> Score:
@@ -176,7 +176,7 @@ def tracking_errors(episode: ReplayedEpisode, absolute: Sequence[bool]) -> list[
 
 def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tuple[float, float]:
     drawn: dict[str, Any] = {}
-    for (node, name), limits in _searched(job.values()).items():
+    for (node, name), limits in _searched(job.suite()).items():
         key = f"{node}.{name}"
         if isinstance(limits[0], str):
             value: Any = trial.suggest_categorical(key, limits)
@@ -190,27 +190,28 @@ def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tup
 
 
 def changes_of(drawn: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Return the changes that a trial's values (by NODE.PARAMETER) mean, linked parameters of other nodes with them."""
+    """Return the changes that a trial's values (by SECTION.OPTION) mean."""
     changes: list[Change] = []
     for key, value in drawn.items():
-        node, name = key.split(".", 1)
-        changes += [(each, name, value) for each in (node, *LINKED.get((node, name), ()))]
+        section, name = key.split(".", 1)
+        changes.append((section, name, value))
         if key == MODE and value != "always":  # who observes less often plays contexts to their end
-            changes += [(each, "trained_delay", NOTHING_LEFT_OUT) for each in ("generator", "saliency_monitor")]
+            changes.append((EVERY_NODE, "trained_delay", NOTHING_LEFT_OUT))
     return tuple(changes)
 
 
-def _searched(values: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Range]:
-    """Return what is searched: the cache's parameters only where policy gated is set."""
-    gated = values["inference"]["cache_policy"] == "gated"
+def _searched(suite: SuiteOptions) -> dict[tuple[str, str], Range]:
+    """Return what is searched: the cache's options only where policy gated is set."""
+    gated = suite.inference.cache_policy == "gated"
     return {(node, name): limits for (node, name), limits in SEARCH.items() if gated or node != "inference"}
 
 
 def _defaults(job: ReplayJob) -> tuple[dict[str, Any], bool]:
     """Return the parameter file's own values, moved into the searched ranges, and whether they are the file's still."""
-    values = job.values()
+    suite = job.suite()
+    values = {**suite.values(), EVERY_NODE: suite.generator.values()}  # which has every shared option that is searched
     found = {}
-    for (node, name), limits in _searched(values).items():
+    for (node, name), limits in _searched(suite).items():
         value = values[node][name]
         if isinstance(limits[0], str):
             found[f"{node}.{name}"] = value if value in limits else limits[0]

@@ -9,10 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.models import AUTO, find_model, find_part
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import HELD_OUT_SEED
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
+from streaming_vla.workbench.evaluation.cache_options import FULL, NEWEST_ONLY, gated_cache, with_gate_digest
 from streaming_vla.workbench.processes import RESUMED
 from streaming_vla.workbench.report.results import write_json
 from streaming_vla.workbench.virtual.runs import VirtualRun, run_all
@@ -59,7 +60,7 @@ def memory_cache(policy: str, gate: str) -> CacheOptions:
         ValueError: there is no such gate, or it cannot be used.
     """
     file = find_part(gate, policy, "gate")
-    return CacheOptions("full") if file is None else gated_cache(file, MEMORY_BUDGET)
+    return FULL if file is None else gated_cache(file, MEMORY_BUDGET)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Cell:
         task = self.task.replace(", ", "_").replace(" ", "_")
         parameters = repr((self.setup, find_profile(self.profile)))
         if self.cache != NEWEST_ONLY:
-            parameters += repr(self.cache.with_gate_digest())
+            parameters += repr(with_gate_digest(self.cache))
         digest = sha256(parameters.encode()).hexdigest()[:8]
         return f"{self.strategy}__{Path(self.profile).stem}__{task}__{digest}_{models}.json"
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.engine.latency_profile import LatencyProfile
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.machines.events import Action, Command, Mode
-from streaming_vla.machines.executor import Executor, ExecutorOptions
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
-from streaming_vla.machines.observer import Observer, ObserverOptions
+from streaming_vla.machines.observer import Observer
+from streaming_vla.machines.observer_options import ObserverOptions
 from streaming_vla.policies.contract import StreamingPolicy
 from streaming_vla.sim.metaworld import MetaWorldRobot
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
 from streaming_vla.workbench.virtual.baselines.similarity import Similarity
@@ -111,9 +114,9 @@ def run_episode(
     decision = Similarity(moved, setup.similarity) if setup.similarity else None
     when = setup.monitor_options(period_s, spec.layout, spec.trained_horizon)
     # of its own in every episode: with one for all, mode random would look at the same contexts of each
-    monitor = Monitor(replace(when, random_seed=options.seed), decision=decision)
-    executor = Executor(spec.layout, ExecutorOptions(control_period_s=period_s, robot_timeout_s=10 * period_s))
-    observer = Observer(ObserverOptions(spec.cameras))
+    monitor = Monitor(when.changed(random_seed=options.seed), decision=decision)
+    executor = Executor(spec.layout, ExecutorOptions().at_period(period_s).changed(robot_timeout_s=10 * period_s))
+    observer = Observer(ObserverOptions(cameras=spec.cameras, camera_topics=spec.cameras))
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
     hardware = Hardware(profile, clock, options.seed)
     _measured_before(monitor, hardware, profile, 0 if setup.chunks is None else setup.chunks(spec.layout).steps)

@@ -12,11 +12,12 @@ from typing import Generic, TypeVar
 import torch
 
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.models import AUTO
 from streaming_vla.saliency.loading import load_with_predictor
 from streaming_vla.sim.tasks import get_task
-from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
+from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
 from streaming_vla.workbench.processes import AGAIN, WorkerLost, map_in, open_pool
 from streaming_vla.workbench.virtual.episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
 from streaming_vla.workbench.virtual.strategies import Setup

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from streaming_vla.engine import saliency
+from streaming_vla.engine.cache import engine_options
 from streaming_vla.engine.images import decode_all
+from streaming_vla.engine.options import CacheOptions
 from streaming_vla.engine.refused import Refused
 from streaming_vla.engine.sessions import Sessions
 from streaming_vla.engine.values import SaliencyRequest
@@ -23,7 +25,6 @@ from streaming_vla.machines.events import (
 from streaming_vla.policies.contract import ChunkPolicy, PolicyObservation, StreamingPolicy, prefill_whole
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.metaworld import METRES_PER_UNIT
-from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.virtual.baselines.events import ChunkReply, ChunkRequest
 
 SESSION = "/"
@@ -51,7 +52,7 @@ class PolicyService:
 
     def __init__(self, policy: StreamingPolicy, cache: CacheOptions, seed: int) -> None:
         self._policy = policy
-        self._sessions = Sessions(policy.spec, cache.engine(policy.spec, seed))
+        self._sessions = Sessions(policy.spec, engine_options(cache, policy.spec.tokens_per_observation, seed=seed))
         self._random = np.random.default_rng(seed)
         self.last_state: Vector | None = None  # of the newest observation
         self.work: Counter[str] = Counter()  # how often each kind of work of virtual_cost.costs was done

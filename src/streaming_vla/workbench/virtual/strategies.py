@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from streaming_vla.machines.generator import GeneratorOptions
-from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.options.option import Options
+from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 from streaming_vla.workbench.virtual.baselines.strategies import (
@@ -65,7 +67,7 @@ class Setup:
         """
         if self.generator is None:
             raise ValueError(f"strategy '{self.about}' is one for chunks, it has no generator of single actions")
-        return replace(self.generator, control_period_s=control_period_s)
+        return self.generator.changed(control_period_s=control_period_s)
 
     def monitor_options(self, control_period_s: float, layout: ActionLayout, horizon: int) -> MonitorOptions:
         """Return the monitor's options.
@@ -73,13 +75,13 @@ class Setup:
         Args:
             horizon: H, actions of a chunk.
         """
-        options = replace(self.monitor, control_period_s=control_period_s, absolute=layout.absolute)
+        options = self.monitor.changed(control_period_s=control_period_s, **layout_values(layout))
         if self.chunks is None:
             return options
         early = self.chunks(layout).early_actions(horizon)
         if early is None:
-            return replace(options, mode="off")
-        return replace(options, mode="always", early_actions=min(early, horizon), last_chance=False)
+            return options.changed(mode="off")
+        return options.changed(mode="always", early_actions=min(early, horizon), last_chance=False)
 
 
 def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
@@ -96,7 +98,9 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
             if part == "setup":
                 setup = replace(setup, **values)
             else:
-                setup = replace(setup, **{part: replace(getattr(setup, part), **values)})
+                given = getattr(setup, part)
+                new: Any = given.changed(**values) if isinstance(given, Options) else replace(given, **values)
+                setup = replace(setup, **{part: new})
         except (AttributeError, TypeError) as error:
             raise ValueError(f"strategy '{setup.about}' cannot change {part} {dict(values)}: {error}") from error
     return setup
@@ -104,13 +108,13 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
 
 STREAM = MonitorOptions(mode="always", lead_actions=0)
 OVERRUN = GeneratorOptions(lead_actions=0)
-WHOLE = replace(OVERRUN, trained_delay=NOTHING_LEFT_OUT)
+WHOLE = OVERRUN.changed(trained_delay=NOTHING_LEFT_OUT)
 PUBLISHED = GeneratorOptions(overrun=False, trained_delay=NOTHING_LEFT_OUT)
 AEO = MonitorOptions(mode="adaptive", saliency_of="pictures", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
-    return replace(STREAM, mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)  # type: ignore[arg-type]
+    return STREAM.changed(mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ STRATEGIES: dict[str, Setup] = {
     "ours": Setup("action flow, m as measured, overrun", STREAM, OVERRUN),
     "ours_replacing": Setup(
         "ours, tokens replaced by the prediction",
-        replace(STREAM, trained_delay=NOTHING_LEFT_OUT),
+        STREAM.changed(trained_delay=NOTHING_LEFT_OUT),
         WHOLE,
         replace_tokens=True,
     ),
@@ -230,8 +234,10 @@ STRATEGIES: dict[str, Setup] = {
     ),
     "ours_random": Setup("ours, observe early at random", _saliency("random"), WHOLE),
     "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), WHOLE),
-    "ours_from_episode": Setup("ours, sums from the start of the episode", STREAM, replace(OVERRUN, start="episode")),
-    "ours_from_picture": Setup("ours, sums from the picture", STREAM, replace(OVERRUN, start="pending")),
+    "ours_from_episode": Setup(
+        "ours, sums from the start of the episode", STREAM, OVERRUN.changed(hand_over_start="episode")
+    ),
+    "ours_from_picture": Setup("ours, sums from the picture", STREAM, OVERRUN.changed(hand_over_start="pending")),
 }
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import Action, ContextReady, Episode, ExecutionState, Mode, ObserveRequest
-from streaming_vla.machines.options import require_count
+from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
-from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy
+from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy, check_count
 
 ChunkEffect = ChunkRequest | Action | ContextReady
 
+LEAD = GeneratorOptions().lead_actions
 DELAYS_REMEMBERED = 10  # newest delays, whose longest is expected (RTC's buffer)
 
 
@@ -37,11 +38,11 @@ class ChunkGeneratorOptions:
     """
 
     horizon: int
-    lead_actions: int = 1
+    lead_actions: int = LEAD
 
     def __post_init__(self) -> None:
-        require_count("horizon", self.horizon, 1)
-        require_count("lead_actions", self.lead_actions, 1)
+        check_count("horizon", self.horizon, 1)
+        check_count("lead_actions", self.lead_actions, 1)
 
 
 class ChunkGenerator:

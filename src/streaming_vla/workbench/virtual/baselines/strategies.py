@@ -10,11 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streaming_vla.machines.options import require_choice, require_count
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.workbench.virtual.baselines.events import Arrival, Chunk, Plan, Planned
-from streaming_vla.workbench.virtual.baselines.strategy import EULER_STEPS, Ahead, Strategy, joined
+from streaming_vla.workbench.virtual.baselines.strategy import (
+    EULER_STEPS,
+    Ahead,
+    Strategy,
+    check_choice,
+    check_count,
+    joined,
+)
 
 Merge = Callable[[Vector, Vector], Vector]
 # old and new action of one time step; the four of LeRobot's asynchronous client
@@ -32,7 +38,7 @@ class Synchronous(Strategy):
 
     def __init__(self, execute: int, steps: int = EULER_STEPS) -> None:
         super().__init__(steps)
-        require_count("execute", execute, 1)
+        check_count("execute", execute, 1)
         self._execute = execute
 
     def merge(self, arrival: Arrival) -> Plan:
@@ -55,9 +61,9 @@ class ChunkHandOver(Strategy):
         self, execute: int, first: str, overrun: bool = True, early: int = 0, steps: int = EULER_STEPS
     ) -> None:
         super().__init__(steps)
-        require_count("execute", execute, 1)
-        require_choice("first", first, FIRST_ROWS)
-        require_count("early", early, 0)
+        check_count("execute", execute, 1)
+        check_choice("first", first, FIRST_ROWS)
+        check_count("early", early, 0)
         self._execute, self._zero, self._overrun, self._early = execute, first == "zero", overrun, early
         self._begun: dict[int, int] = {}  # first row that was used, by context
 
@@ -109,7 +115,7 @@ class AsyncQueue(Strategy):
 
     def __init__(self, merge: str = "weighted_average", threshold: float = 0.5, steps: int = EULER_STEPS) -> None:
         super().__init__(steps)
-        require_choice("merge", merge, tuple(MERGES))
+        check_choice("merge", merge, tuple(MERGES))
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"threshold is {threshold}, expected the share of a chunk from 0 to 1")
         self._merge, self._threshold = MERGES[merge], threshold
@@ -141,7 +147,7 @@ class RealTimeChunking(Strategy):
 
     def __init__(self, least: int = 5, beta: float = 5.0, exact: bool = False, steps: int = 5) -> None:
         super().__init__(steps)
-        require_count("least", least, 1)
+        check_count("least", least, 1)
         self._least, self._beta, self._exact = least, beta, exact
 
     def early_actions(self, horizon: int) -> int:

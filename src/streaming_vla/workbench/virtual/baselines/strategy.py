@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from streaming_vla.machines.options import require_count
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.virtual.baselines.events import Arrival, Chunk, Plan, Planned
@@ -38,7 +37,7 @@ class Strategy(ABC):
     """
 
     def __init__(self, steps: int = EULER_STEPS) -> None:
-        require_count("steps", steps, 1)
+        check_count("steps", steps, 1)
         self.steps = steps
 
     def begin(self) -> None:  # noqa: B027 (most strategies remember nothing)
@@ -72,3 +71,23 @@ class Strategy(ABC):
 def joined(kept: tuple[Planned, ...], new: tuple[Planned, ...], horizon: int | None = None) -> Plan:
     """Return the plan that executes `kept` and then `new`, of which the first `horizon` (default: all) are meant."""
     return Plan(kept + new, len(new) if horizon is None else min(horizon, len(new)))
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Check a whole number.
+
+    Raises:
+        ValueError: below `least`.
+    """
+    if value < least:
+        raise ValueError(f"{name} is {value}: give a whole number of at least {least}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Check a word.
+
+    Raises:
+        ValueError: not one of `choices`.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}': choose one of {', '.join(choices)}")

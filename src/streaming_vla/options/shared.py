@@ -1,0 +1,128 @@
+"""The options that several nodes share: declared here once, and once in section "/**" of the parameter file.
+
+What must be the same on all of them is read at start only: a running suite whose nodes disagree on, say, the control
+period would play its actions at one rate and count them at another, and no node can change the copies of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from streaming_vla.options.option import Options, option
+from streaming_vla.policies.layout import ActionLayout
+
+ARRAY, JOINTS = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"  # types of the robot's state
+EVERY_JOINT = ("",)  # a list of ROS must not be empty
+
+
+def realtime_priority(default: int) -> Any:
+    """Return the declaration of `realtime_priority` with a node's own default."""
+    about = "SCHED_FIFO priority of the node's threads where the system permits it; 0 asks for none."
+    return option(default, about, ge=0, le=98)
+
+
+class NodeOptions(Options):
+    """Options of every node; each may have its own."""
+
+    autostart: bool = option(False, "Configure and activate without being asked by a lifecycle manager.")
+
+
+class ActionOptions(Options):
+    """What an action is; the same on generator, executor and saliency_monitor."""
+
+    control_period_s: float = option(0.05, "Duration of one action.", "s", ge=0.005, le=1.0)
+    action_names: tuple[str, ...] = option(("dx", "dy", "dz", "gripper"), "Name of each dimension of the action.")
+    action_absolute: tuple[bool, ...] = option(
+        (False, False, False, True),
+        "Per dimension: true where the value itself is the command, false where actions are changes that add up.",
+    )
+    action_low: tuple[float, ...] = option(
+        (-1.0, -1.0, -1.0, -1.0), "Smallest allowed value per dimension.", "action units"
+    )
+    action_high: tuple[float, ...] = option(
+        (1.0, 1.0, 1.0, 1.0), "Largest allowed value per dimension.", "action units"
+    )
+    action_initial: tuple[float, ...] = option(
+        (0.0, 0.0, 0.0, -1.0),
+        "Value per dimension before the first action; counts for absolute dimensions only.",
+        "action units",
+    )
+    lead_actions: int = option(
+        1,
+        "Actions that are kept ready behind the one being played: sent already, they cannot be changed any more. 0 "
+        "takes as many as the measured flow steps need.",
+        "actions",
+        ge=0,
+        le=64,
+    )
+
+    @property
+    def layout(self) -> ActionLayout:
+        """The layout of the actions."""
+        return ActionLayout(
+            self.action_names, self.action_absolute, self.action_low, self.action_high, self.action_initial
+        )
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> ActionOptions:
+        _ = self.layout  # refuses what does not fit together
+        return self
+
+
+def layout_values(layout: ActionLayout) -> dict[str, Any]:
+    """Return the `action_*` options of a layout."""
+    names = ("names", "absolute", "low", "high", "initial")
+    return {f"action_{name}": getattr(layout, name) for name in names}
+
+
+class ContextOptions(Options):
+    """What a context can give; the same on generator and saliency_monitor."""
+
+    trained_delay: int = option(
+        4,
+        "Actions behind its picture that the policy was trained to begin a context at, at most; with hand_over_start "
+        "rezero one that begins later leaves out as many actions as it is late, and ends earlier. 1000 leaves none "
+        "out.",
+        "actions",
+        ge=0,
+        le=1000,
+    )
+
+
+class RobotStateOptions(Options):
+    """Where the robot's state comes from."""
+
+    robot_state_topic: str = option("robot_state", "Topic of the robot's state, in the policy's order.")
+    robot_state_type: Literal["std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"] = option(
+        "std_msgs/msg/Float64MultiArray",
+        "Message type of the robot's state: Float64MultiArray, which is the state, or JointState, whose positions are. "
+        "Of a bag its own type counts.",
+    )
+    robot_state_joints: tuple[str, ...] = option(
+        EVERY_JOINT,
+        "For JointState: joints whose positions are the state, in the policy's order; one empty name takes every joint "
+        "in the order of the first message.",
+    )
+
+    @property
+    def state_joints(self) -> tuple[str, ...]:
+        """Joints whose positions are the state; () for every joint of the first message."""
+        return () if self.robot_state_joints == EVERY_JOINT else self.robot_state_joints
+
+    @model_validator(mode="after")
+    def _check_joints(self) -> RobotStateOptions:
+        joints = self.state_joints
+        if "" in joints or len(set(joints)) != len(joints):
+            raise ValueError(f"robot_state_joints is {list(joints)}, expected the name of every joint once")
+        if joints and self.robot_state_type != JOINTS:
+            raise ValueError(
+                f"robot_state_joints names {', '.join(joints)}, but robot_state_type is {self.robot_state_type}, "
+                f"which has no joints: set it to {JOINTS}"
+            )
+        return self
+
+
+class SharedOptions(RobotStateOptions, ContextOptions, ActionOptions, NodeOptions):
+    """Section "/**" of the parameter file."""

@@ -1,0 +1,89 @@
+"""The options of every node of one robot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streaming_vla.bags.recorder_options import RecorderOptions
+from streaming_vla.engine.options import InferenceOptions
+from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.machines.observer_options import ObserverOptions
+from streaming_vla.options.option import Options, suggest
+from streaming_vla.options.shared import ActionOptions, ContextOptions, SharedOptions
+from streaming_vla.parameters.sections import EVERY_NODE
+from streaming_vla.sim.options import SimRobotOptions
+
+if TYPE_CHECKING:  # a robot's light nodes read this module, and the contract needs torch
+    from streaming_vla.policies.contract import PolicySpec
+
+
+class SuiteOptions(NamedTuple):
+    """The options of each node of a robot, under the node's name; the defaults are the shipped ones."""
+
+    observer: ObserverOptions = ObserverOptions()
+    inference: InferenceOptions = InferenceOptions()
+    generator: GeneratorOptions = GeneratorOptions()
+    executor: ExecutorOptions = ExecutorOptions()
+    saliency_monitor: MonitorOptions = MonitorOptions()
+    sim_robot: SimRobotOptions = SimRobotOptions()
+    recorder: RecorderOptions = RecorderOptions()
+
+    def changed(self, section: str, values: Mapping[str, Any]) -> SuiteOptions:
+        """Return options with other values of a node, or of every node that has them ("/**").
+
+        Raises:
+            ValueError: no such node, an unknown name, or a value that is not allowed.
+        """
+        if section != EVERY_NODE and section not in NODES:
+            raise ValueError(f"no node is called '{section}'{suggest(section, NODES)}; nodes are {', '.join(NODES)}")
+        found: dict[str, Any] = {}
+        for node in NODES if section == EVERY_NODE else (section,):
+            options: Options = getattr(self, node)
+            names = values if node == section else values.keys() & options.declared.keys()
+            found[node] = options.changed(**{name: values[name] for name in names})
+        return self._replace(**found)
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Return every option, by node and name."""
+        return {node: getattr(self, node).values() for node in NODES}
+
+    def check_agreement(self) -> None:
+        """Check what must be the same on all nodes that have it.
+
+        Raises:
+            ValueError: two nodes have other values.
+        """
+        for name in AGREED:
+            having = {node: getattr(self, node).values()[name] for node in NODES if name in NODES[node].declared}
+            if len(set(having.values())) > 1:
+                said = ", ".join(f"{value} for {node}" for node, value in having.items())
+                raise ValueError(f"{name} is {said}: it must be the same, set it once in section '{EVERY_NODE}'")
+
+    def check_policy(self, spec: PolicySpec) -> None:
+        """Check that a policy sees and acts as the options say.
+
+        Raises:
+            ValueError: it acts in other dimensions or sees other pictures.
+        """
+        if mismatch := self.generator.layout.mismatch(spec.layout.names, spec.layout.absolute):
+            raise ValueError(mismatch)
+        cameras, size = self.observer.cameras, self.observer.image_size
+        if cameras != spec.cameras:
+            raise ValueError(
+                f"the policy sees {', '.join(spec.cameras)}, the parameters say {', '.join(cameras)}: set the "
+                "observer's cameras to the policy's, in its order"
+            )
+        if size != spec.image_size:
+            raise ValueError(
+                f"the policy sees pictures of {spec.image_size} x {spec.image_size} pixels, the parameters say {size} "
+                f"x {size}: set the observer's image_size to the policy's"
+            )
+
+
+NODES: dict[str, type[Options]] = {node: type(options) for node, options in SuiteOptions()._asdict().items()}
+SECTIONS: dict[str, type[Options]] = {EVERY_NODE: SharedOptions, **NODES}
+"""What each section of a parameter file may hold."""
+AGREED = (*ActionOptions.declared, *ContextOptions.declared)
