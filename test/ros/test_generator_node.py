@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_foreign_layout_is_named_and_refused(suite: Any, probe: Any) -> None:
         )
     )
     probe.wait(lambda: [said.context for _, said in asked] == [1], "no action is asked for")
-    assert suite.end("generator") == 0
+    assert suite.end("generator", signal.SIGTERM) == 0
 
 
 def test_actions_are_granted_ahead_and_forwarded_one_by_one(suite: Any, probe: Any) -> None:

@@ -113,7 +113,7 @@ def test_execution_state(state: ExecutionState) -> None:
         vectors,
         uint16,
         state=st.one_of(st.none(), vectors.filter(len)),
-        state_age_s=seconds,
+        state_age_s=st.floats(0.0, 1000.0, width=32),
         delay=uint16,
     ),
     st.integers(0, 3),
