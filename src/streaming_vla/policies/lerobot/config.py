@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
 from streaming_vla.policies.lerobot.folder import Folder
-from streaming_vla.policies.lerobot.stated import Count, Positive, Size, Stated, stated
+from streaming_vla.policies.lerobot.stated import Count, Layers, Positive, Size, Stated, Width, stated
 
 CONFIG = "config.json"
 STATE = "observation.state"
@@ -67,8 +67,8 @@ class PolicyConfig(Stated):
 class FlowConfig(PolicyConfig):
     """What the policies that denoise a padded chunk state."""
 
-    max_state_dim: Size
-    max_action_dim: Size
+    max_state_dim: Width
+    max_action_dim: Width
     tokenizer_max_length: Count
     min_period: Positive = 4e-3
     max_period: Positive = 4.0
@@ -80,10 +80,10 @@ class SmolVLAConfig(FlowConfig):
     resize_imgs_with_padding: tuple[Count, Count]  # width, height
     num_steps: Count
     attention_mode: Literal["cross_attn", "self_attn"]
-    num_vlm_layers: Count
+    num_vlm_layers: Layers
     num_expert_layers: int = -1
     self_attn_every_n_layers: int
-    expert_width_multiplier: Positive
+    expert_width_multiplier: Annotated[float, Field(gt=0.0, le=16.0, allow_inf_nan=False)]
 
 
 class PiConfig(FlowConfig):
@@ -108,15 +108,15 @@ class ACTConfig(PolicyConfig):
 
     vision_backbone: str
     pre_norm: bool
-    dim_model: Size
-    n_heads: Count
-    dim_feedforward: Size
+    dim_model: Width
+    n_heads: Layers
+    dim_feedforward: Width
     feedforward_activation: Literal["relu", "gelu"]
-    n_encoder_layers: Count
-    n_decoder_layers: Count
+    n_encoder_layers: Layers
+    n_decoder_layers: Layers
     use_vae: bool
-    latent_dim: Size
-    n_vae_encoder_layers: int = Field(ge=0, le=4096)
+    latent_dim: Width
+    n_vae_encoder_layers: int = Field(ge=0, le=256)
 
 
 KINDS: Mapping[str, type[PolicyConfig]] = {

@@ -10,11 +10,9 @@ from streaming_vla.policies.lerobot.config import CONFIG, PiConfig
 from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.layers import LayerSizes
-from streaming_vla.policies.lerobot.stated import Positive, Stated, stated
+from streaming_vla.policies.lerobot.stated import Layers, Positive, Size, Stated, Width, stated
 
 GEOMETRY = "geometry.json"
-Width = Annotated[int, Field(strict=True, ge=1, le=65536)]
-Layers = Annotated[int, Field(strict=True, ge=1, le=256)]
 
 
 class Tower(Stated):
@@ -45,7 +43,7 @@ class Geometry(Stated):
     text: Tower
     expert: Tower
     vision: Eyes
-    vocab: Annotated[int, Field(strict=True, ge=1, le=1_048_576)]
+    vocab: Size
     rms_norm_eps: Positive = 1e-6
     vision_layer_norm_eps: Positive = 1e-6
     rope_base: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 10_000.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from torch import nn
 from streaming_vla.policies.lerobot import act, pi, smolvla
 from streaming_vla.policies.lerobot.act_policy import ACTPolicy
 from streaming_vla.policies.lerobot.config import ACTConfig, FlowConfig, PiConfig, SmolVLAConfig, read_config
+from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry
 from streaming_vla.policies.lerobot.layers import RMSNorm
@@ -53,6 +55,8 @@ def load_lerobot(path: Path, options: LoadOptions | None = None) -> VlaPolicy | 
     kind, config = read_config(folder)
     if isinstance(config, ACTConfig):
         return _load_act(folder, config, options)
+    if find_spec("transformers") is None:
+        raise CheckpointError(f"a {kind} needs transformers: pip install 'streaming_vla[vla]'")
     assert isinstance(config, FlowConfig), "the other three"
     return _load_flow(folder, assets, kind, config, options)
 

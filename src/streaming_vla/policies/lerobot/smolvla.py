@@ -16,6 +16,7 @@ from torch.nn import functional
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.policies.lerobot.config import SmolVLAConfig
+from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.expert import ExpertContext, prepare, run_expert
 from streaming_vla.policies.lerobot.layers import DecoderLayer, LayerSizes, RMSNorm
 from streaming_vla.policies.lerobot.time_embedding import embed_time
@@ -119,6 +120,10 @@ class SmolVLA(nn.Module):
 
 def _expert_sizes(text: LayerSizes, share: float) -> LayerSizes:
     width = int(text.width * share)
+    if width < 2 or width % 2:
+        raise CheckpointError(
+            f"expert_width_multiplier {share} of {text.width} makes an expert of width {width}, expected an even one"
+        )
     mlp = 256 * math.ceil(4 * int(2 * width / 3) / 256)  # two thirds of four times the width, in steps of 256
     return LayerSizes(width, mlp, text.heads, text.kv_heads, text.head_dim, text.norm_epsilon)
 

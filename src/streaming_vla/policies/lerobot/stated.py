@@ -11,9 +11,13 @@ from streaming_vla.policies.lerobot.errors import CheckpointError, listed, short
 
 Model = TypeVar("Model", bound="Stated")
 Count = Annotated[int, Field(strict=True, ge=1, le=4096)]
-"""Of rows, layers, heads: bounded, so that a network is not built without end before its weights are compared."""
+"""Of rows and tokens."""
+Layers = Annotated[int, Field(strict=True, ge=1, le=256)]
+"""Of layers and heads: bounded, so that a network is not built without end before its weights are compared."""
+Width = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+"""Of a layer."""
 Size = Annotated[int, Field(strict=True, ge=1, le=1_048_576)]
-"""Of a width or a vocabulary."""
+"""Of a feature or a vocabulary."""
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 

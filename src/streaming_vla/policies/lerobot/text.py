@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +57,23 @@ class Tokenizer:
         """
         tokens: list[int] = self._tokenizer(text, truncation=False)["input_ids"]
         if len(tokens) > self._most:
-            LOGGER.warning(
-                "The instruction %r has %d tokens, the policy reads %d: the rest is cut", text, len(tokens), self._most
-            )
+            self._warn(text, len(tokens))
             tokens = self._tokenizer(text, truncation=True, max_length=self._most)["input_ids"]
+        return self._known(tokens)
+
+    def followed_by(self, text: str, end: str) -> tuple[int, ...]:
+        """Return the tokens of a text and, tokenized on its own, of its end; see `__call__`."""
+        tokens = [*self._tokenizer(text)["input_ids"], *self._tokenizer(end, add_special_tokens=False)["input_ids"]]
+        if len(tokens) > self._most:
+            self._warn(text, len(tokens))
+        return self._known(tokens[: self._most])
+
+    def _warn(self, text: str, count: int) -> None:
+        LOGGER.warning(
+            "The instruction %r has %d tokens, the policy reads %d: the rest is cut", text, count, self._most
+        )
+
+    def _known(self, tokens: list[int]) -> tuple[int, ...]:
         if not all(0 <= token < self._vocabulary for token in tokens):
             raise CheckpointError(
                 f"the tokenizer in '{self._folder}' gives token {max(tokens)}, the policy knows {self._vocabulary}: it "
@@ -102,22 +113,13 @@ def _load(folder: Path) -> Any:
             raise CheckpointError(
                 f"'{file}' has {file.stat().st_size} bytes, expected at most {TOKENIZER_BYTES}: it is no tokenizer"
             )
-    load = _auto_tokenizer()
+    from transformers import AutoTokenizer
+
     try:
-        return load(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # whatever its readers raise; a panic of its Rust part is no Exception
         raise CheckpointError(
             f"the tokenizer in '{folder}' cannot be read ({type(error).__name__}): copy it again from the model's page"
         ) from error
-
-
-def _auto_tokenizer() -> Callable[..., Any]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would compete with the control loop
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise CheckpointError("policies of LeRobot need transformers: pip install 'streaming_vla[vla]'") from error
-    load: Callable[..., Any] = AutoTokenizer.from_pretrained
-    return load

@@ -172,9 +172,8 @@ class VlaPolicy:
             )
         if guide.target.shape != expected:
             raise ValueError(f"policy {self.spec.name}: the guide has shape {guide.target.shape}, expected {expected}")
-        target = self.after.normalised(guide.target, context.raw_state)
-        # a row that counts nothing may hold anything, normalised or not
-        target = np.where(guide.weight[:, None] > 0.0, target, 0.0).astype(np.float32)
+        counting = np.where(guide.weight[:, None] > 0.0, guide.target, 0.0)  # the other rows may hold anything
+        target = self.after.normalised(counting, context.raw_state).astype(np.float32)
         weight = torch.from_numpy(guide.weight.astype(np.float32)).unsqueeze(1)
         return Pull(
             padded(torch.from_numpy(target), sizes.action).to(sizes.device), weight.to(sizes.device), guide.gain

@@ -46,6 +46,7 @@ class Case:
     @classmethod
     def read(cls, stem: Path) -> Case:
         """Read the files `stem`.json and `stem`.safetensors; CheckpointError where they are missing or damaged."""
+        stem = stem.with_suffix("") if stem.suffix in (".json", ".safetensors") else stem
         folder = Folder(stem.parent, "case folder")
         facts = folder.json(f"{stem.name}.json", "give the path of a case without its suffixes")
         path = folder.file(f"{stem.name}.safetensors", "give the path of a case without its suffixes")

@@ -24,7 +24,9 @@ def with_weights(checkpoint: Path, listing: Path, into: Path) -> Path:
     Args:
         listing: JSON whose "tensors" hold the shape of each name.
     """
-    shutil.copytree(checkpoint, into)
+    into.mkdir()
+    for file in checkpoint.iterdir():
+        shutil.copyfile(file, into / file.name)
     shapes = {name: each["shape"] for name, each in json.loads(listing.read_text(encoding="utf-8"))["tensors"].items()}
     save_file(
         {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}, into / "model.safetensors"
