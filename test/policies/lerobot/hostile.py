@@ -168,7 +168,7 @@ HOSTILE = (
     Hostile("billions of layers", config(num_vlm_layers=10**9), "num_vlm_layers is 1000000000"),
     Hostile("wide expert", config(expert_width_multiplier=1e9), "expert_width_multiplier is 1000000000.0"),
     Hostile("chunk of no rows", config(chunk_size=0), "chunk_size is 0"),
-    Hostile("text for a number", config(chunk_size="50"), "chunk_size is 50"),
+    Hostile("text for a number", config(chunk_size="50"), "chunk_size is '50'"),
     Hostile("steps beyond the chunk", config(n_action_steps=13), "n_action_steps is 13, expected at most chunk_size"),
     Hostile(
         "unknown feature",
@@ -192,7 +192,7 @@ HOSTILE = (
         "class of somebody", step(BEFORE, 2, **{"registry_name": None, "class": "os.system"}), "the class os.system"
     ),
     Hostile(
-        "step states what is not known", step(BEFORE, 4, config={"float_dtype": "float16"}), "float_dtype is float16"
+        "step states what is not known", step(BEFORE, 4, config={"float_dtype": "float16"}), "float_dtype is 'float16'"
     ),
     Hostile(
         "steps are a number",

@@ -9,7 +9,7 @@ from streaming_vla.policies.loading import CheckpointError
 __all__ = ["CheckpointError", "listed", "shortened"]
 
 LISTED = 12  # names in a sentence
-SHOWN = 80  # characters of a value that a file states
+SHOWN = 160  # characters of a value that a file states
 
 
 def listed(names: Iterable[str]) -> str:

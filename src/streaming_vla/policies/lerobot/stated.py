@@ -47,7 +47,7 @@ def stated(kind: type[Model], content: Any, who: str) -> Model:
     except ValidationError as error:
         wrong = [
             f"{'.'.join(str(part) for part in each['loc']) or 'it'} is "
-            + ("missing" if each["type"] == "missing" else f"{shortened(each['input'])} ({each['msg'].lower()})")
+            + ("missing" if each["type"] == "missing" else f"{shortened(repr(each['input']))} ({each['msg'].lower()})")
             for each in error.errors()
         ]
         raise CheckpointError(f"{who}: {listed(wrong)}") from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 
 HEADER_BYTES = 8 * 1024**2  # of real checkpoints: some 100 kB
-BLOCK_BYTES = 4 * 1024**2
+BLOCK_BYTES = 1024**2
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -61,6 +61,7 @@ class TensorArchive:
 
     def __init__(self, path: Path, who: str) -> None:
         self.path, self.who = path, who
+        self._buffer = bytearray(BLOCK_BYTES)
         self._start, header = _read_header(path, who)
         self.data_bytes = path.stat().st_size - self._start
         self.tensors: Mapping[str, StoredTensor] = {
@@ -90,7 +91,7 @@ class TensorArchive:
         assert tuple(into.shape) == stored.shape and into.is_contiguous(), f"place of {name}"
         dtype = DTYPES[stored.dtype]
         place, done = into.view(-1), 0
-        buffer = bytearray(min(BLOCK_BYTES, stored.end - stored.begin))
+        buffer = self._buffer
         with self.path.open("rb", buffering=0) as file:
             file.seek(self._start + stored.begin)
             while done < place.numel():

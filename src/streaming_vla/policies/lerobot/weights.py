@@ -59,12 +59,14 @@ def load(network: Network, archive: TensorArchive, names: Names, device: torch.d
     shapes = {name: tuple(value.shape) for name, (_, value) in places.items()} | dict(names.required)
     source = {name: in_file.get(name) or in_file.get(names.instead.get(name, "")) for name in shapes}
     _compare(archive, shapes, source, in_file, names)
+    filled: list[tuple[str, Tensor]] = []
     for file_name, (name, value) in places.items():
         stored = source[file_name]
         assert stored is not None, "compared above"
-        tensor = torch.empty(value.shape, dtype=value.dtype, device=device)
+        filled.append((stored, torch.empty(value.shape, dtype=value.dtype, device=device)))
+        _put(network, name, filled[-1][1])
+    for stored, tensor in filled:  # when all have their place: what reading takes meanwhile leaves no gaps between them
         archive.read(stored, tensor)
-        _put(network, name, tensor)
     _fill_positions(network, device)
     left = [name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta]
     assert not left, f"nothing was put into {left}"
