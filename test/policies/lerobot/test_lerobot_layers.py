@@ -13,7 +13,7 @@ from kv_cache.policies import Full
 from kv_cache.rotary import rotate
 from kv_cache.spec import CacheSpec
 from streaming_vla.policies.contract import run_slices
-from streaming_vla.policies.lerobot.expert import prepare, run_expert
+from streaming_vla.policies.lerobot.expert import lay_out, prepare, run_expert
 from streaming_vla.policies.lerobot.layers import DecoderLayer, LayerSizes, RMSNorm, Rotation, attend, rotated
 from streaming_vla.policies.lerobot.prefix import extend
 
@@ -187,3 +187,18 @@ def test_rotation_is_the_caches() -> None:
     x = torch.randn(2, 4, 16)
     rotation = Rotation.at(torch.arange(3, 7), 16, BASE)
     assert torch.equal(rotated(x, rotation), rotate(x, torch.arange(3, 7)))
+
+
+@torch.inference_mode()
+def test_matrices_by_columns_are_the_same_matrices() -> None:
+    layer = drawn(DecoderLayer(SIZES), seed=9)
+    before = layer.mlp.gate_proj.weight.clone()
+    tokens = torch.randn(1, 3, 48)
+    expected = layer.mlp(tokens)
+    lay_out([layer])
+    assert torch.equal(layer.mlp.gate_proj.weight, before)
+    assert layer.mlp.gate_proj.weight.t().is_contiguous() == torch.backends.mkl.is_available()
+    assert torch.allclose(layer.mlp(tokens), expected, atol=1e-6)
+    coarse = drawn(DecoderLayer(SIZES), seed=9).bfloat16()
+    lay_out([coarse])
+    assert coarse.mlp.gate_proj.weight.is_contiguous()

@@ -103,6 +103,20 @@ def run_expert(
     return tokens
 
 
+def lay_out(layers: Sequence[DecoderLayer]) -> None:
+    """Keep wide matrices by columns where that makes a step faster: the numbers stay.
+
+    MKL's float32 product of a matrix that is wider at its output, with one token or fifty, reads columns a quarter
+    faster than rows; in bfloat16 it is twenty times slower, so only float32 on a CPU is changed.
+    """
+    for layer in layers:
+        for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
+            weight = projection.weight
+            if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available():
+                columns = weight.detach().t().contiguous().t()
+                projection.weight = torch.nn.Parameter(columns, requires_grad=False)
+
+
 def _with_room(tokens: Tensor, count: int) -> Tensor:
     """Return a copy [1, H, N + count, d] of tokens [H, N, d]; the last places are filled by every step."""
     heads, held, size = tokens.shape

@@ -14,6 +14,7 @@ from streaming_vla.policies.lerobot import act, pi, smolvla
 from streaming_vla.policies.lerobot.act_policy import ACTPolicy
 from streaming_vla.policies.lerobot.config import ACTConfig, FlowConfig, PiConfig, SmolVLAConfig, read_config
 from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry
 from streaming_vla.policies.lerobot.layers import RMSNorm
@@ -129,6 +130,7 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         max(flow.height, flow.width),
     )
     load(set_precision(flow.network, dtype), _weights(folder), flow.names, device)
+    lay_out(flow.network.expert)
     sizes = PolicySizes(
         flow.height,
         flow.width,

@@ -9,6 +9,7 @@ import numpy as np
 from streaming_vla.policies.contract import PolicySpec
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.policies.lerobot.errors import CheckpointError, listed
+from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import GEOMETRY, Geometry, published
 from streaming_vla.policies.lerobot.load import WEIGHTS, set_precision
@@ -60,6 +61,7 @@ def load_streamingvla(
     spec = _spec(folder.path.resolve().name, options, scale, network, geometry)
     weights = folder.file(WEIGHTS, "download it from the release's page")
     load(network, TensorArchive(weights, f"{folder.who}: {WEIGHTS}"), names_of_pi(geometry, True), device)
+    lay_out(network.expert)
     looking = None if predictor is None else _predictor(predictor, geometry, options)
     return StreamingVLAPolicy(spec, network, scale, tokenizer, device, looking)
 
