@@ -167,6 +167,7 @@ HOSTILE = (
     Hostile("Aloha's own joints", config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha = True is not supported"),
     Hostile("billions of layers", config(num_vlm_layers=10**9), "num_vlm_layers is 1000000000"),
     Hostile("wide expert", config(expert_width_multiplier=1e9), "expert_width_multiplier is 1000000000.0"),
+    Hostile("fewer layers in the expert", config(num_expert_layers=2), "num_expert_layers is 2"),
     Hostile("chunk of no rows", config(chunk_size=0), "chunk_size is 0"),
     Hostile("text for a number", config(chunk_size="50"), "chunk_size is '50'"),
     Hostile("steps beyond the chunk", config(n_action_steps=13), "n_action_steps is 13, expected at most chunk_size"),
@@ -186,7 +187,11 @@ HOSTILE = (
     Hostile("no action", config(output_features={}), "the feature 'action'"),
     Hostile("state larger than its padding", config(max_state_dim=4), "max_state_dim is 4, the feature has 6"),
     Hostile("pictures of parts of tokens", config(resize_imgs_with_padding=[33, 33]), "a multiple of 16 pixels"),
-    Hostile("no processors", lambda folder: (folder / BEFORE).unlink(), "saved without its processors"),
+    Hostile(
+        "no processors",
+        lambda folder: (folder / BEFORE).unlink(),
+        "convert it with lerobot's migrate_policy_normalization",
+    ),
     Hostile("unknown step", step(BEFORE, 2, registry_name="make_tea"), "step 2 is 'make_tea', which is not known here"),
     Hostile(
         "class of somebody", step(BEFORE, 2, **{"registry_name": None, "class": "os.system"}), "the class os.system"

@@ -165,7 +165,8 @@ def test_its_prompt_and_its_spec(release: Path, assets: Path) -> None:
     assert words[0] == policy.words("")[0] == 2 and words[-1] == policy.words("")[-1]
     spec = policy.spec
     assert spec.cameras == ("base_0_rgb", "left_wrist_0_rgb") and spec.state_size == 7
-    assert spec.layout.absolute == (False,) * 7 and spec.trained_horizon == 10
+    assert spec.layout.absolute == (False,) * 7 and spec.trained_horizon == 10 and spec.trained_delay == 0
+    assert spec.state_names[0] == "executed_x"
     renamed = LoadOptions(assets=assets, cameras={"wrist": "left_wrist_0_rgb", "front": "base_0_rgb"})
     assert load_streamingvla(release, renamed).spec.cameras == ("front", "wrist")
 

@@ -36,6 +36,7 @@ from streaming_vla.policies.lerobot.weights import Names, build, load
 
 WEIGHTS = "model.safetensors"
 Network = TypeVar("Network", bound=nn.Module)
+BOTH_SIDES, LEFT_TOP = "letterbox", "letterbox_left_top"  # see PolicySpec.image_fit
 PRECISE = ("state_proj", "action_in_proj", "action_out_proj")
 TIME = ("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out")
 
@@ -128,6 +129,7 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         flow.network.cache_spec(dtype),
         len(cameras) * flow.picture_tokens + config.tokenizer_max_length + flow.own_tokens,
         max(flow.height, flow.width),
+        BOTH_SIDES if flow.centred else LEFT_TOP,
     )
     load(set_precision(flow.network, dtype), _weights(folder), flow.names, device)
     lay_out(flow.network.expert)
@@ -160,6 +162,7 @@ def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPol
         act.EMPTY_TOKEN,
         1,
         max(size for shape in shapes.values() for size in shape),
+        BOTH_SIDES,
     )
     network.to(dtype)
     load(network, _weights(folder), names, device)

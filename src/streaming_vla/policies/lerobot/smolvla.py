@@ -33,12 +33,20 @@ class SmolVLA(nn.Module):
     Args:
         config: of the checkpoint.
         vlm: sizes of its vision-language model.
+
+    Raises:
+        CheckpointError: its expert has other layers than such a policy.
     """
 
     def __init__(self, config: SmolVLAConfig, vlm: VlmSizes) -> None:
         super().__init__()
         from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector, SmolVLMVisionTransformer
 
+        if 0 < config.num_expert_layers != config.num_vlm_layers:
+            raise CheckpointError(
+                f"num_expert_layers is {config.num_expert_layers}, expected as many as num_vlm_layers "
+                f"({config.num_vlm_layers}), or -1"
+            )
         text = vlm.text
         expert = _expert_sizes(text, config.expert_width_multiplier)
         self._config, self._text, self.rope_base = config, text, ROPE_BASE

@@ -28,6 +28,7 @@ def make_spec(
     cache: CacheSpec,
     tokens: int,
     image_size: int,
+    image_fit: str,
 ) -> PolicySpec:
     """Return the spec of a policy.
 
@@ -38,6 +39,7 @@ def make_spec(
         cache: shape of a token.
         tokens: of an observation, at most.
         image_size: of its pictures.
+        image_fit: how a camera's picture becomes square.
 
     Raises:
         CheckpointError: action_names or execution_horizon do not fit.
@@ -59,6 +61,8 @@ def make_spec(
         trained_horizon=config.chunk_size,
         tokens_per_observation=tokens,
         cache=cache,
+        control_period_s=options.control_period_s,
+        image_fit=image_fit,
     )
 
 

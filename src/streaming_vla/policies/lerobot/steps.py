@@ -121,7 +121,7 @@ def read_steps(folder: Folder, name: str, known: Mapping[str, type[Stated]]) -> 
     """
     who = f"{folder.who}: {name}"
     content = folder.json(
-        name, "the checkpoint was saved without its processors: save it again with lerobot 0.4 or newer"
+        name, "a checkpoint of lerobot before 0.4 has none: convert it with lerobot's migrate_policy_normalization"
     )
     entries = content.get("steps")
     if not isinstance(entries, list) or len(entries) > MOST_STEPS or not all(isinstance(e, dict) for e in entries):

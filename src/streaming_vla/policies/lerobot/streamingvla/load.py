@@ -12,7 +12,7 @@ from streaming_vla.policies.lerobot.errors import CheckpointError, listed
 from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import GEOMETRY, Geometry, published
-from streaming_vla.policies.lerobot.load import WEIGHTS, set_precision
+from streaming_vla.policies.lerobot.load import BOTH_SIDES, WEIGHTS, set_precision
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.lerobot.pi import Pi, PiShape
 from streaming_vla.policies.lerobot.pi import names_of as names_of_pi
@@ -26,6 +26,7 @@ from streaming_vla.policies.lerobot.weights import build, load
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")  # the release's third camera is masked: it changes nothing
 MOST_WORDS = 200
+EARLY = 2  # actions that are left when the release looks again, and that its predictor looks ahead over
 PERIODS = (4e-3, 4.0)
 LIBERO = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 TOKENIZER = "google/paligemma-3b-pt-224"
@@ -58,7 +59,7 @@ def load_streamingvla(
     )
     network = build(lambda: Pi(geometry, PiShape(True, 1, PADDED, PADDED, *PERIODS)))
     network = set_precision(network, dtype)
-    spec = _spec(folder.path.resolve().name, options, scale, network, geometry)
+    spec = _spec(folder.path.resolve().name, options, scale, network, geometry, predictor is not None)
     weights = folder.file(WEIGHTS, "download it from the release's page")
     load(network, TensorArchive(weights, f"{folder.who}: {WEIGHTS}"), names_of_pi(geometry, True), device)
     lay_out(network.expert)
@@ -88,7 +89,9 @@ def _predictor(path: Path, geometry: Geometry, options: LoadOptions) -> Predicto
     return load(network, archive, names_of(network), options.torch_device)
 
 
-def _spec(name: str, options: LoadOptions, scale: Scale, network: Pi, geometry: Geometry) -> PolicySpec:
+def _spec(
+    name: str, options: LoadOptions, scale: Scale, network: Pi, geometry: Geometry, looks_ahead: bool
+) -> PolicySpec:
     count = len(scale.slope)
     names = options.action_names or (LIBERO if count == len(LIBERO) else tuple(f"action_{n}" for n in range(count)))
     if len(names) != count or count > PADDED or count < PUSHED:
@@ -113,4 +116,8 @@ def _spec(name: str, options: LoadOptions, scale: Scale, network: Pi, geometry: 
         trained_horizon=HORIZON,
         tokens_per_observation=len(CAMERAS) * geometry.picture_tokens + MOST_WORDS,
         cache=network.cache_spec(options.torch_dtype),
+        trained_delay=EARLY if looks_ahead else 0,
+        control_period_s=options.control_period_s,
+        image_fit=BOTH_SIDES,
+        state_names=tuple(f"executed_{name}" for name in names),
     )
