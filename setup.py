@@ -20,6 +20,11 @@ setup(
     zip_safe=False,
     extras_require={
         "huggingface": ["transformers>=5.23"],  # kv_cache.huggingface
+        "vla": [
+            "torch>=2.5",
+            "pydantic>=2",
+            "transformers>=5.23",
+        ],  # checkpoints of LeRobot; with safetensors, tokenizers
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
         "test": ["pytest"],  # tells colcon test to run pytest
     },

@@ -1,0 +1,1 @@
+"""The published StreamingVLA weights: action flow matching on pi0.5, and its observation predictor."""
