@@ -7,7 +7,6 @@ Facts that this file encodes (seeding, camera pose, render settings) come from t
 from __future__ import annotations
 
 import copy
-import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,9 @@ from streaming_vla.sim.experts import Expert, make_expert
 from streaming_vla.sim.memory_episode import NO_LABEL, OPEN_EFFORT, WAIT_STEPS, MemoryEpisode
 from streaming_vla.sim.memory_rules import begin_memory
 from streaming_vla.sim.memory_scene import draw, hide_reach
+from streaming_vla.sim.rendering import make_renderer
 from streaming_vla.sim.task import Task
 from streaming_vla.sim.tasks import get_task
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 CAMERAS = ("corner2", "gripperPOV")
 ACTION_SIZE = 4  # dx, dy, dz of the hand (1 cm per unit) and gripper effort, each in [-1, 1]
@@ -35,10 +33,6 @@ _CORNER2_POSITION = (0.75, 0.075, 0.7)
 _ENVIRONMENT_STATE = ("_last_stable_obs", "_prev_obs", "curr_path_length")
 _ROBOT_STATE = ("success", "failed", "memory", "_observation", "_move", "_effort", "_substeps")
 _UNLIMITED_STEPS = 1_000_000_000
-
-
-class RenderError(RuntimeError):
-    """The cameras cannot be rendered on this machine."""
 
 
 @dataclass(frozen=True)
@@ -247,17 +241,6 @@ class MetaWorldRobot:
         return _Scene(environment, make_expert(task.environment), renderer)
 
     def _make_renderer(self, model: Any) -> Any:
-        import mujoco
-
         model.cam_pos[model.camera("corner2").id] = _CORNER2_POSITION
         model.vis.quality.offsamples = 0  # multisampling costs ten times the frame on a CPU
-        try:
-            renderer = mujoco.Renderer(model, self.image_size, self.image_size)
-        except Exception as error:
-            raise RenderError(
-                f"cannot render the cameras with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; "
-                "install 'libegl1 libgl1-mesa-dri' (or 'libosmesa6' and set MUJOCO_GL=osmesa)"
-            ) from error
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        return renderer
+        return make_renderer(model, self.image_size, self.image_size)
