@@ -161,6 +161,7 @@ def test_a_wrong_order_of_imports_is_refused_before_it_aborts_the_process() -> N
         "robot = So101Robot(); robot.reset('touch', 1); robot.observe()",
     )
     free = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
-    run = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False, capture_output=True, text=True, env=free)
+    command = [sys.executable, "-c", "\n".join(lines)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=free)
     assert run.returncode == 1
     assert "RenderError: mujoco was imported before streaming_vla.sim" in run.stderr
