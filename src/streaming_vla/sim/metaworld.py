@@ -63,14 +63,21 @@ class MetaWorldRobot:
 
     Attributes:
         success: the task is done.
+        tick_s: simulated seconds of a physics step.
+        ticks_per_state: so often the state is told.
+        instruction: what is to be done, as a sentence.
         failed: a memory task went wrong: another goal was chosen, or none in time. It stays so until the next reset.
         memory: the running episode of a memory task, None in every other task.
     """
+
+    tick_s = ENVIRONMENT_STEP_S / SUBSTEPS
+    ticks_per_state = SUBSTEPS
 
     def __init__(self, image_size: int = 192, cameras: tuple[str, ...] = CAMERAS) -> None:
         self.image_size = image_size
         self.cameras = cameras
         self.task: Task | None = None
+        self.instruction = ""
         self.success = False
         self.failed = False
         self.memory: MemoryEpisode | None = None
@@ -80,17 +87,19 @@ class MetaWorldRobot:
         self._move = np.zeros(3)  # commanded displacement that the arm has not been told yet
         self._effort = OPEN_EFFORT
 
-    def reset(self, task: str, seed: int, wait_steps: tuple[int, int] = WAIT_STEPS) -> None:
+    def reset(self, task: str, seed: int, wait_steps: tuple[int, int] = WAIT_STEPS, *, variant: int = 0) -> None:
         """Start `task` with its objects placed by `seed`; the same pair gives the same episode.
 
         Args:
+            variant: which sentence the instruction is (see Task.sentence).
             wait_steps: shortest and longest wait of a memory task, in environment steps.
 
         Raises:
-            ValueError: unknown task, or a range of waits that is none.
+            ValueError: unknown task or variant, or a range of waits that is none.
             RenderError: no OpenGL for the cameras.
         """
         chosen = get_task(task)
+        sentence = chosen.sentence(variant)
         memory = begin_memory(chosen.name, seed, wait_steps)
         environment = self._scene(chosen).environment
         if memory is not None:
@@ -103,7 +112,7 @@ class MetaWorldRobot:
         self._observation, _ = environment.reset()
         self._move = np.zeros(3)
         self._effort = OPEN_EFFORT
-        self.task = chosen
+        self.task, self.instruction = chosen, sentence
         self.memory = memory
         self.success = self.failed = False
         self._substeps = 0
@@ -134,6 +143,10 @@ class MetaWorldRobot:
         self.command(action)
         return self.advance()
 
+    def tick(self) -> bool:
+        """Let one physics step of 2.5 ms pass; True on success."""
+        return self.advance(1)
+
     def state(self) -> npt.NDArray[np.float32]:
         """Return what a robot knows of itself, [4]: hand x, y, z in metres, gripper opening."""
         return self._observation[:STATE_SIZE].astype(np.float32)
@@ -146,6 +159,22 @@ class MetaWorldRobot:
         """Return the names of `joint_positions`, in its order."""
         model = self._current().environment.model
         return [model.joint(index).name for index in range(JOINT_COUNT)]
+
+    def joint_velocities(self) -> npt.NDArray[np.float64]:
+        """Return the velocities of `joint_positions`, [9] in rad/s and m/s."""
+        return np.array(self._current().environment.data.qvel[:JOINT_COUNT])
+
+    def hand_position(self) -> npt.NDArray[np.float64]:
+        """Return where the hand is, [3] in metres."""
+        return self._observation[:3].copy()
+
+    def hand_orientation(self) -> npt.NDArray[np.float64]:
+        """Return the hand's orientation, quaternion w, x, y, z [4]."""
+        return np.array(self._current().environment.data.body("hand").xquat)
+
+    def gripper_opening(self) -> float:
+        """Return how far the fingers are open, 0 to 1."""
+        return float(self._observation[3])
 
     def expert_action(self) -> npt.NDArray[np.float32]:
         """Return the scripted expert's action for the present state, [4], clipped to [-1, 1]."""

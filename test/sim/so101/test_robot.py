@@ -127,7 +127,7 @@ def test_a_snapshot_does_not_disturb(robot: So101Robot) -> None:
 
 
 def test_what_it_tells(robot: So101Robot) -> None:
-    robot.reset("push", 6, 1)
+    robot.reset("push", 6, variant=1)
     seen = robot.observe(pictures=False)
     assert seen.state.shape == (STATE_SIZE,) == (ACTION_SIZE,) and seen.state.dtype == np.float32
     assert seen.instruction == robot.instruction and seen.instruction.startswith("slide the ")

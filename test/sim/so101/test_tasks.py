@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streaming_vla.sim.so101.scene import CUBE_HALF_M, CUBES
-from streaming_vla.sim.so101.tasks import HELD_S, LIFTED_M, RULES, TASKS, Rule, Scene, get_task, instruction
+from streaming_vla.sim.so101.tasks import HELD_S, LIFTED_M, RULES, TASKS, Rule, Scene, get_task
 
 TICK_S = 0.01
 SQUARE = np.array((0.2, 0.1))
@@ -72,7 +72,7 @@ def test_every_task_has_a_rule_and_sentences_that_name_the_cube() -> None:
     said = set()
     for task in TASKS.values():
         variants = len(task.instructions) + len(task.held_out)
-        said |= {instruction(task, colour, variant) for colour in CUBES for variant in range(variants)}
+        said |= {task.sentence(variant).format(colour=colour) for colour in CUBES for variant in range(variants)}
         assert len(task.instructions) >= 8 and len(task.held_out) >= 2
     assert len(said) == 3 * 3 * 10, "a sentence means two things"
     assert all(sum(colour in sentence.split() for colour in CUBES) == 1 for sentence in said)
@@ -82,4 +82,4 @@ def test_what_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown task 'fly': choose one of touch, push, pick"):
         get_task("fly")
     with pytest.raises(ValueError, match="task 'touch' has no instruction 10: choose 0 to 9"):
-        instruction(get_task("touch"), "red", 10)
+        get_task("touch").sentence(10)

@@ -22,7 +22,7 @@ from streaming_vla.sim.so101.experts import ArmState, Expert, make_expert
 from streaming_vla.sim.so101.placement import HOME, Placement, place
 from streaming_vla.sim.so101.scene import CAMERAS, CUBE_HALF_M, SQUARE, SUBSTEP_S, cube_joint, scene_model
 from streaming_vla.sim.so101.scene_reader import SceneReader
-from streaming_vla.sim.so101.tasks import RULES, Rule, get_task, instruction
+from streaming_vla.sim.so101.tasks import RULES, Rule, get_task
 from streaming_vla.sim.so101.trajectory import Trajectory, TrajectoryPoint
 from streaming_vla.sim.task import Task
 
@@ -77,6 +77,8 @@ class So101Robot:
         controller: what trajectories the controller takes.
 
     Attributes:
+        tick_s: simulated seconds of a control period.
+        ticks_per_state: so often the joints are told.
         task: what is to be done; None before the first reset.
         instruction: the same as a sentence.
         success: the task is done.
@@ -86,6 +88,9 @@ class So101Robot:
     Raises:
         ModelMissing: the arm's model is not installed.
     """
+
+    tick_s = CONTROL_SUBSTEPS * SUBSTEP_S
+    ticks_per_state = 1
 
     def __init__(
         self,
@@ -120,18 +125,18 @@ class So101Robot:
         """Simulated time since the reset."""
         return self._substeps * SUBSTEP_S
 
-    def reset(self, task: str, seed: int, variant: int = 0) -> None:
+    def reset(self, task: str, seed: int, *, variant: int = 0) -> None:
         """Start `task` in the scene of `seed`; the same three values give the same episode.
 
         Args:
-            variant: which sentence the instruction is (see tasks.instruction).
+            variant: which sentence the instruction is (see Task.sentence).
 
         Raises:
             ValueError: unknown task or variant, or a negative seed.
         """
         chosen = get_task(task)
         placement = place(seed)
-        self.instruction = instruction(chosen, placement.target, variant)
+        self.instruction = chosen.sentence(variant).format(colour=placement.target)
         model, data = self._model, self._data
         self._mujoco.mj_resetData(model, data)
         data.qpos[: len(JOINTS)] = np.clip(placement.joints, self._low, self._high)
@@ -187,6 +192,10 @@ class So101Robot:
         seen = {camera: self.render(camera) for camera in self.cameras} if pictures else {}
         return Observation(self.state(), self.instruction, seen)
 
+    def tick(self) -> bool:
+        """Let one control period of 1/100 s pass; True on success."""
+        return self.advance(CONTROL_SUBSTEPS)
+
     def state(self) -> npt.NDArray[np.float32]:
         """Return the joint positions, [6] in rad, the gripper last."""
         return self.joint_positions().astype(np.float32)
@@ -214,6 +223,10 @@ class So101Robot:
     def hand_orientation(self) -> npt.NDArray[np.float64]:
         """Return the hand's orientation, quaternion w, x, y, z [4]."""
         return np.array(self._data.xquat[self._hand])
+
+    def gripper_opening(self) -> float:
+        """Return how far the jaws are open, 0 to 1 of the gripper's range."""
+        return float((self._data.qpos[5] - self._low[5]) / (self._high[5] - self._low[5]))
 
     def scene_positions(self) -> npt.NDArray[np.float32]:
         """Return where the named cube and the square are, [6] in metres: labels for training, no policy's input."""

@@ -174,15 +174,3 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
     return TASKS[name]
-
-
-def instruction(task: Task, colour: str, variant: int = 0) -> str:
-    """Return a sentence for `task` and the cube of `colour`: variants 0.. are trained on, those behind are held out.
-
-    Raises:
-        ValueError: no such variant.
-    """
-    sentences = (*task.instructions, *task.held_out)
-    if not 0 <= variant < len(sentences):
-        raise ValueError(f"task '{task.name}' has no instruction {variant}: choose 0 to {len(sentences) - 1}")
-    return sentences[variant].format(colour=colour)
