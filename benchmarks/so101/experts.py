@@ -137,7 +137,7 @@ def pace(size: tuple[int, int], seconds: float) -> dict[str, float]:
         if clock.time_s >= next_picture_s or not clock.due(now_s):
             time.sleep(0.0005)
             continue
-        latest_s = max(latest_s, now_s - clock.next_s)
+        latest_s = max(latest_s, now_s - clock.when())
         robot.advance(CONTROL_SUBSTEPS)
         clock.passed(time.monotonic())
     cameras.close()

@@ -19,7 +19,7 @@ def run(clock: SimulatedClock, seconds: float, tick_costs_s: float, begin_s: flo
             now += tick_costs_s
             clock.passed(now)
         else:
-            now = clock.next_s
+            now = clock.when()
     return now
 
 
@@ -57,6 +57,13 @@ def test_a_short_pause_is_made_up_for_and_a_long_one_is_lost() -> None:
     now = run(clock, 1.0, 0.0005, now + 3.0)
     assert clock.lost_s == pytest.approx(3.0 - LATE_S, abs=2 * TICK_S)
     assert clock.time_s == pytest.approx(now - clock.lost_s, abs=2 * TICK_S)
+
+
+def test_it_says_when_a_tick_is_due() -> None:
+    clock = SimulatedClock(TICK_S, 0.5, 10.0)
+    assert clock.when() == pytest.approx(10.0 + 2 * TICK_S)
+    assert clock.when(5) == pytest.approx(10.0 + 10 * TICK_S)
+    assert clock.due(clock.when(5) + 1e-6) == 5
 
 
 def test_a_restart_forgets_what_was_due_and_takes_a_new_pace() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-LATE_S = 0.05  # of the wall clock; later than this is not made up for, so that time never races
+LATE_S = 0.1  # of the wall clock; later than this is not made up for, so that time never races
 _WINDOW_S = 5.0  # of the wall clock, that `achieved` looks back
 _MARK_S = 0.1
 SLOW = 0.95  # share of the asked factor below which the clock is slow
@@ -54,10 +54,9 @@ class SimulatedClock:
         """Simulated seconds that have passed."""
         return self.ticks * self.tick_s
 
-    @property
-    def next_s(self) -> float:
-        """When the next tick is due, on the wall clock."""
-        return self._next_s
+    def when(self, ticks: int = 1) -> float:
+        """Return when the tick so many ticks from now is due, on the wall clock."""
+        return self._next_s + (ticks - 1) * self._period_s
 
     def due(self, now_s: float) -> int:
         """Return how many ticks are due. What is later than LATE_S is lost, but for one tick."""

@@ -63,14 +63,14 @@ class MetaWorldRobot:
 
     Attributes:
         success: the task is done.
-        tick_s: simulated seconds of a physics step.
-        ticks_per_state: so often the state is told.
+        tick_s, ticks_per_control, ticks_per_state: see SimulatedRobot.
         instruction: what is to be done, as a sentence.
         failed: a memory task went wrong: another goal was chosen, or none in time. It stays so until the next reset.
         memory: the running episode of a memory task, None in every other task.
     """
 
     tick_s = ENVIRONMENT_STEP_S / SUBSTEPS
+    ticks_per_control = 1
     ticks_per_state = SUBSTEPS
 
     def __init__(self, image_size: int = 192, cameras: tuple[str, ...] = CAMERAS) -> None:
@@ -143,9 +143,9 @@ class MetaWorldRobot:
         self.command(action)
         return self.advance()
 
-    def tick(self) -> bool:
-        """Let one physics step of 2.5 ms pass; True on success."""
-        return self.advance(1)
+    def pass_ticks(self, ticks: int) -> bool:
+        """Let so many physics steps of 2.5 ms pass; True on success."""
+        return self.advance(ticks)
 
     def state(self) -> npt.NDArray[np.float32]:
         """Return what a robot knows of itself, [4]: hand x, y, z in metres, gripper opening."""

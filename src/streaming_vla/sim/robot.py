@@ -16,6 +16,7 @@ class SimulatedRobot(Protocol):
     Attributes:
         cameras: names, in the order in which pictures are told.
         tick_s: the shortest simulated time that can pass.
+        ticks_per_control: commands act at multiples of so many ticks.
         ticks_per_state: so many ticks lie between two states that are told.
         task: what is to be done; None before the first reset.
         instruction: the same as a sentence.
@@ -24,6 +25,7 @@ class SimulatedRobot(Protocol):
 
     cameras: tuple[str, ...]
     tick_s: float
+    ticks_per_control: int
     ticks_per_state: int
     task: Task | None
     instruction: str
@@ -36,8 +38,8 @@ class SimulatedRobot(Protocol):
             ValueError: there is no such task or wording.
         """
 
-    def tick(self) -> bool:
-        """Let `tick_s` pass; True on success."""
+    def pass_ticks(self, ticks: int) -> bool:
+        """Let so many times `tick_s` pass; True on success."""
 
     def state(self) -> npt.NDArray[np.float32]:
         """Return what a policy knows of the robot's body."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from queue import Queue
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ class CameraThread:
     """Cameras that all look at the same instants, one instant at a time.
 
     Args:
-        deliver: called in the thread with an instant and the picture of every camera at it.
+        deliver: called in the thread with an instant, its tag and the picture of every camera at it.
         picture_size: width and height in pixels.
 
     Raises:
@@ -33,14 +34,14 @@ class CameraThread:
 
     def __init__(
         self,
-        deliver: Callable[[Instant, Pictures], None],
+        deliver: Callable[[Instant, Any, Pictures], None],
         picture_size: tuple[int, int] = PICTURE_SIZE,
         cameras: tuple[str, ...] = CAMERAS,
     ) -> None:
         self._deliver = deliver
         self._size = picture_size
         self._cameras = cameras
-        self._wanted: Queue[Instant | None] = Queue(1)
+        self._wanted: Queue[tuple[Instant, Any] | None] = Queue(1)
         self._ready = threading.Event()
         self._idle = threading.Event()
         self._failure: BaseException | None = None
@@ -55,8 +56,11 @@ class CameraThread:
         """Whether the next instant would be looked at at once."""
         return self._idle.is_set()
 
-    def take(self, instant: Instant) -> bool:
-        """Take pictures of `instant`; False, and none, while those before are not done.
+    def take(self, instant: Instant, tag: Any = None) -> bool:
+        """Take pictures of `instant`; False, and none, while those before are not delivered.
+
+        Args:
+            tag: handed on to who gets the pictures.
 
         Raises:
             Exception: whatever ended the thread.
@@ -65,8 +69,17 @@ class CameraThread:
         if not self._idle.is_set():
             return False
         self._idle.clear()
-        self._wanted.put(instant)
+        self._wanted.put((instant, tag))
         return True
+
+    def wait(self) -> None:
+        """Wait until everything that was taken is delivered.
+
+        Raises:
+            Exception: whatever ended the thread.
+        """
+        self._idle.wait()
+        self._check()
 
     def close(self) -> None:
         """Finish the pictures that are being taken and free the renderer."""
@@ -92,7 +105,8 @@ class CameraThread:
         self._idle.set()
         self._ready.set()
         try:
-            while (instant := self._wanted.get()) is not None:
+            while (wanted := self._wanted.get()) is not None:
+                instant, tag = wanted
                 data.qpos[:], data.mocap_pos[:] = instant.positions, instant.square
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_camlight(model, data)
@@ -100,9 +114,10 @@ class CameraThread:
                 for camera in self._cameras:
                     renderer.update_scene(data, camera)
                     pictures[camera] = renderer.render()
+                self._deliver(instant, tag, pictures)
                 self._idle.set()
-                self._deliver(instant, pictures)
         except BaseException as error:
             self._failure = error
         finally:
             renderer.close()
+            self._idle.set()  # nobody may wait for ever

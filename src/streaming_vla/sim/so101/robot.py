@@ -30,6 +30,7 @@ ACTION_SIZE = STATE_SIZE = len(JOINTS)  # absolute joint targets, and joint posi
 ACTION_PERIOD_S = 1.0 / 30.0
 ACTION_SUBSTEPS = 20
 CONTROL_SUBSTEPS = 6  # 100 setpoints and joint states a second
+TICK_SUBSTEPS = 2  # divides both: pictures 30 times and joint states 100 times a second, exactly
 PICTURE_SIZE = (640, 480)  # width and height
 _ROBOT_STATE = ("success", "failed", "clipped", "_controller", "_rule", "_substeps")
 
@@ -77,8 +78,7 @@ class So101Robot:
         controller: what trajectories the controller takes.
 
     Attributes:
-        tick_s: simulated seconds of a control period.
-        ticks_per_state: so often the joints are told.
+        tick_s, ticks_per_control, ticks_per_state: see SimulatedRobot.
         task: what is to be done; None before the first reset.
         instruction: the same as a sentence.
         success: the task is done.
@@ -89,8 +89,8 @@ class So101Robot:
         ModelMissing: the arm's model is not installed.
     """
 
-    tick_s = CONTROL_SUBSTEPS * SUBSTEP_S
-    ticks_per_state = 1
+    tick_s = TICK_SUBSTEPS * SUBSTEP_S
+    ticks_per_control = ticks_per_state = CONTROL_SUBSTEPS // TICK_SUBSTEPS
 
     def __init__(
         self,
@@ -192,9 +192,9 @@ class So101Robot:
         seen = {camera: self.render(camera) for camera in self.cameras} if pictures else {}
         return Observation(self.state(), self.instruction, seen)
 
-    def tick(self) -> bool:
-        """Let one control period of 1/100 s pass; True on success."""
-        return self.advance(CONTROL_SUBSTEPS)
+    def pass_ticks(self, ticks: int) -> bool:
+        """Let so many times 1/300 s pass; True on success."""
+        return self.advance(ticks * TICK_SUBSTEPS)
 
     def state(self) -> npt.NDArray[np.float32]:
         """Return the joint positions, [6] in rad, the gripper last."""
