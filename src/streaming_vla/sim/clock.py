@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-LATE_S = 0.1  # of the wall clock; later than this is not made up for, so that time never races
+LATE_S = 0.25  # of the wall clock; later than this is not made up for, so that time never races
 _WINDOW_S = 5.0  # of the wall clock, that `achieved` looks back
 _MARK_S = 0.1
 SLOW = 0.95  # share of the asked factor below which the clock is slow

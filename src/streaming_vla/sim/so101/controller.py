@@ -5,7 +5,7 @@ What it takes over: a new trajectory replaces the old one at once and is approac
 trajectory that has ended in the past is refused, and so is one of unknown joints, with joints missing
 (`allow_partial_joints_goal`) or with a moving end (`allow_nonzero_velocity_at_trajectory_end`); `cmd_timeout`.
 What differs: every hold keeps the setpoint and not the measured position, for a gripper that holds something would let
-it go; an empty trajectory cancels.
+it go; an empty trajectory cancels, as it did in ROS 1, where ROS 2 refuses it.
 """
 
 from __future__ import annotations
