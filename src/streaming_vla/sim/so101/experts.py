@@ -97,9 +97,7 @@ class Expert(ABC):
         joints = self._arm.solve(HandPose(place, _tilt(place), goal.jaw_yaw, goal.tool), start)
         change = joints - settled
         change *= min(1.0, _STEP_RAD / max(float(np.abs(change).max()), 1e-9))
-        gripper = arm.joints[5] + np.clip(goal.gripper - arm.joints[5], -_GRIPPER_STEP_RAD, _GRIPPER_STEP_RAD)
-        if abs(goal.gripper - arm.joints[5]) < 3 * _GRIPPER_STEP_RAD:
-            gripper = goal.gripper  # nothing is between the jaws, or it is to be held firmly
+        gripper = arm.setpoint[5] + np.clip(goal.gripper - arm.setpoint[5], -_GRIPPER_STEP_RAD, _GRIPPER_STEP_RAD)
         return np.append(settled + change + arm.droop[:5], gripper)
 
     @abstractmethod

@@ -30,7 +30,7 @@ _TABLE_HALF_M = (0.40, 0.45, 0.02)
 _TABLE_MIDDLE_X_M = 0.25
 _FLOOR_Z_M = -0.75
 # Where a camera is, what it looks at, which way is up in its picture, and its vertical field of view. The wrist camera
-# sits where the printed holder of the SO-101 has it, beside the jaws, in the frame of the hand.
+# is given in the frame of the hand: beside the jaws, about where printed holders for the SO-101 have it.
 _OVERHEAD = ((0.46, 0.0, 0.50), (0.20, 0.0, 0.0), (-1.0, 0.0, 0.0), 44.0)
 _WRIST = ((0.0, 0.062, -0.028), (0.002, 0.0, -0.112), (0.0, 1.0, 0.0), 72.0)
 
