@@ -33,7 +33,8 @@ from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.sim.memory_episode import CHOICE_LIMIT_STEPS, CUE_STEPS, Phase, expert_move
 from streaming_vla.sim.memory_rules import CuedReach
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
-from streaming_vla.sim.metaworld import CAMERAS, RenderError
+from streaming_vla.sim.metaworld import CAMERAS
+from streaming_vla.sim.rendering import RenderError
 from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.evaluation.cache_options import FULL
 from streaming_vla.workbench.report.records import ObservationAt, StateAt

@@ -20,7 +20,8 @@ LIBRARIES = ("numpy", "cv2", "yaml", "typer", "rich", "safetensors", "torch")
 INSTALL = "run `make setup`, or see docs/install.md for a ROS installation"
 # In a process of its own: a broken OpenGL driver ends the process that touches it.
 RENDER = """
-from streaming_vla.sim.metaworld import CAMERAS, MetaWorldRobot, RenderError
+from streaming_vla.sim.metaworld import CAMERAS, MetaWorldRobot
+from streaming_vla.sim.rendering import RenderError
 robot = MetaWorldRobot(image_size=64)
 try:
     robot.reset("reach", 0)

@@ -7,7 +7,6 @@ Facts that this file encodes (seeding, camera pose, render settings) come from t
 from __future__ import annotations
 
 import copy
-import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,9 @@ from streaming_vla.sim.experts import Expert, make_expert
 from streaming_vla.sim.memory_episode import NO_LABEL, OPEN_EFFORT, WAIT_STEPS, MemoryEpisode
 from streaming_vla.sim.memory_rules import begin_memory
 from streaming_vla.sim.memory_scene import draw, hide_reach
+from streaming_vla.sim.rendering import make_renderer
 from streaming_vla.sim.task import Task
 from streaming_vla.sim.tasks import get_task
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 CAMERAS = ("corner2", "gripperPOV")
 ACTION_SIZE = 4  # dx, dy, dz of the hand (1 cm per unit) and gripper effort, each in [-1, 1]
@@ -35,10 +33,6 @@ _CORNER2_POSITION = (0.75, 0.075, 0.7)
 _ENVIRONMENT_STATE = ("_last_stable_obs", "_prev_obs", "curr_path_length")
 _ROBOT_STATE = ("success", "failed", "memory", "_observation", "_move", "_effort", "_substeps")
 _UNLIMITED_STEPS = 1_000_000_000
-
-
-class RenderError(RuntimeError):
-    """The cameras cannot be rendered on this machine."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +63,21 @@ class MetaWorldRobot:
 
     Attributes:
         success: the task is done.
+        tick_s, ticks_per_control, ticks_per_state: see SimulatedRobot.
+        instruction: what is to be done, as a sentence.
         failed: a memory task went wrong: another goal was chosen, or none in time. It stays so until the next reset.
         memory: the running episode of a memory task, None in every other task.
     """
+
+    tick_s = ENVIRONMENT_STEP_S / SUBSTEPS
+    ticks_per_control = 1
+    ticks_per_state = SUBSTEPS
 
     def __init__(self, image_size: int = 192, cameras: tuple[str, ...] = CAMERAS) -> None:
         self.image_size = image_size
         self.cameras = cameras
         self.task: Task | None = None
+        self.instruction = ""
         self.success = False
         self.failed = False
         self.memory: MemoryEpisode | None = None
@@ -86,17 +87,19 @@ class MetaWorldRobot:
         self._move = np.zeros(3)  # commanded displacement that the arm has not been told yet
         self._effort = OPEN_EFFORT
 
-    def reset(self, task: str, seed: int, wait_steps: tuple[int, int] = WAIT_STEPS) -> None:
+    def reset(self, task: str, seed: int, wait_steps: tuple[int, int] = WAIT_STEPS, *, variant: int = 0) -> None:
         """Start `task` with its objects placed by `seed`; the same pair gives the same episode.
 
         Args:
+            variant: which sentence the instruction is (see Task.sentence).
             wait_steps: shortest and longest wait of a memory task, in environment steps.
 
         Raises:
-            ValueError: unknown task, or a range of waits that is none.
+            ValueError: unknown task or variant, or a range of waits that is none.
             RenderError: no OpenGL for the cameras.
         """
         chosen = get_task(task)
+        sentence = chosen.sentence(variant)
         memory = begin_memory(chosen.name, seed, wait_steps)
         environment = self._scene(chosen).environment
         if memory is not None:
@@ -109,7 +112,7 @@ class MetaWorldRobot:
         self._observation, _ = environment.reset()
         self._move = np.zeros(3)
         self._effort = OPEN_EFFORT
-        self.task = chosen
+        self.task, self.instruction = chosen, sentence
         self.memory = memory
         self.success = self.failed = False
         self._substeps = 0
@@ -140,6 +143,10 @@ class MetaWorldRobot:
         self.command(action)
         return self.advance()
 
+    def pass_ticks(self, ticks: int) -> bool:
+        """Let so many physics steps of 2.5 ms pass; True on success."""
+        return self.advance(ticks)
+
     def state(self) -> npt.NDArray[np.float32]:
         """Return what a robot knows of itself, [4]: hand x, y, z in metres, gripper opening."""
         return self._observation[:STATE_SIZE].astype(np.float32)
@@ -152,6 +159,22 @@ class MetaWorldRobot:
         """Return the names of `joint_positions`, in its order."""
         model = self._current().environment.model
         return [model.joint(index).name for index in range(JOINT_COUNT)]
+
+    def joint_velocities(self) -> npt.NDArray[np.float64]:
+        """Return the velocities of `joint_positions`, [9] in rad/s and m/s."""
+        return np.array(self._current().environment.data.qvel[:JOINT_COUNT])
+
+    def hand_position(self) -> npt.NDArray[np.float64]:
+        """Return where the hand is, [3] in metres."""
+        return self._observation[:3].copy()
+
+    def hand_orientation(self) -> npt.NDArray[np.float64]:
+        """Return the hand's orientation, quaternion w, x, y, z [4]."""
+        return np.array(self._current().environment.data.body("hand").xquat)
+
+    def gripper_opening(self) -> float:
+        """Return how far the fingers are open, 0 to 1."""
+        return float(self._observation[3])
 
     def expert_action(self) -> npt.NDArray[np.float32]:
         """Return the scripted expert's action for the present state, [4], clipped to [-1, 1]."""
@@ -247,17 +270,6 @@ class MetaWorldRobot:
         return _Scene(environment, make_expert(task.environment), renderer)
 
     def _make_renderer(self, model: Any) -> Any:
-        import mujoco
-
         model.cam_pos[model.camera("corner2").id] = _CORNER2_POSITION
         model.vis.quality.offsamples = 0  # multisampling costs ten times the frame on a CPU
-        try:
-            renderer = mujoco.Renderer(model, self.image_size, self.image_size)
-        except Exception as error:
-            raise RenderError(
-                f"cannot render the cameras with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; "
-                "install 'libegl1 libgl1-mesa-dri' (or 'libosmesa6' and set MUJOCO_GL=osmesa)"
-            ) from error
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        return renderer
+        return make_renderer(model, self.image_size, self.image_size)

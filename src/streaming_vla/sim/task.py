@@ -25,3 +25,14 @@ class Task:
     def environment(self) -> str:
         """Name of the Meta-World environment."""
         return f"{self.scene or self.name}-v3"
+
+    def sentence(self, variant: int = 0) -> str:
+        """Return an instruction: variants from 0 are trained on, those behind them are held out.
+
+        Raises:
+            ValueError: no such variant.
+        """
+        sentences = (*self.instructions, *self.held_out)
+        if not 0 <= variant < len(sentences):
+            raise ValueError(f"task '{self.name}' has no instruction {variant}: choose 0 to {len(sentences) - 1}")
+        return sentences[variant]
