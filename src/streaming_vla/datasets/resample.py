@@ -1,4 +1,4 @@
-"""An episode at another rate: values between two steps are interpolated, changes summed, pictures the nearest ones."""
+"""An episode at another rate: values between two steps are interpolated, changes summed, pictures the newest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Resampled:
-    """T' steps: state [T', S], action [T', A], and the step of the recording whose picture is nearest, [T']."""
+    """T' steps: state [T', S], action [T', A], and the step of the recording that was seen last then, [T']."""
 
     state: Floats
     action: Floats
@@ -50,5 +50,5 @@ def resample(state: Floats, action: Floats, absolute: Sequence[bool], rate: Frac
     return Resampled(
         states.astype(np.float32),
         np.stack(columns, axis=1).astype(np.float32),
-        np.minimum(np.floor(begins + 0.5).astype(np.int64), count - 1),
+        np.minimum(np.floor(begins + 1e-9).astype(np.int64), count - 1),
     )
