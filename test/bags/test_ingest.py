@@ -27,8 +27,8 @@ from making import (
     picture,
     write_own,
 )  # fmt: skip
-
 from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset
+
 from streaming_vla.bags.errors import MissingTopic, NoCamera, WrongType
 from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.ingest import Frame, Ingest, IngestOptions, Said, State

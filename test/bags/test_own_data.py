@@ -14,8 +14,8 @@ import typer
 import yaml
 from making import BEGIN_NS, STEP_NS, STORE, TYPES, floats, header, image, make, picture, write_own
 from safetensors.numpy import save_file
-
 from streaming_vla.bags.dataset import DatasetError, DatasetFacts, read_dataset, read_facts
+
 from streaming_vla.bags.export import write_dataset
 from streaming_vla.bags.steps import EpisodeSteps
 from streaming_vla.commands.robot_state import JOINTS

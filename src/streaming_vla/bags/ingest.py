@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
-from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values, finite
+from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
+from streaming_vla.commands.finite import finite
 from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
 from streaming_vla.commands.robot_state import StateReader
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES

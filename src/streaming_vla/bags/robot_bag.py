@@ -155,14 +155,13 @@ class RobotBag(Ingest):
         newest_ns = 0
         for raw in self.bag.messages(self.topics, self.retime):
             back_s = (newest_ns - raw.time_ns) * NS
-            if back_s > 2.0 * self.options.actions.period_s and not any(
-                isinstance(each, ClockJump) for each in self.bag.problems
-            ):
+            jumped = any(isinstance(each, ClockJump) for each in self.bag.problems)
+            if back_s > 2.0 * self.options.actions.period_s and not jumped:
                 raise BagError(
                     f"{self.bag.path} does not hold its messages in the order of time: {raw.topic} goes back by "
                     f"{back_s:.1f} s: sort it (mcap sort), or convert it with 'ros2 bag convert'"
                 )
-            newest_ns = raw.time_ns
+            newest_ns = raw.time_ns if jumped else max(newest_ns, raw.time_ns)
             yield from self._one(raw)
 
     def _one(self, raw: RawMessage) -> Iterator[Frame | Heard | Said]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.commands.finite import finite
 from streaming_vla.commands.robot_state import ARRAY, JOINTS
 from streaming_vla.commands.sent_actions import ACTION, EXECUTION_STATE, SentActions
 from streaming_vla.commands.targets import Reached, Target, trajectory_targets
@@ -158,7 +159,7 @@ class ActionReader:
         if len(values) != len(places):
             names = [self._options.names[place] for place in places]
             raise ValueError(f"the command has {len(values)} numbers, expected one for each of {', '.join(names)}")
-        _check(values)
+        finite(values, "the command")
         for place, value in zip(places.tolist(), values.tolist(), strict=True):
             self._targets[place] = Reached(value)
 
@@ -188,7 +189,7 @@ class ActionReader:
             if len(values) != len(names):
                 raise ValueError(f"{len(values)} positions for {len(names)} joints, expected one for every joint")
             found: dict[str, Target] = {name: Reached(float(value)) for name, value in zip(names, values, strict=True)}
-            _check(np.array([value for name, value in zip(names, values, strict=True) if name in mine]))
+            finite(np.array([value for name, value in zip(names, values, strict=True) if name in mine]), "the command")
             covered_s = time_s
         else:
             found, covered_s = trajectory_targets(message, time_s, self._options.period_s)
@@ -216,9 +217,3 @@ def own_dimensions(options: ActionOptions, kinds: tuple[str, ...]) -> npt.NDArra
         elif kind in TARGETS:
             own |= np.array([bool(name) for name in options.joints])
     return own
-
-
-def _check(values: Vector) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"the command is {values[bad[0]]:g} at place {bad[0]}, expected finite numbers")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.commands.finite import LARGEST, finite
 from streaming_vla.commands.robot_state import ARRAY, JOINTS
 
 POSE, POSE_STAMPED = "geometry_msgs/msg/Pose", "geometry_msgs/msg/PoseStamped"
@@ -31,8 +32,9 @@ class MergedState:
 
     def __init__(self, topics: Mapping[str, str], joints: Sequence[str] = (), nameless: Sequence[str] = ()) -> None:
         self._topics, self._nameless = dict(topics), tuple(nameless)
-        self._joints, self._given = list(joints), bool(joints)
-        self._settled = bool(joints) or JOINTS not in self._topics.values()
+        has_joints = JOINTS in self._topics.values()
+        self._joints = list(joints) if has_joints else []
+        self._settled = bool(joints) or not has_joints
         self._positions: dict[str, tuple[float, float]] = {}  # by joint: value and time
         self._parts: dict[str, tuple[npt.NDArray[np.float64], float]] = {}
         self.left_out: set[str] = set()  # joints that are heard and not part of the state
@@ -48,9 +50,7 @@ class MergedState:
             self._take_joints(message, time_s)
             return
         values = _pose(message, kind) if kind in (POSE, POSE_STAMPED) else np.array(message.data, dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            raise ValueError(f"the state is {values[bad[0]]:g} at place {bad[0]}, expected finite numbers")
+        finite(values, "the state")
         known = self._parts.get(topic)
         if known is not None and len(known[0]) != len(values):
             raise ValueError(f"the state has {len(values)} numbers after {len(known[0])}, expected always as many")
@@ -125,7 +125,7 @@ class MergedState:
             self._joints += [name for name in names if name not in self._joints]
         mine = {name: value for name, value in heard.items() if name in self._joints}
         self.left_out.update(set(heard) - set(mine))
-        bad = [f"{name} at {value}" for name, value in mine.items() if not np.isfinite(value)]
+        bad = [f"{name} at {value}" for name, value in mine.items() if not abs(value) <= LARGEST]
         if bad:
             raise ValueError(f"joint {', '.join(bad)}, expected finite positions: see to the robot's driver")
         self._positions.update({name: (value, time_s) for name, value in mine.items()})

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.commands.finite import finite
+
 ACTION = "streaming_vla_interfaces/msg/Action"
 EXECUTION_STATE = "streaming_vla_interfaces/msg/ExecutionState"
 PLAYING = (2,)  # modes of ExecutionState in which an action is executed
@@ -54,8 +56,7 @@ class SentActions:
         values = np.array(message.values, dtype=np.float64)
         if len(values) != self._size:
             raise ValueError(f"the action has {len(values)} numbers, expected {self._size}: set action_names")
-        if not np.isfinite(values).all():
-            raise ValueError(f"the action is {values.tolist()}, expected finite numbers")
+        finite(values, "the action")
         if message.episode != self._episode:
             self._waiting.clear()
             self._episode = message.episode

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.commands.finite import finite
+
 LARGEST_OFFSET_S = 1.0  # between a trajectory's own start and when it was received
 NS = 1e-9
 
@@ -76,11 +78,7 @@ def trajectory_targets(message: Any, time_s: float, period_s: float) -> tuple[di
     if any(len(point.positions) != len(names) for point in points):
         raise ValueError(f"a point of the trajectory has no position for each of {', '.join(names)}")
     positions = np.array([list(point.positions) for point in points], dtype=np.float64)
-    if not np.isfinite(positions).all():
-        place = np.argwhere(~np.isfinite(positions))[0]
-        raise ValueError(
-            f"the command is {positions[tuple(place)]:g} at joint {names[place[1]]}, expected finite numbers"
-        )
+    finite(positions.reshape(-1), "the command")
     if (np.diff(times) <= 0).any():
         raise ValueError("the points of the trajectory are not in the order of time_from_start")
     stamp_s = message.header.stamp.sec + message.header.stamp.nanosec * NS

@@ -1,0 +1,400 @@
+"""From bags to data sets: steps are of one moment, end where a source ends, and say what was asked for."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from making import floats
+from robots import (
+    ARRAY,
+    EPISODE,
+    IMAGE,
+    JOINTS,
+    PER_PICTURE,
+    STATE_JOINTS,
+    STRING,
+    Message,
+    commands,
+    episode,
+    export,
+    image,
+    in_time,
+    joints,
+    options,
+    pictures,
+    read,
+    states,
+    stream,
+    tasks,
+    text,
+    write,
+)
+from rosbags.rosbag2 import StoragePlugin
+
+from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
+from streaming_vla.datasets.check import check_episode, check_films, check_whole
+from streaming_vla.datasets.dataset import Dataset
+from streaming_vla.datasets.errors import DatasetError
+from streaming_vla.datasets.films import film_times
+from streaming_vla.datasets.parts import Storage
+from streaming_vla.workbench.export import run
+from streaming_vla.workbench.export.run import export_all
+
+PERIOD_S = 0.05
+
+
+def aligned(folder: Path, number: int = 0, levels: float = 0.0) -> None:
+    """Check that picture, state and action of every step are of the same moment; `levels` may pictures be off."""
+    state, action, shown = read(folder, number)
+    assert len(state)
+    seen_s = shown / 20
+    assert np.abs(state[:, 0] - seen_s).max() < (1.2 + levels / PER_PICTURE) * PERIOD_S  # the newest picture of then
+    assert (action[:, 0] > state[:, 0]).all() and (action[:, 0] - state[:, 0]).max() < PERIOD_S + 1e-3
+    assert np.allclose(state[:, 1] - state[:, 0], 10, atol=1e-3) and np.allclose(action[:, 2], 1)
+    assert np.allclose(np.diff(state[:, 0]), PERIOD_S, atol=0.0101)
+    assert np.allclose(np.diff(action[:, 0]), PERIOD_S, atol=1e-3)
+
+
+def sound(folder: Path) -> None:
+    """Check that nothing is wrong with a data set."""
+    with Dataset(folder) as data:
+        found = [*check_whole(data), *check_films(data)]
+        found += [each for entry in data.entries for each in check_episode(data, data.episode(entry))]
+        assert found == []
+
+
+@pytest.mark.parametrize("storage", Storage)
+def test_what_a_robot_did(tmp_path: Path, storage: Storage) -> None:
+    done = export(write(tmp_path / "bag", stream()), tmp_path / "set", options(storage=storage))
+    assert (done.episodes, done.problems) == (1, [])
+    aligned(tmp_path / "set", levels=0.0 if storage is Storage.png else 2.0)
+    sound(tmp_path / "set")
+    with Dataset(tmp_path / "set") as data:
+        assert data.facts.state_names == STATE_JOINTS and data.facts.action_names == ("a", "b", "grip")
+        assert data.facts.action_absolute == (True, True, True) and set(data.facts.state_units) == {"rad or m"}
+        assert (data.facts.cameras[0].height, data.facts.rate) == (16, 20)
+
+
+@pytest.mark.parametrize("plugin", StoragePlugin)
+@pytest.mark.parametrize("order", ["topic by topic", "a topic behind", "backwards"])
+def test_the_order_of_the_file_is_not_that_of_time(tmp_path: Path, plugin: StoragePlugin, order: str) -> None:
+    """Right as in the order of time, or refused in one sentence; never silently less or something else."""
+    said = stream(5.0)
+    if order == "topic by topic":
+        said = sorted(said, key=lambda each: each[0])
+    elif order == "a topic behind":
+        said = sorted(said, key=lambda each: each[0] == "/joint_states")
+    else:
+        said = said[::-1]
+    bag = write(tmp_path / "bag", said, plugin)
+    try:
+        done = export(bag, tmp_path / "set")
+    except BagError as error:
+        assert "order" in str(error) and "\n" not in str(error)
+        assert not (tmp_path / "set").exists()
+        return
+    with Dataset(tmp_path / "set") as data:
+        assert sum(entry.length for entry in data.entries) > 5 * 20 - 5 or "order" in " ".join(done.problems)
+    for number in range(done.episodes):
+        aligned(tmp_path / "set", number)
+
+
+SOURCES = {"/camera/front/image": "camera", "/joint_states": "state", "/command": "commands"}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("silence_s", [0.3, 0.7, 10_800.0])
+def test_an_episode_ends_where_a_source_ends(tmp_path: Path, source: str, silence_s: float) -> None:
+    """One source ends after a second, the others go on for a while; everything comes back later."""
+    first = [each for each in stream(1.0 + min(silence_s, 0.7)) if each[0] != source or each[3] < 1.0]
+    again = stream(1.0, begin_s=1.0 + silence_s)
+    first = [each for each in first if each[3] < 1.0 + silence_s]
+    export(write(tmp_path / "bag", [*first, *again]), tmp_path / "set")
+    state, action, shown = read(tmp_path / "set")
+    if silence_s < 0.5:  # one that is shorter than the longest gap is bridged
+        assert len(state) > 30
+        return
+    assert len(state) <= 20
+    last_s = {"/camera/front/image": 0.95, "/joint_states": 0.99, "/command": 0.96}[source]
+    assert state[-1, 0] <= last_s + 1e-3
+    # nothing is frozen: every step has a state, an action and a picture of its own
+    assert (np.diff(state[:, 0]) > 0).all() and (np.diff(action[:, 0]) > 0).all() and (np.diff(shown) > 0.5).all()
+    state, _, _ = read(tmp_path / "set", 1)
+    assert 15 <= len(state) <= 20
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_end_of_a_bag_is_not_filled_up(tmp_path: Path, source: str) -> None:
+    """The last second has no message of one source: the recorder was slow to stop."""
+    said = [each for each in stream(2.0) if each[0] != source or each[3] < 1.0]
+    export(write(tmp_path / "bag", said), tmp_path / "set", options(longest_gap_s=5.0))
+    state, action, shown = read(tmp_path / "set")
+    assert len(state) <= 20
+    assert (np.diff(state[:, 0]) > 0).all() and (np.diff(action[:, 0]) > 0).all() and (np.diff(shown) > 0.5).all()
+
+
+def test_a_clock_that_is_set_back_ends_an_episode(tmp_path: Path) -> None:
+    said = [*stream(1.0, begin_s=100.0), *stream(1.0)]
+    done = export(write(tmp_path / "bag", said), tmp_path / "set")
+    assert done.episodes == 2 and "the clock jumps back" in " ".join(done.problems)
+    for number in range(2):
+        aligned(tmp_path / "set", number)
+
+
+def test_dropped_pictures_are_told(tmp_path: Path) -> None:
+    said = [each for each in stream(4.0) if each[0] != "/camera/front/image" or round(each[3] * 20) % 4]
+    done = export(write(tmp_path / "bag", said), tmp_path / "set")
+    (told,) = done.problems
+    assert "camera front has no new picture for" in told and "(24 %), which show the one before" in told
+
+
+@pytest.mark.parametrize(
+    ("topic", "given", "expected"),
+    [
+        ([("/instruction", STRING, text("open the door"), 0.0)], "", ["open the door"]),
+        ([("/instruction", STRING, text("open the door"), 0.0)], "close it", ["close it"]),
+        ([("/instruction", STRING, text("open"), 0.0), ("/instruction", STRING, text("shut"), 1.0)], "",
+         ["open", "shut"]),
+        ([("/instruction", STRING, text("open"), 0.0), ("/instruction", STRING, text("open"), 1.0)], "", ["open"]),
+        ([("/instruction", STRING, text(" open \n"), 0.0)], "", ["open"]),
+        ([("/episode", EPISODE, episode(1, "lift"), 0.0), ("/instruction", STRING, text("other"), 0.0)], "", ["lift"]),
+        ([("/episode", EPISODE, episode(1, "lift"), 0.0), ("/episode", EPISODE, episode(2, "lower"), 1.0)], "",
+         ["lift", "lower"]),
+        ([("/episode", EPISODE, episode(1, ""), 0.0)], "do it", ["do it"]),
+        ([], "do it", ["do it"]),
+    ],
+)  # fmt: skip
+def test_the_instruction_is_the_bags(tmp_path: Path, topic: list[Message], given: str, expected: list[str]) -> None:
+    """As `replay` takes it: the episode's, else the given one, else that of the bag's topic."""
+    export(write(tmp_path / "bag", in_time(topic, stream(2.0))), tmp_path / "set", options(instruction=given))
+    assert tasks(tmp_path / "set") == expected
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [[], [("/instruction", STRING, text("  "), 0.0)], [("/episode", EPISODE, episode(1, ""), 0.0)]],
+)
+def test_without_an_instruction_nothing_is_written(tmp_path: Path, topic: list[Message]) -> None:
+    bag = write(tmp_path / "bag", in_time(topic, stream(1.0)))
+    with pytest.raises(BagError, match="instruction"):
+        export(bag, tmp_path / "set", options(instruction=""))
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+@pytest.mark.parametrize(
+    ("period_s", "rate"),
+    [(0.033333, Fraction(30)), (0.0333667, Fraction(30000, 1001)), (0.05, Fraction(20)), (0.07, Fraction(100, 7))],
+)
+def test_film_and_table_have_one_rate(tmp_path: Path, period_s: float, rate: Fraction) -> None:
+    hz = 1 / period_s
+    said = in_time(pictures(20.0, hz=hz), states(20.0), commands(20.0, hz=hz))
+    given = options({"generator": {"control_period_s": period_s}}, storage=Storage.film)
+    export(write(tmp_path / "bag", said), tmp_path / "set", given)
+    sound(tmp_path / "set")
+    with Dataset(tmp_path / "set") as data:
+        assert data.facts.rate == rate
+        (entry,) = data.entries
+        stored = data.episode(entry).timestamp
+        shown = np.array(film_times(entry.films["front"].path))
+        assert np.abs(stored - shown).max() < 1e-4 and len(shown) == len(stored) > 19 * rate
+        assert np.abs(shown - np.arange(len(shown)) / float(rate)).max() < 1e-6
+
+
+def test_cameras_of_different_size(tmp_path: Path) -> None:
+    said = in_time(stream(1.0), pictures(1.0, camera="wrist", size=(30, 22)))
+    cameras = {"cameras": ("front", "wrist"), "camera_topics": ("camera/front/image", "camera/wrist/image")}
+    bag = write(tmp_path / "bag", said)
+    export(bag, tmp_path / "set", options({"observer": cameras}))
+    with Dataset(tmp_path / "set") as data:
+        assert [(each.height, each.width) for each in data.facts.cameras] == [(16, 16), (30, 22)]
+    turned = {**cameras, "camera_rotations": (0, 90)}
+    export(bag, tmp_path / "turned", options({"observer": turned}, storage=Storage.png))
+    with Dataset(tmp_path / "turned") as data:
+        assert [(each.height, each.width) for each in data.facts.cameras] == [(16, 16), (22, 30)]
+    export(bag, tmp_path / "square", options({"observer": turned}, square=20))
+    with Dataset(tmp_path / "square") as data:
+        assert [(each.height, each.width) for each in data.facts.cameras] == [(20, 20), (20, 20)]
+
+
+def test_a_camera_that_changes_its_size_is_refused(tmp_path: Path) -> None:
+    said = in_time(stream(1.0), [("/camera/front/image", IMAGE, image(9, (32, 32)), 0.5)])
+    with pytest.raises(ValueError, match=r"bag: camera front sends 32x32 px after 16x16 px: .* with --square"):
+        export(write(tmp_path / "bag", said), tmp_path / "set")
+    other = write(tmp_path / "other", in_time(pictures(1.0, size=(32, 32)), states(1.0), commands(1.0)))
+    with pytest.raises(DatasetError, match=r"differ in cameras \(front 16x16 and front 32x32\): export them into two"):
+        export([write(tmp_path / "one", stream(1.0)), other], tmp_path / "set")
+    assert export([tmp_path / "one", other], tmp_path / "set", options(square=16)).episodes == 2
+
+
+def test_odd_sizes(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", in_time(pictures(1.0, size=(15, 17)), states(1.0), commands(1.0)))
+    export(bag, tmp_path / "set", options(storage=Storage.film))
+    aligned(tmp_path / "set", levels=2.0)
+    with pytest.raises(BagError, match="sizes must be even"):
+        export(bag, tmp_path / "other", options(storage=Storage.film420))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])  # the last is infinite for the policy, which takes float32
+@pytest.mark.parametrize("topic", ["/command", "/joint_states"])
+def test_what_is_not_finite_is_left_out(tmp_path: Path, topic: str, bad: float) -> None:
+    said = []
+    broken = floats([0.0, bad, 0.0]) if topic == "/command" else joints(STATE_JOINTS, [1.0, bad, 0.5])
+    for name, kind, message, time_s in stream(2.0):
+        here = name == topic and 1.0 <= time_s < 1.05
+        said.append((name, kind, broken if here else message, time_s))
+    done = export(write(tmp_path / "bag", said), tmp_path / "set")
+    (told,) = [each for each in done.problems if topic in each]
+    assert "expected finite" in told
+    if topic == "/command":  # nobody knows what the robot did then: the command before is not taken in its place
+        assert done.episodes == 2
+        assert read(tmp_path / "set", 0)[1][-1, 0] < 1.0 < read(tmp_path / "set", 1)[1][0, 0]
+    for number in range(done.episodes):
+        assert np.isfinite(read(tmp_path / "set", number)[0]).all()
+
+
+def test_an_episode_that_was_told_is_over(tmp_path: Path) -> None:
+    told = [("/episode", EPISODE, episode(1, "lift"), 0.0), ("/episode", EPISODE, episode(1, "lift", False), 1.0),
+            ("/episode", EPISODE, episode(2, "lower"), 1.5)]  # fmt: skip
+    export(write(tmp_path / "bag", in_time(told, stream(3.0))), tmp_path / "set")
+    assert tasks(tmp_path / "set") == ["lift", "lower"]
+    assert read(tmp_path / "set", 0)[1][-1, 0] <= 1.0 and read(tmp_path / "set", 1)[0][0, 0] >= 1.5
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "sentence"),
+    [
+        ([*states(1.0), *commands(1.0)], NoCamera, "has no picture topic"),
+        ([*pictures(1.0, camera="side"), *states(1.0), *commands(1.0)], MissingTopic, "its picture topics are /camera"),
+        ([*pictures(1.0), *commands(1.0)], MissingTopic, "no topic joint_states; topics that may hold the"),
+        ([*pictures(1.0), *states(1.0)], MissingTopic, "no topic command for the actions; topics that"),
+        ([*pictures(1.0), *states(1.0), ("/command", STRING, text("go"), 0.1)], WrongType, "is of type std_msgs/msg"),
+        ([*pictures(1.0), *states(1.0), *commands(1.0, begin_s=50.0)], BagError, "never there at the same time"),
+        ([*pictures(1.0), *commands(1.0), ("/joint_states", JOINTS, joints(("foot",), [1.0]), 0.1)], BagError,
+         "nothing of joint elbow, joint finger, joint shoulder that can be used"),
+        ([*pictures(1.0), *states(1.0), ("/command", ARRAY, floats([1.0]), 0.1)], BagError,
+         "nothing of a command of a, a command of b, a command of grip, commands that can be used"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_told(tmp_path: Path, said: list[Message], error: type[BagError], sentence: str) -> None:
+    bag = write(tmp_path / "bag", in_time(said))
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        export(bag, tmp_path / "set")
+    assert isinstance(refusal.value, BagError)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def many(folder: Path, count: int = 4) -> list[Path]:
+    return [write(folder / f"bag{number}", stream(1.0 + 0.2 * number)) for number in range(count)]
+
+
+def test_bags_come_in_their_order_whatever_finishes_first(tmp_path: Path) -> None:
+    bags = many(tmp_path)
+    random.Random(0).shuffle(bags)
+    export(bags, tmp_path / "one")
+    export_all(bags, tmp_path / "two", options(), workers=2)
+    for number, bag in enumerate(bags):
+        one, two = read(tmp_path / "one", number), read(tmp_path / "two", number)
+        assert all(np.array_equal(*both) for both in zip(one, two, strict=True))
+        assert abs(len(one[0]) - (20 + 4 * int(bag.name[-1]))) <= 1
+    own = json.loads((tmp_path / "one/meta/streaming_vla.json").read_text())
+    assert own["sources"] == [{"source": str(bag), "episodes": [n, n + 1]} for n, bag in enumerate(bags)]
+    sound(tmp_path / "two")
+
+
+def test_an_export_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bags = many(tmp_path)
+    made: list[str] = []
+    whole = run.export_bag
+
+    def counted(path: Path, *rest: Any) -> Any:
+        if path.name == "bag2" and "stopped" not in made:
+            made.append("stopped")
+            raise KeyboardInterrupt
+        part = whole(path, *rest)
+        made.append(path.name)
+        return part
+
+    monkeypatch.setattr(run, "export_bag", counted)
+    with pytest.raises(KeyboardInterrupt):
+        export(bags, tmp_path / "set")
+    kept = tmp_path / ".set.partial"
+    assert made == ["bag0", "bag1", "stopped"] and not (tmp_path / "set").exists()
+    before = {path: path.stat().st_mtime_ns for path in kept.glob("bag[01]-*/rows.parquet")}
+    assert len(before) == 2
+    (kept / "bag0-of-other-options").mkdir()
+    export(bags, tmp_path / "set")
+    assert made[3:] == ["bag0", "bag1", "bag2", "bag3"]  # the first two return at once what is there
+    assert len(tasks(tmp_path / "set")) == 4 and not kept.exists()
+    export(bags, tmp_path / "again")
+    for number in range(4):
+        one, two = read(tmp_path / "set", number), read(tmp_path / "again", number)
+        assert all(np.array_equal(*both) for both in zip(one, two, strict=True))
+
+
+def test_parts_of_other_bags_or_options_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = write(tmp_path / "bag", stream(1.0))
+    monkeypatch.setattr(run, "join_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export(bag, tmp_path / "set")
+    (kept,) = (tmp_path / ".set.partial").iterdir()
+    monkeypatch.undo()
+    export(bag, tmp_path / "set", options(square=8))
+    with Dataset(tmp_path / "set") as data:
+        assert data.facts.cameras[0].height == 8
+    assert not kept.exists()
+
+
+def test_a_bag_that_fails_does_not_lose_the_others(tmp_path: Path) -> None:
+    bags = many(tmp_path, 3)
+    said = in_time(stream(1.0), [("/camera/front/image", IMAGE, image(9, (32, 32)), 0.5)])
+    bad = write(tmp_path / "bad", said)
+    with pytest.raises(BagError, match=r"bad: camera front sends .*\n3 finished bags are kept in .*\.set\.partial"):
+        export([*bags, bad], tmp_path / "set")
+    assert export(bags, tmp_path / "set").episodes == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "bag0", "bag1", "bag2", "set"]
+
+
+def test_nothing_begins_where_a_bag_cannot_be_used(tmp_path: Path) -> None:
+    bags = [*many(tmp_path, 2), tmp_path / "none", write(tmp_path / "blind", states(1.0))]
+    with pytest.raises(BagError, match=r"none.*\n.*blind has no picture topic") as refusal:
+        export(bags, tmp_path / "set")
+    assert str(refusal.value).count("\n") == 1
+    assert not (tmp_path / ".set.partial").exists()
+    with pytest.raises(BagError, match="is named twice"):
+        export([bags[0], bags[0]], tmp_path / "set")
+    (tmp_path / "set").mkdir()
+    with pytest.raises(DatasetError, match="exists already"):
+        export(bags[:2], tmp_path / "set")
+
+
+def test_a_bag_without_a_step_is_told(tmp_path: Path) -> None:
+    bags = [*many(tmp_path, 1), write(tmp_path / "short", [*pictures(1.0), *states(1.0), *commands(1.0, begin_s=50.0)])]
+    done = export(bags, tmp_path / "set")
+    assert done.episodes == 1
+    assert done.problems[-1].endswith(
+        "short gives no step: pictures, state and commands are never there at the same time"
+    )
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[float, float]] = []
+    export_all(many(tmp_path, 2), tmp_path / "set", options(), 1, lambda now, total: told.append((now, total)))
+    assert told[-1][0] == pytest.approx(told[-1][1]) and 2.0 < told[-1][1] < 2.4
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    for given, sentence in (({"square": 0}, "--square is 0"), ({"longest_gap_s": 0.0}, "--longest-gap is 0")):
+        with pytest.raises(ValueError, match=sentence):
+            options(**given)
+    with pytest.raises(ValueError, match="camera_topics has 1 topics"):
+        options({"observer": {"cameras": ("front", "wrist")}})
+    with pytest.raises(ValueError, match="scale has 2 values"):
+        options({"executor": {"scale": (1.0, 2.0)}})
+    assert replace(options().steps, size=3).size == 3
