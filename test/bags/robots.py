@@ -11,6 +11,7 @@ from making import STORE, floats, make
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from streaming_vla.bags.export import ExportOptions
+from streaming_vla.datasets.check import check_episode, check_films, check_whole
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.parts import Storage
 from streaming_vla.workbench.export.options import export_options
@@ -181,3 +182,11 @@ def tasks(folder: Path) -> list[str]:
     """Return the task of every episode."""
     with Dataset(folder) as data:
         return [data.instructions(data.episode(entry))[0] for entry in data.entries]
+
+
+def sound(folder: Path) -> None:
+    """Check that nothing is wrong with a data set."""
+    with Dataset(folder) as data:
+        found = [*check_whole(data), *check_films(data)]
+        found += [each for entry in data.entries for each in check_episode(data, data.episode(entry))]
+        assert found == []

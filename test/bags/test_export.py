@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import random
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from making import floats
+from making import floats, make
 from robots import (
     ARRAY,
     EPISODE,
     IMAGE,
     JOINTS,
+    LEVEL,
     PER_PICTURE,
     STATE_JOINTS,
     STRING,
@@ -24,12 +22,14 @@ from robots import (
     commands,
     episode,
     export,
+    header,
     image,
     in_time,
     joints,
     options,
     pictures,
     read,
+    sound,
     states,
     stream,
     tasks,
@@ -39,15 +39,13 @@ from robots import (
 from rosbags.rosbag2 import StoragePlugin
 
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
-from streaming_vla.datasets.check import check_episode, check_films, check_whole
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.films import film_times
 from streaming_vla.datasets.parts import Storage
-from streaming_vla.workbench.export import run
-from streaming_vla.workbench.export.run import export_all
 
 PERIOD_S = 0.05
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
 def aligned(folder: Path, number: int = 0, levels: float = 0.0) -> None:
@@ -60,14 +58,6 @@ def aligned(folder: Path, number: int = 0, levels: float = 0.0) -> None:
     assert np.allclose(state[:, 1] - state[:, 0], 10, atol=1e-3) and np.allclose(action[:, 2], 1)
     assert np.allclose(np.diff(state[:, 0]), PERIOD_S, atol=0.0101)
     assert np.allclose(np.diff(action[:, 0]), PERIOD_S, atol=1e-3)
-
-
-def sound(folder: Path) -> None:
-    """Check that nothing is wrong with a data set."""
-    with Dataset(folder) as data:
-        found = [*check_whole(data), *check_films(data)]
-        found += [each for entry in data.entries for each in check_episode(data, data.episode(entry))]
-        assert found == []
 
 
 @pytest.mark.parametrize("storage", Storage)
@@ -146,6 +136,31 @@ def test_a_clock_that_is_set_back_ends_an_episode(tmp_path: Path) -> None:
     assert done.episodes == 2 and "the clock jumps back" in " ".join(done.problems)
     for number in range(2):
         aligned(tmp_path / "set", number)
+
+
+def test_a_command_that_is_late_is_taken_once(tmp_path: Path) -> None:
+    late = np.random.default_rng(0).uniform(-PERIOD_S / 3, PERIOD_S / 3, 40)
+    said = [(*each[:3], each[3] + late[place]) for place, each in enumerate(commands(2.0))]
+    export(write(tmp_path / "bag", in_time(pictures(2.0), states(2.0), said)), tmp_path / "set")
+    _, action, _ = read(tmp_path / "set")
+    assert len(action) > 35 and np.allclose(np.diff(action[:, 0]), PERIOD_S, atol=1e-3)
+
+
+def test_a_picture_that_cannot_be_decoded_ends_an_episode(tmp_path: Path) -> None:
+    def cut(message: Message) -> Message:
+        if message[0] != "/camera/front/image":
+            return message
+        pixels = np.full((16, 16, 3), LEVEL + PER_PICTURE * round(20 * message[3]), np.uint8)
+        data = cv2.imencode(".png", pixels)[1].reshape(-1)[: 40 if message[3] == 1.0 else None]
+        small = make(COMPRESSED, header=header(), format="bgr8; png compressed bgr8", data=data)
+        return message[0], COMPRESSED, small, message[3]
+
+    done = export(write(tmp_path / "bag", map(cut, stream(2.0))), tmp_path / "set")
+    assert done.episodes == 2
+    assert "/camera/front/image are left out: the compressed picture" in " ".join(done.problems)
+    aligned(tmp_path / "set", 0)
+    aligned(tmp_path / "set", 1)
+    assert read(tmp_path / "set", 0)[0][-1, 0] < 1.05 <= read(tmp_path / "set", 1)[0][0, 0]
 
 
 def test_dropped_pictures_are_told(tmp_path: Path) -> None:
@@ -288,113 +303,3 @@ def test_what_is_missing_is_told(tmp_path: Path, said: list[Message], error: typ
         export(bag, tmp_path / "set")
     assert isinstance(refusal.value, BagError)
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
-
-
-def many(folder: Path, count: int = 4) -> list[Path]:
-    return [write(folder / f"bag{number}", stream(1.0 + 0.2 * number)) for number in range(count)]
-
-
-def test_bags_come_in_their_order_whatever_finishes_first(tmp_path: Path) -> None:
-    bags = many(tmp_path)
-    random.Random(0).shuffle(bags)
-    export(bags, tmp_path / "one")
-    export_all(bags, tmp_path / "two", options(), workers=2)
-    for number, bag in enumerate(bags):
-        one, two = read(tmp_path / "one", number), read(tmp_path / "two", number)
-        assert all(np.array_equal(*both) for both in zip(one, two, strict=True))
-        assert abs(len(one[0]) - (20 + 4 * int(bag.name[-1]))) <= 1
-    own = json.loads((tmp_path / "one/meta/streaming_vla.json").read_text())
-    assert own["sources"] == [{"source": str(bag), "episodes": [n, n + 1]} for n, bag in enumerate(bags)]
-    sound(tmp_path / "two")
-
-
-def test_an_export_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bags = many(tmp_path)
-    made: list[str] = []
-    whole = run.export_bag
-
-    def counted(path: Path, *rest: Any) -> Any:
-        if path.name == "bag2" and "stopped" not in made:
-            made.append("stopped")
-            raise KeyboardInterrupt
-        part = whole(path, *rest)
-        made.append(path.name)
-        return part
-
-    monkeypatch.setattr(run, "export_bag", counted)
-    with pytest.raises(KeyboardInterrupt):
-        export(bags, tmp_path / "set")
-    kept = tmp_path / ".set.partial"
-    assert made == ["bag0", "bag1", "stopped"] and not (tmp_path / "set").exists()
-    before = {path: path.stat().st_mtime_ns for path in kept.glob("bag[01]-*/rows.parquet")}
-    assert len(before) == 2
-    (kept / "bag0-of-other-options").mkdir()
-    export(bags, tmp_path / "set")
-    assert made[3:] == ["bag0", "bag1", "bag2", "bag3"]  # the first two return at once what is there
-    assert len(tasks(tmp_path / "set")) == 4 and not kept.exists()
-    export(bags, tmp_path / "again")
-    for number in range(4):
-        one, two = read(tmp_path / "set", number), read(tmp_path / "again", number)
-        assert all(np.array_equal(*both) for both in zip(one, two, strict=True))
-
-
-def test_parts_of_other_bags_or_options_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bag = write(tmp_path / "bag", stream(1.0))
-    monkeypatch.setattr(run, "join_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        export(bag, tmp_path / "set")
-    (kept,) = (tmp_path / ".set.partial").iterdir()
-    monkeypatch.undo()
-    export(bag, tmp_path / "set", options(square=8))
-    with Dataset(tmp_path / "set") as data:
-        assert data.facts.cameras[0].height == 8
-    assert not kept.exists()
-
-
-def test_a_bag_that_fails_does_not_lose_the_others(tmp_path: Path) -> None:
-    bags = many(tmp_path, 3)
-    said = in_time(stream(1.0), [("/camera/front/image", IMAGE, image(9, (32, 32)), 0.5)])
-    bad = write(tmp_path / "bad", said)
-    with pytest.raises(BagError, match=r"bad: camera front sends .*\n3 finished bags are kept in .*\.set\.partial"):
-        export([*bags, bad], tmp_path / "set")
-    assert export(bags, tmp_path / "set").episodes == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "bag0", "bag1", "bag2", "set"]
-
-
-def test_nothing_begins_where_a_bag_cannot_be_used(tmp_path: Path) -> None:
-    bags = [*many(tmp_path, 2), tmp_path / "none", write(tmp_path / "blind", states(1.0))]
-    with pytest.raises(BagError, match=r"none.*\n.*blind has no picture topic") as refusal:
-        export(bags, tmp_path / "set")
-    assert str(refusal.value).count("\n") == 1
-    assert not (tmp_path / ".set.partial").exists()
-    with pytest.raises(BagError, match="is named twice"):
-        export([bags[0], bags[0]], tmp_path / "set")
-    (tmp_path / "set").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
-        export(bags[:2], tmp_path / "set")
-
-
-def test_a_bag_without_a_step_is_told(tmp_path: Path) -> None:
-    bags = [*many(tmp_path, 1), write(tmp_path / "short", [*pictures(1.0), *states(1.0), *commands(1.0, begin_s=50.0)])]
-    done = export(bags, tmp_path / "set")
-    assert done.episodes == 1
-    assert done.problems[-1].endswith(
-        "short gives no step: pictures, state and commands are never there at the same time"
-    )
-
-
-def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[tuple[float, float]] = []
-    export_all(many(tmp_path, 2), tmp_path / "set", options(), 1, lambda now, total: told.append((now, total)))
-    assert told[-1][0] == pytest.approx(told[-1][1]) and 2.0 < told[-1][1] < 2.4
-
-
-def test_options_that_make_no_sense_are_refused() -> None:
-    for given, sentence in (({"square": 0}, "--square is 0"), ({"longest_gap_s": 0.0}, "--longest-gap is 0")):
-        with pytest.raises(ValueError, match=sentence):
-            options(**given)
-    with pytest.raises(ValueError, match="camera_topics has 1 topics"):
-        options({"observer": {"cameras": ("front", "wrist")}})
-    with pytest.raises(ValueError, match="scale has 2 values"):
-        options({"executor": {"scale": (1.0, 2.0)}})
-    assert replace(options().steps, size=3).size == 3

@@ -93,7 +93,7 @@ def check_limits(data: Dataset, layout: ActionLayout, options: ReadOptions) -> s
         if len(action):
             least, most = np.fmin(least, action.min(axis=0)), np.fmax(most, action.max(axis=0))
     return "; ".join(
-        f"action {name} lies outside of {low[place]:g} to {high[place]:g} in {100 * outside[place] / total:.2g} % of "
+        f"action {name} lies outside of {low[place]:g} to {high[place]:g} in {100 * outside[place] / total:.3g} % of "
         f"the steps (from {least[place]:g} to {most[place]:g})"
         for place, name in enumerate(layout.names)
         if outside[place]
