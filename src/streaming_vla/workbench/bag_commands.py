@@ -11,6 +11,7 @@ import typer
 
 from streaming_vla.refusal import refuse
 from streaming_vla.workbench.export.command import export
+from streaming_vla.workbench.inspect.command import inspect
 
 Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
 ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
@@ -21,7 +22,7 @@ ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the sui
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (replay, compare, tune, export, repair):
+    for command in (replay, compare, tune, export, inspect, repair):
         app.command()(command)
 
 
