@@ -72,6 +72,15 @@ def test_what_a_robot_did(tmp_path: Path, storage: Storage) -> None:
         assert (data.facts.cameras[0].height, data.facts.rate) == (16, 20)
 
 
+def test_a_robot_in_a_namespace(tmp_path: Path) -> None:
+    said = [(f"/arm{topic}", *rest) for topic, *rest in stream(1.0)]
+    told = [("/arm/instruction", STRING, text("lift"), 0.0), ("/instruction", STRING, text("of another robot"), 0.0)]
+    bag = write(tmp_path / "bag", in_time(told, said, stream(1.0)))  # type: ignore[arg-type]
+    export(bag, tmp_path / "set", options(namespace="arm", instruction=""))
+    aligned(tmp_path / "set")
+    assert tasks(tmp_path / "set") == ["lift"]
+
+
 @pytest.mark.parametrize("plugin", StoragePlugin)
 @pytest.mark.parametrize("order", ["topic by topic", "a topic behind", "backwards"])
 def test_the_order_of_the_file_is_not_that_of_time(tmp_path: Path, plugin: StoragePlugin, order: str) -> None:

@@ -322,6 +322,13 @@ def test_what_is_absolute_must_agree(tmp_path: Path) -> None:
         made_ready(data, plan(**SHAPE), tmp_path / "run")
 
 
+def test_the_state_is_that_of_the_parameter_file(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", episode("go"))
+    assert made_ready(data, plan(**SHAPE), tmp_path / "run", state_names=("x", "y", "z", "g")).episodes == {"go": 1}
+    with pytest.raises(ValueError, match="is x, y, z, g, robot_state_joints are y, x, z, g: give them alike"):
+        made_ready(data, plan(**SHAPE), tmp_path / "run", state_names=("y", "x", "z", "g"))
+
+
 def test_an_episode_of_one_step_is_told(tmp_path: Path) -> None:
     own = made_ready(dataset(tmp_path / "data", episode("go"), episode("go", 1)), plan(**SHAPE), tmp_path / "run")
     assert "episode 1 of data set" in own.told[0] and "has one step only" in own.told[0]

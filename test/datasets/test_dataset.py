@@ -303,6 +303,17 @@ def test_colours_may_come_first_in_a_shape(tmp_path: Path) -> None:
     expect(folder)
 
 
+def test_the_span_of_a_film_is_compared_with_the_steps(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", storage=Storage.film)
+    path = folder / "meta/episodes/chunk-000/file-000.parquet"
+    table = parquet.read_table(path)
+    name = "videos/observation.images.front/to_timestamp"
+    parquet.write_table(with_column(table, name, [0.8, 32 / 30]), path)
+    (sentence,) = [each for each, _ in findings(folder)]
+    assert "episode 0 has 20 steps, its list gives camera front from 0.0000 to 0.8000 s" in sentence
+    assert "episode 1 has 12 steps" not in sentence
+
+
 def test_single_steps_are_read_by_themselves(tmp_path: Path) -> None:
     for storage in (Storage.png, Storage.film):
         with Dataset(make_set(tmp_path / storage.value, storage=storage)) as data:

@@ -65,6 +65,7 @@ class StepCutter:
     def __init__(self, source: RobotBag, options: StepOptions) -> None:
         self._source, self._options = source, options
         self._cameras = tuple(source.options.camera_topics)
+        self._period_s = float(1 / options.rate)
         self._said = source.other(EPISODE) is not None
         self._task = "" if self._said else source.options.instruction
         self._number: int | None = None  # of the suite's own episode
@@ -102,7 +103,7 @@ class StepCutter:
         return {*lacking, *([] if self._task else ["an instruction"])}
 
     def _take(self, event: Frame | Heard | Said) -> Iterator[Step]:
-        period_s = float(1 / self._options.rate)
+        period_s = self._period_s
         self.now_s = event.time_s
         if self._count is not None and event.time_s < self._due_s() - 2.0 * period_s:
             yield from self._end()  # the clock was set back
@@ -126,7 +127,7 @@ class StepCutter:
     def _due_s(self) -> float:
         """Return when the next step begins, which is when the one that runs ends."""
         assert self._count is not None, "asked while an episode runs"
-        return self._first_s + float(self._count / self._options.rate)
+        return self._first_s + self._count * self._period_s
 
     def _begin(self, now_s: float, period_s: float) -> None:
         told_s = self._source.commands.told_s

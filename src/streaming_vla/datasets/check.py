@@ -12,6 +12,7 @@ import numpy as np
 
 from streaming_vla.datasets import layout
 from streaming_vla.datasets.dataset import Dataset, Episode
+from streaming_vla.datasets.episodes import EpisodeEntry
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import FILM, read_information, read_json
 from streaming_vla.datasets.films import TOLERANCE_S, film_times
@@ -149,6 +150,7 @@ def check_films(data: Dataset) -> Iterator[Finding]:
                 continue
             entries = [entry for entry in data.entries if entry.films[camera.name].path == path]
             for entry in entries:
+                yield from _span(data, entry, camera.name)
                 yield from _film(data, entry.number, entry.length, entry.films[camera.name].from_s, times, str(path))
             if len(entries) > 1 and times[-1] > 1024.0:
                 yield Finding(
@@ -156,6 +158,16 @@ def check_films(data: Dataset) -> Iterator[Finding]:
                     "single frames, as it compares times as 32 bit floats",
                     False,
                 )
+
+
+def _span(data: Dataset, entry: EpisodeEntry, camera: str) -> Iterator[Finding]:
+    place = entry.films[camera]
+    if place.to_s is not None and abs(place.to_s - place.from_s - entry.length / data.facts.fps) > 0.5 / data.facts.fps:
+        yield Finding(
+            f"episode {entry.number} has {entry.length} steps, its list gives camera {camera} from {place.from_s:.4f} "
+            f"to {place.to_s:.4f} s: the steps count, tools that cut films go wrong",
+            False,
+        )
 
 
 def _film(data: Dataset, number: int, length: int, from_s: float, times: np.ndarray, path: str) -> Iterator[Finding]:

@@ -90,7 +90,9 @@ def policy(
     params: Annotated[
         Path | None,
         typer.Option(
-            "--params", "--params-file", help="with --data: the robot's parameter file; its control period counts"
+            "--params",
+            "--params-file",
+            help="with --data: the robot's parameter file (control period, joints)",
         ),
     ] = None,
     resample: Annotated[
@@ -99,6 +101,7 @@ def policy(
     clip: Annotated[bool, typer.Option("--clip", help="with --data: bring actions within the plan's limits")] = False,
 ) -> None:
     """Train the compact policy as the plan says, or fine-tune it on recordings, and write it with its loss curves."""
+    from streaming_vla.commands.robot_state import joints_of
     from streaming_vla.policies.models import find_model
     from streaming_vla.training.curves import draw_losses
     from streaming_vla.training.own_data import prepare
@@ -119,8 +122,9 @@ def policy(
                 check_initial(start, config)
             run = Run(config, demonstrations, chosen, folder, seed, processes, start)
         else:
-            period_s = float(all_values(params)["generator"]["control_period_s"])
-            own = prepare(data, chosen, folder, start, ReadOptions(period_s, resample, clip))
+            values = all_values(params)
+            period_s, joints = float(values["generator"]["control_period_s"]), joints_of(values["observer"])
+            own = prepare(data, chosen, folder, start, ReadOptions(period_s, resample, clip, joints))
             for sentence in own.told:
                 print(sentence, file=sys.stderr)
             print(f"{own.episodes.total()} episodes: " + ", ".join(f"{n} of '{t}'" for t, n in own.episodes.items()))

@@ -90,6 +90,11 @@ def _prepare(data: Dataset, plan: TrainingPlan, folder: Path, start: Path | None
     whose = "the plan" if start is None else f"the policy '{start.stem}'"
     _check(base, facts, data.folder, whose)
     check_rate(facts, data.folder, options)
+    if options.state_names and options.state_names != facts.state_names:
+        raise DatasetError(
+            f"the state of data set '{data.folder}' is {', '.join(facts.state_names)}, robot_state_joints are "
+            f"{', '.join(options.state_names)}: give them alike, in the same order"
+        )
     told = told_findings(data)
     if outside := check_limits(data, base.layout, options):
         if not options.clipped:

@@ -37,11 +37,13 @@ class ReadOptions:
         period_s: of the control that the policy is for.
         resampled: bring a data set of another rate to it; else it is refused.
         clipped: bring actions within the limits; else those outside are refused.
+        state_names: what the robot's parameter file says the state is; () where it does not.
     """
 
     period_s: float
     resampled: bool = False
     clipped: bool = False
+    state_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
