@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
-from streaming_vla.bags.others import ADDED_LATER, COMMAND_TYPE, OTHER_TYPES, command_values, finite
+from streaming_vla.bags.others import ADDED_LATER, COMMAND_TYPE, OTHER_TYPES, command_values
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
+from streaming_vla.commands.finite import finite
 from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
 from streaming_vla.commands.robot_state import StateReader
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES
@@ -120,15 +121,7 @@ class Ingest:
                     "observer's camera_topics"
                 )
             self._cameras[self._checked(topic, PICTURE_TYPES).name] = (camera, topic.type)
-        state = self._find(self.options.state_topic)
-        if state is None:
-            names = ", ".join(topic.name for topic in self.bag.topics.values() if topic.type in STATE_TYPES)
-            raise MissingTopic(
-                f"{self.bag.path} has no topic {self.options.state_topic}; topics that may hold the robot's state are "
-                f"{names or 'none'}: set the observer's robot_state_topic"
-            )
-        self._state = self._checked(state, STATE_TYPES)
-        self._values = StateReader(self._state.type, self.options.joints, self.options.state_size)
+        self._open_state()
         self.retime: Callable[[RawMessage], RawMessage] | None = None  # see Bag.messages
         self._others: dict[str, str] = {}
         for name in self.options.others:
@@ -144,15 +137,29 @@ class Ingest:
                 self.said[f"type.{found.name}"] = (
                     f"topic {found.name} is left out: it is of type {found.type}, the suite's is {OTHER_TYPES[name]}"
                 )
-        commands = self._find(self.options.action_topic)
-        self.command_problem = self._command_problem(commands)
-        self._commands = commands.name if commands is not None and self.command_problem is None else None
+        self._open_commands()
 
     @property
     def topics(self) -> tuple[str, ...]:
         """Name in the bag of every topic that is read."""
         commands = () if self._commands is None else (self._commands,)
         return (*self._cameras, self._state.name, *self._others, *commands)
+
+    def _open_state(self) -> None:
+        state = self._find(self.options.state_topic)
+        if state is None:
+            names = ", ".join(topic.name for topic in self.bag.topics.values() if topic.type in STATE_TYPES)
+            raise MissingTopic(
+                f"{self.bag.path} has no topic {self.options.state_topic}; topics that may hold the robot's state are "
+                f"{names or 'none'}: set the observer's robot_state_topic"
+            )
+        self._state = self._checked(state, STATE_TYPES)
+        self._values = StateReader(self._state.type, self.options.joints, self.options.state_size)
+
+    def _open_commands(self) -> None:
+        commands = self._find(self.options.action_topic)
+        self.command_problem = self._command_problem(commands)
+        self._commands = commands.name if commands is not None and self.command_problem is None else None
 
     def events(self) -> Iterator[Frame | State | Commanded | Said]:
         """Yield everything in the order of time; what cannot be used is counted and, but for a command, left out."""
@@ -210,14 +217,17 @@ class Ingest:
         time_s = raw.time_ns * NS
         message = self.bag.decode(raw)
         if raw.topic in self._cameras:
-            camera, kind = self._cameras[raw.topic]
-            stamp = message.header.stamp
-            return Frame(time_s, camera, check_message(message, kind), kind, stamp.sec + stamp.nanosec * NS)
+            return self._frame(raw, message)
         if raw.topic == self._state.name:
             return State(time_s, finite(self._values(message), "the state"))
         if raw.topic == self._commands:
             return Commanded(time_s, command_values(message))
         return Said(time_s, self._others[raw.topic], message)
+
+    def _frame(self, raw: RawMessage, message: Any) -> Frame:
+        camera, kind = self._cameras[raw.topic]
+        stamp = message.header.stamp
+        return Frame(raw.time_ns * NS, camera, check_message(message, kind), kind, stamp.sec + stamp.nanosec * NS)
 
     def _find(self, name: str) -> Topic | None:
         space = "/" + self.options.namespace.strip("/")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.definitions import OWN_PACKAGE
+from streaming_vla.commands.finite import finite
 from streaming_vla.options.shared import ARRAY
 
 OTHER_TYPES = {
@@ -31,19 +32,8 @@ OTHER_TYPES = {
 ADDED_LATER = {"context": {"trained_delay", "chunk"}}
 """Fields that bags of older versions lack and that nothing here reads, by the suite's name of the topic."""
 COMMAND_TYPE = ARRAY  # the others say where joints are to go, which is no action before scale and start are known
-LARGEST = float(np.finfo(np.float32).max)  # the policy and its training take float32
 
 
 def command_values(message: Any) -> npt.NDArray[np.float64]:
     """Return the action that a message of type `COMMAND_TYPE` holds, [A]; ValueError when it is not finite."""
     return finite(np.array(message.data, dtype=np.float64), "the command")
-
-
-def finite(values: npt.NDArray[np.float64], what: str) -> npt.NDArray[np.float64]:
-    """Return `values` [N]; ValueError when one of them is no finite number of 32 bits."""
-    bad = np.flatnonzero(~(np.abs(values) <= LARGEST))
-    if len(bad):
-        raise ValueError(
-            f"{what} is {values[bad[0]]:g} at place {bad[0]}, expected finite numbers: see to the robot's driver"
-        )
-    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def demos(
 
 @app.command()
 def policy(
-    data: Annotated[Path | None, typer.Option(help="recordings of your own: what 'streaming-vla export' wrote")] = None,
+    data: Annotated[Path | None, typer.Option(help="recordings of your own: a data set of LeRobot")] = None,
     plan: Annotated[
         Path | None, typer.Option(help=f"every hyperparameter; without it {PLAN}, with --data {OWN_PLAN}")
     ] = None,
@@ -86,11 +87,25 @@ def policy(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
     seed: Annotated[int, typer.Option()] = 0,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            "--params",
+            "--params-file",
+            help="with --data: the robot's parameter file (control period, joints)",
+        ),
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="with --data: bring a data set of another rate to the control period")
+    ] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="with --data: bring actions within the plan's limits")] = False,
 ) -> None:
     """Train the compact policy as the plan says, or fine-tune it on recordings, and write it with its loss curves."""
+    from streaming_vla.parameters.load import read
     from streaming_vla.policies.models import find_model
     from streaming_vla.training.curves import draw_losses
     from streaming_vla.training.own_data import prepare
+    from streaming_vla.training.own_episodes import ReadOptions
     from streaming_vla.training.plan import load_plan
     from streaming_vla.training.trainer import Run, check_initial, export, train
 
@@ -106,7 +121,11 @@ def policy(
                 check_initial(start, config)
             run = Run(config, demonstrations, chosen, folder, seed, processes, start)
         else:
-            own = prepare(data, chosen, folder, start)
+            robot = read(params)
+            period_s, joints = robot.generator.control_period_s, robot.observer.state_joints
+            own = prepare(data, chosen, folder, start, ReadOptions(period_s, resample, clip, joints))
+            for sentence in own.told:
+                print(sentence, file=sys.stderr)
             print(f"{own.episodes.total()} episodes: " + ", ".join(f"{n} of '{t}'" for t, n in own.episodes.items()))
             run = Run(own.config, own.demonstrations, own.plan, folder, seed, processes, own.initial)
         train(run)

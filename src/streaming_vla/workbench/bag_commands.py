@@ -1,15 +1,17 @@
-"""Commands on bags: replay, compare, tune, export, repair."""
+"""Commands on bags: replay, compare, tune, repair, and those of their own folders: export, inspect."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from streaming_vla.refusal import refuse
+from streaming_vla.workbench.export.command import export
+from streaming_vla.workbench.inspect.command import inspect
 
 Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap / .db3 files")]
 ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
@@ -20,7 +22,7 @@ ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the sui
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (replay, compare, tune, export, repair):
+    for command in (replay, compare, tune, export, inspect, repair):
         app.command()(command)
 
 
@@ -120,58 +122,6 @@ def tune(
         refuse(error)
     print(verdict(found))
     print("Written: " + ", ".join(str(path) for path in written))
-
-
-def export(
-    bags: Bags,
-    out: Annotated[Path, typer.Option(help="folder of the data set, must not exist")],
-    params: ParamsFile = None,
-    namespace: Namespace = "/",
-    instruction: Instruction = "",
-    action_topic: ActionTopic = "command",
-) -> None:
-    """Write the episodes of bags as a data set in the format of LeRobot (v2.1)."""
-    from streaming_vla.bags.dataset import DatasetFacts
-    from streaming_vla.bags.export import write_dataset
-    from streaming_vla.bags.ingest import Ingest, IngestOptions
-    from streaming_vla.bags.reader import Bag
-    from streaming_vla.bags.steps import StepOptions, episodes
-    from streaming_vla.parameters.load import read
-
-    try:
-        suite = read(params, namespace)
-        observer, period_s = suite.observer, suite.generator.control_period_s
-        topics, joints = observer.of_cameras(observer.camera_topics), observer.state_joints
-        ingest = IngestOptions(
-            topics, observer.robot_state_topic, ("episode",), joints, namespace, action_topic=action_topic
-        )
-        turned = observer.of_cameras(observer.camera_rotations)
-        steps = StepOptions(period_s, observer.image_size, instruction, turned)
-        if steps.size % 2:
-            raise ValueError(f"image_size is {steps.size}, films need an even number of pixels: choose another")
-
-        def all_episodes() -> Any:
-            for path in bags:
-                with Bag(path) as bag:
-                    heard = Ingest(bag, ingest)
-                    yield from episodes(heard, steps)
-                    for problem in (*bag.problems, *heard.said.values()):
-                        print(problem, file=sys.stderr)
-
-        found = all_episodes()
-        first = next(found, None)
-        state = joints or tuple(f"state_{place}" for place in range(len(first.state[0]) if first is not None else 0))
-        facts = DatasetFacts(1.0 / period_s, tuple(topics), steps.size, state, suite.generator.action_names)
-
-        def with_first() -> Any:
-            if first is not None:
-                yield first
-                yield from found
-
-        count = write_dataset(out, with_first(), facts)
-    except (ValueError, OSError) as error:
-        refuse(error)
-    print(f"Written: {count} episodes to {out}")
 
 
 def repair(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kv_cache.rotary import angles, frequencies_of, turn
+from kv_cache.rotary import angles, apply_rotary, frequencies_of
 
 
 @dataclass(frozen=True)
@@ -167,4 +167,4 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
 
 def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     """Return heads [..., T, d] turned to their positions."""
-    return turn(heads, *rotation)
+    return apply_rotary(heads, *rotation)
