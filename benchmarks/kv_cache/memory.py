@@ -26,7 +26,7 @@ from streaming_vla.policies.models import find_model
 from streaming_vla.sim.tasks import HELD_OUT_SEED, TASKS, select_tasks
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions, gated_cache
 from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
-from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
 from streaming_vla.workbench.evaluation.command import parse_waits
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 from streaming_vla.workbench.progress import counting
@@ -78,7 +78,7 @@ class Episodes:
             for seed in seeds
             if (key, seed) not in self._rows
         ]
-        options = PilotOptions(age=ten_hours.AGE, cache=condition.cache)
+        options = RunnerOptions(age=ten_hours.AGE, cache=condition.cache)
         found = (
             {"seed": result.trial.seed, "success": result.success, **asdict(result.memory)}
             for result in evaluate(self._checkpoint, trials, options, self._processes)

@@ -21,7 +21,7 @@ from streaming_vla.sim.memory_episode import Phase
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.evaluation.closed_loop import Trial, wording
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner, RunnerOptions
 from streaming_vla.workbench.evaluation.memory_outcome import outcome_of
 
 AGE = 2  # actions that an observation is old at its hand-over, as in `streaming-vla evaluate`
@@ -35,25 +35,25 @@ def run(seed: int, checkpoint: Path, cache: CacheOptions, task: str, observation
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     policy = load_policy(checkpoint)
-    pilot = Pilot(policy, PilotOptions(age=AGE, cache=cache))
+    runner = ClosedLoopRunner(policy, RunnerOptions(age=AGE, cache=cache))
     robot = MetaWorldRobot(image_size=2 * policy.spec.image_size)
     waits = (WAIT_STEPS, WAIT_STEPS)
     robot.reset(task, seed, waits)
-    pilot.begin(wording(Trial(task, seed)), seed)
+    runner.begin(wording(Trial(task, seed)), seed)
     memory = robot.memory
     assert memory is not None, f"{task} is no memory task"
     pause = memory.cue_steps + WAIT_STEPS - REST_STEPS
     seen = []
     while not (robot.success or robot.failed):
         if memory.phase is Phase.WAIT and memory.step < pause and memory.step % LOOK_EVERY == 0:
-            seen.append(run_slices(policy.encode(pilot.look(robot))))
+            seen.append(run_slices(policy.encode(runner.look(robot))))
         if memory.step == pause:
             random = np.random.default_rng(seed)
             for _ in range(observations):
                 tokens = seen[int(random.integers(len(seen)))]
-                pilot.insert(*run_slices(policy.extend(tokens, pilot.cache.view())))
-        robot.step(pilot(robot))
+                runner.insert(*run_slices(policy.extend(tokens, runner.cache.view())))
+        robot.step(runner(robot))
     success = robot.success
-    outcome = outcome_of(pilot, policy.spec.tokens_per_observation, memory)
+    outcome = outcome_of(runner, policy.spec.tokens_per_observation, memory)
     robot.close()
     return {"seed": seed, "success": success, **asdict(outcome)}

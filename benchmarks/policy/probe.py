@@ -7,13 +7,13 @@ goes on pushing where it is stuck: back off says the picture, push says the sum.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kv_cache.cache import CacheView, SessionCache
+from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policies.contract import PolicyObservation, FlowPolicy, prefill_whole
+from streaming_vla.policies.contract import FlowPolicy, FlowQuery, PolicyObservation, prefill_whole
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import get_task
@@ -54,24 +54,25 @@ def probe(policy: FlowPolicy, robot: MetaWorldRobot, trials: Iterable[tuple[str,
     return ProbeResult(flipped, compared)
 
 
-def _look(policy: FlowPolicy, robot: MetaWorldRobot, instruction: str) -> CacheView:
+def _look(policy: FlowPolicy, robot: MetaWorldRobot, instruction: str) -> FlowQuery:
+    """Return the first step that is asked of what is seen now."""
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
     images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
     prefilled = prefill_whole(policy, PolicyObservation(images, robot.state(), instruction), cache.view())
     cache.append(prefilled.keys, prefilled.values)
-    return cache.view()
+    return FlowQuery(cache.view(), spec.layout.start(), 0, prefilled.context)
 
 
-def _compare(policy: FlowPolicy, view: CacheView) -> bool | None:
+def _compare(policy: FlowPolicy, first: FlowQuery) -> bool | None:
     """Return whether the action turns when the sum says that nothing has moved; None where it is too short."""
-    layout = policy.spec.layout
+    layout, query = policy.spec.layout, first
     summed = ~np.asarray(layout.absolute)
-    position = layout.start()
     for index in range(INDEX):
-        position = layout.advance(position, policy.flow_step(view, position, index))
-    going = policy.flow_step(view, position, INDEX)[summed]
+        position = layout.advance(query.position, policy.flow_step(query))
+        query = replace(query, position=position, index=index + 1)
+    going = policy.flow_step(query)[summed]
     if np.linalg.norm(going) < LEAST:
         return None
-    stuck = policy.flow_step(view, np.where(summed, 0.0, position), INDEX)[summed]
+    stuck = policy.flow_step(replace(query, position=np.where(summed, 0.0, query.position)))[summed]
     return bool(going @ stuck < 0.0)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from probe import probe
 
 from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
@@ -30,10 +31,9 @@ from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.evaluation.closed_loop import Trial, evaluate
-from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
 from streaming_vla.workbench.evaluation.command import DEFAULT_SEEDS, parse_seeds
 from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
-from streaming_vla.workbench.evaluation.probe import probe
 from streaming_vla.workbench.progress import counting
 
 FOLDER = Path(__file__).parent
@@ -43,19 +43,19 @@ TIMED = 200
 PROBED = 5  # episodes of each task for the stuck-state probe
 
 # result field: how the policy flies, and which wording it is given
-CONDITIONS: dict[str, tuple[PilotOptions, str]] = {
-    "mt10_mean": (PilotOptions(cache=HISTORY), "default"),
-    "mt10_chunk_mean": (PilotOptions(cache=HISTORY, head="chunk"), "default"),
-    "single_frame_mean": (PilotOptions(), "default"),
-    "wrong_instruction": (PilotOptions(cache=HISTORY), "wrong"),
-    "held_out_paraphrase": (PilotOptions(cache=HISTORY), "held_out"),
-    "blank_wrist": (PilotOptions(cache=HISTORY, blank=("gripperPOV",)), "default"),
-    "blank_corner": (PilotOptions(cache=HISTORY, blank=("corner2",)), "default"),
-    "delay4_mean": (PilotOptions(cache=HISTORY, age=4), "default"),
-    "late4_mean": (PilotOptions(cache=HISTORY, late=4), "default"),
+CONDITIONS: dict[str, tuple[RunnerOptions, str]] = {
+    "mt10_mean": (RunnerOptions(cache=HISTORY), "default"),
+    "mt10_chunk_mean": (RunnerOptions(cache=HISTORY, head="chunk"), "default"),
+    "single_frame_mean": (RunnerOptions(), "default"),
+    "wrong_instruction": (RunnerOptions(cache=HISTORY), "wrong"),
+    "held_out_paraphrase": (RunnerOptions(cache=HISTORY), "held_out"),
+    "blank_wrist": (RunnerOptions(cache=HISTORY, blank=("gripperPOV",)), "default"),
+    "blank_corner": (RunnerOptions(cache=HISTORY, blank=("corner2",)), "default"),
+    "delay4_mean": (RunnerOptions(cache=HISTORY, age=4), "default"),
+    "late4_mean": (RunnerOptions(cache=HISTORY, late=4), "default"),
 }
 # of the memory tasks: everything, and a window that has lost the cue
-MEMORY = {"full": PilotOptions(cache=CacheOptions("full")), "window": PilotOptions(cache=HISTORY)}
+MEMORY = {"full": RunnerOptions(cache=CacheOptions("full")), "window": RunnerOptions(cache=HISTORY)}
 
 
 def main(
@@ -113,7 +113,7 @@ def _measure_memory(results: dict[str, Any], file: Path, seeds: range, processes
 
 def _run(
     file: Path,
-    options: PilotOptions,
+    options: RunnerOptions,
     instruction: str,
     tasks: Iterable[str],
     seeds: range,

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from strategies import Setup
+from study import MovedGoalRun, Row, row_of
+
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.policies.models import AUTO, find_model, find_part
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
@@ -16,8 +19,6 @@ from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheO
 from streaming_vla.workbench.processes import RESUMED
 from streaming_vla.workbench.report.results import write_json
 from streaming_vla.workbench.virtual.runs import VirtualRun, run_all
-from streaming_vla.workbench.virtual.strategies import Setup
-from streaming_vla.workbench.virtual.study import Row, row_of
 
 MOVED = "reach, goal moved"
 MOVED_TASK = "reach"
@@ -99,11 +100,8 @@ class Cell:
 
     def job(self, seed: int, models: Models) -> VirtualRun:
         """Return one of its episodes."""
-        moved = self.task == MOVED
-        task = MOVED_TASK if moved else self.task
-        return VirtualRun(
-            self.strategy, self.setup, self.profile, task, seed, models.policy, models.saliency, moved, self.cache
-        )
+        kind, task = (MovedGoalRun, MOVED_TASK) if self.task == MOVED else (VirtualRun, self.task)
+        return kind(self.strategy, self.setup, self.profile, task, seed, models.policy, models.saliency, self.cache)
 
 
 class Cells:

@@ -13,17 +13,20 @@ from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from streaming_vla.policies.contract import (
     ChunkPolicy,
+    FlowPolicy,
+    FlowQuery,
     PlanningPolicy,
     PolicyObservation,
-    FlowPolicy,
     prefill_whole,
+    run_slices,
 )
 
 
 def costs(policy: FlowPolicy) -> dict[str, int]:
     """Return the FLOPs of every kind of work that `policy` can do, history left out.
 
-    The kinds are prefill, flow_step, chunk_step, exact_chunk_step, look_ahead and plan.
+    The kinds are those of engine.jobs.Work (a row of a chunk that exists costs nothing), and exact_denoise: a step of
+    denoising with a guide that goes through the true Jacobian.
     """
     spec = policy.spec
     cache = SessionCache(spec.cache, make_policy("window", sinks=0, recent=spec.tokens_per_observation, capacity=1))
@@ -32,20 +35,20 @@ def costs(policy: FlowPolicy) -> dict[str, int]:
     found = {"prefill": _counted(lambda: prefill_whole(policy, picture, cache.view()))}
     prefilled = prefill_whole(policy, picture, cache.view())
     cache.append(prefilled.keys, prefilled.values)
-    view = cache.view()
-    found["flow_step"] = _counted(lambda: policy.flow_step(view, spec.layout.start(), 0))
+    view, context = cache.view(), prefilled.context
+    query = FlowQuery(view, spec.layout.start(), 0, context)
+    found["flow_step"] = _counted(lambda: policy.flow_step(query))
     if prefilled.seen is not None:
         seen = prefilled.seen
         found["look_ahead"] = _counted(lambda: policy.look_ahead(seen, spec.layout.start()))
     if hasattr(policy, "plan"):
         planning = cast(PlanningPolicy, policy)
-        found["plan"] = _counted(lambda: planning.plan(view))
-    if hasattr(policy, "chunk_step"):
-        chunks = cast(ChunkPolicy, policy)
-        noise = np.zeros((spec.trained_horizon, spec.layout.size))
-        found["chunk_step"] = _counted(lambda: chunks.chunk_step(view, noise, 0.5, 0.1))
+        found["plan"] = _counted(lambda: planning.plan(view, context))
+    if hasattr(policy, "denoise"):
+        chunks, random = cast(ChunkPolicy, policy), np.random.default_rng(0)
+        found["denoise"] = _counted(lambda: run_slices(chunks.denoise(view, context, 1, None, random)))
         # the way back to the noise has the same products again; weights get no gradient
-        found["exact_chunk_step"] = 2 * found["chunk_step"]
+        found["exact_denoise"] = 2 * found["denoise"]
     return found
 
 

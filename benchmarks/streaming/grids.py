@@ -14,6 +14,9 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from strategies import STRATEGIES, Setup, changed
+from study import Row, row_of
+
 from streaming_vla.saliency.calibration import Calibration, calibrate, extremes
 from streaming_vla.workbench.tuning.calibrating import (
     Outcome,
@@ -25,8 +28,6 @@ from streaming_vla.workbench.tuning.calibrating import (
     tuned_to,
 )
 from streaming_vla.workbench.virtual.runs import run_all
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, changed
-from streaming_vla.workbench.virtual.study import Row, row_of
 
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -34,7 +35,7 @@ EULER = (5, 10)  # steps of a chunk's denoising
 QUEUE = {"threshold": (0.3, 0.5, 0.7), "steps": EULER}
 RTC = {"least": (3, 5, 8), "beta": (5.0, 10.0)}
 HAND_OVER = {"execute": (8, 10, 12), "steps": EULER}
-# by strategy: part and values of each parameter (virtual_strategies.changed)
+# by strategy: part and values of each parameter (strategies.changed)
 GRIDS: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
     "synchronous_5": {"chunks": {"steps": EULER}},
     "synchronous_10": {"chunks": {"steps": EULER}},

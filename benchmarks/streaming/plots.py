@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cells import MOVED, Cell, Models
+from study import Row
 
 from streaming_vla.engine.latency_profile import LatencyProfile, find_profile
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.report.timeline import draw_timeline
-from streaming_vla.workbench.virtual.cells import MOVED, Cell, Models
-from streaming_vla.workbench.virtual.runs import run
-from streaming_vla.workbench.virtual.study import Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -99,7 +98,7 @@ def draw_timelines(cells: Sequence[Cell], models: Models, out: Path) -> None:
     first = {cell.strategy: cell for cell in reversed(cells) if cell.task != MOVED}
     if OURS not in first:
         return
-    records = {name: run(first[name].job(HELD_OUT_SEED, models)).record for name in TIMELINE if name in first}
+    records = {name: first[name].job(HELD_OUT_SEED, models).run().record for name in TIMELINE if name in first}
     about = f"latencies of profile {find_profile(first[OURS].profile).name}"
     for name in records.keys() - {OURS}:
         draw_timeline(records[name], records[OURS], out / f"timeline_{name}.png", titles=TIMELINE, about=about)

@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from cells import MOVED, Cell, Cells, Models, memory_cache
+from cost import costs
 from plots import draw_pareto, draw_timelines
 from rich.console import Console
+from strategies import STRATEGIES, Setup, changed, find_strategy
+from study import Row, aggregate, markdown
 
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.policies.models import AUTO
@@ -28,11 +32,7 @@ from streaming_vla.sim.tasks import TASKS, select_tasks
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.workbench.processes import WorkerLost
 from streaming_vla.workbench.progress import counting
-from streaming_vla.workbench.virtual.cells import MOVED, Cell, Cells, Models, memory_cache
-from streaming_vla.workbench.virtual.cost import costs
 from streaming_vla.workbench.virtual.runs import policy_of_process
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, changed, find_strategy
-from streaming_vla.workbench.virtual.study import Row, aggregate, markdown
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "measured", "jetson", "remote_wifi")
@@ -97,7 +97,9 @@ def summarise(cells: list[Cell], kept: Cells, cost: dict[str, int]) -> list[Row]
         for cell in group:
             rows[cell.task == MOVED] += kept.rows(cell)
         period_ms = find_profile(profile).control_period_ms
-        found.append(aggregate(strategy, profile, group[0].cache.policy, period_ms, rows[False], rows[True], cost))
+        # its first chunk of an episode is not guided, and counted all the same
+        spent = {**cost, "denoise": cost.get("exact_denoise", 0)} if group[0].setup.exact else cost
+        found.append(aggregate(strategy, profile, group[0].cache.policy, period_ms, rows[False], rows[True], spent))
     return found
 
 

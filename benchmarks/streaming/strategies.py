@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from streaming_vla.machines.generator import GeneratorOptions
-from streaming_vla.machines.monitor import MonitorOptions
-from streaming_vla.policies.layout import ActionLayout
-from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
-from streaming_vla.workbench.virtual.baselines.strategies import (
+import numpy as np
+from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
+from baselines.similarity import Similarity
+from baselines.strategies import (
     AsyncQueue,
     ChunkHandOver,
     FutureState,
@@ -18,7 +18,17 @@ from streaming_vla.workbench.virtual.baselines.strategies import (
     Synchronous,
     TemporalEnsembling,
 )
-from streaming_vla.workbench.virtual.baselines.strategy import Strategy
+from baselines.strategy import Strategy
+
+from streaming_vla.engine.values import EncodedObservation
+from streaming_vla.machines.generator import GeneratorOptions
+from streaming_vla.machines.monitor import Monitor, MonitorOptions
+from streaming_vla.policies.chunk import ChunkAsStream
+from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.layout import ActionLayout, Vector
+from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
+from streaming_vla.sim.metaworld import METRES_PER_UNIT
+from streaming_vla.workbench.virtual.setup import ALWAYS, OVERRUN, Assembly, StreamSetup
 
 OFF = MonitorOptions(mode="off")
 EXECUTE = 10  # actions of a chunk that are executed, where nothing else is said
@@ -33,7 +43,7 @@ class MakesStrategy(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """One strategy.
+    """One strategy, see streaming_vla.workbench.virtual.setup.
 
     Args:
         about: what it does, one line.
@@ -57,15 +67,10 @@ class Setup:
         asking = self.monitor.mode == "adaptive" and self.monitor.saliency_of == "pictures"
         return asking or self.replace_tokens
 
-    def generator_options(self, control_period_s: float) -> GeneratorOptions:
-        """Return the options of the action flow's generator.
-
-        Raises:
-            ValueError: the strategy is one for chunks.
-        """
-        if self.generator is None:
-            raise ValueError(f"strategy '{self.about}' is one for chunks, it has no generator of single actions")
-        return replace(self.generator, control_period_s=control_period_s)
+    @property
+    def exact(self) -> bool:
+        """Whether its chunks are guided through the true Jacobian."""
+        return bool(getattr(self.chunks, "exact", False))
 
     def monitor_options(self, control_period_s: float, layout: ActionLayout, horizon: int) -> MonitorOptions:
         """Return the monitor's options.
@@ -80,6 +85,56 @@ class Setup:
         if early is None:
             return replace(options, mode="off")
         return replace(options, mode="always", early_actions=min(early, horizon), last_chance=False)
+
+    def assemble(self, policy: FlowPolicy, period_s: float, seed: int, state: Callable[[], Vector]) -> Assembly:
+        """Return the parts of one episode; see Setup of the virtual clock."""
+        if self.chunks is None:
+            assert self.generator is not None, "a strategy has a generator, or it is one for chunks"
+            return StreamSetup(self.monitor, self.generator, self.replace_tokens).assemble(
+                policy, period_s, seed, state
+            )
+        spec, seen = policy.spec, _NewestState(state)
+        strategy = self.chunks(spec.layout)
+        source = ChunkGenerator(spec.layout, strategy, ChunkGeneratorOptions(spec.trained_horizon))
+        decision = Similarity(seen.moved, self.similarity) if self.similarity else None
+
+        def prepare(observation: EncodedObservation) -> EncodedObservation:
+            seen.at_picture = observation.state
+            if source.shift is None:
+                return observation
+            return replace(observation, state=hand_after(observation.state, source.shift))
+
+        return Assembly(
+            ChunkAsStream(policy, replace(strategy.denoising, seed=seed)),  # type: ignore[arg-type]
+            source,
+            Monitor(self.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision),
+            strategy.steps,
+            prepare,
+            hear_contexts=("generator",),
+        )
+
+
+class _NewestState:
+    """How far the robot has moved since its newest observation.
+
+    Args:
+        state: returns its state, [state_size].
+    """
+
+    def __init__(self, state: Callable[[], Vector]) -> None:
+        self._state = state
+        self.at_picture: Vector | None = None
+
+    def moved(self) -> float:
+        """Return the Euclidean distance, infinity before the first."""
+        return math.inf if self.at_picture is None else float(np.linalg.norm(self._state() - self.at_picture))
+
+
+def hand_after(state: Vector, actions: Vector) -> Vector:
+    """Return Meta-World's state, [4], after the summed `actions`, [4]: the hand moves, the gripper stays."""
+    moved = state.copy()
+    moved[:3] += METRES_PER_UNIT * actions[:3]
+    return moved
 
 
 def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
@@ -102,15 +157,13 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
     return setup
 
 
-STREAM = MonitorOptions(mode="always", lead_actions=0)
-OVERRUN = GeneratorOptions(lead_actions=0)
 WHOLE = replace(OVERRUN, trained_delay=NOTHING_LEFT_OUT)
 PUBLISHED = GeneratorOptions(overrun=False, trained_delay=NOTHING_LEFT_OUT)
 AEO = MonitorOptions(mode="adaptive", saliency_of="pictures", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
-    return replace(STREAM, mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)  # type: ignore[arg-type]
+    return replace(ALWAYS, mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -217,10 +270,10 @@ STRATEGIES: dict[str, Setup] = {
         replace_tokens=True,
     ),
     "afm_aeo_stale": Setup("the same, tokens as they were seen", AEO, PUBLISHED),
-    "ours": Setup("action flow, m as measured, overrun", STREAM, OVERRUN),
+    "ours": Setup("action flow, m as measured, overrun", ALWAYS, OVERRUN),
     "ours_replacing": Setup(
         "ours, tokens replaced by the prediction",
-        replace(STREAM, trained_delay=NOTHING_LEFT_OUT),
+        replace(ALWAYS, trained_delay=NOTHING_LEFT_OUT),
         WHOLE,
         replace_tokens=True,
     ),
@@ -230,8 +283,10 @@ STRATEGIES: dict[str, Setup] = {
     ),
     "ours_random": Setup("ours, observe early at random", _saliency("random"), WHOLE),
     "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), WHOLE),
-    "ours_from_episode": Setup("ours, sums from the start of the episode", STREAM, replace(OVERRUN, start="episode")),
-    "ours_from_picture": Setup("ours, sums from the picture", STREAM, replace(OVERRUN, start="pending")),
+    "ours_from_episode": Setup(
+        "ours, sums from the start of the episode", ALWAYS, replace(OVERRUN, hand_over_start="episode")
+    ),
+    "ours_from_picture": Setup("ours, sums from the picture", ALWAYS, replace(OVERRUN, hand_over_start="pending")),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cost import flops
 
 from streaming_vla.machines.events import CommandKind, Mode
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
@@ -18,10 +19,11 @@ from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.report.results import halting
 from streaming_vla.workbench.report.statistics import wilson_interval
-from streaming_vla.workbench.virtual.cost import flops
-from streaming_vla.workbench.virtual.episode import VirtualEpisode
+from streaming_vla.workbench.virtual.episode import Disturbance, VirtualEpisode
+from streaming_vla.workbench.virtual.runs import VirtualRun, robot_of_process
 
 MS = 1000.0
+MOVED_AT_STEP = 15
 Row = dict[str, Any]
 
 
@@ -34,6 +36,16 @@ class MovableGoal(MetaWorldRobot):
         goal = np.array(environment._target_pos) * (-1.0, 1.0, 1.0)
         environment._target_pos = goal
         environment.model.site("goal").pos = goal
+
+
+@dataclass(frozen=True)
+class MovedGoalRun(VirtualRun):
+    """An episode of task reach whose goal is moved after MOVED_AT_STEP control periods."""
+
+    def scene(self, image_size: int) -> tuple[MetaWorldRobot, Disturbance | None]:
+        """See VirtualRun."""
+        robot = robot_of_process(MovableGoal, image_size)
+        return robot, Disturbance(MOVED_AT_STEP, robot.mirror_goal)
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,7 @@ def aggregate(
         cache: name of the policy by which the history was kept.
         episodes: rows of all tasks.
         moved: rows of the episodes in which the goal was moved.
-        cost: FLOPs of each kind of work (virtual_cost.costs).
+        cost: FLOPs of each kind of work (cost.costs).
 
     Raises:
         ValueError: there is no episode.

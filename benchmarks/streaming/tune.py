@@ -3,8 +3,8 @@
     python benchmarks/streaming/tune.py                                  # all, writes tuned.json beside this file
     python benchmarks/streaming/tune.py --strategies rtc,vlash --episodes 5
 
-What is tuned, and how, stands in src/streaming_vla/workbench/virtual/tuning.py; tuned.json also keeps every
-combination that was tried. Strategies that are not asked for keep what the file says.
+What is tuned, and how, stands in grids.py; tuned.json also keeps every combination that was tried. Strategies
+that are not asked for keep what the file says.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from grids import GRIDS, grid, try_grid, turn_dials
 from rich.console import Console
+from strategies import STRATEGIES, find_strategy
 
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.workbench.progress import counting
 from streaming_vla.workbench.tuning.calibrate_command import CALIBRATION_SEED
 from streaming_vla.workbench.virtual.runs import VirtualRun, policy_of_process
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, find_strategy
-from streaming_vla.workbench.virtual.tuning import GRIDS, grid, try_grid, turn_dials
 
 HERE = Path(__file__).parent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,28 @@ from kv_cache.gate_file import save_gate
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera
 from streaming_vla.bags.reader import Bag
 from streaming_vla.commands.robot_state import JOINTS
+from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
+from streaming_vla.engine.pace import ProfilePace
+from streaming_vla.engine.values import EncodedObservation
 from streaming_vla.images.encode import camera_options
 from streaming_vla.machines.events import ObserveRequest, Reason, Snapshot
-from streaming_vla.policies.contract import PolicyObservation, Prefilled
+from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.generator import Generator
+from streaming_vla.machines.monitor import Monitor
+from streaming_vla.machines.observer import Observer
+from streaming_vla.policies.contract import PolicyObservation, Prefilled, Slices
 from streaming_vla.workbench.machine_options import all_values, machine_options
 from streaming_vla.workbench.replay import run as replay_run
 from streaming_vla.workbench.replay.compare import played, summarise_replays
 from streaming_vla.workbench.replay.live import LIVE_TOPICS
+from streaming_vla.workbench.replay.recording import Recording
 from streaming_vla.workbench.replay.replay import LONGEST_GAP_S, Replayed, ReplayOptions, replay
-from streaming_vla.workbench.replay.service import ReplayService
+from streaming_vla.workbench.replay.world import ReplayWorld
 from streaming_vla.workbench.report.html import compare, page, write_report
-from streaming_vla.workbench.virtual.hardware import Clock
+from streaming_vla.workbench.report.records import EpisodeRecord
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import Network
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, SPEC, TOKENS, ToyPolicy
@@ -324,7 +334,7 @@ def test_many_bags_and_their_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 class VariedPolicy(ToyPolicy):
     """A policy whose keys are of each observation, so that a gate tells them apart."""
 
-    def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         prefilled = yield from super().prefill(observation, view)
         noise = torch.Generator().manual_seed(int(observation.state[0]))
         return prefilled._replace(keys=torch.randn(prefilled.keys.shape, generator=noise))
@@ -376,22 +386,37 @@ def test_the_report_shows_what_the_gate_remembers(tmp_path: Path, monkeypatch: p
     assert both.count('class="picture"') == 2
 
 
-def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones(tmp_path: Path) -> None:
+def test_a_prefill_that_outlives_its_episode_is_not_the_next_ones() -> None:
     values = options().values
-    machines = machine_options(values, SPEC)
-    service = ReplayService(ToyPolicy(), machines.engine, camera_options(values["observer"]), Clock(), lambda *_: None)
+    machines, clock = machine_options(values, SPEC), Clock()
+    made = (
+        Observer(machines.observer),
+        Monitor(machines.monitor),
+        Generator(machines.layout, machines.generator),
+        Executor(machines.layout, machines.executor),
+    )
+    engine = Engine(ToyPolicy(), machines.engine, ProfilePace(PROFILE), stopwatch=lambda: 0.0)
+    record, pictures = EpisodeRecord("replay", "bag", 0, "go", 1, 0.05, 0.0), camera_options(values["observer"])
+    world = ReplayWorld(
+        made, engine, Network(PROFILE, clock, 0), clock, record, pictures, lambda *_: None, Recording(clock, 0.05)
+    )
     frames = dict.fromkeys(("front", "wrist"), (TYPES["/front/image"], image(picture(3), BEGIN_NS)))
 
-    def prefill(episode: int, sequence: int) -> None:
+    def send(episode: int, sequence: int) -> None:
         request = ObserveRequest(episode, sequence, Reason.START)
-        snapshot = service.encode(Snapshot(request, frames, 0, 0.0, np.zeros(3), "go"))
-        assert isinstance(snapshot, Snapshot) and service.prefill(snapshot, None) is not None
+        observation = world.encode(Snapshot(request, frames, 0, 0.0, np.zeros(3), "go"))
+        assert isinstance(observation, EncodedObservation)
+        engine.observe(observation, world.now)
 
-    service.begin(1)
-    prefill(1, 0)
-    assert list(service.observed) == list(service.pictures) == [at.sequence for at in service.cache] == [0]
-    service.begin(2)
-    prefill(1, 1)
-    assert not service.observed and not service.pictures and not service.cache
-    prefill(2, 0)
-    assert [at.full_tokens for at in service.cache] == [TOKENS]
+    world.keep(1)
+    send(1, 0)
+    world.run(0.1)
+    assert list(world.observed) == list(record.pictures) == [at.sequence for at in record.cache] == [0]
+    send(1, 1)
+    world.keep(2)  # the next episode begins before it is prefilled
+    world.record = record = replace(record, cache=[], pictures={})
+    world.run(0.1)
+    assert not world.observed and not record.pictures and not record.cache
+    send(2, 0)
+    world.run(0.1)
+    assert [at.full_tokens for at in record.cache] == [TOKENS]

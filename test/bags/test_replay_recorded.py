@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from making import BEGIN_NS, STORE, TYPES, header, make, topic
+from rosbags.typesys import Stores, get_typestore
 from test_replay import CHANGES, EPISODE, bag
 
+from streaming_vla.bags.definitions import parse
 from streaming_vla.bags.reader import Bag
+from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
-from streaming_vla.machines.events import Action, Snapshot
+from streaming_vla.engine.values import EncodedObservation
+from streaming_vla.machines.events import Action, GenerateRequest, Snapshot
 from streaming_vla.workbench.machine_options import all_values
 from streaming_vla.workbench.replay.compare import decision_agreement, same_observations, summarise_replays
 from streaming_vla.workbench.replay.live import LiveEpisode
 from streaming_vla.workbench.replay.recorded_reception import AFTER_S, Reception
 from streaming_vla.workbench.replay.recorded_times import RecordedEpisode, Seen
 from streaming_vla.workbench.replay.replay import ReplayedEpisode, ReplayOptions, replay
+from streaming_vla.workbench.replay.world import ReplayWorld
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual import world as virtual
-from streaming_vla.workbench.virtual.service import PolicyService
+from streaming_vla.workbench.virtual.network import Network
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from toy import LAYOUT, ToyPolicy
@@ -35,6 +41,7 @@ KINDS = {
     "/observe_request": "ObserveRequest",
     "/observation": "Observation",
     "/context": "Context",
+    "/generate": "GenerateRequest",
     "/action": "Action",
     "/spans": "StageSpan",
 }
@@ -49,6 +56,8 @@ class Run:
 
     heard: dict[tuple[str, str, int], float] = field(default_factory=dict)  # machine, handler, sequence
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    encoded: dict[int, EncodedObservation] = field(default_factory=dict)
+    sent: list[tuple[float, GenerateRequest | Action]] = field(default_factory=list)
 
 
 @pytest.fixture(autouse=True)
@@ -69,22 +78,34 @@ def options(profile: LatencyProfile, **inputs: Any) -> ReplayOptions:
 @pytest.fixture
 def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a bag of a suite that met scattered latencies, taken by a recorder that stalls."""
+    return record(tmp_path, monkeypatch)
+
+
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool = False) -> Path:
+    """Write that bag; `older`: as the suite did before actions were granted."""
     cameras = bag(tmp_path / "cameras", episodes=(10,))
     run = Run()
-    tell, prefill = virtual.World.tell, PolicyService.prefill
+    tell, encode, send = virtual.World.tell, ReplayWorld.encode, Network.send
 
     def telling(self: virtual.World, machine: str, handler: str, *arguments: Any) -> None:
         if handler in ("on_request", "on_context"):
             run.heard.setdefault((machine, handler, arguments[0].sequence), self.now)
         tell(self, machine, handler, *arguments)
 
-    def keeping(self: PolicyService, snapshot: Snapshot, shift: Any, pending: Any = None) -> Any:
-        run.snapshots[snapshot.request.sequence] = snapshot
-        return prefill(self, snapshot, shift, pending)
+    def encoding(self: ReplayWorld, snapshot: Snapshot) -> Any:
+        encoded = encode(self, snapshot)
+        run.snapshots[snapshot.request.sequence], run.encoded[snapshot.request.sequence] = snapshot, encoded
+        return encoded
+
+    def sending(self: Network, message: object, receiver: str, event: Callable[[], None]) -> None:
+        if isinstance(message, GenerateRequest | Action):
+            run.sent.append((self._clock.now, message))
+        send(self, message, receiver, event)
 
     with monkeypatch.context() as patch:
         patch.setattr(virtual.World, "tell", telling)
-        patch.setattr(PolicyService, "prefill", keeping)
+        patch.setattr(ReplayWorld, "encode", encoding)
+        patch.setattr(Network, "send", sending)
         found = replay(cameras, ToyPolicy(), options(SCATTERED, recorded=False, seed=3))
     said = suite_messages(found.episodes[0], run)
     with Bag(cameras) as source:
@@ -95,10 +116,29 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, published_ns, data in sorted(said, key=lambda each: each[1]):
         part_s = (published_ns - BEGIN_NS) * 1e-9 % 1.0
         late_s = STALL_S[1] - part_s if STALL_S[0] <= part_s < STALL_S[1] else 0.0
-        writer.add_topic(topic(name))
-        writer.write(name, data, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
+        if older and name == "/generate":
+            continue
+        said_as = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
+        writer.add_topic(said_as[0])
+        writer.write(name, said_as[1], published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
     writer.close(0.0)
     return tmp_path / "recording"
+
+
+def as_older(context: Topic, data: bytes) -> tuple[Topic, bytes]:
+    """Return a context's topic and message of a suite that knew of no chunks."""
+    definition = "".join(
+        line
+        for line in context.definition.splitlines(keepends=True)
+        if not line.startswith(("uint16 trained_delay", "bool chunk"))
+    )
+    assert "chunk" in context.definition and "chunk" not in definition
+    store = get_typestore(Stores.EMPTY)
+    store.register(parse(definition, context.type))
+    now = STORE.deserialize_cdr(data, context.type)
+    kind = store.types[context.type]
+    fields = {name: getattr(now, name) for name, _ in store.get_msgdef(context.type).fields}
+    return replace(context, definition=definition), bytes(store.serialize_cdr(kind(**fields), context.type))
 
 
 def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, bytes]]:
@@ -128,7 +168,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
         stamp = header(snapshot.stamp_ns)
         images = [
             make("sensor_msgs/msg/CompressedImage", header=stamp, format="jpeg", data=np.frombuffer(data, np.uint8))
-            for data in snapshot.frames.values()
+            for data in run.encoded[sequence].images
         ]
         say("/observation", record.observations[sequence].time_s, sequence=sequence, reason=1, instruction="task 10",
             cameras=list(snapshot.frames), images=images, state=snapshot.state.astype(np.float32),
@@ -140,20 +180,22 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
     for at in record.contexts:
         say("/context", at.time_s, sequence=at.sequence, tokens=4, execution_horizon=3, trained_horizon=5,
             action_names=["dx", "grip"], action_absolute=np.array([False, True]), prefill_s=0.01, queued_s=0.0,
-            flow_step_s=0.009)  # fmt: skip
+            flow_step_s=0.009, trained_delay=0, chunk=False)  # fmt: skip
         heard_s = run.heard.get(("monitor", "on_context", at.sequence))
         if heard_s is not None:
             span("request", asked[at.sequence], heard_s, at.sequence)
     for each in record.spans:
         if each.stage != "observe":
             span(each.stage, each.begin_s, each.end_s, each.sequence, each.index)
-    sent = {(each.sequence, each.index): each.end_s for each in record.spans if each.stage == "generate"}
-    first = {context: min(step for number, step in sent if number == context) for context, _ in sent}
-    assert max(first.values()) > 0, "some contexts begin late"
-    for action in episode.actions:
-        step = first[action.context] + action.index
-        say("/action", sent[action.context, step], context=action.context, index=action.index, flow_time=0.0,
-            values=action.values.astype(np.float32), more=action.more)  # fmt: skip
+    assert any(action.index == 0 and action.flow_time > 0.0 for action in episode.actions), "some contexts begin late"
+    for time_s, sent in run.sent:
+        if isinstance(sent, Action):
+            say("/action", time_s, context=sent.context, index=sent.index, flow_time=0.0,
+                values=sent.values.astype(np.float32), more=sent.more)  # fmt: skip
+        else:
+            say("/generate", time_s, context=sent.context, revision=sent.revision, step=sent.step, until=sent.until,
+                position=sent.position.astype(np.float32), state=np.zeros(0, np.float32), state_age_s=0.0,
+                planned=np.zeros(0, np.float32), delay=0)  # fmt: skip
     for at in record.states:
         state = at.state
         say("/execution_state", at.time_s, instruction="task 10", mode=int(state.mode), context=state.context,
@@ -176,6 +218,17 @@ def test_a_recorded_run_is_replayed_as_it_was(recording: Path) -> None:
     live = summarise_replays([replayed], LAYOUT.names)["live"]
     assert live["starved_s"] > 0.1
     assert live["halting_ratio_live_to_replay"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_what_an_older_suite_recorded_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = replay(record(tmp_path, monkeypatch, older=True), ToyPolicy(), options(QUICK))
+    assert replayed.latencies == "recorded" and replayed.problems == []
+    [episode] = replayed.episodes
+    assert len(episode.live.prefilled) >= 15 and len(episode.live.requests) >= 15
+    agreed, decisions = decision_agreement(replayed.episodes)
+    assert agreed >= 0.9 * decisions
+    live = summarise_replays([replayed], LAYOUT.names)["live"]
+    assert live["halting_ratio_live_to_replay"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_other_latencies_make_another_run(recording: Path) -> None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 from episodes import HORIZON, make_episode
-
-from streaming_vla.workbench.report.overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
+from overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
 
 
 def test_jitter_counts_pairs_without_a_halt_between() -> None:

@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from probe import ProbeResult, probe
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.metaworld import CAMERAS, MetaWorldRobot
-from streaming_vla.workbench.evaluation.probe import ProbeResult, probe
 
 LAYOUT = ActionLayout(
     ("dx", "dy", "dz", "grip"), (False, False, False, True), (-1.0,) * 4, (1.0,) * 4, (0.0, 0.0, 0.0, -1.0)
@@ -33,8 +33,8 @@ class Mover:
         yield
         return Prefilled(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
-        moved = index == 0 or position[0] > 0.0
+    def flow_step(self, query: FlowQuery) -> Vector:
+        moved = query.index == 0 or query.position[0] > 0.0
         return np.array([self._size if moved else self._stuck, 0.0, 0.0, 1.0])
 
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from runtime_cases import EPISODE, LAYOUT, state
-from world import Timing, World
-
-from streaming_vla.machines.events import Action, ContextReady, Mode, ObserveRequest, Reason
-from streaming_vla.machines.executor import ExecutorOptions
-from streaming_vla.machines.monitor import MonitorOptions
-from streaming_vla.policies.guide import Guide
-from streaming_vla.saliency.decision import Moment, Verdict
-from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
-from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from streaming_vla.workbench.virtual.baselines.similarity import Similarity
-from streaming_vla.workbench.virtual.baselines.strategies import (
+from baselines.events import Arrival, Planned
+from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
+from baselines.similarity import Similarity
+from baselines.strategies import (
     MERGES,
     AsyncQueue,
     ChunkHandOver,
@@ -25,15 +18,31 @@ from streaming_vla.workbench.virtual.baselines.strategies import (
     RealTimeChunking,
     Synchronous,
     TemporalEnsembling,
-    weights,
 )
-from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy
+from baselines.strategy import Ahead, Strategy
+from runtime_cases import EPISODE, LAYOUT, state
+from world import Timing, World
+
+from streaming_vla.machines.events import (
+    Action,
+    ContextReady,
+    GeneratedAction,
+    GenerateRequest,
+    Mode,
+    ObserveRequest,
+    Reason,
+)
+from streaming_vla.machines.executor import ExecutorOptions
+from streaming_vla.machines.monitor import MonitorOptions
+from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.rtc import guide_towards, weights
+from streaming_vla.saliency.decision import Moment, Verdict
 
 H = 8
 CHUNK = np.stack([np.arange(H) / 10, np.zeros(H), np.ones(H)], axis=1)
 
 
-def planned(context: int, first: int, values: list[float]) -> tuple[Planned, ...]:
+def planned_from(context: int, first: int, values: list[float]) -> tuple[Planned, ...]:
     """Return actions that wait, rows `first`, first + 1, ... of a chunk."""
     return tuple(Planned(context, first + row, np.array([value, 0.0, 0.0])) for row, value in enumerate(values))
 
@@ -55,12 +64,12 @@ def test_synchronous_executes_the_first_actions() -> None:
 def test_the_four_merges_of_the_asynchronous_queue(name: str, expected: float) -> None:
     """Old 2.0 and new 0.4 at the same time step: 0.3 old + 0.7 new, new, the mean, 0.7 old + 0.3 new."""
     assert set(MERGES) == {"weighted_average", "latest_only", "average", "conservative"}
-    merged = firsts(AsyncQueue(name), Arrival(1, CHUNK, 4, planned(0, 6, [2.0]), 20))
+    merged = firsts(AsyncQueue(name), Arrival(1, CHUNK, 4, planned_from(0, 6, [2.0]), 20))
     assert merged == pytest.approx([expected, 0.5, 0.6, 0.7])
 
 
 def test_the_asynchronous_queue_discards_the_past_merges_the_overlap_and_appends_the_rest() -> None:
-    plan = AsyncQueue().merge(Arrival(1, CHUNK, 3, planned(0, 5, [1.0, 1.0, 1.0]), 20))
+    plan = AsyncQueue().merge(Arrival(1, CHUNK, 3, planned_from(0, 5, [1.0, 1.0, 1.0]), 20))
     assert [each.index for each in plan.actions] == [3, 4, 5, 6, 7], "rows 0 to 2 are of the past"
     values = [each.values[0] for each in plan.actions]
     assert values == pytest.approx([0.3 + 0.21, 0.3 + 0.28, 0.3 + 0.35, 0.6, 0.7])
@@ -86,7 +95,7 @@ def test_the_similarity_filter_drops_what_looks_the_same() -> None:
 def test_a_chunk_takes_over_at_the_execution_horizon_of_the_old_one(first: str, expected: list[float]) -> None:
     strategy = ChunkHandOver(4, first)
     strategy.merge(Arrival(0, CHUNK, 0, (), 0))
-    waiting = planned(0, 3, [9.0, 8.0, 7.0])  # row 3 is the last that is meant to be executed
+    waiting = planned_from(0, 3, [9.0, 8.0, 7.0])  # row 3 is the last that is meant to be executed
     plan = strategy.merge(Arrival(1, CHUNK, 2, waiting, 3))
     assert [each.values[0] for each in plan.actions][:4] == pytest.approx(expected)
     assert plan.horizon == 4
@@ -121,13 +130,16 @@ def test_the_weights_of_real_time_chunking() -> None:
 
 def test_real_time_chunking_is_guided_by_what_is_left_of_the_old_chunk() -> None:
     strategy = RealTimeChunking(least=3, beta=4.0, exact=True)
-    guide = strategy.guide(ahead([0.5, 0.6, 0.7, 0.8, 0.9], kept=0, delay=2))
+    left = ahead([0.5, 0.6, 0.7, 0.8, 0.9], kept=0, delay=2)
+    planned, options = strategy.planned(left), strategy.denoising
+    assert planned is not None and (options.beta, options.exact, options.steps) == (4.0, True, 5)
+    guide = guide_towards(planned, left.delay, H, options.beta, options.exact)
     assert guide is not None and (guide.beta, guide.exact) == (4.0, True)
     assert guide.target[:5, 0] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9]) and guide.target.shape == (H, 3)
     assert guide.weight == pytest.approx(weights(H, 2, 3))
-    assert strategy.guide(ahead([], kept=0)) is None
+    assert strategy.planned(ahead([], kept=0)) is None
     assert strategy.early_actions(H) == 5
-    assert firsts(strategy, Arrival(1, CHUNK, 2, planned(0, 5, [9.0]), 5)) == pytest.approx(
+    assert firsts(strategy, Arrival(1, CHUNK, 2, planned_from(0, 5, [9.0]), 5)) == pytest.approx(
         [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     )
 
@@ -157,6 +169,11 @@ def test_temporal_ensembling_weighs_the_oldest_most() -> None:
     )
 
 
+def generated(context: int, row: int, values: list[float]) -> GeneratedAction:
+    """Return a row of a chunk."""
+    return GeneratedAction(7, context, 0, row, True, np.array(values))
+
+
 class Client:
     """A chunk generator whose actions are begun at once, one per `tick`."""
 
@@ -167,16 +184,18 @@ class Client:
         self.played: list[Action] = []
         self.ready: list[ContextReady] = []
 
-    def request(self, sequence: int) -> ChunkRequest:
+    def request(self, sequence: int) -> GenerateRequest:
         """Take a picture."""
         [request] = self.machine.on_request(ObserveRequest(7, sequence, Reason.EARLY), 0.0)
-        assert isinstance(request, ChunkRequest)
+        assert isinstance(request, GenerateRequest)
+        assert (request.context, request.step, request.until) == (sequence, 0, H)
         return request
 
     def reply(self, sequence: int, value: float) -> None:
-        """A chunk arrives: `value` plus a hundredth per row."""
-        rows = np.array([[value + 0.01 * row, 0.0, 0.0] for row in range(H)])
-        self._take(self.machine.on_chunk_reply(ChunkReply(7, sequence, True, rows), 0.0))
+        """A chunk arrives row by row: `value` plus a hundredth per row."""
+        for row in range(H):
+            assert not self.waiting or self.waiting[-1].context != sequence, "nothing of it before all of it is there"
+            self._take(self.machine.on_generated(generated(sequence, row, [value + 0.01 * row, 0.0, 0.0]), 0.0))
 
     def tick(self) -> None:
         """The next action begins, or nothing is there and the robot holds."""
@@ -222,39 +241,48 @@ def test_the_asynchronous_client_as_it_is_described() -> None:
     assert [(each.sequence, each.execution_horizon) for each in client.ready] == [(0, 8), (1, 4)]
 
 
-def test_the_guide_lines_up_with_the_picture() -> None:
+def test_what_is_planned_lines_up_with_the_picture() -> None:
     client = Client(RealTimeChunking(least=2))
-    assert client.request(0).guide is None
+    assert client.request(0).planned is None
     client.reply(0, 0.0)
     for _ in range(3):
         client.tick()
-    guide = client.request(1).guide
-    assert guide is not None
-    assert guide.target[:6, 0] == pytest.approx([0.02, 0.03, 0.04, 0.05, 0.06, 0.07])
-    assert guide.weight[6:] == pytest.approx([0.0, 0.0])
+    request = client.request(1)
+    assert request.planned is not None
+    assert request.planned[:, 0] == pytest.approx([0.02, 0.03, 0.04, 0.05, 0.06, 0.07])
+    guide = guide_towards(request.planned, request.delay, H)
+    assert guide is not None and guide.weight[6:] == pytest.approx([0.0, 0.0])
 
 
-def test_replies_that_do_not_fit_are_dropped_and_counted() -> None:
+def test_rows_that_do_not_fit_are_dropped_and_counted() -> None:
     client = Client(AsyncQueue())
     machine = client.machine
     client.reply(0, 0.0)  # never asked for
     client.request(1)
-    machine.on_chunk_reply(ChunkReply(7, 1, False, np.zeros((0, 0))), 0.0)
+    refused = GeneratedAction(7, 1, 0, 0, False, np.zeros(0), "no_context", "it is not kept")
+    machine.on_generated(refused, 0.0)
     client.request(2)
-    machine.on_chunk_reply(ChunkReply(7, 2, True, np.full((H, 3), np.nan)), 0.0)
-    machine.on_chunk_reply(ChunkReply(6, 2, True, np.zeros((H, 3))), 0.0)
+    machine.on_generated(generated(2, 0, [np.nan, 0.0, 0.0]), 0.0)
+    client.request(3)
+    machine.on_generated(generated(3, 1, [0.0, 0.0, 0.0]), 0.0)  # row 0 was lost
+    machine.on_generated(replace(generated(2, 0, [0.0, 0.0, 0.0]), episode=6), 0.0)
     machine.on_request(ObserveRequest(6, 3, Reason.EARLY), 0.0)
     client.request(4)
     client.request(5)
     client.reply(5, 0.0)
     client.reply(4, 0.0)  # overtaken
     assert machine.counters.as_dict() == {
-        "chunk_no_actions": 1,
-        "chunk_other_episode": 1,
-        "chunk_refused": 1,
-        "chunk_unexpected": 2,
+        "row_no_action": 2,
+        "row_other_episode": 1,
+        "row_refused": 1,
+        "row_unexpected": 2 * H,
         "request_other_episode": 1,
     }
+
+
+def _shifted(state: np.ndarray, source: object) -> np.ndarray:
+    assert isinstance(source, ChunkGenerator)
+    return state if source.shift is None else state + source.shift
 
 
 @pytest.mark.parametrize(
@@ -272,20 +300,33 @@ def test_early_strategies_play_without_a_halt_when_latencies_allow(make: object)
     strategy: Strategy = make()  # type: ignore[operator]
     early = strategy.early_actions(16)
     assert early is not None
-    monitor = MonitorOptions("always", early, 1, timing.execute_s, 30.0, 0.5, 1, last_chance=False)
+    monitor = MonitorOptions(
+        mode="always",
+        early_actions=early,
+        control_period_s=timing.execute_s,
+        max_silence_s=30.0,
+        request_timeout_s=0.5,
+        warm_up_contexts=1,
+        last_chance=False,
+    )
     made = World(
         timing,
         monitor,
         lambda: ChunkGenerator(LAYOUT, make(), ChunkGeneratorOptions(16)),  # type: ignore[operator]
         ExecutorOptions(control_period_s=timing.execute_s),
+        chunks=strategy.denoising,
     )
+    if isinstance(strategy, FutureState):
+        made.prepare = lambda observation: replace(observation, state=_shifted(observation.state, made.generator))
     made.start("go")
     made.run(6.0)
     halting = made.halting()
     assert halting.hand_overs > 8 and halting.longest_ms == pytest.approx(0.0, abs=1e-6)
     assert halting.executed > 110
     if isinstance(strategy, FutureState):
-        assert any(shift is not None and shift[0] != 0.0 for shift in made.straw.shifts)
+        assert made.straw.states[0] == pytest.approx(0.0) and made.straw.states[-1][0] > 0.0, (
+            "it is told where it is going"
+        )
     if isinstance(strategy, RealTimeChunking):
-        assert all(request.guide is not None for request in made.straw.requests[1:])
-        assert made.straw.requests[-1].guide.weight[0] == 1.0  # type: ignore[union-attr]
+        assert made.straw.guides[0] is None and all(guide is not None for guide in made.straw.guides[1:])
+        assert made.straw.guides[-1].weight[0] == 1.0  # type: ignore[union-attr]

@@ -11,16 +11,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from cells import MOVED, Cell
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from strategies import STRATEGIES
 from typer.testing import CliRunner
 
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.workbench.report.statistics import wilson_interval
-from streaming_vla.workbench.virtual.cells import MOVED, Cell
-from streaming_vla.workbench.virtual.strategies import STRATEGIES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "streaming"
 KEPT = CacheOptions("full")

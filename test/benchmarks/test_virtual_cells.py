@@ -6,17 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cells as virtual_cells
 import pytest
 import torch
+from cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
+from strategies import STRATEGIES, changed
+from study import MovedGoalRun
 
 from kv_cache import CacheSpec, Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from streaming_vla.policies.models import AUTO
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions, gated_cache
-from streaming_vla.workbench.virtual import cells as virtual_cells
-from streaming_vla.workbench.virtual.cells import MOVED, MOVED_TASK, Cell, Cells, Models, memory_cache
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, changed
+from streaming_vla.workbench.virtual.runs import VirtualRun
 
 CELL = Cell("ours", STRATEGIES["ours"], "paper", "reach", 3)
 
@@ -97,4 +99,5 @@ def test_an_episode_is_flown_with_the_cache_of_its_cell() -> None:
 
 def test_the_moved_goal_is_one_of_reach() -> None:
     job = replace(CELL, task=MOVED).job(HELD_OUT_SEED, Models("compact_mt10"))
-    assert job.moved and job.task == MOVED_TASK
+    assert isinstance(job, MovedGoalRun) and job.task == MOVED_TASK
+    assert type(CELL.job(HELD_OUT_SEED, Models("compact_mt10"))) is VirtualRun

@@ -11,6 +11,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cost import costs
+from strategies import STRATEGIES, hand_after
+from study import (
+    MovableGoal,
+    aggregate,
+    as_row,
+    hand_over_jumps,
+    jerk,
+    markdown,
+    measures,
+    reaction_ms,
+)
 
 from kv_cache import CacheSpec
 from streaming_vla.engine.latency_profile import find_profile
@@ -25,7 +37,6 @@ from streaming_vla.sim.metaworld import CAMERAS, RenderError
 from streaming_vla.sim.tasks import TASKS
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.report.records import ObservationAt, StateAt
-from streaming_vla.workbench.virtual.cost import costs
 from streaming_vla.workbench.virtual.episode import (
     LONGEST_STEPS,
     Disturbance,
@@ -33,21 +44,10 @@ from streaming_vla.workbench.virtual.episode import (
     VirtualEpisode,
     run_episode,
 )
-from streaming_vla.workbench.virtual.service import hand_after
-from streaming_vla.workbench.virtual.strategies import STRATEGIES
-from streaming_vla.workbench.virtual.study import (
-    MovableGoal,
-    aggregate,
-    as_row,
-    hand_over_jumps,
-    jerk,
-    markdown,
-    measures,
-    reaction_ms,
-)
 
 torch.set_num_threads(1)
 MS = 1000.0
+LEFT = np.array([-0.2, 0.0, 0.0, -1.0])
 
 
 class Leftward:
@@ -74,16 +74,22 @@ class Leftward:
         values[0, 0, :, :3] = torch.from_numpy(observation.state[:3])
         return Prefilled(torch.ones(1, 1, 2, 4), values, values[0, 0])
 
-    def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
+    def flow_step(self, query):  # type: ignore[no-untyped-def]
         """Move by 0.2 cm."""
-        return np.array([-0.2, 0.0, 0.0, -1.0])
+        return LEFT
 
-    def chunk_step(self, view, noisy, time, duration, guide: Guide | None = None):  # type: ignore[no-untyped-def]
+    def denoise(self, view, context, steps, guide: Guide | None, random):  # type: ignore[no-untyped-def]
         """Go straight to the same actions."""
-        velocity = (self.flow_step(view, None, 0) - noisy) / (1.0 - time)
-        if guide is not None:
-            velocity = velocity + guide.correction(noisy + (1.0 - time) * velocity, time)
-        return noisy + duration * velocity
+        noisy = random.standard_normal((16, 4))
+        for step in range(steps):
+            if step:
+                yield None
+            time = step / steps
+            velocity = (LEFT - noisy) / (1.0 - time)
+            if guide is not None:
+                velocity = velocity + guide.correction(noisy + (1.0 - time) * velocity, time)
+            noisy = noisy + velocity / steps
+        return noisy
 
     def look_ahead(self, seen, pending):  # type: ignore[no-untyped-def]
         """As far as it moved."""
@@ -111,9 +117,9 @@ class Switching(Leftward):
     def __init__(self, closes: bool) -> None:
         self._closes = closes
 
-    def plan(self, view):  # type: ignore[no-untyped-def]
+    def plan(self, view, context):  # type: ignore[no-untyped-def]
         """Return what it would do; nothing of it depends on what is executed."""
-        plan = np.tile(self.flow_step(view, None, 0), (16, 1))
+        plan = np.tile(LEFT, (16, 1))
         plan[12:, 3] = 1.0 if self._closes else -1.0
         return plan
 
@@ -221,7 +227,9 @@ def test_the_future_state_moves_the_hand_only() -> None:
 
 def test_a_line_of_the_results_has_what_readers_of_the_file_expect() -> None:
     rows = [as_row(measures(run(name, steps=45))) for name in ("afm", "ours")]
-    line = aggregate("both", "paper", "window", 27.0, rows, [], costs(Leftward()))
+    cost = costs(Leftward())
+    assert set(cost) == {"prefill", "flow_step", "look_ahead", "denoise", "exact_denoise"}
+    line = aggregate("both", "paper", "window", 27.0, rows, [], cost)
     assert {
         "strategy", "profile", "tasks", "cache", "episodes", "success", "success_low", "success_high", "t_action_ms",
         "t_halt_ms", "t_halt_p95_ms", "observations_per_s", "reaction_ms", "jerk",
@@ -254,7 +262,7 @@ class Choosing(Leftward):
     def __init__(self, error: int) -> None:
         self._error = error
 
-    def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
+    def flow_step(self, query):  # type: ignore[no-untyped-def]
         """Follow the marker, then go to the goal."""
         memory = robot().memory
         target = memory.target()
@@ -266,7 +274,7 @@ class Choosing(Leftward):
 class Still(Leftward):
     """Never moves."""
 
-    def flow_step(self, view, position, index):  # type: ignore[no-untyped-def]
+    def flow_step(self, query):  # type: ignore[no-untyped-def]
         """Stay."""
         return np.array([0.0, 0.0, 0.0, -1.0])
 

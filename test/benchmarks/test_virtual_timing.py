@@ -6,18 +6,24 @@ T_action = T_e + T_halt / h (StreamingVLA, arXiv 2603.28565, its table of latenc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
+from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
 from runtime_cases import LAYOUT
-from world import Timing, World
+from strategies import STRATEGIES, Setup, find_strategy
+from world import JPEG, Straw, Timing, World, make_engine
 
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread, find_profile
+from streaming_vla.engine.values import EncodedObservation
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest, ObserveRequest, Reason, SaliencyQuestion
 from streaming_vla.machines.executor import ExecutorOptions
 from streaming_vla.machines.monitor import MonitorOptions
-from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from streaming_vla.workbench.virtual.hardware import Clock, Hardware
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, Setup, find_strategy
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import Network
 from streaming_vla.workbench.virtual.world import Told
 
 PAPER = find_profile("paper")
@@ -30,14 +36,17 @@ def world_of(setup: Setup, profile: LatencyProfile = PAPER, seed: int = 0, secon
     period_s = profile.control_period_s
     timing = Timing(period_s, trained=TRAINED)
     executor = ExecutorOptions(control_period_s=period_s, robot_timeout_s=1.0)
-    chunks = setup.chunks
-    source = (
-        setup.generator_options(period_s)
-        if chunks is None
-        else lambda: ChunkGenerator(LAYOUT, chunks(LAYOUT), ChunkGeneratorOptions(TRAINED))
-    )
     monitor = setup.monitor_options(period_s, LAYOUT, TRAINED)
-    made = World(timing, monitor, source, executor, profile=profile, seed=seed)
+    if setup.generator is not None:
+        generator = replace(setup.generator, control_period_s=period_s)
+        made = World(timing, monitor, generator, executor, profile=profile, seed=seed)
+    else:
+        strategy = setup.chunks(LAYOUT)
+        options = ChunkGeneratorOptions(TRAINED)
+        source = partial(ChunkGenerator, LAYOUT, strategy, options)
+        made = World(
+            timing, monitor, source, executor, profile=profile, seed=seed, chunks=replace(strategy.denoising, seed=seed)
+        )
     made.start("go")
     made.run(seconds)
     return made
@@ -144,15 +153,34 @@ def test_an_unknown_strategy_is_named() -> None:
 
 def finished(profile: LatencyProfile) -> list[tuple[str, float, float]]:
     """Prefill for 60 ms and ask for two flow steps of 10 ms, after 5 and 6 ms; return begin and end of each."""
-    clock, found = Clock(), []
-    hardware = Hardware(profile, clock, 0)
-    hardware.prefill(lambda begin, end: found.append(("prefill", begin, end)))
-    for at_s in (0.005, 0.006):
-        clock.after(at_s, lambda: hardware.flow_steps(1, lambda begin, end: found.append(("flow", begin, end))))
-    while clock.due_s() < float("inf"):
-        clock.now = clock.due_s()
-        clock.happen()
-    return found
+    engine, found = make_engine(Straw(Timing()), profile), []
+    nowhere = LAYOUT.start()
+
+    def look(sequence: int, now: float) -> None:
+        engine.observe(EncodedObservation("/", 1, sequence, "go", (JPEG,), np.zeros(3, np.float32)), now)
+
+    def run(until_s: float) -> None:
+        while (due_s := engine.deadline()) < until_s:
+            now = max(due_s, clock.now)
+            clock.now = now
+            for reply in engine.poll(now):
+                value = reply.value
+                if isinstance(value, GeneratedAction):
+                    found.append(("flow", now - value.compute_s, now))
+                else:
+                    found.append(("prefill", now - value.prefill_s - value.queued_s, now))
+        clock.now = until_s
+
+    clock = Clock()
+    look(0, 0.0)
+    run(1.0)
+    found.clear()
+    look(1, 1.0)
+    for until, at_s in ((1, 1.005), (2, 1.006)):
+        run(at_s)
+        engine.generate("/", GenerateRequest(1, 0, 0, 0, nowhere, until), at_s)
+    run(2.0)
+    return [(name, begin_s - 1.0, end_s - 1.0) for name, begin_s, end_s in found]
 
 
 def constant(slices: int) -> LatencyProfile:
@@ -173,13 +201,39 @@ def test_hardware_that_is_not_shared_runs_both_beside_each_other() -> None:
     assert [value for _, *times in found for value in times] == pytest.approx([0.005, 0.015, 0.015, 0.025, 0.0, 0.06])
 
 
-def test_a_channel_keeps_its_order() -> None:
-    profile = replace(find_profile("remote_wifi"), loss=0.3)
-    clock, arrived = Clock(), []
-    hardware = Hardware(profile, clock, 3)
-    for number in range(200):
-        clock.after(0.001 * number, lambda number=number: hardware.send("a", lambda: arrived.append(number)))
+def arrivals(profile: LatencyProfile, send: Callable[[Network, Clock, list[int]], None]) -> list[tuple[int, float]]:
+    """Return what arrives in which order, and when."""
+    clock, arrived, times = Clock(), [], []
+    send(Network(profile, clock, 3), clock, arrived)
     while clock.due_s() < float("inf"):
         clock.now = clock.due_s()
+        known = len(arrived)
         clock.happen()
-    assert arrived == list(range(200))
+        times += [clock.now] * (len(arrived) - known)
+    return list(zip(arrived, times, strict=True))
+
+
+def question(number: int) -> SaliencyQuestion:
+    """Return something that travels."""
+    return SaliencyQuestion(1, number, 0, np.zeros(3), "plan")
+
+
+def test_a_channel_keeps_its_order() -> None:
+    def send(network: Network, clock: Clock, arrived: list[int]) -> None:
+        for number in range(200):
+            arrive = partial(arrived.append, number)
+            clock.after(0.001 * number, partial(network.send, question(number), "engine", arrive))
+
+    found = arrivals(replace(find_profile("remote_wifi"), loss=0.3), send)
+    assert [number for number, _ in found] == list(range(200))
+
+
+def test_what_is_sent_at_one_instant_travels_together_and_on_the_robot_nothing_travels() -> None:
+    def send(network: Network, clock: Clock, arrived: list[int]) -> None:
+        for number in range(20):
+            network.send(question(number), "engine", partial(arrived.append, number))
+        network.send(ObserveRequest(1, 99, Reason.EARLY), "observer", partial(arrived.append, 99))
+
+    found = arrivals(find_profile("remote_wifi"), send)
+    assert [number for number, _ in found] == [99, *range(20)]
+    assert found[0][1] == 0.0 and len({time_s for _, time_s in found[1:]}) == 1 and found[1][1] > 0.001

@@ -18,7 +18,7 @@ from kv_cache.cost import LLAMA_7B, PALIGEMMA, TransformerShape
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.contract import PolicyObservation, prefill_whole, run_slices
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole, run_slices
 
 CONFIG = CompactConfig(words=("", "reach"))
 COMPACT = TransformerShape(
@@ -60,7 +60,7 @@ def history(policy: CachePolicy, count: int) -> SessionCache:
 def costs(compact: CompactPolicy, view: CacheView) -> tuple[int, int]:
     """Return the FLOPs of a prefill and of a flow step behind a view."""
     prefill = counted(lambda: prefill_whole(compact, SEEN, view))
-    return prefill, counted(lambda: compact.flow_step(view, np.zeros(4), 0))
+    return prefill, counted(lambda: compact.flow_step(FlowQuery(view, np.zeros(4), 0)))
 
 
 @pytest.mark.parametrize("held", [0, 50, 300])

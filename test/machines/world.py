@@ -1,40 +1,40 @@
-"""A virtual world for the tests of the machines: a model and a robot of straw, and faults that a test chooses."""
+"""A virtual world for the tests of the machines: a policy and a robot of straw, and faults that a test chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from runtime_cases import LAYOUT
+from torch import Tensor
 
+from kv_cache import CacheSpec, CacheView
+from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile, Spread
-from streaming_vla.machines.events import (
-    Action,
-    Command,
-    ContextReady,
-    Episode,
-    ExecutionState,
-    FlowReply,
-    FlowRequest,
-    ObserveRequest,
-    Reason,
-    SaliencyQuestion,
-    SaliencyReply,
-    Snapshot,
-)
+from streaming_vla.engine.options import EngineOptions
+from streaming_vla.engine.pace import ProfilePace
+from streaming_vla.machines.events import Action, Command, Episode, ExecutionState, ObserveRequest, Reason
 from streaming_vla.machines.executor import Executor, ExecutorOptions
 from streaming_vla.machines.generator import Generator, GeneratorOptions
 from streaming_vla.machines.halting import Halting, measure
 from streaming_vla.machines.monitor import Monitor, MonitorOptions
 from streaming_vla.machines.observer import Observer, ObserverOptions
+from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
+from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.virtual import world as virtual
-from streaming_vla.workbench.virtual.baselines.events import ChunkReply, ChunkRequest
-from streaming_vla.workbench.virtual.hardware import Clock, Hardware
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import ON_THE_ROBOT, Network
 
-OBSERVER = ObserverOptions(("camera",))
+OBSERVER = ObserverOptions(cameras=("camera",))
+SIZE = 8
+JPEG = cv2.imencode(".jpg", np.zeros((SIZE, SIZE, 3), np.uint8))[1].tobytes()
 
 
 @dataclass
@@ -54,53 +54,51 @@ class Timing:
 
 
 class Straw:
-    """A model that says the same of every picture, and a robot that does not move."""
+    """A policy that does the same with every picture, and a robot that does not move.
+
+    Attributes:
+        saliency: what the look-ahead says after pending actions, [A].
+        guides: of the chunks.
+        states: of the robot, as the policy was told them.
+    """
 
     def __init__(self, timing: Timing) -> None:
-        self.timing = timing
-        self.alive = True
-        self.saliency: Callable[[SaliencyQuestion], float] = lambda question: 0.0
-        self.requests: list[ChunkRequest] = []
-        self.shifts: list[Vector | None] = []
+        cache = CacheSpec(layers=1, kv_heads=1, head_dim=2)
+        self.spec = PolicySpec("straw", ("camera",), SIZE, 3, LAYOUT, timing.horizon, timing.trained, 1, cache)
+        self.saliency: Callable[[Vector], float] = lambda pending: 0.0
+        self.guides: list[Guide | None] = []
+        self.states: list[Vector] = []
 
-    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
         """Give a context."""
-        if not self.alive:
-            return None
-        self.shifts.append(shift)
-        timing, request = self.timing, snapshot.request
-        return ContextReady(request.episode, request.sequence, timing.horizon, timing.trained, timing.step_s)
+        yield None
+        self.states.append(observation.state.astype(np.float64))
+        return Prefilled(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2), seen=torch.ones(1, 2))
 
-    def flow_step(self, request: FlowRequest) -> FlowReply | None:
+    def flow_step(self, query: FlowQuery) -> Vector:
         """Give an action that tells its index."""
-        if not self.alive:
-            return None
-        values = np.array([0.1, -0.1, request.index / 10])
-        return FlowReply(request.episode, request.context, request.index, True, values)
+        return np.array([0.1, -0.1, query.index / 20])
 
-    def chunk(self, request: ChunkRequest) -> ChunkReply | None:
-        """Give a chunk whose actions tell context and index."""
-        if not self.alive:
-            return None
-        self.requests.append(request)
-        rows = [[0.01 * request.context, 0.0, row / 100] for row in range(self.timing.trained)]
-        return ChunkReply(request.episode, request.context, True, np.array(rows))
+    def denoise(
+        self, view: CacheView, context: Any, steps: int, guide: Guide | None, random: np.random.Generator
+    ) -> Slices[Vector]:
+        """Give a chunk whose actions tell observation and index."""
+        for _ in range(steps - 1):
+            yield None
+        self.guides.append(guide)
+        return np.array([[0.01 * (len(self.states) - 1), 0.0, row / 100] for row in range(self.spec.trained_horizon)])
 
-    def must_plan(self, question: SaliencyQuestion) -> bool:
-        """Plan nothing."""
-        return False
-
-    def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply | None:
+    def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Say what the test wants to hear."""
-        return SaliencyReply(question.episode, question.context, question.index, True, self.saliency(question))
+        return self.saliency(pending)
 
-    def look(self) -> dict[str, object]:
+    def look(self) -> dict[str, bytes]:
         """Show nothing."""
-        return {"camera": None}
+        return {"camera": JPEG}
 
     def state(self) -> Vector:
         """Stand still."""
-        return np.zeros(1)
+        return np.zeros(3)
 
     def command(self, command: Command) -> None:
         """Do nothing."""
@@ -110,16 +108,37 @@ class Straw:
         return False
 
 
+class FaultyNetwork(Network):
+    """A network that a test cuts off, and that carries actions to the executor as the test says.
+
+    Attributes:
+        connected: whether messages between robot and engine arrive.
+        deliver: for each action, after which delays it reaches the executor: () loses it, (0.0, 0.0) doubles it.
+    """
+
+    connected = True
+    deliver: Callable[[Action], tuple[float, ...]] | None = None
+
+    def send(self, message: object, receiver: str, event: Callable[[], None]) -> None:
+        """See Network."""
+        if isinstance(message, Action) and self.deliver is not None:
+            for delay_s in self.deliver(message):
+                self._clock.after(delay_s, event)
+        elif self.connected or isinstance(message, ON_THE_ROBOT):
+            super().send(message, receiver, event)
+
+
 class World(virtual.World):
-    """A virtual world without network, with a generator of one action after the other or another source of actions.
+    """A virtual world with a generator of one action after the other, or another source of actions.
 
     Args:
         timing: what takes how long.
         monitor: options of the monitor.
         generator: options of the generator, or what makes another source of actions.
         executor: options of the executor.
-        deliver: for each action, after which delays it arrives: () loses it, (0.0, 0.0) doubles it.
-        profile: latencies; default: those of `timing`.
+        deliver: see FaultyNetwork.
+        profile: latencies; default: those of `timing`, without a network.
+        chunks: how chunks are denoised; None: the policy gives one action per step.
     """
 
     def __init__(
@@ -128,21 +147,26 @@ class World(virtual.World):
         monitor: MonitorOptions,
         generator: GeneratorOptions | Callable[[], virtual.ActionSource],
         executor: ExecutorOptions,
-        deliver: Callable[[Action], tuple[float, ...]] = lambda action: (0.0,),
+        deliver: Callable[[Action], tuple[float, ...]] | None = None,
         profile: LatencyProfile | None = None,
         seed: int = 0,
+        chunks: ChunkOptions | None = None,
     ) -> None:
-        self.timing, self.deliver = timing, deliver
+        self.timing, self.straw = timing, Straw(timing)
         self.monitor_options, self.executor_options = monitor, executor
         self._make_generator: Callable[[], virtual.ActionSource] = (
             (lambda: Generator(LAYOUT, generator)) if isinstance(generator, GeneratorOptions) else generator
         )
-        self.straw = Straw(timing)
-        clock = Clock()
+        clock, profile = Clock(), profile or timing.profile()
         record = EpisodeRecord("test", "none", 0, "go", 1, timing.execute_s, 0.0)
         machines = (Observer(OBSERVER), Monitor(monitor), self._make_generator(), Executor(LAYOUT, executor))
-        hardware = Hardware(profile or timing.profile(), clock, seed)
-        super().__init__(machines, self.straw, self.straw, hardware, clock, record)
+        self.faulty = FaultyNetwork(profile, clock, seed)
+        self.faulty.deliver = deliver
+        policy = self.straw if chunks is None else ChunkAsStream(self.straw, chunks)
+        engine = make_engine(policy, profile, seed)
+        super().__init__(machines, engine, self.straw, self.faulty, clock, record)
+        if chunks is not None:
+            self.hear_contexts = ("generator",)
 
     @property
     def states(self) -> list[tuple[float, ExecutionState]]:
@@ -153,15 +177,6 @@ class World(virtual.World):
     def requests(self) -> list[ObserveRequest]:
         """Observations that were asked for."""
         return [ObserveRequest(1, at.sequence, at.reason) for at in self.record.requests]
-
-    @property
-    def engine_alive(self) -> bool:
-        """Whether the model answers."""
-        return self.straw.alive
-
-    @engine_alive.setter
-    def engine_alive(self, alive: bool) -> None:
-        self.straw.alive = alive
 
     def new_generator(self) -> None:
         """Put a new generator in the place of the old one, as a respawn does."""
@@ -181,11 +196,6 @@ class World(virtual.World):
     def new_monitor(self) -> None:
         """Put a new monitor in the place of the old one; it learns everything from the executor's state."""
         self.monitor = Monitor(self.monitor_options, last_episode=1000)
-
-    def send_action(self, action: Action) -> None:
-        """Let the test's network carry the action."""
-        for delay_s in self.deliver(action):
-            self.clock.after(delay_s, lambda: self.tell("executor", "on_action", action))
 
     def halting(self) -> Halting:
         """Return the halting of what was played."""
@@ -209,3 +219,9 @@ class World(virtual.World):
         episode: Episode | None = self.episode
         if episode is not None:
             self.tell(machine, "on_episode", episode)
+
+
+def make_engine(policy: Any, profile: LatencyProfile, seed: int = 0) -> Engine:
+    """Return an engine of one robot that keeps the newest observation, on a virtual clock."""
+    options = EngineOptions(cache_policy="window", sinks=0, recent=1, capacity=1, max_sessions=1)
+    return Engine(policy, options, ProfilePace(profile, seed), stopwatch=lambda: 0.0, wait_for_futures=True)

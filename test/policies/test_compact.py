@@ -14,7 +14,7 @@ from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
-from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole
+from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole, run_slices
 from streaming_vla.saliency.predictor import ChangePredictor
 from streaming_vla.training.losses import block_mask
 
@@ -104,7 +104,7 @@ def test_a_part_of_an_action_is_answered_without_the_state(policy: CompactPolicy
         answer(1.0, True), answer(-2.0, True)
     )
     wanted = (1.0 - BLIND) * answer(1.0, True) + BLIND * answer(1.0, False)
-    given = policy.flow_step(view, np.full(4, 1.0), 3)
+    given = policy.flow_step(FlowQuery(view, np.full(4, 1.0), 3))
     np.testing.assert_allclose(given, policy.spec.layout.clip(wanted.astype(np.float64)), atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None
         if first is not None:
             prefill(policy, cache, first)
         prefill(policy, cache, second)
-        return policy.flow_step(cache.view(), np.full(4, shift), index)
+        return policy.flow_step(FlowQuery(cache.view(), np.full(4, shift), index))
 
     base = action(observation(1), observation(2))
     assert base.shape == (4,)
@@ -144,13 +144,13 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
         try:
             next(work)
         except StopIteration as done:
-            keys, values, _ = done.value
+            keys, values = done.value[:2]
             break
     from kv_cache.rotary import rotate
 
     far = CacheView(rotate(keys, torch.arange(700, 725), CONFIG.rope_base), values, 725)
-    near = policy.flow_step(cache.view(), np.zeros(4), 0)
-    np.testing.assert_allclose(near, policy.flow_step(far, np.zeros(4), 0), atol=1e-4)
+    near = policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0))
+    np.testing.assert_allclose(near, policy.flow_step(FlowQuery(far, np.zeros(4), 0)), atol=1e-4)
 
 
 def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
@@ -175,40 +175,61 @@ def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
 
 
+def denoised(policy: CompactPolicy, view: CacheView, guide: Guide | None = None, steps: int = 10) -> np.ndarray:
+    """Return a chunk from the noise of seed 0."""
+    return run_slices(policy.denoise(view, None, steps, guide, np.random.default_rng(0)))
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_guidance_pulls_the_held_actions_to_their_target(policy: CompactPolicy, exact: bool) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
-    noise = np.random.default_rng(0).normal(size=(CONFIG.trained_horizon, 4))
-    target = np.full_like(noise, 0.5)
+    target = np.full((CONFIG.trained_horizon, 4), 0.5)
     weight = np.zeros(CONFIG.trained_horizon)
     weight[:4] = 1.0
-
-    def denoise(guide: Guide | None) -> np.ndarray:
-        chunk = noise
-        for step in range(10):
-            chunk = policy.chunk_step(cache.view(), chunk, step / 10, 0.1, guide)
-        return chunk
-
-    free, held = denoise(None), denoise(Guide(target, weight, exact=exact))
-    assert free.shape == held.shape == noise.shape
+    free, held = denoised(policy, cache.view()), denoised(policy, cache.view(), Guide(target, weight, exact=exact))
+    assert free.shape == held.shape == target.shape
     error_free, error_held = np.abs(free - target)[:4].mean(), np.abs(held - target)[:4].mean()
     assert error_held < 0.3 * error_free
-    none = denoise(Guide(target, np.zeros_like(weight), exact=exact))
+    none = denoised(policy, cache.view(), Guide(target, np.zeros_like(weight), exact=exact))
     np.testing.assert_allclose(none, free, atol=1e-5)
+
+
+def test_denoising_is_euler_steps_from_the_given_noise_one_slice_each(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view = cache.view()
+    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
+    noise = np.random.default_rng(7).standard_normal((CONFIG.trained_horizon, 4))
+    chunk = torch.from_numpy(noise.astype(np.float32))[None, None]
+    with torch.inference_mode():
+        for step in range(4):
+            time = torch.full((1, 1), step / 4)
+            chunk = chunk + policy.model.chunk(chunk, time, layers, torch.tensor([view.next_position]), None) / 4
+    work = policy.denoise(view, None, 4, None, np.random.default_rng(7))
+    slices = 0
+    while True:
+        try:
+            next(work)
+            slices += 1
+        except StopIteration as done:
+            given = done.value
+            break
+    assert slices == 3, "it yields between the steps"
+    np.testing.assert_allclose(given, np.clip(chunk[0, 0].double().numpy(), -1.0, 1.0), atol=1e-6)
 
 
 def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
     with pytest.raises(ValueError, match="outside the trained horizon"):
-        policy.flow_step(cache.view(), np.zeros(4), CONFIG.trained_horizon)
+        policy.flow_step(FlowQuery(cache.view(), np.zeros(4), CONFIG.trained_horizon))
 
 
 def test_actions_are_within_the_limits(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
-    action = policy.flow_step(cache.view(), np.full(4, 50.0), 0)
+    action = policy.flow_step(FlowQuery(cache.view(), np.full(4, 50.0), 0))
     assert (np.abs(action) <= 1.0).all()
 
 
@@ -223,7 +244,7 @@ def test_words() -> None:
 def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1, ""))
-    assert np.isfinite(policy.flow_step(cache.view(), np.zeros(4), 0)).all()
+    assert np.isfinite(policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0))).all()
 
 
 def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: CompactPolicy) -> None:
@@ -236,7 +257,7 @@ def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: Comp
     queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
     together = policy.flow_steps(queries)
     for query, action in zip(queries, together, strict=True):
-        assert action == pytest.approx(policy.flow_step(query.view, query.position, query.index), abs=1e-5)
+        assert action == pytest.approx(policy.flow_step(query), abs=1e-5)
     with pytest.raises(ValueError, match="flow step 16 is outside"):
         policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
 

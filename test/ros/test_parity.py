@@ -20,6 +20,7 @@ from streaming_vla_interfaces import srv
 sys.path.insert(0, str(Path(__file__).parents[1] / "machines"))
 
 from runtime_cases import LAYOUT
+from streaming_vla.workbench.virtual.strategies import STRATEGIES
 from world import OBSERVER, Timing, World
 
 from streaming_vla.engine.latency_profile import find_profile
@@ -41,7 +42,6 @@ from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
 from streaming_vla.ros import messages
-from streaming_vla.workbench.virtual.strategies import STRATEGIES
 from streaming_vla.workbench.virtual.world import Told
 
 ROBOT = "/robot"

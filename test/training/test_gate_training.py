@@ -22,7 +22,7 @@ from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
-from streaming_vla.policies.contract import PolicyObservation, prefill_whole, run_slices
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policies.loading import load_policy, save_policy
 from streaming_vla.training.dataset import check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, GateBatch, GateDemonstrations, split_episodes
@@ -103,7 +103,7 @@ def compare_with_online(
     position = np.array([1.5, -2.0, 0.5, 1.0])
     for each in seen:
         cache.append(*prefill_whole(policy, each, cache.view())[:2])
-        online += [policy.flow_step(cache.view(), position, index) for index in (0, 3)]
+        online += [policy.flow_step(FlowQuery(cache.view(), position, index)) for index in (0, 3)]
     passed = network.run(tokens, draw)
     places = torch.from_numpy(position).float().expand(1, len(online), -1)
     time = torch.tensor([0.0, 3 / 16]).repeat(len(seen)).unsqueeze(0)

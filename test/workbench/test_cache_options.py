@@ -13,14 +13,15 @@ import torch
 from kv_cache import CacheSpec, CacheView, Gate, GateConfig, SessionCache
 from kv_cache.gate_file import GateFileError, save_gate
 from kv_cache.policies import POLICY_NAMES
-from streaming_vla.machines.events import FlowRequest, ObserveRequest, Reason, Snapshot
+from streaming_vla.engine.engine import Engine
+from streaming_vla.engine.values import ContextReport, EncodedObservation
+from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.parameters.tables import table
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions, choose_cache, gated_cache
 from streaming_vla.workbench.machine_options import engine_options
-from streaming_vla.workbench.virtual.service import PolicyService
 
 BLOCK = 2
 SIZES = {"sinks": 1, "recent": 2 * BLOCK, "chunk": BLOCK}
@@ -40,9 +41,9 @@ class Remembering:
         shape = (1, 1, BLOCK, 4)
         return Prefilled(torch.ones(shape), torch.full(shape, float(observation.state[0])))
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
+    def flow_step(self, query: FlowQuery) -> Vector:
         """Return the mean, which tells what is held."""
-        return np.array([float(view.values.mean())])
+        return np.array([float(query.view.values.mean())])
 
     def look_ahead(self, seen: torch.Tensor, pending: Vector) -> float:
         """It has no predictor."""
@@ -58,17 +59,34 @@ def gate(tmp_path: Path) -> Path:
     return path
 
 
-def seen(service: PolicyService, sequence: int) -> bool:
-    """Prefill observation `sequence`, whose state is its number; False when it was refused."""
-    frames = {"eye": encode_frame(np.zeros((8, 8, 3), np.uint8), 8)}
-    request = ObserveRequest(1, sequence, Reason.EARLY)
-    return service.prefill(Snapshot(request, frames, 0, 0.0, np.array([float(sequence)]), "go"), None) is not None
+class Served:
+    """An engine with a cache of these options."""
 
+    def __init__(self, options: CacheOptions) -> None:
+        self._engine = Engine(Remembering(), options.engine(Remembering.spec))
+        self._asked = 0
 
-def held(service: PolicyService, context: int) -> float | None:
-    """Return what a flow step finds in a context, None when it is refused."""
-    reply = service.flow_step(FlowRequest(1, context, 0, np.zeros(1)))
-    return float(reply.values[0]) if reply.accepted else None
+    def sees(self, sequence: int) -> bool:
+        """Prefill observation `sequence`, whose state is its number; False when it was refused."""
+        images = (encode_frame(np.zeros((8, 8, 3), np.uint8), 8),)
+        state = np.array([sequence], np.float32)
+        self._engine.observe(EncodedObservation("/", 1, sequence, "go", images, state), 0.0)
+        return isinstance(self._answer(), ContextReport)
+
+    def held(self, context: int) -> float | None:
+        """Return what a flow step finds in a context, None when it is refused."""
+        self._asked += 1  # always a new beginning of the flow
+        self._engine.generate("/", GenerateRequest(1, context, self._asked, 0, np.zeros(1), 1), 0.0)
+        action = self._answer()
+        assert isinstance(action, GeneratedAction)
+        return float(action.values[0]) if action.accepted else None
+
+    def _answer(self) -> object:
+        replies = []
+        while self._engine.deadline() < 0.0:
+            replies += self._engine.poll(0.0)
+        [reply] = replies
+        return reply.value
 
 
 def options(name: str, gate: Path) -> CacheOptions:
@@ -78,21 +96,21 @@ def options(name: str, gate: Path) -> CacheOptions:
 
 @pytest.mark.parametrize("name", POLICY_NAMES)
 def test_contexts_handed_over_stay_readable_while_the_cache_goes_on(name: str, gate: Path) -> None:
-    service = PolicyService(Remembering(), options(name, gate), seed=0)
+    served = Served(options(name, gate))
     found: list[float | None] = []
     for sequence in range(12):
-        assert seen(service, sequence)
-        found.append(held(service, sequence))
+        assert served.sees(sequence)
+        found.append(served.held(sequence))
         oldest = max(0, sequence - 2)  # the old one, the one that takes over, and one that was asked for again
-        assert [held(service, context) for context in range(oldest, sequence + 1)] == found[oldest:]
-        assert held(service, oldest - 1) is None
+        assert [served.held(context) for context in range(oldest, sequence + 1)] == found[oldest:]
+        assert served.held(oldest - 1) is None
     assert found[-1] != 11.0, "the history is in it"
 
 
 def test_a_cache_that_is_full_takes_no_more_and_what_it_holds_stays(gate: Path) -> None:
-    service = PolicyService(Remembering(), CacheOptions("full", capacity=3 * BLOCK), seed=0)
-    assert [seen(service, sequence) for sequence in range(4)] == [True, True, True, False]
-    assert held(service, 2) == 1.0
+    served = Served(CacheOptions("full", capacity=3 * BLOCK))
+    assert [served.sees(sequence) for sequence in range(4)] == [True, True, True, False]
+    assert served.held(2) == 1.0
 
 
 def test_random_keeps_other_chunks_in_another_episode() -> None:

@@ -13,8 +13,7 @@ from streaming_vla.saliency.calibration import Calibration
 from streaming_vla.saliency.decision import Verdict, judged
 from streaming_vla.workbench.replay.run import ReplayJob
 from streaming_vla.workbench.tuning.calibrating import NEAR, Outcome, by_saving, by_success, recording, tuned_to
-from streaming_vla.workbench.virtual.strategies import STRATEGIES, changed
-from streaming_vla.workbench.virtual.tuning import GRIDS, RATED, SAVING, grid
+from streaming_vla.workbench.virtual.setup import StreamSetup
 
 ALWAYS = Outcome(Calibration(0.0, 1.0, 50), 100, 0.9, 0.1)
 
@@ -51,26 +50,10 @@ def test_an_outcome_tells_how_far_its_success_can_be_trusted() -> None:
 
 @pytest.mark.parametrize("when", ["salient", "calm"])
 def test_saliencies_are_recorded_with_a_threshold_that_never_passes(when: str) -> None:
-    monitor = recording(STRATEGIES["ours_adaptive"], when).monitor
+    monitor = recording(StreamSetup().asking("adaptive"), when).monitor
     gate = monitor.decision()._gate  # type: ignore[attr-defined]
     assert all(judged(value, gate, when).verdict is Verdict.SUPPRESS for value in (0.0, 1.0, 1e5))
-    assert tuned_to(STRATEGIES["ours_adaptive"], Calibration(0.3, 0.5, 50)).monitor.saliency_threshold == 0.3
-
-
-def test_every_combination_of_a_grid_makes_a_strategy_and_no_two_are_equal() -> None:
-    for name in GRIDS:
-        made = [changed(STRATEGIES[name], changes) for changes in grid(name)]
-        assert len(set(made)) == len(made) > 1, name
-    chunked = {name for name, setup in STRATEGIES.items() if setup.chunks is not None}
-    assert chunked <= set(GRIDS), "every baseline of chunks is tuned"
-    assert set(RATED) | set(SAVING) <= set(STRATEGIES)
-
-
-def test_a_parameter_that_a_strategy_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match=r"cannot change chunks.*threshold"):
-        changed(STRATEGIES["rtc"], {"chunks": {"threshold": 0.5}})
-    with pytest.raises(ValueError, match="cannot change chunks"):
-        changed(STRATEGIES["ours"], {"chunks": {"threshold": 0.5}})
+    assert tuned_to(StreamSetup().asking("adaptive"), Calibration(0.3, 0.5, 50)).monitor.saliency_threshold == 0.3
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from kv_cache.cache import CacheView
 from kv_cache.policies import Random
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import ActionLayout, Vector
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS, get_task, select_tasks
 from streaming_vla.workbench.evaluation.cache_options import CacheOptions
 from streaming_vla.workbench.evaluation.closed_loop import EpisodeResult, Trial, evaluate, wording
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner, RunnerOptions
 from streaming_vla.workbench.evaluation.command import parse_seeds
 from streaming_vla.workbench.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
@@ -52,17 +52,23 @@ class CountingPolicy:
         self.seen.append(observation)
         yield
         token = torch.full((1, 1, 1, 2), float(len(self.seen)))
-        return Prefilled(token, token)
+        return Prefilled(token, token, context=len(self.seen))
 
-    def flow_step(self, view: CacheView, position: Vector, index: int) -> Vector:
-        self.positions.append(float(position[0]))
-        return np.array([float(view.values[0, 0, -1, 0]) / 100, index / 100])
+    def flow_step(self, query: FlowQuery) -> Vector:
+        self.positions.append(float(query.position[0]))
+        assert query.state is not None and query.state_age_s == 0.0
+        return self._action(query.view, query.context, query.index)
 
-    def chunk_step(
-        self, view: CacheView, noisy: Vector, time: float, duration: float, guide: Guide | None = None
-    ) -> Vector:
-        wanted = np.stack((np.full(16, float(view.values[0, 0, -1, 0]) / 100), np.arange(16) / 100), axis=-1)
-        return noisy + duration * (wanted - noisy) / (1 - time)
+    def denoise(
+        self, view: CacheView, context: int, steps: int, guide: Guide | None, random: np.random.Generator
+    ) -> Generator[None, None, Vector]:
+        assert guide is None
+        yield
+        return np.array([self._action(view, context, row) for row in range(16)])
+
+    def _action(self, view: CacheView, context: int, index: int) -> Vector:
+        assert float(view.values[0, 0, -1, 0]) == context, "what its own prefill left"
+        return np.array([context / 100, index / 100])
 
 
 class Eye:
@@ -78,11 +84,11 @@ class Eye:
 def fly(steps: int, **options: Any) -> tuple[CountingPolicy, list[tuple[int, int, int]]]:
     """Return for every step (observations so far, observation acted on, index of its action)."""
     policy = CountingPolicy()
-    pilot = Pilot(cast(Any, policy), PilotOptions(**options))
-    pilot.begin("go")
+    runner = ClosedLoopRunner(cast(Any, policy), RunnerOptions(**options))
+    runner.begin("go")
     flown = []
     for _ in range(steps):
-        action = pilot(cast(MetaWorldRobot, Eye()))
+        action = runner(cast(MetaWorldRobot, Eye()))
         flown.append((len(policy.seen), round(100 * float(action[0])), round(100 * float(action[1]))))
     return policy, flown
 
@@ -124,10 +130,10 @@ def test_a_blank_camera_is_black() -> None:
 
 
 def test_what_is_drawn_follows_the_episode() -> None:
-    pilot = Pilot(cast(Any, CountingPolicy()), PilotOptions(cache=CacheOptions("random")))
+    runner = ClosedLoopRunner(cast(Any, CountingPolicy()), RunnerOptions(cache=CacheOptions("random")))
     for seed in (3, 4):
-        pilot.begin("go", seed)
-        assert cast(Random, pilot.cache.policy).seed == seed
+        runner.begin("go", seed)
+        assert cast(Random, runner.cache.policy).seed == seed
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_what_is_drawn_follows_the_episode() -> None:
 )
 def test_options_that_a_policy_cannot_fly_with(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Pilot(cast(Any, CountingPolicy()), PilotOptions(**options))
+        ClosedLoopRunner(cast(Any, CountingPolicy()), RunnerOptions(**options))
 
 
 def test_wordings() -> None:
@@ -168,7 +174,7 @@ def test_successes_are_counted_per_task() -> None:
     for seed in range(4):
         cued = replace(end, tokens=60, kept=1, cue=seed % 2, cue_held=seed != 3)
         results.append(EpisodeResult(Trial("count", seed), True, 90, cued))
-    table = tabulate(results, PilotOptions())
+    table = tabulate(results, RunnerOptions())
     assert table["per_task"]["reach"]["success"] == 0.75 and table["per_task"]["reach"]["median_steps"] == 41
     assert table["mean"] == pytest.approx((0.75 + 1.0 + 1.0) / 3) and table["all"]["successes"] == 8
     assert table["per_task"]["count"]["cache"]["cue_held"] == {"0": [2, 2], "1": [1, 2]}
@@ -205,4 +211,4 @@ class Deadly:
 def test_a_process_that_dies_ends_the_evaluation(tmp_path: Path) -> None:
     trials = [cast(Trial, Deadly()), Trial("reach", 0)]
     with pytest.raises(WorkerLost, match="run the command again"):
-        list(evaluate(tmp_path / "none.safetensors", trials, PilotOptions()))
+        list(evaluate(tmp_path / "none.safetensors", trials, RunnerOptions()))

@@ -14,7 +14,7 @@ from PIL import Image
 from kv_cache import POLICY_NAMES, CacheSpec, CacheStats, Gate, GateConfig, SessionCache, make_policy
 from streaming_vla.sim.memory_rules import Count, CuedReach
 from streaming_vla.workbench.evaluation.chunk_log import ChunkFate, ChunkLog, Fate
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 from streaming_vla.workbench.evaluation.memory_map import MemoryMap, check_picture, draw_memory_map, map_of_episode
 from streaming_vla.workbench.evaluation.memory_outcome import fates_by_observation, held_observations, outcome_of
 
@@ -23,7 +23,7 @@ BLOCK = 5
 
 
 class Flown:
-    """What is read of a pilot that has given its cache some observations."""
+    """What is read of a runner that has given its cache some observations."""
 
     def __init__(self, policy: str, observations: int, threshold: float = 0.5, budget: int = 3 * BLOCK + 3) -> None:
         torch.manual_seed(0)
@@ -83,14 +83,14 @@ def test_whether_the_cue_is_held(policy: str, budget: int, held: bool) -> None:
     memory = CuedReach(3)
     flown = Flown(policy, 8, threshold=0.0, budget=budget)
     assert memory.cue_steps == 10, "the first observation alone sees the lamp"
-    outcome = outcome_of(cast(Pilot, flown), BLOCK, memory)
+    outcome = outcome_of(cast(ClosedLoopRunner, flown), BLOCK, memory)
     assert (outcome.cue, outcome.cue_held) == (memory.answer, held)
     assert outcome.observations == 8 and outcome.full_tokens == 8 * BLOCK
     assert outcome.bytes == outcome.tokens * SPEC.bytes_per_token
-    everything = held_observations(cast(Pilot, flown), BLOCK)
+    everything = held_observations(cast(ClosedLoopRunner, flown), BLOCK)
     assert {6, 7} <= everything
     assert (everything == set(range(8))) == held
-    assert outcome_of(cast(Pilot, flown), BLOCK, None).cue is None
+    assert outcome_of(cast(ClosedLoopRunner, flown), BLOCK, None).cue is None
 
 
 @pytest.mark.parametrize(("budget", "held"), [(4 * BLOCK, False), (20 * BLOCK, True)])
@@ -99,15 +99,15 @@ def test_a_cue_of_which_one_blink_is_lost_is_not_held(budget: int, held: bool) -
     blinks = [(flash.begin, flash.end) for flash in memory.lamp]
     assert memory.cue_parts == blinks and len(blinks) == 3
     flown = Flown("mean", 11, budget=budget)
-    everything = held_observations(cast(Pilot, flown), BLOCK)
+    everything = held_observations(cast(ClosedLoopRunner, flown), BLOCK)
     seen = [{number for number, step in enumerate(flown.looks) if begin <= step < end} for begin, end in blinks]
     assert [bool(looks & everything) for looks in seen] == [held, held or bool(seen[1] & everything), True]
-    assert outcome_of(cast(Pilot, flown), BLOCK, memory).cue_held == held
+    assert outcome_of(cast(ClosedLoopRunner, flown), BLOCK, memory).cue_held == held
 
 
 def test_the_map_is_a_picture(tmp_path: Path) -> None:
     memory, flown = CuedReach(3, (50, 50)), Flown("gated", 30, threshold=0.001)
-    map_of = map_of_episode(cast(Pilot, flown), BLOCK, "cued-reach", memory)
+    map_of = map_of_episode(cast(ClosedLoopRunner, flown), BLOCK, "cued-reach", memory)
     assert map_of.marks == [(0, "cue"), (1, "wait"), (6, "choice")] and map_of.threshold == 0.001
     assert len(map_of.fates) == 30 and {fate for fate, _ in map_of.fates} == set(Fate)
     draw_memory_map(map_of, tmp_path / "map.png")
@@ -120,7 +120,7 @@ def test_the_map_is_a_picture(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"map.png' cannot be written: "):
         check_picture(tmp_path / "file" / "map.png")
-    plain = map_of_episode(cast(Pilot, Flown("window", 5)), BLOCK, "reach", None)
+    plain = map_of_episode(cast(ClosedLoopRunner, Flown("window", 5)), BLOCK, "reach", None)
     assert plain.threshold is None and plain.marks == []
     draw_memory_map(plain, tmp_path / "window.png")
     with pytest.raises(ValueError, match="0 pictures of 0 observations"):

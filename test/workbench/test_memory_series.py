@@ -17,7 +17,7 @@ from kv_cache.gate_file import save_gate
 from kv_cache.policies.gated import Gated
 from streaming_vla.parameters.tables import table
 from streaming_vla.workbench.evaluation.chunk_log import Fate
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 from streaming_vla.workbench.evaluation.memory_map import map_of_episode, map_of_record
 from streaming_vla.workbench.report.memory_series import WITHOUT_SUMMARIES, block_of, memory_series
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord
@@ -46,7 +46,7 @@ def parameters(flown: Flown, folder: Path) -> dict[str, Any]:
 def test_a_record_gives_the_map_of_its_cache(tmp_path: Path, told: bool) -> None:
     flown = Flown("gated", 30, threshold=0.001)
     record = record_of(flown, told)
-    expected = map_of_episode(cast(Pilot, flown), BLOCK, "bag", None)
+    expected = map_of_episode(cast(ClosedLoopRunner, flown), BLOCK, "bag", None)
     map_of = map_of_record(record, flown.cache.policy, BLOCK)
     assert map_of.fates == expected.fates and {fate for fate, _ in map_of.fates} == set(Fate)
     series = memory_series(record, parameters(flown, tmp_path))
@@ -71,7 +71,7 @@ def test_messages_that_were_not_heard_leave_gaps(tmp_path: Path) -> None:
     map_of = map_of_record(record, flown.cache.policy, BLOCK)
     assert [number for number, picture in enumerate(map_of.pictures) if not len(picture)] == [0, 4, 5]
     assert [fate for fate, _ in map_of.fates] == [
-        fate for fate, _ in map_of_episode(cast(Pilot, flown), BLOCK, "bag", None).fates
+        fate for fate, _ in map_of_episode(cast(ClosedLoopRunner, flown), BLOCK, "bag", None).fates
     ]
     assert memory_series(record, parameters(flown, tmp_path))["memory_map"]["data"]
 

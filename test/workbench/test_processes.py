@@ -15,7 +15,6 @@ import pytest
 
 from streaming_vla.workbench.processes import AGAIN, WorkerLost, map_in, map_in_processes, open_pool
 from streaming_vla.workbench.virtual.runs import VirtualRun, run_all
-from streaming_vla.workbench.virtual.study import row_of
 
 OWN_PID = "__import__('os').getpid()"  # a process cannot import functions of a test
 pytestmark = pytest.mark.timeout(100)  # on a busy machine a process takes seconds to start
@@ -65,7 +64,7 @@ def test_a_study_has_new_processes_after_one_was_lost() -> None:
     jobs = [(seed, cast(VirtualRun, Deadly())) for seed in range(4)]
     for _ in range(2):
         with pytest.raises(WorkerLost, match="kept"):
-            list(run_all(jobs, row_of, 2, "what is kept is kept"))
+            list(run_all(jobs, str, 2, "what is kept is kept"))
 
 
 def test_processes_end_with_the_one_that_made_them() -> None:

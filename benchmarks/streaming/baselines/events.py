@@ -1,4 +1,4 @@
-"""What the chunk generator and the model tell each other."""
+"""What the chunk generator and a strategy tell each other."""
 
 from __future__ import annotations
 
@@ -8,39 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.machines.events import Vector
-from streaming_vla.policies.guide import Guide
 
 Chunk = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ChunkRequest:
-    """Asks for the chunk of an observation; it travels with its picture, so that it costs no way of its own.
-
-    Args:
-        context: sequence of the observation.
-        steps: Euler steps of the denoising.
-        guide: what the chunk is pulled towards, or None.
-        shift: [A], actions that will have been executed when the chunk begins: the model is told the state after
-            them; None leaves the observed state.
-    """
-
-    episode: int
-    context: int
-    steps: int
-    guide: Guide | None = None
-    shift: Vector | None = None
-
-
-@dataclass(frozen=True)
-class ChunkReply:
-    """Answer to a ChunkRequest; `values` [H, A] counts only when accepted."""
-
-    episode: int
-    context: int
-    accepted: bool
-    values: Chunk
-    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,34 @@
 """The chunk generator's machine: keeps the queue of a strategy and sends its actions one by one to the executor.
 
 It stands in the place of the generator: the monitor decides when to observe, the executor plays. The queue lives
-on the robot. To the monitor a context is ready when its chunk is.
+on the robot. It grants all rows of a chunk with the picture; to the monitor a context is ready when they have come.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from baselines.events import Arrival, Planned
+from baselines.strategy import Ahead, Strategy
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
-from streaming_vla.machines.events import Action, ContextReady, Episode, ExecutionState, Mode, ObserveRequest
+from streaming_vla.machines.events import (
+    Action,
+    ContextReady,
+    Episode,
+    ExecutionState,
+    GeneratedAction,
+    GenerateRequest,
+    Mode,
+    ObserveRequest,
+)
 from streaming_vla.machines.options import require_count
 from streaming_vla.policies.layout import ActionLayout, Vector
-from streaming_vla.workbench.virtual.baselines.events import Arrival, ChunkReply, ChunkRequest, Planned
-from streaming_vla.workbench.virtual.baselines.strategy import Ahead, Strategy
 
-ChunkEffect = ChunkRequest | Action | ContextReady
+ChunkEffect = GenerateRequest | Action | ContextReady
 
 DELAYS_REMEMBERED = 10  # newest delays, whose longest is expected (RTC's buffer)
 
@@ -44,8 +53,21 @@ class ChunkGeneratorOptions:
         require_count("lead_actions", self.lead_actions, 1)
 
 
+@dataclass
+class _Asked:
+    """A chunk that was asked for: the step of the episode that its row 0 belongs to, and the rows that have come."""
+
+    first: int
+    rows: list[Vector] = field(default_factory=list)
+
+
 class ChunkGenerator:
-    """Asks for a chunk with every picture; contexts count up in what it sends, indices without gaps."""
+    """Asks for a chunk with every picture; contexts count up in what it sends, indices without gaps.
+
+    Attributes:
+        shift: [A], actions after which the newest picture's chunk is going to begin, summed where they are changes;
+            None: it begins now.
+    """
 
     def __init__(self, layout: ActionLayout, strategy: Strategy, options: ChunkGeneratorOptions) -> None:
         self.counters = Counters()
@@ -60,8 +82,8 @@ class ChunkGenerator:
         self._strategy.begin()
         self._queue: deque[Planned] = deque()
         self._history: list[Vector] = []  # every action sent in this episode
-        self._first_step: dict[int, int] = {}  # step of row 0 of the chunk, by observation
-        self._newest = -1  # observation whose chunk was merged last
+        self._asked: dict[int, _Asked] = {}  # by observation
+        self.shift: Vector | None = None
         self._sent = (-1, -1)  # context and index of the newest action
         self._outstanding: deque[tuple[int, int]] = deque()
         self._begun = 0  # actions that the executor has begun
@@ -80,43 +102,65 @@ class ChunkGenerator:
             return []
         # row 0 belongs to the action that begins with the picture, or to the next one when nothing is played
         first = self._begun - int(self._playing)
-        self._first_step[request.sequence] = first
+        self._asked[request.sequence] = _Asked(first)
         sent = self._history[first:]
         queued = list(self._queue)
         kept = len(sent) + sum(self._strategy.within(planned) for planned in queued)
         actions = np.array([*sent, *(planned.values for planned in queued)]).reshape(-1, self._layout.size)
         ahead = Ahead(actions, kept, max(self._delays, default=0), self._options.horizon)
-        guide, shift = self._strategy.guide(ahead), self._strategy.shift(ahead)
-        return [ChunkRequest(request.episode, request.sequence, self._strategy.steps, guide, shift)]
+        self.shift = self._strategy.shift(ahead)
+        return [
+            GenerateRequest(
+                request.episode,
+                request.sequence,
+                0,
+                0,
+                self._layout.start(),
+                self._options.horizon,
+                planned=self._strategy.planned(ahead),
+                delay=ahead.delay,
+            )
+        ]
 
     def on_context(self, context: ContextReady, now: float) -> list[ChunkEffect]:
-        """Nothing: the chunk comes with it."""
+        """Nothing: its rows come behind it."""
         return []
 
-    def on_chunk_reply(self, reply: ChunkReply, now: float) -> list[ChunkEffect]:
-        """Merge a chunk into the queue; one that is older than what is queued is dropped."""
-        if not self._episode.runs(reply.episode):
-            self.counters.count("chunk_other_episode")
+    def on_robot_state(self, values: Vector, now: float) -> list[ChunkEffect]:
+        """Nothing: rows that exist do not depend on it."""
+        return []
+
+    def on_generated(self, action: GeneratedAction, now: float) -> list[ChunkEffect]:
+        """Take a row; a chunk that is complete is merged into the queue unless it is older than what is queued."""
+        if not self._episode.runs(action.episode):
+            self.counters.count("row_other_episode")
             return []
-        first = self._first_step.pop(reply.context, None)
-        if not reply.accepted or first is None or reply.context <= self._newest:
-            self.counters.count("chunk_refused" if not reply.accepted else "chunk_unexpected")
+        asked = self._asked.get(action.context)
+        if asked is None:
+            self.counters.count("row_unexpected")
             return []
-        shape = (self._options.horizon, self._layout.size)
-        if np.shape(reply.values) != shape or not np.isfinite(reply.values).all():
-            self.counters.count("chunk_no_actions")
+        fits = np.shape(action.values) == (self._layout.size,) and np.isfinite(action.values).all()
+        if not action.accepted or action.step != len(asked.rows) or not fits:
+            self.counters.count("row_no_action" if action.accepted else "row_refused")
+            del self._asked[action.context]
             return []
-        passed = len(self._history) - first
+        asked.rows.append(self._layout.clip(action.values))
+        return self._merge(action.context, asked) if len(asked.rows) == self._options.horizon else []
+
+    def _merge(self, context: int, asked: _Asked) -> list[ChunkEffect]:
+        # what was asked for before is older than what is queued from now on
+        self._asked = {number: each for number, each in self._asked.items() if number > context}
+        passed = len(self._history) - asked.first
         self._delays.append(passed)
-        chunk = np.array([self._layout.clip(row) for row in reply.values])
-        plan = self._strategy.merge(Arrival(reply.context, chunk, passed, tuple(self._queue), len(self._history)))
-        new = sum(planned.context == reply.context for planned in plan.actions)
+        plan = self._strategy.merge(
+            Arrival(context, np.array(asked.rows), passed, tuple(self._queue), len(self._history))
+        )
+        new = sum(planned.context == context for planned in plan.actions)
         if not new:
             self.counters.count("chunk_too_late")
             return []
-        self._newest = reply.context
         self._queue = deque(plan.actions)
-        return [ContextReady(reply.episode, reply.context, plan.horizon, new), *self._send()]
+        return [ContextReady(self._episode.number, context, plan.horizon, new), *self._send()]
 
     def on_execution_state(self, state: ExecutionState, now: float) -> list[ChunkEffect]:
         """Learn which actions have begun; that makes room for the next one."""

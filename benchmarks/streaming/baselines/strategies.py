@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from baselines.events import Arrival, Chunk, Plan, Planned
+from baselines.strategy import EULER_STEPS, Ahead, Strategy, joined
 from streaming_vla.machines.options import require_choice, require_count
-from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.layout import ActionLayout, Vector
-from streaming_vla.workbench.virtual.baselines.events import Arrival, Chunk, Plan, Planned
-from streaming_vla.workbench.virtual.baselines.strategy import EULER_STEPS, Ahead, Strategy, joined
 
 Merge = Callable[[Vector, Vector], Vector]
 # old and new action of one time step; the four of LeRobot's asynchronous client
@@ -131,7 +131,7 @@ class AsyncQueue(Strategy):
 class RealTimeChunking(Strategy):
     """RTC (arXiv 2506.07339): the new chunk is denoised so that it goes on where the old one will be.
 
-    The first `delay` actions are frozen, those that overlap are weighted less and less; see `weights`.
+    The first `delay` actions are frozen, those that overlap are weighted less and less; see policies/rtc.py.
 
     Args:
         least: actions of a chunk that are executed before the next one is asked for, at least.
@@ -148,37 +148,18 @@ class RealTimeChunking(Strategy):
         """Return the rest of a chunk of which `least` actions are executed."""
         return max(1, horizon - self._least)
 
-    def guide(self, ahead: Ahead) -> Guide | None:
-        """Return the rest of the old chunk with its weights; None when nothing is left of it."""
-        overlap = min(len(ahead.actions), ahead.horizon)
-        if not overlap:
-            return None
-        target = np.zeros((ahead.horizon, ahead.actions.shape[1]))
-        target[:overlap] = ahead.actions[:overlap]
-        weight = weights(ahead.horizon, ahead.delay, ahead.horizon - overlap)
-        return Guide(target, weight, self._beta, self._exact)
+    @property
+    def denoising(self) -> ChunkOptions:
+        """With the guidance of its own parameters."""
+        return ChunkOptions(self.steps, beta=self._beta, exact=self._exact)
+
+    def planned(self, ahead: Ahead) -> Chunk | None:
+        """Return the rest of the old chunk; None when nothing is left of it."""
+        return ahead.actions if len(ahead.actions) else None
 
     def merge(self, arrival: Arrival) -> Plan:
         """Return the new chunk from the present on."""
         return joined((), arrival.new(arrival.passed))
-
-
-def weights(horizon: int, delay: int, executed: int) -> Vector:
-    """Return W of RTC, [H]: 1 for the frozen rows, falling over the overlap, 0 behind it (equation 5).
-
-    W_i = 1 for i < d; c_i (e^c_i - 1) / (e - 1) with c_i = (H - s - i) / (H - s - d + 1) for d <= i < H - s; else 0.
-
-    Args:
-        horizon: H.
-        delay: d; at most H - s count.
-        executed: s, actions of the old chunk that were executed when its successor was asked for.
-    """
-    overlap = horizon - executed
-    frozen = min(delay, overlap)
-    rows = np.arange(horizon)
-    ramp = (overlap - rows) / (overlap - frozen + 1)
-    falling = ramp * np.expm1(ramp) / math.expm1(1.0)
-    return np.where(rows < frozen, 1.0, np.where(rows < overlap, falling, 0.0))
 
 
 class TemporalEnsembling(Strategy):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from baselines.events import Arrival, Chunk, Plan, Planned
 from streaming_vla.machines.options import require_count
-from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.layout import Vector
-from streaming_vla.workbench.virtual.baselines.events import Arrival, Chunk, Plan, Planned
 
 EULER_STEPS = 10  # of a chunk's denoising, as in the timing model of StreamingVLA
 
@@ -56,8 +56,13 @@ class Strategy(ABC):
         """Tell whether an action that waits is to be executed before the next chunk begins."""
         return False
 
-    def guide(self, ahead: Ahead) -> Guide | None:
-        """Return what the new chunk is to be pulled towards."""
+    @property
+    def denoising(self) -> ChunkOptions:
+        """How a chunk is denoised; the seed is up to the episode."""
+        return ChunkOptions(self.steps)
+
+    def planned(self, ahead: Ahead) -> Chunk | None:
+        """Return the actions, [n, A], that the new chunk is pulled towards; None: it is not."""
         return None
 
     def shift(self, ahead: Ahead) -> Vector | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
-from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values, finite
+from streaming_vla.bags.others import ADDED_LATER, COMMAND_TYPE, OTHER_TYPES, command_values, finite
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
 from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
@@ -136,7 +136,7 @@ class Ingest:
             if found is None:
                 continue
             if found.type == OTHER_TYPES[name]:
-                if problem := self._version_problem(found):
+                if problem := self._version_problem(found, name):
                     self.said[f"type.{found.name}"] = f"topic {found.name} is left out: {problem}"
                 else:
                     self._others[found.name] = name
@@ -181,14 +181,14 @@ class Ingest:
     def other(self, name: str) -> str | None:
         """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""
         topic = self._find(name)
-        if topic is None or topic.type != OTHER_TYPES[name] or self._version_problem(topic):
+        if topic is None or topic.type != OTHER_TYPES[name] or self._version_problem(topic, name):
             return None
         return topic.name
 
-    def _version_problem(self, topic: Topic) -> str:
-        """Return why the suite's own messages of a topic cannot be used; empty when they can."""
+    def _version_problem(self, topic: Topic, name: str) -> str:
+        """Return why the suite's own messages of the topic `name` cannot be used; empty when they can."""
         try:
-            missing = self.bag.missing(topic)
+            missing = [field for field in self.bag.missing(topic) if field not in ADDED_LATER.get(name, ())]
         except WrongType as error:
             return str(error)
         return f"its {topic.type} has no {', '.join(missing)}: another version of the suite wrote it" if missing else ""

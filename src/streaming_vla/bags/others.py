@@ -19,6 +19,7 @@ OTHER_TYPES = {
             "observe_request": "ObserveRequest",
             "observation": "Observation",
             "context": "Context",
+            "generate": "GenerateRequest",
             "action": "Action",
             "execution_state": "ExecutionState",
             "kv_cache_stats": "KvCacheStats",
@@ -27,6 +28,8 @@ OTHER_TYPES = {
     },
 }
 """Message type by the suite's name of the topic: a robot may use the same name for something else."""
+ADDED_LATER = {"context": {"trained_delay", "chunk"}}
+"""Fields that bags of older versions lack and that nothing here reads, by the suite's name of the topic."""
 COMMAND_TYPE = ARRAY  # the others say where joints are to go, which is no action before scale and start are known
 LARGEST = float(np.finfo(np.float32).max)  # the policy and its training take float32
 

@@ -68,15 +68,15 @@ class SqliteFile:
 
     def messages(self) -> Iterator[RawMessage]:
         """Yield every readable message in the order of the file."""
-        skipped_actions: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         for topic_id, time_ns, data in self._scan():
             if topic_id not in self._topics:
-                skipped_actions["are of topics that nothing describes"] += 1
+                skipped["are of topics that nothing describes"] += 1
             elif not isinstance(time_ns, int) or not isinstance(data, bytes):
-                skipped_actions["have a time that is no whole number, or data that are no bytes"] += 1
+                skipped["have a time that is no whole number, or data that are no bytes"] += 1
             else:
                 yield RawMessage(self._topics[topic_id].name, time_ns, data)
-        for what, count in skipped_actions.items():
+        for what, count in skipped.items():
             self._report(CorruptBag(f"{self._path}: {count} messages {what}, left out"))
 
     def _scan(self) -> Iterator[tuple[Any, Any, Any]]:

@@ -38,6 +38,12 @@ class Generation:
         self.work = Work.ROW if engine.policy.spec.chunk else Work.FLOW_STEP
         self._done: list[tuple[str, Flow, GeneratedAction]] = []  # without the time that it took
 
+    @property
+    def newest(self) -> tuple[int, int]:
+        """Context and step of the newest slice."""
+        _, _, action = self._done[0]
+        return action.context, action.step
+
     def run(self, now: float) -> Outcome:
         """Do the next step of this robot and of those that fit to it."""
         engine, policy = self._engine, self._engine.policy

@@ -63,12 +63,12 @@ class Grants:
             )
         if session is not None and _is_gone(request.episode, request.context, session):
             session.context(request.episode, request.context)  # says what is kept
-        if not 0 <= request.step < spec.trained_horizon or request.until > spec.trained_horizon:
+        if not 0 <= request.step < spec.trained_horizon:
             raise Refused(
                 "bad_step",
-                f"steps {request.step} to before {request.until} of a flow are asked for, there are 0 to "
-                f"{spec.trained_horizon - 1}",
+                f"step {request.step} of a flow is asked for, there are 0 to {spec.trained_horizon - 1}",
             )
+        until = min(request.until, spec.trained_horizon)
         position = checked("bad_position", "flow state", spec.layout, request.position)
         state = None if request.state is None else _checked_state(request.state, spec.state_size)
         planned = _checked_planned(request, spec)
@@ -79,14 +79,14 @@ class Grants:
         if flow is None or request.revision > flow.revision:
             told = planned if planned is not None or flow is None else flow.planned
             numbers = (request.episode, request.context, request.revision, request.step)
-            flow = Flow(*numbers, position, request.until, now, planned=told)
+            flow = Flow(*numbers, position, until, now, planned=told)
             self._flows[request.context] = flow
         elif request.revision < flow.revision:
             return  # overtaken on the way
-        elif request.until > flow.until:
+        elif until > flow.until:
             if flow.step >= flow.until:
                 flow.asked_s = max(flow.asked_s, now)
-            flow.until = request.until
+            flow.until = until
             if session is not None and session.episode == self.episode and session.keeps(request.context):
                 self._flows = {number: flow for number, flow in self._flows.items() if number >= request.context}
         if state is not None:

@@ -36,7 +36,8 @@ class Prefill:
         self.work = Work.PREFILL
         self.begun = False
         self._asked_s = asked_s
-        self._compute_s = 0.0
+        self.steps_denoised = 0  # the one in work included
+        self._compute_s = self._denoise_s = 0.0
         self._session: Session | None = None
         self._epoch = 0
         self._context: CachedContext | None = None  # that cannot be asked before the last slice is over
@@ -83,6 +84,7 @@ class Prefill:
     def timed(self, outcome: Outcome, seconds: float, end_s: float) -> None:
         """Report when it is done."""
         self._compute_s += seconds
+        self._denoise_s += seconds if self.steps_denoised else 0.0
         if not outcome.again:
             outcome.replies.append(Reply(self.session, self._report(end_s)))
 
@@ -135,6 +137,7 @@ class Prefill:
     def _counted(self, slices: Slices[Any]) -> Slices[Any]:
         """Count the steps of denoising as they are done."""
         while True:
+            self.steps_denoised += 1
             self._engine.count_work(Work.DENOISE)
             try:
                 said = next(slices)
@@ -162,6 +165,7 @@ class Prefill:
             execution_horizon=spec.execution_horizon,
             trained_horizon=spec.trained_horizon,
             prefill_s=self._compute_s,
+            denoise_s=self._denoise_s,
             queued_s=max(0.0, end_s - self._asked_s - self._compute_s),
             flow_step_s=self._engine.flow_latency.smoothed_s or 0.0,
             stats=stats,

@@ -45,6 +45,7 @@ class ContextReport:
     Args:
         tokens: that the flow attends to.
         prefill_s: model time, seconds, decoding included, waiting left out.
+        denoise_s: of that, denoising of a chunk, seconds.
         queued_s: waiting before and between the slices, seconds.
         flow_step_s: smoothed model time of one flow step, seconds; 0 before there is one.
         stats: of the session's cache.
@@ -63,6 +64,7 @@ class ContextReport:
     stats: CacheStats
     trained_delay: int = 0
     chunk: bool = False
+    denoise_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ class Counters:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def count(self, reason: str) -> None:
-        """Add one to `reason`."""
-        self._counts[reason] = self._counts.get(reason, 0) + 1
+    def count(self, reason: str, times: int = 1) -> None:
+        """Add `times` to `reason`; a reason that was never counted is none."""
+        if times:
+            self._counts[reason] = self._counts.get(reason, 0) + times
 
     def __getitem__(self, reason: str) -> int:
         """Return how often `reason` was counted; 0 when never."""

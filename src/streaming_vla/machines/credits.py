@@ -40,10 +40,14 @@ class Credits:
             last: actions that it may give at most, None: as many as it has.
             ahead: actions that must be granted and not sent.
         """
-        if context is None:
-            return flow.step + 1
-        end = context.trained_horizon if last is None else min(context.trained_horizon, flow.first + last)
+        if context is None:  # the model does those that there are
+            return flow.step + max(1, ahead)
+        end = self.end(flow, context, last)
         return end if context.chunk else min(end, flow.step + max(0, ahead))  # all rows of a chunk exist
+
+    def end(self, flow: Flow, context: ContextReady, last: int | None) -> int:
+        """Return the step before which a flow ends; see `until`."""
+        return context.trained_horizon if last is None else min(context.trained_horizon, flow.first + last)
 
     def grant(
         self, episode: int, flow: Flow, until: int, now: float, counts: bool, planned: Vector | None = None

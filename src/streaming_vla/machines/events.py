@@ -91,7 +91,7 @@ class GenerateRequest:
         revision: counts up with every new beginning of this context's flow.
         step: step of the flow, 0 .. trained_horizon - 1.
         position: [A], the flow's state at `step`.
-        until: steps that are granted end before it.
+        until: steps that are granted end before it, or with the flow.
         state: [state_size], the robot's newest state in the policy's order; None: not known.
         state_age_s: how old it was when this was sent, seconds.
         planned: [n, A], the action that began with the context's picture and those planned behind it; None: not told.

@@ -66,6 +66,11 @@ class Flow:
         self.waits_since_s = now
         return self.granted.popleft()
 
+    def end_before(self, step: int) -> None:
+        """There are no actions from `step` on: what was granted of them will not come, or is not wanted."""
+        while self.until > step and (self.granted or self.came):
+            (self.granted or self.came).pop()
+
     def begin(self, revision: int, first: int, position: Vector) -> None:
         """Begin anew at step `first`; what has come is of another beginning."""
         self.index = 0

@@ -1,6 +1,34 @@
 """The generator's machine: asks for actions ahead and sends them one by one to the executor.
 
-TIMELINE
+- The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
+  executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
+- A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
+  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped.
+- Past the execution horizon the old context goes on if `overrun`.
+- An action that had to be bounded corrects the flow: a new revision goes on from what was sent.
+- release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
+
+A timeline: an action lasts T, a flow step 0.3 T, an observation 2.2 T; lead_actions 1; 4.6 is step 6 of context 4:
+
+    time     executor begins   generator
+    0.0 T    4.5               grants 4.6
+    0.0 T    -                 picture 5 is taken: grants 5.0 to 5.2
+    0.3 T    -                 4.6 comes: it is sent
+    1.0 T    4.6               grants 4.7
+    1.3 T    -                 4.7 comes: it is sent
+    2.0 T    4.7               grants 4.8
+    2.2 T    -                 context 5 comes
+    2.3 T    -                 4.8 comes: it is sent
+    2.6 T    -                 5.0 comes
+    2.9 T    -                 5.1 comes
+    3.0 T    4.8               sends 5.0
+    3.2 T    -                 5.2 comes
+    4.0 T    5.0               sends 5.1
+    5.0 T    5.1               sends 5.2
+    6.0 T    5.2               grants 5.3
+    6.3 T    -                 5.3 comes: it is sent
+
+Four actions lie between picture 5 and 5.0: with a trained_delay of 2 the context would have begun with 5.2.
 """
 
 from __future__ import annotations
@@ -111,6 +139,10 @@ class Generator:
         """From the grant of a step to its action, transport included."""
         return self._credits.ahead.latency
 
+    def learn(self, latency_s: float) -> None:
+        """Know from elsewhere how long an action may take to come, seconds (see `latency`)."""
+        self._credits.ahead.learn(latency_s)
+
     @property
     def actions_ahead(self) -> int:
         """Actions that are granted and not begun, at this moment: so many that none comes too late."""
@@ -120,11 +152,6 @@ class Generator:
         """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
         return self.hand_over.pending()
 
-    def waited_since(self, action: GeneratedAction) -> float | None:
-        """Return since when an action that has come was waited for, and for nothing before it; None: it was not."""
-        flow = self._flow_of(action)
-        return None if flow is None else flow.waits_since_s
-
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
@@ -133,7 +160,10 @@ class Generator:
 
     def on_robot_state(self, values: Vector, now: float) -> list[GeneratorEffect]:
         """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
-        self._credits.on_robot_state(values, now)
+        if np.isfinite(values).all():
+            self._credits.on_robot_state(values, now)
+        else:
+            self.counters.count("robot_state_not_finite")
         return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[GeneratorEffect]:
@@ -164,11 +194,11 @@ class Generator:
         else:
             self._newest_sequence = context.sequence
             self._known = context
-            for old in self._flows.drop_before(context.sequence):
-                if old.context is not None:
-                    self.counters.count("context_superseded")
+            known = [old for old in self._flows.drop_before(context.sequence) if old.context is not None]
+            self.counters.count("context_superseded", len(known))
             flow = flow or self._new_candidate(context.sequence, context)
             flow.context, flow.waits_since_s = context, now
+            flow.end_before(self._credits.end(flow, context, self._last(context)))
             return self._proceed(now)
         return []
 
@@ -212,8 +242,7 @@ class Generator:
             return self._end(flow, now)
         outstanding = self.hand_over.outstanding
         if outstanding and self._executor_idle and now >= self._sent_s + LOST_AFTER_S:
-            for _ in outstanding:
-                self.counters.count("action_lost")
+            self.counters.count("action_lost", len(outstanding))
             outstanding.clear()
             # the executor takes no later index of this context any more
             return self._proceed(now) if self._flows.playing is None else self._end(self._flows.playing, now)
@@ -271,11 +300,20 @@ class Generator:
             self.counters.count("flow_begun_again")
             flow.begin(self._next_revision(), first, position)
             return [self._grant(flow, now)]
+        if not self._lasts(flow, behind):
+            return []
         for _ in range(behind):
             flow.position = self._layout.advance(flow.position, flow.came.popleft())
         flow.first = first
         self._adopt(flow)
         return []
+
+    def _lasts(self, flow: Flow, behind: int) -> bool:
+        """True when what has come of a flow outlasts a delay on the way, or the arm would stop for want of it."""
+        playing, at_rest = self._flows.playing, self.hand_over.last_sent is None
+        if not flow.granted or not (at_rest or (playing is not None and playing.came)):
+            return True
+        return len(flow.came) - behind >= self._credits.ahead.in_stock(self._options.control_period_s)
 
     def _take_chunk(self, now: float) -> None:
         """Release chunk: let a context take over when the chunk before it was sent."""
@@ -291,11 +329,10 @@ class Generator:
 
     def _adopt(self, flow: Flow) -> None:
         """Go on with the actions of `flow`."""
-        if flow.first:
-            self.counters.count("flow_begun_late")
+        self.counters.count("flow_begun_late", int(flow.first > 0))
         self._credits.on_hand_over(self.hand_over.observation_delay(flow.sequence))
-        for _ in () if self._flows.playing is None else self._flows.playing.came:
-            self.counters.count("action_superseded")
+        if self._flows.playing is not None:
+            self.counters.count("action_superseded", len(self._flows.playing.came))
         self._flows.adopt(flow)
 
     def _new_candidate(self, sequence: int, context: ContextReady | None = None) -> Flow:
@@ -345,10 +382,15 @@ class Generator:
     def _wanted(self, flow: Flow) -> int:
         """Return the step before which the grants of a flow must end by now."""
         context, chunk = flow.context or self._known, self._options.release == "chunk"
-        last = None if context is None or (self._options.overrun and not chunk) else context.execution_horizon
+        last = None if context is None else self._last(context)
         outstanding = len(self.hand_over.outstanding) if flow is self._flows.playing else -SPARE_STEPS
         ahead = last if chunk and last is not None else self.actions_ahead - outstanding
         return self._credits.until(flow, context, last, ahead)
+
+    def _last(self, context: ContextReady) -> int | None:
+        """Return how many actions a context may give, None: as many as it has."""
+        goes_on = self._options.overrun and self._options.release == "stream"
+        return None if goes_on else context.execution_horizon
 
     def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
@@ -381,13 +423,13 @@ class Generator:
         self.hand_over.on_sent(action)
         self._sent_s = now
         if not np.array_equal(values, generated) and not context.chunk:
+            self.counters.count("action_superseded", len(flow.came))
             flow.go_on(self._next_revision(), flow.position)
         return action
 
     def _end(self, flow: Flow, now: float) -> list[GeneratorEffect]:
         """Drop a flow (an index must not be skipped) and go on with a newer context if there is one."""
-        for _ in flow.came:
-            self.counters.count("action_of_ended_flow")
+        self.counters.count("action_of_ended_flow", len(flow.came))
         self._flows.drop(flow)
         return self._proceed(now)
 

@@ -10,8 +10,9 @@ from streaming_vla.machines.latency import LatencyTracker
 ROUNDING = 1e-6  # of an action; keeps ceil() from counting float noise as an action more
 MOST_AHEAD = 12  # actions; more than that no way to a model may take
 LATENCIES_REMEMBERED = 256  # newest, whose spread says how many actions must be granted ahead
-FEW_LATENCIES = 32  # with so many known the margin is twice as wide as in the end: what is rare was not seen yet
-LATENCIES_TO_LEARN = 7  # before so many are known, one action more is granted ahead
+FEW_LATENCIES = 128  # with so many known the margin is twice as wide as in the end: what is rare was not seen yet
+LATENCIES_TO_LEARN = 7  # before so many are known, nothing is known
+UNKNOWN_AHEAD = 6  # actions, then: what is granted too much costs the model's time, what comes too late stops the arm
 
 
 class ActionsAhead:
@@ -39,9 +40,13 @@ class ActionsAhead:
         if granted_s is None:
             self._free_s = now - self._way_s
             return
-        begin_s = max(granted_s, min(self._free_s, now))
-        latency_s = max(0.0, now - begin_s)  # ROS time may be set back
+        begin_s = min(now, max(granted_s, self._free_s))  # ROS time may be set back
+        latency_s = now - begin_s
         self._free_s, self._way_s = begin_s + work_s, max(0.0, latency_s - work_s)
+        self.learn(latency_s)
+
+    def learn(self, latency_s: float) -> None:
+        """An action took so long to come, seconds."""
         self.latency.add(latency_s)
         if self.latency.smoothed_s is not None:  # the cold first step would keep the margin wide for hundreds
             self._newest_s.append(latency_s)
@@ -57,7 +62,15 @@ class ActionsAhead:
         """
         newest_s = self._newest_s
         if len(newest_s) < LATENCIES_TO_LEARN:
-            return max(least, 2)
-        longest_s, spread_s = max(newest_s), max(newest_s) - min(newest_s)
-        needed_s = longest_s + spread_s * (1.0 + FEW_LATENCIES / len(newest_s))
+            return max(least, UNKNOWN_AHEAD)
+        needed_s = max(newest_s) + self._spread_s * (1.0 + FEW_LATENCIES / len(newest_s))
         return max(least, min(MOST_AHEAD, math.ceil(needed_s / control_period_s - ROUNDING)))
+
+    def in_stock(self, control_period_s: float) -> int:
+        """Return how many actions that have come outlast the next one, should it take as long as the longest did."""
+        return max(1, min(MOST_AHEAD, math.ceil(self._spread_s / control_period_s - ROUNDING)))
+
+    @property
+    def _spread_s(self) -> float:
+        newest_s = self._newest_s
+        return max(newest_s) - min(newest_s) if len(newest_s) >= LATENCIES_TO_LEARN else 0.0

@@ -17,7 +17,7 @@ from streaming_vla.sim.tasks import HELD_OUT_SEED, get_task
 from streaming_vla.training.episode import record_episode
 from streaming_vla.training.plan import Recording
 from streaming_vla.training.shard import Shard
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner, RunnerOptions
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 
 SEEDS_AT_ONCE = 5  # a process keeps one scene for this many episodes
@@ -70,8 +70,8 @@ def _robot_of_process(image_size: int) -> MetaWorldRobot:
 
 
 @functools.cache
-def _pilot_of_process(checkpoint: Path) -> Pilot:
-    return Pilot(load_policy(checkpoint), PilotOptions(age=2))
+def _pilot_of_process(checkpoint: Path) -> ClosedLoopRunner:
+    return ClosedLoopRunner(load_policy(checkpoint), RunnerOptions(age=2))
 
 
 def _record_shard(shard: Shard, recording: Recording, image_size: int, checkpoint: Path | None) -> None:

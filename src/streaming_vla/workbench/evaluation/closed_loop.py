@@ -14,7 +14,7 @@ from streaming_vla.policies.loading import load_policy
 from streaming_vla.sim.memory_episode import WAIT_STEPS
 from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS, get_task, unrelated
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot, PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner, RunnerOptions
 from streaming_vla.workbench.evaluation.memory_map import MemoryMap, map_of_episode
 from streaming_vla.workbench.evaluation.memory_outcome import MemoryOutcome, outcome_of
 from streaming_vla.workbench.processes import map_in_processes
@@ -81,7 +81,7 @@ def wording(trial: Trial) -> str:
 def evaluate(
     checkpoint: Path,
     trials: Sequence[Trial],
-    options: PilotOptions,
+    options: RunnerOptions,
     processes: int = 1,
     wanted: Wanted = Wanted(),
 ) -> Iterator[EpisodeResult]:
@@ -96,33 +96,35 @@ def evaluate(
 
 
 @functools.cache
-def _tools_of_process(checkpoint: Path, options: PilotOptions, keep: bool) -> tuple[Pilot, MetaWorldRobot, int]:
+def _tools_of_process(
+    checkpoint: Path, options: RunnerOptions, keep: bool
+) -> tuple[ClosedLoopRunner, MetaWorldRobot, int]:
     torch.set_num_threads(1)
     policy = load_policy(checkpoint)
     robot = MetaWorldRobot(image_size=2 * policy.spec.image_size)
-    return Pilot(policy, options, keep_pictures=keep), robot, policy.spec.tokens_per_observation
+    return ClosedLoopRunner(policy, options, keep_pictures=keep), robot, policy.spec.tokens_per_observation
 
 
-def _run(trial: Trial, checkpoint: Path, options: PilotOptions, wanted: Wanted) -> EpisodeResult:
-    pilot, robot, block = _tools_of_process(checkpoint, options, wanted.memory_map)
+def _run(trial: Trial, checkpoint: Path, options: RunnerOptions, wanted: Wanted) -> EpisodeResult:
+    runner, robot, block = _tools_of_process(checkpoint, options, wanted.memory_map)
     instruction, pictures = wording(trial), wanted.pictures
     robot.reset(trial.task, trial.seed, trial.wait_steps)
-    pilot.begin(instruction, trial.seed)
+    runner.begin(instruction, trial.seed)
     record = EpisodeRecord(options.head, trial.task, trial.seed, instruction, 0, ENVIRONMENT_STEP_S, begin_s=0.0)
     step = 0
     while not (record.success or robot.failed) and (robot.memory is not None or step < trial.maximum_steps):
         if pictures and step % FRAME_EVERY == 0:
             _photograph(record, robot, step)
         step += 1
-        record.success = robot.step(pilot(robot))
+        record.success = robot.step(runner(robot))
     record.end_s = step * ENVIRONMENT_STEP_S
     if pictures:
         _photograph(record, robot, step)
-    outcome = outcome_of(pilot, block, robot.memory)
+    outcome = outcome_of(runner, block, robot.memory)
     map_of = None
     if wanted.memory_map:
         named = f"{trial.task}, seed {trial.seed}, {'solved' if record.success else 'FAILED'}"
-        map_of = map_of_episode(pilot, block, named, robot.memory)
+        map_of = map_of_episode(runner, block, named, robot.memory)
     return EpisodeResult(trial, record.success, step, outcome, record if pictures else None, map_of)
 
 

@@ -1,4 +1,4 @@
-"""A policy at the wheel of the simulated robot: no ROS, no wall clock, one action per environment step.
+"""A policy runs the simulated robot in closed loop: no ROS, no wall clock, one action per environment step.
 
 The schedule is the suite's own, counted in actions instead of seconds: a context is executed for the execution horizon;
 the next observation is taken `age` actions before that, so that it is so old when its context takes over; a context may
@@ -8,6 +8,7 @@ also come `late`, and the old one goes on meanwhile (overrun).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from kv_cache.cache import SessionCache
 from streaming_vla.machines.hand_over import STARTS
-from streaming_vla.policies.contract import FlowPolicy, PolicyObservation, prefill_whole
+from streaming_vla.policies.contract import (
+    ChunkPolicy,
+    FlowPolicy,
+    FlowQuery,
+    PolicyObservation,
+    prefill_whole,
+    run_slices,
+)
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.frames import as_seen
 from streaming_vla.sim.metaworld import MetaWorldRobot
@@ -27,8 +35,8 @@ HEADS = ("flow", "chunk")
 
 
 @dataclass(frozen=True)
-class PilotOptions:
-    """How a policy flies.
+class RunnerOptions:
+    """How a policy is run.
 
     Args:
         age: actions of the old context that are executed after a new observation is taken.
@@ -52,7 +60,7 @@ class PilotOptions:
         """Check the options against a policy.
 
         Raises:
-            ValueError: an option that the policy cannot fly with.
+            ValueError: an option that the policy cannot be run with.
         """
         spec = policy.spec
         if self.head not in HEADS:
@@ -74,8 +82,8 @@ class PilotOptions:
         self.cache.build(spec)
 
 
-class Pilot:
-    """One policy's hand on the robot through one episode after the other.
+class ClosedLoopRunner:
+    """Gives the actions of a policy through one episode after the other.
 
     Attributes:
         cache: of the episode.
@@ -84,7 +92,7 @@ class Pilot:
         pictures: of the first camera, one per observation, where they are asked for: [S, S, 3].
     """
 
-    def __init__(self, policy: FlowPolicy, options: PilotOptions, keep_pictures: bool = False) -> None:
+    def __init__(self, policy: FlowPolicy, options: RunnerOptions, keep_pictures: bool = False) -> None:
         options.check(policy)
         self._policy, self._options, self._keep_pictures = policy, options, keep_pictures
         self.begin("")
@@ -104,6 +112,7 @@ class Pilot:
         self._last: Vector | None = None
         self._executed = self._at_picture = self._policy.spec.layout.start()  # sums
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
+        self._newest: Any = None  # what the newest prefill left for the policy
 
     def __call__(self, robot: MetaWorldRobot) -> npt.NDArray[np.float32]:
         """Return the action to execute now, [A]; looks at the robot when it is time to."""
@@ -119,7 +128,7 @@ class Pilot:
             self._take_over()
         elif self._index == span - options.age - options.late:
             self._observe(robot)
-        action = self._chunk[self._index] if options.head == "chunk" else self._step()
+        action = self._chunk[self._index] if options.head == "chunk" else self._step(robot)
         self._index += 1
         self._steps += 1
         self._last = action
@@ -146,6 +155,7 @@ class Pilot:
     def _take_over(self) -> None:
         """Begin with the newest context."""
         self._view = self.cache.view()
+        self._context = self._newest
         layout = self._policy.spec.layout
         sums = {"rezero": layout.start(), "episode": self._executed, "pending": self._executed - self._at_picture}
         self._position = np.where(layout.absolute, layout.start(self._last), sums[self._options.start])
@@ -153,23 +163,23 @@ class Pilot:
         if self._options.head == "chunk":
             self._chunk = self._denoise()
 
-    def _step(self) -> npt.NDArray[np.float64]:
-        action = self._policy.flow_step(self._view, self._position, self._index)
+    def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
+        query = FlowQuery(self._view, self._position, self._index, self._context, robot.state(), state_age_s=0.0)
+        action = self._policy.flow_step(query)
         self._position = self._policy.spec.layout.advance(self._position, action)
         return action
 
     def _denoise(self) -> npt.NDArray[np.float64]:
-        spec, steps = self._policy.spec, DENOISING_STEPS
-        chunk = self._noise.standard_normal((spec.trained_horizon, spec.layout.size))
-        for step in range(steps):
-            chunk = self._policy.chunk_step(self._view, chunk, step / steps, 1 / steps)  # type: ignore[attr-defined]
-        return spec.layout.clip(chunk)
+        policy = cast(ChunkPolicy, self._policy)
+        work = policy.denoise(self._view, self._context, DENOISING_STEPS, None, self._noise)
+        return policy.spec.layout.clip(run_slices(work))
 
     def _observe(self, robot: MetaWorldRobot) -> None:
         self._at_picture = self._executed
         observation = self.look(robot)
         prefilled = prefill_whole(self._policy, observation, self.cache.view())
         self._append(prefilled.keys, prefilled.values)
+        self._newest = prefilled.context
         if self._keep_pictures:
             self.pictures.append(observation.images[0])
 

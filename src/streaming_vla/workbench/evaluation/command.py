@@ -101,7 +101,7 @@ def evaluate(
     from streaming_vla.sim.tasks import select_tasks
     from streaming_vla.workbench.evaluation import closed_loop as loop
     from streaming_vla.workbench.evaluation.cache_options import choose_cache
-    from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+    from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
     from streaming_vla.workbench.evaluation.memory_map import check_picture, draw_memory_map
     from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
     from streaming_vla.workbench.processes import WorkerLost
@@ -114,7 +114,7 @@ def evaluate(
         chosen, waits = parse_seeds(seeds)[:episodes], parse_waits(wait_steps)
         kept = choose_cache(cache, find_model(gate) if gate else None, budget, sinks, recent, chunk)
         kept = replace(kept, capacity=capacity, threshold=threshold, keep_rate=keep_rate)
-        options = PilotOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
+        options = RunnerOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
         file = find_model(checkpoint)
         policy = load_policy(file)
         options.check(policy)

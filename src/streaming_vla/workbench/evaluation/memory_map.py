@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from kv_cache.policies.base import CachePolicy
 from streaming_vla.sim.memory_episode import MemoryEpisode
 from streaming_vla.workbench.evaluation.chunk_log import ChunkLog, Fate
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 from streaming_vla.workbench.evaluation.memory_outcome import fates_by_observation
 from streaming_vla.workbench.report.records import EpisodeRecord
 
@@ -88,27 +88,27 @@ def check_picture(file: Path) -> None:
         raise ValueError(f"memory map '{file}' cannot be written: {error.strerror}") from error
 
 
-def map_of_episode(pilot: Pilot, block: int, named: str, memory: MemoryEpisode | None) -> MemoryMap:
-    """Return the map of the pilot's episode, which has kept its pictures.
+def map_of_episode(runner: ClosedLoopRunner, block: int, named: str, memory: MemoryEpisode | None) -> MemoryMap:
+    """Return the map of the runner's episode, which has kept its pictures.
 
     Args:
         block: tokens of an observation.
         named: what the title calls the episode.
         memory: the episode of a memory task, whose parts are marked.
     """
-    policy, stats = pilot.cache.policy, pilot.cache.stats()
+    policy, stats = runner.cache.policy, runner.cache.stats()
     marks: list[tuple[int, str]] = []
     if memory is not None:
         parts = ((0, "cue"), (memory.cue_steps, "wait"), (memory.cue_steps + memory.wait_steps, "choice"))
         for step, name in parts:
-            first = next((number for number, look in enumerate(pilot.looks) if look >= step), None)
+            first = next((number for number, look in enumerate(runner.looks) if look >= step), None)
             marks += [] if first is None else [(first, name)]
     title = (
         f"{named}, cache {policy.name}: {stats.tokens} of {stats.full_tokens} tokens held, "
         f"{stats.bytes / 1024:.0f} of {stats.full_bytes / 1024:.0f} KiB"
     )
-    fates = _fates(pilot.chunks, len(pilot.looks), policy, block)
-    return MemoryMap(title, pilot.pictures, fates, _threshold(policy), marks)
+    fates = _fates(runner.chunks, len(runner.looks), policy, block)
+    return MemoryMap(title, runner.pictures, fates, _threshold(policy), marks)
 
 
 def map_of_record(record: EpisodeRecord, policy: CachePolicy, block: int) -> MemoryMap:

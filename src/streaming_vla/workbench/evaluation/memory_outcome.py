@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streaming_vla.sim.memory_episode import MemoryEpisode
 from streaming_vla.workbench.evaluation.chunk_log import ChunkFate, Fate
-from streaming_vla.workbench.evaluation.closed_loop_runner import Pilot
+from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 
 
 @dataclass(frozen=True)
@@ -43,36 +43,36 @@ def span_of(number: int, sinks: int, chunk: int, block: int) -> tuple[int, int]:
     return first // block, (first + chunk - 1) // block
 
 
-def held_observations(pilot: Pilot, block: int) -> set[int]:
+def held_observations(runner: ClosedLoopRunner, block: int) -> set[int]:
     """Return the observations of which something is held, as it was or in a summary."""
-    sizes, stats = pilot.cache.policy.sizes, pilot.cache.stats()
+    sizes, stats = runner.cache.policy.sizes, runner.cache.stats()
     judged = stats.chunks_kept + stats.chunks_dropped
     held = set(range(-(-sizes.sinks // block)))
-    held |= set(range((sizes.sinks + judged * sizes.chunk) // block, len(pilot.looks)))
-    for number, _ in pilot.cache.kept_chunks():
+    held |= set(range((sizes.sinks + judged * sizes.chunk) // block, len(runner.looks)))
+    for number, _ in runner.cache.kept_chunks():
         first, last = span_of(number, sizes.sinks, sizes.chunk, block)
         held |= set(range(first, last + 1))
     return held
 
 
-def outcome_of(pilot: Pilot, block: int, memory: MemoryEpisode | None) -> MemoryOutcome:
-    """Return what the pilot's cache holds now.
+def outcome_of(runner: ClosedLoopRunner, block: int, memory: MemoryEpisode | None) -> MemoryOutcome:
+    """Return what the runner's cache holds now.
 
     Args:
         block: tokens of an observation.
         memory: the episode of a memory task.
     """
-    stats = pilot.cache.stats()
+    stats = runner.cache.stats()
     cue_held = False
     if memory is not None:
-        held = held_observations(pilot, block)
+        held = held_observations(runner, block)
         seen = [
-            {number for number, step in enumerate(pilot.looks) if begin <= step < end}
+            {number for number, step in enumerate(runner.looks) if begin <= step < end}
             for begin, end in memory.cue_parts
         ]
         cue_held = all(looks & held for looks in seen if looks)
     return MemoryOutcome(
-        len(pilot.looks),
+        len(runner.looks),
         stats.tokens,
         stats.bytes,
         stats.allocated_bytes,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from streaming_vla.workbench.evaluation.closed_loop import EpisodeResult
-from streaming_vla.workbench.evaluation.closed_loop_runner import PilotOptions
+from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
 from streaming_vla.workbench.report.statistics import summarise, wilson_interval
 
 
-def tabulate(results: Sequence[EpisodeResult], options: PilotOptions) -> dict[str, Any]:
+def tabulate(results: Sequence[EpisodeResult], options: RunnerOptions) -> dict[str, Any]:
     """Return per task and over all of them: successes, rates, Wilson's 95 % intervals, steps, and the cache's end."""
     tasks: dict[str, list[EpisodeResult]] = {}
     for result in results:

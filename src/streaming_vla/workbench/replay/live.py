@@ -9,7 +9,7 @@ import numpy as np
 
 from streaming_vla.machines.events import ExecutionState, Mode, Reason
 from streaming_vla.policies.layout import Vector
-from streaming_vla.workbench.replay.service import digest
+from streaming_vla.workbench.replay.world import digest
 from streaming_vla.workbench.report.records import RequestAt, StateAt
 
 LIVE_TOPICS = ("episode", "observe_request", "observation", "context", "action", "execution_state", "kv_cache_stats")

@@ -23,8 +23,8 @@ from streaming_vla.policies.layout import Vector
 NS = 1e-9
 STEADY_NS = 1_500_000_000  # a topic whose delays differ by more was latched, or its clock is not the recorder's
 CAUSE_S = 0.1  # who acts so long after a state was said has another reason
-TOPICS = ("spans", "observe_request", "observation", "context", "execution_state")
-Work = tuple[float, float]
+TOPICS = ("spans", "observe_request", "observation", "context", "generate", "action", "execution_state")
+Interval = tuple[float, float]
 """Begin and end, seconds."""
 
 
@@ -47,36 +47,44 @@ class RecordedEpisode:
         prefilled: work of the model.
         heard: the monitor heard of the context.
         flow_step_s: smoothed time of a flow step that the context carried, seconds.
-        generated: the generator asked for a flow step and had its answer, by (context, step).
-        flow_steps: work of the model, by (context, step).
+        granted: the generator granted steps of a flow.
+        generated: the generator granted a step and had its action, by (context, step).
+        flow_steps: work of the model, by (context, step); step -1 is the denoising of a whole chunk.
+        sent: the generator sent an action, by (context, index).
         begun: the executor began an action, by (context, index), in the order of time.
         waited_for: of these, actions that a waiting or holding executor began when they came.
     """
 
     asked: dict[int, float] = field(default_factory=dict)
-    observed: dict[int, Work] = field(default_factory=dict)
+    observed: dict[int, Interval] = field(default_factory=dict)
     seen: dict[int, Seen] = field(default_factory=dict)
-    prefilled: dict[int, Work] = field(default_factory=dict)
+    prefilled: dict[int, Interval] = field(default_factory=dict)
     heard: dict[int, float] = field(default_factory=dict)
     flow_step_s: dict[int, float] = field(default_factory=dict)
-    generated: dict[tuple[int, int], Work] = field(default_factory=dict)
-    flow_steps: dict[tuple[int, int], Work] = field(default_factory=dict)
+    granted: list[float] = field(default_factory=list)
+    generated: dict[tuple[int, int], Interval] = field(default_factory=dict)
+    flow_steps: dict[tuple[int, int], Interval] = field(default_factory=dict)
+    sent: dict[tuple[int, int], float] = field(default_factory=dict)
     begun: dict[tuple[int, int], float] = field(default_factory=dict)
     waited_for: set[tuple[int, int]] = field(default_factory=set)
-    _first_steps: dict[int, int] = field(default_factory=dict)
     _states: list[tuple[float, tuple[int, int, Mode]]] = field(default_factory=list)
 
-    def caused(self, receiver: str) -> dict[tuple[int, int, Mode], Work]:
+    def caused(self, receiver: str) -> dict[tuple[int, int, Mode], Interval]:
         """Return the states that made generator or monitor act: when each was said, and when it was acted upon."""
         if receiver == "monitor":
-            acted = list(self.asked.values())
-        else:
-            acted = [begin_s for begin_s, _ in self.generated.values()]
+            acted, others = list(self.asked.values()), []
+        else:  # it also acts on what it is told of pictures, contexts and actions
+            acted = [*self.sent.values(), *self.granted]
+            others = [heard_s for heard_s, _ in self.observed.values()]
+            others += [end_s for _, end_s in self.generated.values()]
+            others += self.heard.values()
         states = sorted(self._states, key=lambda each: each[0])
-        times = [time_s for time_s, _ in states]
-        found: dict[tuple[int, int, Mode], Work] = {}
-        for act_s in acted:
-            place = bisect_right(times, act_s) - 1
+        times, others = [time_s for time_s, _ in states], sorted(others)
+        found: dict[tuple[int, int, Mode], Interval] = {}
+        for act_s in sorted(acted):
+            place, other = bisect_right(times, act_s) - 1, bisect_right(others, act_s) - 1
+            if other >= 0 and place >= 0 and others[other] > times[place]:
+                continue
             if place >= 0 and act_s - times[place] <= CAUSE_S:
                 found.setdefault(states[place][1], (times[place], act_s))
         return found
@@ -85,26 +93,11 @@ class RecordedEpisode:
         """True when the observer was asked and sent no observation: pictures were missing, or the episode ended."""
         return bool(self.seen) and sequence in self.asked and sequence not in self.seen
 
-    def step_of(self, context: int, index: int) -> tuple[int, int]:
-        """Return context and step of the flow that gave an action: a context that came late has left out some."""
-        return context, index + self._first_steps.get(context, 0)
-
-    def taken(self, sequence: int) -> Work | None:
-        """Return when a context was prefilled and when the generator had it; None when that was not recorded.
-
-        The second is not in the bag. It lies after the generator's last step on an older context, and it is the
-        first step on this one unless the executor has made that step possible.
-        """
-        if sequence not in self.prefilled:
+    def taken(self, sequence: int) -> Interval | None:
+        """Return when a context was prefilled and when the robot had it; None: it was not recorded."""
+        if sequence not in self.prefilled or sequence not in self.heard:
             return None
-        ready_s = self.prefilled[sequence][1]
-        older = [begin_s for (context, _), (begin_s, _) in self.generated.items() if context < sequence]
-        earliest_s = max([ready_s, *older])
-        first = self.generated.get(self.step_of(sequence, 0))
-        if first is None:
-            return ready_s, earliest_s
-        begun = [time_s for time_s in self.begun.values() if earliest_s < time_s <= first[0]]
-        return ready_s, earliest_s if begun else max(ready_s, first[0])
+        return self.prefilled[sequence][1], self.heard[sequence]
 
     def take(self, topic: str, message: Any, shift_s: float) -> None:
         """Take a message of the bag; `shift_s` leads from its stamps to the recorder's clock."""
@@ -118,6 +111,10 @@ class RecordedEpisode:
             self.seen[message.sequence] = Seen(stamp_s, np.array(message.state, dtype=np.float32))
         elif topic == "context":
             self.flow_step_s[message.sequence] = float(message.flow_step_s)
+        elif topic == "generate":
+            self.granted.append(stamp_s + shift_s)
+        elif topic == "action":
+            self.sent[message.context, message.index] = stamp_s + shift_s
         elif topic == "execution_state":
             self._take_state(message, stamp_s + shift_s)
 
@@ -132,7 +129,6 @@ class RecordedEpisode:
             self.heard[number] = work[1]
         elif message.stage == "generate":
             self.generated[action] = work
-            self._first_steps[number] = min(message.index, self._first_steps.get(number, message.index))
         elif message.stage == "flow_step":
             self.flow_steps[action] = work
 

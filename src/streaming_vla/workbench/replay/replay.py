@@ -19,26 +19,29 @@ from streaming_vla.bags.errors import MissingTopic, WrongType
 from streaming_vla.bags.ingest import Commanded, Frame, Ingest, IngestOptions, Said, State
 from streaming_vla.bags.reader import Bag
 from streaming_vla.commands.robot_state import joints_of
+from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile
+from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.images.decode import pixels_of
 from streaming_vla.images.encode import camera_options, square
-from streaming_vla.machines.events import Action, Command
+from streaming_vla.machines.events import Action
 from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.generator import Generator
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
 from streaming_vla.policies.contract import FlowPolicy
-from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.machine_options import MachineOptions, machine_options
 from streaming_vla.workbench.replay.live import LIVE_TOPICS, LiveEpisode
-from streaming_vla.workbench.replay.recorded_hardware import RecordedHardware
+from streaming_vla.workbench.replay.recorded_network import RecordedNetwork
+from streaming_vla.workbench.replay.recorded_pace import RecordedPace
 from streaming_vla.workbench.replay.recorded_times import TOPICS as TIMED_TOPICS
 from streaming_vla.workbench.replay.recorded_times import RecordedTimes, read_times
-from streaming_vla.workbench.replay.service import ReplayService
+from streaming_vla.workbench.replay.recording import Recording
+from streaming_vla.workbench.replay.world import ReplayWorld
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.report.records import Frame as SeenFrame
-from streaming_vla.workbench.virtual.hardware import Clock
-from streaming_vla.workbench.virtual.world import World
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import Network
 
 RECORDED = "recorded"  # name of the latencies that a bag tells itself
 INSTRUCTION = "instruction"  # std_msgs/String
@@ -154,22 +157,6 @@ def _times(bag: Bag, ingest: Ingest) -> RecordedTimes | None:
     return read_times(bag, names, ingest.topics)
 
 
-class _Bag:
-    """The robot of a replay: what it does is in the bag, whatever it is told."""
-
-    def look(self) -> dict[str, Any]:
-        return {}
-
-    def state(self) -> Vector:
-        return np.zeros(0)
-
-    def command(self, command: Command) -> None:
-        pass
-
-    def advance(self, now: float) -> bool:
-        return False
-
-
 class _Player:
     """Tells the machines of one world what happens in the bag, when it happens; `cut_s` of silence are left out."""
 
@@ -195,33 +182,33 @@ class _Player:
         observer = options.values["observer"]
         self._cameras = tuple(observer["cameras"])
         self._pictures = camera_options(observer)
-        clock = Clock()
-        self._service = ReplayService(policy, machines.engine, self._pictures, clock, ingest.refuse)
         self.cut_s = 0.0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
-        period_s = machines.executor.control_period_s
-        self._hardware = RecordedHardware(
-            replace(options.profile, control_period_ms=1000.0 * period_s), clock, options.seed
-        )
-        self._hardware.receive_again = self._receive_again
         self._newest: dict[str, Callable[[], None]] = {}
-        record = EpisodeRecord("replay", name, 0, "", 0, period_s, 0.0)
-        self._world = World(
+        clock, period_s = Clock(), machines.executor.control_period_s
+        profile = replace(options.profile, control_period_ms=1000.0 * period_s)
+        self._recording = Recording(clock, period_s)
+        network = Network(profile, clock, options.seed)
+        pace = ProfilePace(profile, options.seed)
+        if times is not None:
+            network = RecordedNetwork(self._recording, profile, clock, options.seed, self._receive_again)
+            pace = RecordedPace(self._recording, profile, options.seed)
+        self._world = ReplayWorld(
             (
                 Observer(machines.observer),
                 Monitor(machines.monitor),
                 Generator(machines.layout, machines.generator),
                 Executor(machines.layout, machines.executor),
             ),
-            self._service,
-            _Bag(),
-            self._hardware,
+            Engine(policy, machines.engine, pace, stopwatch=lambda: 0.0, wait_for_futures=True),
+            network,
             clock,
-            record,
+            EpisodeRecord("replay", name, 0, "", 0, period_s, 0.0),
+            self._pictures,
+            ingest.refuse,
+            self._recording,
         )
-        self._world.encode = self._service.encode
-        self._world.robot_alive = False  # pictures and signs of life come from the bag alone
 
     def take(self, event: Frame | State | Commanded | Said, time_s: float) -> None:
         now_s = time_s + self._clock_offset_s
@@ -243,6 +230,7 @@ class _Player:
             self._heard.add("robot state")
             self._state(event)
             self._world.tell("executor", "on_robot_state")
+            self._world.tell("generator", "on_robot_state", event.values)
         elif isinstance(event, Commanded):
             if self._running is not None and event.values is not None:
                 self._running.live.commands.append((self._world.now - self._running.record.begin_s, event.values))
@@ -257,7 +245,7 @@ class _Player:
             self._begin(self._instruction)
 
     def _frame(self, event: Frame) -> None:
-        reception = self._hardware.reception
+        reception = self._recording.reception
 
         def receive() -> None:
             if reception is not None:
@@ -269,7 +257,7 @@ class _Player:
         self._receive(event.camera, wait_s, receive)
 
     def _state(self, event: State) -> None:
-        reception = self._hardware.reception
+        reception = self._recording.reception
 
         def receive() -> None:
             if reception is not None:
@@ -305,13 +293,11 @@ class _Player:
         record.end_s = world.now
         episode.judged = list(world.monitor.judged)
         world.tell("monitor", "stop_episode")
-        self._hardware.follow(None, 0.0)
+        self._recording.follow(None, 0.0)
         world.record = _emptied(record)
         episode.actions, world.actions = world.actions, []
-        service = self._service
-        episode.observed, record.pictures, record.cache = service.observed, service.pictures, service.cache
-        service.begin()
-        world.commands, world.flow_requests = [], []
+        episode.observed, world.commands = world.observed, []
+        world.keep(None)
         self.episodes.append(episode)
 
     def _begin(self, instruction: str) -> None:
@@ -324,11 +310,11 @@ class _Player:
         self._newest.clear()  # as the observer does
         self._running = ReplayedEpisode(record, LiveEpisode())
         times = self._times.episodes.get(self._number) if self._times is not None else None
-        self._hardware.follow(times, self._bag_begin_s - self._clock_offset_s)
+        self._recording.follow(times, self._bag_begin_s - self._clock_offset_s)
         world.start(instruction)
         assert world.episode is not None, "the monitor has just begun one"
         record.number = world.episode.number
-        self._service.begin(record.number)
+        world.keep(record.number)
 
     def _episode_said(self, message: Any) -> None:
         if not message.active:

@@ -51,13 +51,12 @@ def calibrate(
     from streaming_vla.workbench.replay.run import ReplayJob
     from streaming_vla.workbench.tuning import calibrating
     from streaming_vla.workbench.virtual.runs import VirtualRun
-    from streaming_vla.workbench.virtual.strategies import STRATEGIES, changed
+    from streaming_vla.workbench.virtual.setup import StreamSetup
 
     try:
         _check(rate, fewer, within, bool(bags), mode)
-        always = STRATEGIES["ours"]
-        asking = {"mode": mode, "saliency_of": of, "observe_when": when}
-        setup = changed(STRATEGIES["ours_adaptive"], {"monitor": asking})
+        always = StreamSetup()
+        setup = always.asking(mode, of, when)
         own = AUTO if model is not None and saliency_model is None else saliency_model
         named = {"model": model, "saliency_model": own}
         models: dict[str, Any] = {name: value for name, value in named.items() if value is not None}

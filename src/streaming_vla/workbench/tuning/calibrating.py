@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.saliency.calibration import Calibration, calibrate, parameters
@@ -16,8 +17,6 @@ from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 from streaming_vla.workbench.report.statistics import wilson_interval
 from streaming_vla.workbench.virtual.episode import VirtualEpisode
 from streaming_vla.workbench.virtual.runs import VirtualRun, run_all
-from streaming_vla.workbench.virtual.strategies import Setup, changed
-from streaming_vla.workbench.virtual.study import Row, row_of
 
 NEVER = {"salient": 1e6, "calm": 0.0}  # thresholds that no saliency passes
 LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # rates that a success bound is looked for on
@@ -25,6 +24,7 @@ HALVINGS = 5  # of the rate, until the saving is near enough
 NEAR = 0.02  # share of observations
 
 Judged = list[tuple[int, float]]
+Tunable = TypeVar("Tunable", bound=Any)  # a dataclass that is a virtual.setup.Setup and has options of a monitor
 Scenes = Sequence[VirtualRun]
 """Episodes to run; their setups are replaced."""
 
@@ -52,18 +52,19 @@ class Outcome:
         )
 
 
-def recording(setup: Setup, when: str) -> Setup:
+def recording(setup: Tunable, when: str) -> Tunable:
     """Return `setup`, whose mode asks for saliencies, with a threshold that never passes."""
-    options = {"saliency_threshold": NEVER[when], "observe_when": when, "saliency_release": 1.0}
-    return changed(setup, {"monitor": options})
+    monitor = replace(setup.monitor, saliency_threshold=NEVER[when], observe_when=when, saliency_release=1.0)
+    return replace(setup, monitor=monitor)
 
 
-def tuned_to(setup: Setup, calibration: Calibration) -> Setup:
+def tuned_to(setup: Tunable, calibration: Calibration) -> Tunable:
     """Return `setup` with a calibrated threshold."""
-    return changed(setup, {"monitor": {"saliency_threshold": calibration.threshold, "saliency_release": 1.0}})
+    monitor = replace(setup.monitor, saliency_threshold=calibration.threshold, saliency_release=1.0)
+    return replace(setup, monitor=monitor)
 
 
-def judged_episodes(setup: Setup, scenes: Scenes, processes: int) -> list[Judged]:
+def judged_episodes(setup: Tunable, scenes: Scenes, processes: int) -> list[Judged]:
     """Run the scenes and return their saliencies.
 
     Raises:
@@ -103,17 +104,30 @@ def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, of: str, when: 
     return judged
 
 
-def outcome(setup: Setup, scenes: Scenes, calibration: Calibration, processes: int) -> Outcome:
+def outcome(setup: Tunable, scenes: Scenes, calibration: Calibration, processes: int) -> Outcome:
     """Run the scenes with a setup and say what came of it."""
     jobs = [(number, replace(scene, setup=setup)) for number, scene in enumerate(scenes)]
-    rows: list[Row] = [row for _, row in run_all(jobs, row_of, processes)]
-    executed = sum(row["executed"] for row in rows)
+    counted = [each for _, each in run_all(jobs, _counted, processes)]
+    executed = sum(each.executed for each in counted)
     return Outcome(
         calibration,
-        len(rows),
-        sum(bool(row["success"]) for row in rows) / len(rows),
-        sum(row["observations"] for row in rows) / max(1, executed),
+        len(counted),
+        sum(each.success for each in counted) / len(counted),
+        sum(each.observations for each in counted) / max(1, executed),
     )
+
+
+class _Counted(NamedTuple):
+    """What counts of an episode."""
+
+    success: bool
+    executed: int
+    observations: int
+
+
+def _counted(episode: VirtualEpisode) -> _Counted:
+    record = episode.record
+    return _Counted(record.success, record.states[-1].state.executed, len(record.observations))
 
 
 Try = Callable[[float], Outcome]
@@ -164,7 +178,7 @@ def by_success(tried: Try, always: Outcome, within: float) -> list[Outcome]:
     )
 
 
-def trying(setup: Setup, scenes: Scenes, values: Sequence[float], when: str, processes: int) -> Try:
+def trying(setup: Tunable, scenes: Scenes, values: Sequence[float], when: str, processes: int) -> Try:
     """Return what runs `scenes` with the threshold of a rate; `values` decide each context (calibration.extremes)."""
 
     def tried(rate: float) -> Outcome:

@@ -1,32 +1,31 @@
-"""One episode on the virtual clock: a strategy, a latency profile, the policy and the simulated robot."""
+"""One episode on the virtual clock: a setup, a latency profile, the policy and the simulated robot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile
+from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.machines.events import Action, Command, Mode
 from streaming_vla.machines.executor import Executor, ExecutorOptions
-from streaming_vla.machines.generator import Generator
-from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer, ObserverOptions
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.workbench.report.records import EpisodeRecord
-from streaming_vla.workbench.virtual.baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from streaming_vla.workbench.virtual.baselines.similarity import Similarity
-from streaming_vla.workbench.virtual.hardware import Clock, Hardware
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import Network
 from streaming_vla.workbench.virtual.robot import MetaWorldPlant
-from streaming_vla.workbench.virtual.service import PolicyService
-from streaming_vla.workbench.virtual.strategies import Setup
-from streaming_vla.workbench.virtual.world import ActionSource, World
+from streaming_vla.workbench.virtual.setup import Assembly, Setup
+from streaming_vla.workbench.virtual.world import MACHINES, World
 
+MEASURED_BEFORE = 100  # actions, as many as an episode has
 LONGEST_STEPS = 500  # control periods that an episode may take: Meta-World's own limit, halts included
 
 
@@ -49,7 +48,7 @@ class VirtualEpisode:
         hand: [N, 3], position of the hand at the end of every control period, metres.
         judged: saliencies with the context that they are of.
         disturbed_s: when the world was disturbed, NaN without a disturbance.
-        work: how often the model did each kind of work (virtual_cost.costs).
+        work: how often the model did each kind of work, by the names of engine.jobs.Work.
     """
 
     record: EpisodeRecord
@@ -66,7 +65,7 @@ class EpisodeOptions:
     """What is run.
 
     Args:
-        strategy: name of the strategy, kept as the record's mode.
+        strategy: name of the setup, kept as the record's mode.
         task, seed: the scene.
         instruction: what the policy is told.
         cache: what is kept of the history.
@@ -94,36 +93,28 @@ def run_episode(
     It ends with success, the wrong choice of a memory task, the executor's error, or the last step.
     """
     robot.reset(options.task, options.seed)
-    spec, period_s = policy.spec, profile.control_period_s
-    clock = Clock()
-    service = PolicyService(policy, options.cache, options.seed)
+    spec, period_s, clock = policy.spec, profile.control_period_s, Clock()
     plant = MetaWorldPlant(robot, spec.cameras, spec.image_size, period_s)
-    source: ActionSource
-    if setup.chunks is not None:
-        source = ChunkGenerator(spec.layout, setup.chunks(spec.layout), ChunkGeneratorOptions(spec.trained_horizon))
-    else:
-        source = Generator(spec.layout, setup.generator_options(period_s))
-
-    def moved() -> float:
-        last = service.last_state
-        return math.inf if last is None else float(np.linalg.norm(plant.state() - last))
-
-    decision = Similarity(moved, setup.similarity) if setup.similarity else None
-    when = setup.monitor_options(period_s, spec.layout, spec.trained_horizon)
-    # of its own in every episode: with one for all, mode random would look at the same contexts of each
-    monitor = Monitor(replace(when, random_seed=options.seed), decision=decision)
+    parts = setup.assemble(policy, period_s, options.seed, plant.state)
+    engine = Engine(
+        parts.policy,
+        options.cache.engine(spec, options.seed),
+        ProfilePace(profile, options.seed),
+        stopwatch=lambda: 0.0,
+        wait_for_futures=True,
+    )
+    _measured_before(parts, engine, profile, options.seed)
     executor = Executor(spec.layout, ExecutorOptions(control_period_s=period_s, robot_timeout_s=10 * period_s))
-    observer = Observer(ObserverOptions(spec.cameras))
+    observer = Observer(ObserverOptions(cameras=spec.cameras))
     record = EpisodeRecord(options.strategy, options.task, options.seed, options.instruction, 1, period_s, 0.0)
-    hardware = Hardware(profile, clock, options.seed)
-    _measured_before(monitor, hardware, profile, 0 if setup.chunks is None else setup.chunks(spec.layout).steps)
-    world = World((observer, monitor, source, executor), service, plant, hardware, clock, record)
+    machines = (observer, parts.monitor, parts.source, executor)
+    world = World(machines, engine, plant, Network(profile, clock, options.seed), clock, record)
+    world.prepare = parts.prepare
+    world.hear_contexts = parts.hear_contexts
     disturbed_s = math.nan
     if disturbance is not None:
         disturbed_s = disturbance.at_step * period_s
         clock.after(disturbed_s, disturbance.happen)
-    if setup.replace_tokens and isinstance(source, Generator):
-        world.pending = source.pending
     world.start(options.instruction)
 
     def over() -> bool:
@@ -136,27 +127,27 @@ def run_episode(
         record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
     elif robot.failed:
         record.problem = "another goal was chosen, or none in time"
-    machines = {"monitor": monitor, "generator": source, "executor": executor, "observer": observer}
-    record.counters = {name: machine.counters.as_dict() for name, machine in machines.items()}
+    record.counters = {name: getattr(world, name).counters.as_dict() for name in MACHINES}
     return VirtualEpisode(
         record,
         world.commands,
         world.actions,
         np.array(plant.hand),
-        list(monitor.judged),
+        list(parts.monitor.judged),
         disturbed_s,
-        dict(service.work),
+        {work.value: times for work, times in engine.worked.items()},
     )
 
 
-def _measured_before(monitor: Monitor, hardware: Hardware, profile: LatencyProfile, steps: int) -> None:
-    """Let monitor and model know their usual latencies: nodes live longer than an episode.
-
-    Args:
-        steps: of the denoising that an observation waits for before its chunk is there; 0: it waits for none.
-    """
+def _measured_before(parts: Assembly, engine: Engine, profile: LatencyProfile, seed: int) -> None:
+    """Let monitor, engine and generator know their latencies: nodes live longer than an episode."""
     flow_s = profile.flow_step.median_ms / 1000.0
-    usual_s = (profile.observe.median_ms + 2.0 * profile.transport.median_ms) / 1000.0 + steps * flow_s
-    for _ in range(monitor.request_latency.warm_up + 1):
-        monitor.request_latency.add(usual_s)
-    hardware.flow_latency.add(flow_s)
+    usual_s = (profile.observe.median_ms + 2.0 * profile.transport.median_ms) / 1000.0
+    usual_s += parts.denoising_steps * flow_s  # a chunk is there with its context
+    for _ in range(parts.monitor.request_latency.warm_up + 1):
+        parts.monitor.request_latency.add(usual_s)
+    engine.flow_latency.add(flow_s)
+    random = np.random.default_rng((seed, 3))  # 0 to 2 are those of pace and network
+    for _ in range(MEASURED_BEFORE):
+        ways_s = profile.transport_s(random) + profile.transport_s(random)
+        parts.learn(ways_s + profile.flow_step.draw_s(random))

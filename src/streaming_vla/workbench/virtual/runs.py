@@ -15,16 +15,16 @@ from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.models import AUTO
 from streaming_vla.saliency.loading import load_with_predictor
+from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import get_task
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, CacheOptions
 from streaming_vla.workbench.processes import AGAIN, WorkerLost, map_in, open_pool
 from streaming_vla.workbench.virtual.episode import Disturbance, EpisodeOptions, VirtualEpisode, run_episode
-from streaming_vla.workbench.virtual.strategies import Setup
-from streaming_vla.workbench.virtual.study import MovableGoal
+from streaming_vla.workbench.virtual.setup import Setup
 
-MOVED_AT_STEP = 15
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+Robot = TypeVar("Robot", bound=MetaWorldRobot)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class VirtualRun:
     """One episode to run.
 
     Args:
-        name: of the strategy, kept as the record's mode.
+        name: of the setup, kept as the record's mode.
         profile: name of a shipped latency profile, or path.
-        moved: the goal is moved after MOVED_AT_STEP control periods (task reach).
         cache: what is kept of the history.
     """
 
@@ -45,8 +44,22 @@ class VirtualRun:
     seed: int
     model: str = "compact_mt10"
     saliency_model: str = AUTO
-    moved: bool = False
     cache: CacheOptions = NEWEST_ONLY
+
+    def run(self) -> VirtualEpisode:
+        """Run it; the same run gives the same episode."""
+        policy = policy_of_process(self.model, self.saliency_model)
+        options = EpisodeOptions(self.name, self.task, self.seed, get_task(self.task).instructions[0], self.cache)
+        robot, disturbance = self.scene(2 * policy.spec.image_size)
+        return run_episode(self.setup, find_profile(self.profile), policy, robot, options, disturbance)
+
+    def scene(self, image_size: int) -> tuple[MetaWorldRobot, Disturbance | None]:
+        """Return the robot of this process, and what happens to its world.
+
+        Args:
+            image_size: of its pictures, pixels.
+        """
+        return robot_of_process(MetaWorldRobot, image_size), None
 
 
 @functools.cache
@@ -58,17 +71,9 @@ def policy_of_process(model: str, saliency_model: str) -> CompactPolicy:
 
 
 @functools.cache
-def _robot_of_process(image_size: int) -> MovableGoal:
-    return MovableGoal(image_size)
-
-
-def run(job: VirtualRun) -> VirtualEpisode:
-    """Run one episode; the same job gives the same episode."""
-    policy = policy_of_process(job.model, job.saliency_model)
-    robot = _robot_of_process(2 * policy.spec.image_size)
-    options = EpisodeOptions(job.name, job.task, job.seed, get_task(job.task).instructions[0], job.cache)
-    disturbance = Disturbance(MOVED_AT_STEP, robot.mirror_goal) if job.moved else None
-    return run_episode(job.setup, find_profile(job.profile), policy, robot, options, disturbance)
+def robot_of_process(kind: type[Robot], image_size: int) -> Robot:
+    """Return the robot of this process of a kind; its scenes are made once."""
+    return kind(image_size)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class _Measured(Generic[Result]):
     measure: Callable[[VirtualEpisode], Result]
 
     def __call__(self, job: tuple[Key, VirtualRun]) -> Result:
-        return self.measure(run(job[1]))
+        return self.measure(job[1].run())
 
 
 def run_all(

@@ -1,17 +1,21 @@
-"""The virtual clock: the suite's own state machines on a discrete-event clock, as fast as the processor allows.
+"""The virtual clock: the suite's own state machines and engine on a discrete-event clock, as fast as a processor is.
 
-Observer, monitor, generator and executor are the objects that the ROS nodes host. Only time is made up: how long
-the model and the network take is said by a latency profile. The robot is not: it holds while nothing comes, and the
-world around it goes on. The same seed gives the same run.
+Observer, monitor, generator, executor and engine are the objects that the ROS nodes host. Only time is made up: how
+long the model and the network take is said by a latency profile. The robot is not: it holds while nothing comes, and
+the world around it goes on. The same seed gives the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
+from streaming_vla.engine.engine import Engine
+from streaming_vla.engine.values import ContextReport, EncodedObservation, Reply
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.events import (
     Action,
@@ -19,8 +23,8 @@ from streaming_vla.machines.events import (
     ContextReady,
     Episode,
     ExecutionState,
-    FlowReply,
-    FlowRequest,
+    GeneratedAction,
+    GenerateRequest,
     ObserveRequest,
     SaliencyQuestion,
     SaliencyReply,
@@ -38,39 +42,17 @@ from streaming_vla.workbench.report.records import (
     Span,
     StateAt,
 )
-from streaming_vla.workbench.virtual.baselines.events import ChunkReply, ChunkRequest
-from streaming_vla.workbench.virtual.hardware import Clock, Hardware
+from streaming_vla.workbench.virtual.clock import Clock
+from streaming_vla.workbench.virtual.network import Network
 
-
-class Service(Protocol):
-    """What the inference node does, without its time."""
-
-    def prefill(self, snapshot: Snapshot, shift: Vector | None, pending: Vector | None = None) -> ContextReady | None:
-        """Turn a snapshot into a context; None when it does not answer.
-
-        Args:
-            shift: [A], actions by which the robot's state is moved on; None: it stays.
-            pending: [A], actions by which the picture's tokens are moved on; None: they stay.
-        """
-
-    def flow_step(self, request: FlowRequest) -> FlowReply | None:
-        """Do one flow step; None when it does not answer."""
-
-    def chunk(self, request: ChunkRequest) -> ChunkReply | None:
-        """Denoise a chunk against a context; None when it does not answer."""
-
-    def must_plan(self, question: SaliencyQuestion) -> bool:
-        """Say whether the answer needs a plan that is not made yet."""
-
-    def look_ahead(self, question: SaliencyQuestion) -> SaliencyReply | None:
-        """Ask the policy for the saliency of a context; None when it does not answer."""
+SESSION = "/"
 
 
 class Plant(Protocol):
     """The robot in its world."""
 
-    def look(self) -> dict[str, Any]:
-        """Return a frame of every camera, as the service understands it."""
+    def look(self) -> Mapping[str, Any]:
+        """Return a frame of every camera, as `World.encode` understands it."""
 
     def state(self) -> Vector:
         """Return the robot's state in the policy's order and units."""
@@ -83,13 +65,15 @@ class Plant(Protocol):
 
 
 class ActionSource(Protocol):
-    """A generator of one action after the other, or of chunks; its methods return effects."""
+    """The generator, or another machine in its place; its methods return effects."""
 
     counters: Counters
 
     def on_episode(self, episode: Episode, now: float) -> Iterable[object]: ...
     def on_request(self, request: ObserveRequest, now: float) -> Iterable[object]: ...
     def on_context(self, context: ContextReady, now: float) -> Iterable[object]: ...
+    def on_generated(self, action: GeneratedAction, now: float) -> Iterable[object]: ...
+    def on_robot_state(self, values: Vector, now: float) -> Iterable[object]: ...
     def on_execution_state(self, state: ExecutionState, now: float) -> Iterable[object]: ...
     def poll(self, now: float) -> Iterable[object]: ...
     def deadline(self) -> float | None: ...
@@ -110,40 +94,44 @@ MACHINES = ("observer", "monitor", "generator", "executor")
 
 
 class World:
-    """One robot with its four machines, a service and a plant on one clock.
+    """One robot with its four machines, an engine and a plant on one clock.
 
     What happens is written into `record`; `commands` and `actions` hold what was sent to robot and executor.
 
     Args:
         machines: observer, monitor, generator, executor; they may be replaced while it runs.
-        service: the model.
+        engine: of the policy, with a stopwatch that stands still.
         plant: the robot.
-        hardware: latencies, on `clock`.
+        network: between robot and engine, on `clock`.
         clock: of the run.
         record: of the episode.
+
+    Attributes:
+        prepare: changes an observation before it is sent, once the generator knows of it.
+        hear_contexts: who is told that a context is ready; who is left out hears it from the generator.
+        trace: set to a list to keep what every machine and the engine are told.
     """
 
     def __init__(
         self,
         machines: tuple[Observer, Monitor, ActionSource, Executor],
-        service: Service,
+        engine: Engine,
         plant: Plant,
-        hardware: Hardware,
+        network: Network,
         clock: Clock,
         record: EpisodeRecord,
     ) -> None:
         self.observer, self.monitor, self.generator, self.executor = machines
-        self.service, self.plant, self.hardware, self.clock, self.record = service, plant, hardware, clock, record
+        self.engine, self.plant, self.network, self.clock, self.record = engine, plant, network, clock, record
+        self.prepare: Callable[[EncodedObservation], EncodedObservation] = lambda observation: observation
+        self.hear_contexts: tuple[str, ...] = ("generator", "monitor")
+        self.trace: list[Told] | None = None
         self.succeeded_s: float | None = None
         self.robot_alive = True
         self.episode: Episode | None = None
         self.commands: list[tuple[float, Command]] = []
         self.actions: list[Action] = []
-        self.flow_requests: list[tuple[float, FlowRequest]] = []
-        self.pending: Callable[[], Vector] | None = None  # of the actions that a picture lacks; None: nobody asks
-        self.encode: Callable[[Snapshot], Snapshot | str] | None = None  # str: the camera of a damaged frame
-        self.trace: list[Told] | None = None  # set to a list to keep what every machine is told
-        self._chunks: dict[int, ChunkRequest] = {}  # by observation, until its prefill is done
+        self._granted_s: dict[tuple[int, int, int], float] = {}  # by context, revision and step
         self._sense()
 
     @property
@@ -153,67 +141,88 @@ class World:
 
     def start(self, instruction: str) -> None:
         """Begin an episode."""
-        self._carry_out_all(self.monitor.start_episode(self.now, instruction))
+        self._execute_all(self.monitor.start_episode(self.now, instruction))
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         """Let time pass, at most `seconds`, or until `until` holds: everything happens exactly when it is due."""
         end = self.now + seconds
         while not until():
             deadlines = [due for name in MACHINES if (due := getattr(self, name).deadline()) is not None]
-            due = min([*deadlines, self.clock.due_s()])
+            due = min([*deadlines, self.clock.due_s(), self.engine.deadline()])
             if due > end:
                 self.clock.now = end
                 return
             self.clock.now = max(self.now, due)
             if self.clock.due_s() <= self.now:
                 self.clock.happen()
+            elif self.engine.deadline() <= self.now:
+                self._poll_engine()
             for name in MACHINES:
                 self.tell(name, "poll")
 
     def tell(self, machine: str, handler: str, *arguments: Any) -> None:
         """Call a handler of a machine and do what it asks for."""
         effects = tuple(getattr(getattr(self, machine), handler)(*arguments, self.now))
-        if self.trace is not None:
-            self.trace.append(Told(machine, handler, arguments, self.now, effects))
-        self._carry_out_all(effects)
+        self._trace(machine, handler, arguments, effects)
+        self._execute_all(effects)
 
-    def send_action(self, action: Action) -> None:
-        """Carry an action from the generator to the executor; both are on the robot."""
-        self.tell("executor", "on_action", action)
+    def encode(self, snapshot: Snapshot) -> EncodedObservation | str:
+        """Return a snapshot as it travels, or the camera of a damaged frame."""
+        request, cameras = snapshot.request, self.engine.policy.spec.cameras
+        return EncodedObservation(
+            SESSION,
+            request.episode,
+            request.sequence,
+            snapshot.instruction,
+            tuple(snapshot.frames[camera] for camera in cameras),
+            np.asarray(snapshot.state, dtype=np.float32),
+        )
 
-    def _carry_out_all(self, effects: Iterable[object]) -> None:
+    def context_of(self, report: ContextReport) -> ContextReady:
+        """Return what the robot is told of a prefill."""
+        return ContextReady(
+            report.episode,
+            report.sequence,
+            report.execution_horizon,
+            report.trained_horizon,
+            report.flow_step_s,
+            report.trained_delay,
+            report.chunk,
+        )
+
+    def _execute_all(self, effects: Iterable[object]) -> None:
         for effect in effects:
-            self._carry_out(effect)
+            self._execute(effect)
 
-    def _carry_out(self, effect: object) -> None:
+    def _execute(self, effect: object) -> None:
         match effect:
             case Episode():
                 self.episode = effect
+                self._granted_s.clear()
                 for machine in ("observer", "generator", "executor"):
                     self.tell(machine, "on_episode", effect)
             case ObserveRequest():
                 self.record.requests.append(RequestAt(self.now, effect.sequence, effect.reason))
                 if self.robot_alive:
                     self._look()
-                self.hardware.ask(effect.sequence, lambda: self.tell("observer", "on_request", effect))
+                self.network.send(effect, "observer", partial(self.tell, "observer", "on_request", effect))
             case Snapshot():
                 self._observed(effect)
-            case ChunkRequest():
-                self._chunks[effect.context] = effect
-            case ContextReady():  # of a chunk that has been merged
+            case ContextReady():  # of a generator that says so itself
                 self.tell("monitor", "on_context", effect)
-            case FlowRequest():
-                self.flow_requests.append((self.now, effect))
-                self._flow_step(effect)
+            case GenerateRequest():
+                for step in range(effect.step, effect.until):
+                    self._granted_s.setdefault((effect.context, effect.revision, step), self.now)
+                self.network.send(effect, "engine", lambda: self._ask("generate", SESSION, effect, self.now))
             case SaliencyQuestion():
-                self.hardware.send("question", lambda: self._question(effect))
+                self.network.send(effect, "engine", lambda: self._ask("predict_saliency", SESSION, effect, 0))
             case Action():
                 self.actions.append(effect)
-                self.hardware.action(effect, lambda: self.send_action(effect))
+                self.network.send(effect, "executor", partial(self.tell, "executor", "on_action", effect))
             case ExecutionState():
                 self.record.states.append(StateAt(self.now, effect))
                 for machine in ("generator", "monitor"):
-                    self.hardware.state(machine, effect, partial(self.tell, machine, "on_execution_state", effect))
+                    self.network.send(effect, machine, partial(self.tell, machine, "on_execution_state", effect))
             case Command():
                 self.plant.advance(self.now)
                 self.commands.append((self.now, effect))
@@ -222,11 +231,12 @@ class World:
                 raise TypeError(f"the virtual clock does not know what to do with a {type(effect).__name__}")
 
     def _sense(self) -> None:
-        """Once per control period: the world goes on, and the robot says that it is alive."""
+        """Once per control period: the world goes on, and the robot says that it is alive and how it is."""
         if self.plant.advance(self.now) and self.succeeded_s is None:
             self.succeeded_s = self.now
         if self.robot_alive:
             self.tell("executor", "on_robot_state")
+            self.tell("generator", "on_robot_state", self.plant.state())
             if self.observer.deadline() is not None:  # a request waits for pictures
                 self._look()
         self.clock.after(self.record.control_period_s, self._sense)
@@ -238,67 +248,67 @@ class World:
         self.tell("observer", "on_state", self.plant.state())
 
     def _observed(self, snapshot: Snapshot) -> None:
-        if self.encode is not None:
-            encoded = self.encode(snapshot)
-            if isinstance(encoded, str):
-                self.tell("observer", "on_damaged", snapshot, encoded)
-                return
-            snapshot = encoded
-        request, taken_s = snapshot.request, self.now
-        size = sum(len(picture) for picture in snapshot.frames.values() if isinstance(picture, bytes))
-        self.record.observations.append(ObservationAt(taken_s, request.sequence, request.reason, size, snapshot.skew_s))
-        # encoding is part of T_o: the span marks when the picture was taken
-        self.record.spans.append(Span("observer", "observe", taken_s, taken_s, request.sequence))
-        pending = self.pending() if self.pending is not None else None
+        """Send what was seen; encoding is part of T_o, so its span only marks when the pictures were taken."""
+        observation = self.encode(snapshot)
+        if isinstance(observation, str):
+            self.tell("observer", "on_damaged", snapshot, observation)
+            return
+        request, size = snapshot.request, sum(len(image) for image in observation.images)
+        self.record.observations.append(
+            ObservationAt(self.now, request.sequence, request.reason, size, snapshot.skew_s)
+        )
+        self._span("observer", "observe", self.now, request.sequence)
         self.tell("generator", "on_request", request)
+        sent = self.prepare(observation)
+        self.network.send(sent, "engine", lambda: self._ask("observe", sent, self.now))
 
-        def prefilled(begin_s: float, end_s: float) -> None:
-            chunk = self._chunks.pop(request.sequence, None)
-            context = self.service.prefill(snapshot, chunk.shift if chunk is not None else None, pending)
-            self.record.spans.append(Span("inference", "prefill", begin_s, end_s, request.sequence))
-            if context is None:
-                return
-            smoothed_s = self.hardware.flow_step_s(request.sequence)
-            context = replace(context, flow_step_s=smoothed_s or context.flow_step_s)
-            queued_s = end_s - begin_s  # of the model's time nothing is known but this
-            self.record.contexts.append(ContextAt(end_s, request.sequence, 0, queued_s, 0.0))
-            if chunk is None:
-                told = (partial(self.tell, machine, "on_context", context) for machine in ("generator", "monitor"))
-                self.hardware.context(request.sequence, *told)
-            else:
-                self.hardware.flow_steps(chunk.steps, lambda begin, end: self._denoised(chunk, begin, end))
+    def _ask(self, handler: str, *arguments: Any) -> None:
+        """Hand a request to the engine."""
+        getattr(self.engine, handler)(*arguments)
+        self._trace("engine", handler, arguments, ())
 
-        self.hardware.observation(request.sequence, prefilled)
+    def _poll_engine(self) -> None:
+        replies = self.engine.poll(self.now)
+        self._trace("engine", "poll", (), tuple(replies))
+        for reply in replies:
+            self.on_reply(reply)
 
-    def _denoised(self, request: ChunkRequest, begin_s: float, end_s: float) -> None:
-        self.record.spans.append(Span("inference", "flow_step", begin_s, end_s, request.context))
-        reply = self.service.chunk(request)
-        if reply is not None:
-            self.hardware.send("context", lambda: self.tell("generator", "on_chunk_reply", reply))
+    def on_reply(self, reply: Reply) -> None:
+        """Carry a reply to whom it concerns; a refused observation concerns nobody on the robot."""
+        value = reply.value
+        match value:
+            case ContextReport():
+                self._prefilled(value)
+            case GeneratedAction():
+                if value.accepted and not self.engine.policy.spec.chunk:  # of a chunk it was done with the context
+                    self._span("inference", "flow_step", self.now - value.compute_s, value.context, value.step)
+                self.network.send(value, "generator", partial(self._generated, value))
+            case SaliencyReply():
+                self.network.send(value, "monitor", partial(self.tell, "monitor", "on_saliency", value))
 
-    def _flow_step(self, request: FlowRequest) -> None:
-        asked_s = self.now
+    def _prefilled(self, report: ContextReport) -> None:
+        begin_s = self.now - report.prefill_s - report.queued_s
+        self._span("inference", "prefill", begin_s, report.sequence, end_s=self.now - report.denoise_s)
+        if report.chunk:
+            self._span("inference", "flow_step", self.now - report.denoise_s, report.sequence)
+        times = (report.prefill_s, report.queued_s)
+        self.record.contexts.append(ContextAt(self.now, report.sequence, report.tokens, *times))
+        context = self.context_of(report)
+        for machine in self.hear_contexts:
+            self.network.send(context, machine, partial(self.tell, machine, "on_context", context))
 
-        def stepped(begin_s: float, end_s: float) -> None:
-            self.record.spans.append(Span("inference", "flow_step", begin_s, end_s, request.context, request.index))
-            reply = self.service.flow_step(request)
-            if reply is not None:
-                self.hardware.flow_reply(request.context, request.index, lambda: answered(reply))
+    def _generated(self, action: GeneratedAction) -> None:
+        granted_s = self._granted_s.pop((action.context, action.revision, action.step), None)
+        if granted_s is not None and action.accepted:
+            self._span("generator", "generate", granted_s, action.context, action.step)
+        self.tell("generator", "on_generated", action)
 
-        def answered(reply: FlowReply) -> None:
-            self.record.spans.append(Span("generator", "generate", asked_s, self.now, request.context, request.index))
-            self.tell("generator", "on_flow_reply", reply)
+    def _span(
+        self, node: str, stage: str, begin_s: float, sequence: int, index: int = -1, end_s: float | None = None
+    ) -> None:
+        end_s = self.now if end_s is None else end_s
+        self.record.spans.append(Span(node, stage, begin_s, end_s, sequence, index))
 
-        self.hardware.flow_step(request.context, request.index, stepped)
-
-    def _question(self, question: SaliencyQuestion) -> None:
-        """Answer at once, but let a plan that is still to be made take its time."""
-        if self.service.must_plan(question):
-            self.hardware.plan(lambda _begin_s, _end_s: self._answer(question))
-        else:
-            self._answer(question)
-
-    def _answer(self, question: SaliencyQuestion) -> None:
-        reply = self.service.look_ahead(question)
-        if reply is not None:
-            self.hardware.send("answer", lambda: self.tell("monitor", "on_saliency", reply))
+    def _trace(self, machine: str, handler: str, arguments: tuple[Any, ...], effects: tuple[object, ...]) -> None:
+        if self.trace is not None:
+            self.trace.append(Told(machine, handler, arguments, self.now, effects))

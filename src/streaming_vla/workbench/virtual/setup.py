@@ -1,0 +1,89 @@
+"""What of a virtual episode is up to the way in which a policy is run, and our own way: the action flow as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from streaming_vla.engine.values import EncodedObservation
+from streaming_vla.machines.generator import Generator, GeneratorOptions
+from streaming_vla.machines.monitor import Monitor, MonitorOptions
+from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.layout import Vector
+from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
+from streaming_vla.workbench.virtual.world import ActionSource
+
+ALWAYS = MonitorOptions(mode="always", lead_actions=0)
+OVERRUN = GeneratorOptions(lead_actions=0)
+
+
+@dataclass
+class Assembly:
+    """The parts of an episode that a setup makes.
+
+    Args:
+        policy: that the engine runs.
+        source: of the actions.
+        monitor: decides when to observe.
+        denoising_steps: that a context takes; of a flow none.
+        learn: tells the source how long an action took to come, seconds.
+        prepare: see World.
+        hear_contexts: see World.
+    """
+
+    policy: FlowPolicy
+    source: ActionSource
+    monitor: Monitor
+    denoising_steps: int = 0
+    learn: Callable[[float], None] = lambda latency_s: None
+    prepare: Callable[[EncodedObservation], EncodedObservation] = lambda observation: observation
+    hear_contexts: tuple[str, ...] = ("generator", "monitor")
+
+
+class Setup(Protocol):
+    """One way in which a policy is run."""
+
+    def assemble(self, policy: FlowPolicy, period_s: float, seed: int, state: Callable[[], Vector]) -> Assembly:
+        """Return the parts of one episode.
+
+        Args:
+            period_s: an action lasts so long, seconds.
+            seed: of the episode.
+            state: returns the robot's state, [state_size].
+        """
+
+
+@dataclass(frozen=True)
+class StreamSetup:
+    """The action flow as a stream.
+
+    Args:
+        monitor: options; control period, layout and seed are those of the episode.
+        generator: options; the control period is that of the episode.
+        replace_tokens: the predictor moves the pictures on over the actions that they lack.
+    """
+
+    monitor: MonitorOptions = ALWAYS
+    generator: GeneratorOptions = OVERRUN
+    replace_tokens: bool = False
+
+    def asking(self, mode: str, of: str = "plan", when: str = "salient") -> StreamSetup:
+        """Return the same that observes early where a mode says so; who observes less often leaves no action out.
+
+        Args:
+            mode, of, when: MonitorOptions' mode, saliency_of and observe_when.
+        """
+        monitor = replace(self.monitor, mode=mode, saliency_of=of, observe_when=when, trained_delay=NOTHING_LEFT_OUT)
+        return replace(self, monitor=monitor, generator=replace(self.generator, trained_delay=NOTHING_LEFT_OUT))
+
+    def assemble(self, policy: FlowPolicy, period_s: float, seed: int, state: Callable[[], Vector]) -> Assembly:
+        """See Setup."""
+        layout = policy.spec.layout
+        source = Generator(layout, replace(self.generator, control_period_s=period_s))
+        # of its own in every episode: with one for all, mode random would look at the same contexts of each
+        monitor = replace(self.monitor, control_period_s=period_s, absolute=layout.absolute, random_seed=seed)
+        parts = Assembly(policy, source, Monitor(monitor), learn=source.learn)
+        if self.replace_tokens:
+            parts.prepare = lambda observation: replace(observation, pending=source.pending())
+        return parts
