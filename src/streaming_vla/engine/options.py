@@ -18,8 +18,8 @@ class EngineOptions:
 
     Args:
         cache_policy: one of kv_cache.policies.POLICY_NAMES.
-        sinks: first tokens of the episode that every policy but full always keeps.
-        recent: newest tokens that every policy but full always keeps.
+        sinks: first tokens of the episode that every policy but full and newest always keeps.
+        recent: newest tokens that every policy but full always keeps; newest those of the newest observation.
         capacity: tokens that full can hold.
         max_sessions: robots that are served at most.
         contexts_kept: newest contexts of a session that flow steps may use: the old one, whose flow goes on until the
