@@ -29,13 +29,13 @@ from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.parameters.spec import Value
-from streaming_vla.policies.models import find_model
+from streaming_vla.policies.models import find_file, find_model
+from streaming_vla.policies.registry import load_policy
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
-from streaming_vla.saliency.loading import load_with_predictor
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -79,13 +79,13 @@ class InferenceNode(SuiteNode):
         # the cores belong to the control loop: one thread here, and none that spin beside it
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._policy = load_with_predictor(self.value("model"), self.value("saliency_model"))
+        self._policy = load_policy(self.value("model"), self.value("saliency_model"))
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
         check_fit(self._policy.spec, self._options)
         if self._gate is not None and self._options.cache_policy == "gated":
-            for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
+            for sentence in differences(self._gate.training, self._options, find_file(self.value("model"))):
                 self.get_logger().warning(sentence)
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
@@ -139,7 +139,7 @@ class InferenceNode(SuiteNode):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        predictor = "yes" if self._policy.predictor is not None else "no"
+        predictor = "yes" if getattr(self._policy, "predictor", None) is not None else "no"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
         if self._thread is None:
             return "", figures
