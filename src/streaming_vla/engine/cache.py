@@ -105,13 +105,13 @@ def trained_cache(training: Mapping[str, object]) -> Mapping[str, Any]:
     return trained if isinstance(trained, Mapping) else {}
 
 
-def differences(training: Mapping[str, object], cache: CacheOptions, policy: Path) -> list[str]:
+def differences(training: Mapping[str, object], cache: CacheOptions, policy: Path | None) -> list[str]:
     """Return a sentence for every size of the cache, and for weights, that are not those that a gate was trained for.
 
     Args:
         training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
         cache: with no size left open (EngineOptions.cache).
-        policy: file of the weights that run.
+        policy: file of the weights that run; None: they come from no file.
     """
     trained = trained_cache(training)
     sizes = {name: getattr(cache, f"cache_{name}") for name in ("sinks", "recent", "chunk")}
@@ -121,9 +121,10 @@ def differences(training: Mapping[str, object], cache: CacheOptions, policy: Pat
         if trained.get(name, size) != size
     ]
     own = training.get("policy")
-    if isinstance(own, Mapping) and own.get("sha256") != file_digest(policy):
+    if isinstance(own, Mapping) and (policy is None or own.get("sha256") != file_digest(policy)):
+        others = "those of the model, which is no file" if policy is None else f"'{policy}'"
         sentences.append(
-            f"the gate was trained for other weights of policy {own.get('name')} than '{policy}': it may choose badly, "
-            "train one with 'streaming-vla train gate'"
+            f"the gate was trained for other weights of policy {own.get('name')} than {others}: it may choose "
+            "badly, train one with 'streaming-vla train gate'"
         )
     return sentences
