@@ -70,7 +70,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         self.dispatch(Generator.on_episode, episode)
 
     def report(self) -> tuple[str, dict[str, object]]:
-        """Say when the inference node is missing, or when its policy acts in another layout."""
+        """Say when the inference node is missing, or when its policy acts otherwise than this robot."""
         problem = "" if self._requests.get_subscription_count() else f"no node listens to '{self._requests.topic_name}'"
         return problem or self._mismatch, {"actions": self._sent, **self._figures()}
 
@@ -87,7 +87,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         }
 
     def _context_from(self, message: wire.Context) -> ContextReady:
-        self._mismatch = messages.layout_mismatch(self._layout, message)
+        self._mismatch = messages.policy_mismatch(self.options, message)
         if self._mismatch:
             raise ValueError(self._mismatch)
         return messages.context_from(message)

@@ -22,14 +22,14 @@ from streaming_vla_interfaces import srv
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.loading import load_model
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
-from streaming_vla.policies.models import find_file
-from streaming_vla.policies.registry import load_policy
+from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
@@ -78,12 +78,12 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         options = self.options
-        self._policy = load_policy(options.model, options.saliency_model)
+        self._policy = load_model(options)
         spec = self._policy.spec
         engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
         check_fit(spec, engine)
         if engine.gate is not None and options.cache_policy == "gated":
-            for sentence in differences(engine.gate.training, engine.cache, find_file(options.model)):
+            for sentence in differences(engine.gate.training, engine.cache, model_files(options.model)):
                 self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
@@ -137,7 +137,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        predictor = "yes" if getattr(self._policy, "predictor", None) is not None else "no"
+        predictor = "no" if getattr(self._policy, "predictor", None) is None else "yes"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
         if self._thread is None:
             return "", figures
@@ -211,7 +211,8 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self._actions[session].publish(messages.generated_to(value, session, self.stamp(reply.done_s)))
             self._later(self._say_generated, reply, value)
         elif isinstance(value, ContextReport):
-            context = messages.context_to(value, self._policy.spec.layout, self.stamp(reply.done_s))
+            spec = self._policy.spec
+            context = messages.context_to(value, spec.layout, spec.control_period_s, self.stamp(reply.done_s))
             self._contexts[session].publish(context)
             self._later(self._say_prefilled, reply, value)
         elif isinstance(value, Refusal):
