@@ -12,15 +12,16 @@ from runtime_cases import EPISODE, context, state
 from streaming_vla.machines.events import Action, ContextReady, Episode, GeneratedAction, GenerateRequest, Mode
 from streaming_vla.machines.flows import CANDIDATES, REQUESTS_KEPT
 from streaming_vla.machines.generator import LOST_AFTER_S, GeneratorOptions
+from streaming_vla.machines.lead import UNKNOWN_AHEAD
 
 OPTIONS = GeneratorOptions(release="stream", overrun=True, lead_actions=1, generate_timeout_s=0.2)
-AHEAD = 2  # actions that are granted ahead while nothing is known of how long they take
+AHEAD = UNKNOWN_AHEAD  # actions that are granted ahead while nothing is known of how long they take
 SPARE = 2
 
 
 def test_an_action_is_sent_the_moment_it_exists() -> None:
     rig = Rig(OPTIONS)
-    [request] = rig.context(0)
+    [request] = rig.context(context(0, horizon=10, trained=16))
     assert isinstance(request, GenerateRequest)
     assert (request.episode, request.context, request.step, request.until) == (7, 0, 0, AHEAD + SPARE)
     assert request.position == pytest.approx([0.0, 0.0, -1.0])
@@ -53,11 +54,9 @@ def test_lead_actions_are_sent_ahead() -> None:
 def test_steps_are_granted_one_by_one_as_actions_begin() -> None:
     rig = Rig(OPTIONS)
     rig.context(context(0, horizon=50, trained=50))
-    for _ in range(4):  # what was granted at first covers them
-        rig.answer_all(0)
-        rig.begin()
-    rig.requests.clear()
-    for _ in range(10):
+    for number in range(2 * (AHEAD + SPARE) + 10):
+        if number == 2 * (AHEAD + SPARE):  # what was granted while nothing was known is used up
+            rig.requests.clear()
         rig.now += 0.06  # an action lasts 0.05
         rig.answer_all(0)
         rig.begin()
@@ -275,7 +274,7 @@ def test_a_context_to_come_is_not_waited_for_its_first_action_is() -> None:
 def test_unexpected_actions_are_dropped() -> None:
     rig = Rig(OPTIONS)
     rig.arrive(GeneratedAction(7, 0, 1, 0, True, np.zeros(3)))
-    rig.context(0)
+    rig.context(context(0, horizon=10, trained=16))
     first = rig.next_action(0)
     for wrong in (replace(first, revision=9), replace(first, context=3, revision=8), replace(first, episode=6)):
         assert rig.arrive(wrong) == []
@@ -494,14 +493,94 @@ def test_the_first_steps_are_granted_with_the_picture() -> None:
     rig = Rig(OPTIONS)
     [first] = rig.picture(0)
     assert isinstance(first, GenerateRequest)
-    assert (first.context, first.step, first.until) == (0, 0, 1), "of the first context no horizon is known"
-    rig.context(0)
+    assert (first.context, first.step, first.until) == (0, 0, AHEAD + SPARE), "the model does those that there are"
+    rig.context(context(0, horizon=10, trained=16))
     rig.answer(0)
     assert rig.sent() == [(0, 0)]
     [second] = rig.picture(1)
     assert isinstance(second, GenerateRequest)
     assert (second.context, second.step, second.until) == (1, 0, AHEAD + SPARE)
     assert second.revision > first.revision
+
+
+@pytest.mark.parametrize(("overrun", "given"), [(True, 6), (False, 4)])
+def test_of_a_first_context_with_a_short_horizon_nothing_more_is_waited_for(overrun: bool, given: int) -> None:
+    rig = Rig(replace(OPTIONS, overrun=overrun))
+    rig.picture(0)
+    assert rig.model[0].until > 6
+    rig.answer(0)
+    rig.context(context(0, horizon=4, trained=6))
+    rig.model[0].until = 6  # the model does those that there are
+    rig.answer_all(0)
+    for _ in range(given):
+        rig.begin()
+    assert rig.sent() == [(0, index) for index in range(given)]
+    assert rig.generator.deadline() is None, "no action is owed"
+
+
+def scattered(options: GeneratorOptions = OPTIONS) -> Rig:
+    """Return a generator that knows of actions that came at once, and of one that took two and a half periods."""
+    rig = Rig(options)
+    for latency_s in (*[0.0] * 20, 2.5 * options.control_period_s):
+        rig.generator.learn(latency_s)
+    return rig
+
+
+def test_an_episode_begins_when_what_has_come_outlasts_a_delay_on_the_way() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=10, trained=16))
+    rig.answer(0)
+    rig.answer(0)
+    assert rig.sent() == [], "the third could come after two of them were played"
+    rig.answer(0)
+    assert rig.sent() == [(0, 0)]
+
+
+def test_an_episode_does_not_wait_for_actions_that_are_not_to_come() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=1, trained=2))
+    rig.answer(0)
+    assert rig.sent() == []
+    rig.answer(0)
+    assert rig.sent() == [(0, 0)]
+
+
+def test_the_old_context_goes_on_until_what_has_come_of_the_new_one_outlasts_a_delay() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=4, trained=16))
+    rig.answer_all(0)
+    rig.begin()
+    rig.picture(1)
+    rig.context(context(1, horizon=4, trained=16))
+    for _ in range(2):
+        rig.answer(1)
+        rig.begin()
+        rig.answer_all(0)
+    assert {context for context, _ in rig.sent()} == {0}
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent()[-1] == (1, 0)
+
+
+def test_a_new_context_takes_over_with_one_action_where_the_old_one_has_none() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=4, trained=16))
+    for _ in range(3):
+        rig.answer(0)
+    for _ in range(2):
+        rig.begin()
+    rig.picture(1)
+    rig.context(context(1, horizon=4, trained=16))
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent()[-2:] == [(0, 2), (1, 0)]
+
+
+def test_a_robot_state_that_is_not_finite_is_not_passed_on() -> None:
+    rig = Rig(OPTIONS)
+    rig.take(rig.generator.on_robot_state(np.array([1.0, np.nan]), 0.0))
+    rig.context(0)
+    assert rig.request.state is None and rig.generator.counters["robot_state_not_finite"] == 1
 
 
 def test_first_actions_may_come_before_their_context_and_wait_for_it() -> None:
@@ -528,7 +607,7 @@ def test_a_flow_to_come_begins_anew_when_the_gripper_has_moved_and_not_when_it_h
     assert [r for r in rig.begin() if isinstance(r, GenerateRequest) and r.context == 1] == [], "0.03 of 2"
     rig.answer(0, (0.1, 0.1, 0.55))
     [again] = [r for r in rig.begin() if isinstance(r, GenerateRequest) and r.context == 1]
-    assert (again.revision > first.revision, again.step, again.until) == (True, 0, AHEAD + SPARE)
+    assert (again.revision > first.revision, again.step, again.until) == (True, 0, 6), "all that there are"
     assert again.position == pytest.approx([0.0, 0.0, 0.55])
     stale = replace(rig.next_action(1), revision=first.revision)
     rig.context(1)
@@ -619,19 +698,21 @@ def test_a_context_that_is_later_than_its_spare_steps_is_begun_again() -> None:
     rig.answer_all(0)
     rig.picture(1)
     rig.context(context(1, horizon=4, trained=16))
-    for number in range(5):
+    granted = AHEAD + SPARE
+    for number in range(granted + 1):
         if number == 2:
             rig.answer(1)
         rig.begin()
         rig.answer_all(0)
-        assert rig.generator.counters["flow_begun_again"] == int(number == 4)
-    assert (rig.model[1].step, rig.sent()[-1]) == (4, (0, 6)), "the old one goes on meanwhile"
+        assert rig.generator.counters["flow_begun_again"] == int(number == granted)
+    assert (rig.model[1].step, rig.sent()[-1]) == (granted, (0, granted + 2)), "the old one goes on meanwhile"
     again = next(request for request in reversed(rig.requests) if request.context == 1)
-    assert again.step == 4 and again.position[0] == pytest.approx(0.4), "with the sum of what was skipped"
+    assert again.step == granted, "as many are skipped as it is late"
+    assert again.position[0] == pytest.approx(0.1 * granted), "with the sum of what was skipped"
     for _ in range(2):  # the old context has given one action more since then
         rig.answer(1)
     rig.begin()
-    assert rig.sent()[-1] == (1, 0) and rig.actions[-1].flow_time == pytest.approx(5 / 16)
+    assert rig.sent()[-1] == (1, 0) and rig.actions[-1].flow_time == pytest.approx(granted / 16)
 
 
 def test_contexts_to_come_are_bounded_but_one_that_is_there_is_used_however_many_are_asked_for() -> None:
@@ -688,7 +769,7 @@ def test_a_picture_comes_with_what_is_planned_behind_it() -> None:
     rig.picture(1)
     planned = rig.request.planned
     assert planned is not None
-    assert planned[:, 0] == pytest.approx([0.1, 0.2, 0.3]), "being played and sent"
+    assert planned[:, 0] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), "being played, sent, and there"
     rig.model[0].until += 1
     rig.context(context(1, horizon=4, trained=9))
     rig.answer_all(1)
@@ -696,7 +777,9 @@ def test_a_picture_comes_with_what_is_planned_behind_it() -> None:
     assert rig.sent()[-1] == (1, 0)
     rig.picture(2)
     assert rig.request.delay == 3, "context 1 took over three actions behind its picture"
-    assert [request.planned for request in rig.requests if request.context == 0][1:] == [None] * 3
+    rig.play(1, 6)
+    [_, *later] = [request for request in rig.requests if request.context == 1]
+    assert later and all(request.planned is None for request in later), "it is told with the picture"
 
 
 def chunk(sequence: int, rows: int = 8) -> ContextReady:
