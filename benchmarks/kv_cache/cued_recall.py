@@ -22,7 +22,7 @@ from kv_cache import CachePolicy, CacheSpec, Gate, GateConfig, Gated, rotate
 from kv_cache.batched import BatchedCache
 from kv_cache.gate import CELLS
 from kv_cache.policies.base import Sizes
-from kv_cache.rotary import angles, turn
+from kv_cache.rotary import angles, apply_rotary
 from kv_cache.sampling import (
     chunks_of,
     gated_attention,
@@ -127,10 +127,10 @@ class Recall(nn.Module):
             for number, layer in enumerate(self.layers):
                 queries, keys, values = layer.heads(tokens)
                 new.append((keys, values))
-                turned = turn(keys, cos.unsqueeze(1), sin.unsqueeze(1))
+                turned = apply_rotary(keys, cos.unsqueeze(1), sin.unsqueeze(1))
                 all_keys = torch.cat((view.keys[:, number], turned), dim=2)
                 all_values = torch.cat((view.values[:, number], values), dim=2)
-                queries = turn(queries, cos.unsqueeze(1), sin.unsqueeze(1))
+                queries = apply_rotary(queries, cos.unsqueeze(1), sin.unsqueeze(1))
                 nothing = tokens.new_zeros(len(words), 0)
                 tokens = layer.finish(tokens, gated_attention(queries, all_keys, all_values, mask, nothing))
             cache.append(torch.stack([keys for keys, _ in new], 1), torch.stack([values for _, values in new], 1))

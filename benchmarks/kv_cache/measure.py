@@ -22,7 +22,7 @@ from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.contract import PolicyObservation, prefill_whole
 
-POLICIES = POLICY_NAMES
+POLICIES = tuple(name for name in POLICY_NAMES if name != "newest")  # a window without a history
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
 FILL = 1000  # tokens that are appended at once to make a history
 YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each

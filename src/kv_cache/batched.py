@@ -16,7 +16,7 @@ from kv_cache.cache import MAX_BYTES
 from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Chunks, Queries, State
 from kv_cache.policies.base import CachePolicy
-from kv_cache.rotary import angles, turn
+from kv_cache.rotary import angles, apply_rotary
 from kv_cache.slots import rotary_table, rotary_table_bytes
 from kv_cache.spec import CacheSpec
 
@@ -102,7 +102,7 @@ class BatchedCache:
             raise ValueError(f"batched cache: batch is {batch}, it must be at least 1")
         if not policy.moves_tokens:
             raise ValueError(f"batched cache: policy {policy.name} has no bound, choose one that drops tokens")
-        policy.fit(spec)
+        policy.check_spec(spec)
         self.spec, self.policy, self.device = spec, policy, torch.device(device)
         self._batch = batch
         self.allocated_bytes = self._required_bytes()
@@ -172,7 +172,7 @@ class BatchedCache:
         state, view = self.state, self.view()
         positions = view.next_position.unsqueeze(1) + torch.arange(queries.shape[2], device=self.device)
         cos, sin = angles(positions, self._frequencies)
-        rotated = turn(queries, cos.unsqueeze(1), sin.unsqueeze(1))
+        rotated = apply_rotary(queries, cos.unsqueeze(1), sin.unsqueeze(1))
         seen = Queries(layer, self.spec.layers, queries, rotated, view.keys[:, layer], view.held)
         mass, policy = self.policy.observe(seen, state.mass, state.policy)
         self.state = state._replace(mass=mass, policy=policy)
@@ -187,7 +187,7 @@ class BatchedCache:
         held = slots < state.tokens.unsqueeze(1)
         rows = torch.where(slots < fixed, slots, line + slots + shift)
         rows = torch.where(held, rows, 0)
-        keys = turn(state.keys, self._cos[rows][:, None, None], self._sin[rows][:, None, None])
+        keys = apply_rotary(state.keys, self._cos[rows][:, None, None], self._sin[rows][:, None, None])
         bias = None
         if sizes.log_count:
             is_summary = (slots >= state.sinks.unsqueeze(1)) & (slots < fixed)
@@ -200,8 +200,9 @@ class BatchedCache:
         added = keys.shape[3]
         to_sinks = (sizes.sinks - state.sinks).clamp(max=added)
         sinks, recents = state.sinks + to_sinks, state.recents + added - to_sinks
-        leaving = (recents - sizes.recent).clamp(min=0) // sizes.chunk
-        most = (sizes.chunk - 1 + added) // sizes.chunk  # that can leave at once
+        staying = policy.staying(added)
+        leaving = (recents - staying).clamp(min=0) // sizes.chunk
+        most = (sizes.recent + sizes.chunk - 1 + added - staying) // sizes.chunk  # that can leave at once
         order = _Order(state.tokens, sizes.max_tokens, added)
         first = sinks + state.summaries
 

@@ -12,7 +12,7 @@ from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Queries, State
 from kv_cache.compress import around, evict, judge
 from kv_cache.policies.base import CachePolicy
-from kv_cache.rotary import rotate, turn
+from kv_cache.rotary import apply_rotary, rotate
 from kv_cache.slots import SlotRotations, pick
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
@@ -65,7 +65,7 @@ class SessionCache:
     ) -> None:
         if views < 1:
             raise ValueError(f"session cache: views is {views}, it must be at least 1")
-        policy.fit(spec)
+        policy.check_spec(spec)
         self.allocated_bytes = required_bytes(spec, policy, views)
         if self.allocated_bytes > max_bytes:
             raise MemoryError(
@@ -105,7 +105,7 @@ class SessionCache:
         if values.shape[2] != added:
             raise ValueError(f"append: {added} keys and {values.shape[2]} values, their number must be equal")
         ledger, sizes = self._ledger, self.policy.sizes
-        self.policy.admit(ledger.tokens, added)
+        self.policy.check_room(ledger.tokens, added)
         to_sinks = min(sizes.sinks - ledger.sinks, added)
         grown = replace(
             ledger,
@@ -114,7 +114,7 @@ class SessionCache:
             full_tokens=ledger.full_tokens + added,
         )
         mass = torch.cat((self._mass, self._mass.new_zeros(added))) if self.policy.reads_queries else self._mass
-        leaving = max(0, grown.recents - sizes.recent) // sizes.chunk
+        leaving = max(0, grown.recents - self.policy.staying(added)) // sizes.chunk
         if leaving:
             self._compress(grown, keys, values, mass, leaving)
         else:
@@ -215,7 +215,7 @@ class SessionCache:
             raise ValueError(f"retuned: {policy} differs from {self.policy} in more than budget and threshold")
         cache = SessionCache(self.spec, policy, self._views, self._max_bytes, self.device)
         saved = self.snapshot()
-        policy.admit(0, saved.ledger.tokens)
+        policy.check_room(0, saved.ledger.tokens)
         begin, end = saved.ledger.sinks, saved.ledger.sinks + len(saved.ledger.numbers)
         ledger, stay = evict(policy, saved.ledger, saved.mass[begin:end])
         places = around([begin + place for place in stay], begin, range(end, saved.ledger.tokens))
@@ -275,7 +275,7 @@ class SessionCache:
     def _turned(self, keys: Tensor, ledger: Ledger, start: int) -> Tensor:
         """Rotate keys that fill the slots from `start` to the last one."""
         if self._rotations is not None:
-            return turn(keys, *self._rotations.of(ledger, start))
+            return apply_rotary(keys, *self._rotations.of(ledger, start))
         positions = torch.arange(start, ledger.tokens, device=self.device)  # each is needed once
         return rotate(keys, positions, frequencies=self.spec.frequencies)
 

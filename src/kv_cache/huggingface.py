@@ -16,7 +16,7 @@ from kv_cache.cache import MAX_BYTES, SessionCache
 from kv_cache.checks import check_tokens
 from kv_cache.huggingface_spec import rotation, sliding_window, spec_of
 from kv_cache.policies.base import CachePolicy
-from kv_cache.rotary import turn
+from kv_cache.rotary import apply_rotary
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheStats
 
@@ -58,7 +58,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
             raise ValueError(
                 f"compressed cache: {type(spec).__name__} is no CacheSpec; CompressedCache.of takes the model itself"
             )
-        policy.fit(spec)
+        policy.check_spec(spec)
         if policy.sizes.log_count:
             raise ValueError("compressed cache: the model's attention does not add log_count, make the policy without")
         super().__init__(layers=[_Layer(self, number) for number in range(spec.layers)])
@@ -179,7 +179,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
         held = torch.stack([view.keys for view in views])
         offset = self.position - views[0].next_position
         if offset:
-            held = turn(held, *rotation(self.spec, torch.tensor([offset], device=keys.device)))
+            held = apply_rotary(held, *rotation(self.spec, torch.tensor([offset], device=keys.device)))
         self._shown = held, torch.stack([view.values for view in views])
         self._pending = []
 
@@ -208,7 +208,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
         values = torch.stack([each for _, each in self._pending], dim=1)
         positions = self.position + torch.arange(keys.shape[3], device=keys.device)
         cos, sin = rotation(self.spec, positions)
-        unrotated = turn(keys, cos, -sin)
+        unrotated = apply_rotary(keys, cos, -sin)
         for name, new in (("keys", unrotated), ("values", values)):  # of all rows, before the first of them changes
             check_tokens("compressed cache", name, new, self.spec, new.device, len(self.rows))
         for row, own_keys, own_values in zip(self.rows, unrotated, values, strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from kv_cache.rotary import turn
+from kv_cache.rotary import apply_rotary
 from kv_cache.spec import CacheSpec
 
 NEAR = 7  # a position at which keys are compared; the other one lies beyond the longest sequence of the training
@@ -86,7 +86,7 @@ def _check_rotation(who: str, model: PreTrainedModel, spec: CacheSpec, far: int)
                 f"{spec.kv_heads} heads of {spec.head_dim} numbers: a model with other layers cannot use this cache"
             )
         for number, (key, at_start) in enumerate(zip(found, start, strict=True)):
-            off = (key - turn(at_start, *angle)).abs().max()
+            off = (key - apply_rotary(at_start, *angle)).abs().max()
             if not off <= OFF * at_start.abs().max():
                 raise ValueError(
                     f"{who}: at position {position} layer {number} does not turn its keys by its rotary frequencies in "

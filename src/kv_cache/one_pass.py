@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kv_cache.policies.base import Sizes
-from kv_cache.rotary import angles, turn
+from kv_cache.rotary import angles, apply_rotary
 from kv_cache.sampling import chunk_count, closed_positions, gated_share
 from kv_cache.spec import CacheSpec
 
@@ -97,14 +97,14 @@ class Asked:
         def grouped(rotated: Tensor) -> Tensor:  # [B, Hkv, S, G * Q, d]
             return rotated.view(shape).transpose(2, 3).flatten(3, 4)
 
-        near, far = grouped(turn(queries, *self.near)), grouped(turn(queries, *self.far))
+        near, far = grouped(apply_rotary(queries, *self.near)), grouped(apply_rotary(queries, *self.far))
         sinks = self.sizes.sinks
         far_keys = torch.cat((memory.keys[:, :, :sinks], memory.summary_keys), dim=2)
         far_values = torch.cat((memory.values[:, :, :sinks], memory.summary_values), dim=2)
         keys, values = memory.keys[:, :, self.window], memory.values[:, :, self.window]
         in_window, in_memory = (seen[:, None] for seen in self._seen)
         if own is not None:
-            keys = torch.cat((keys, turn(own[0], *self.near)), dim=3)
+            keys = torch.cat((keys, apply_rotary(own[0], *self.near)), dim=3)
             values = torch.cat((values, own[1]), dim=3)
             mine = own[2].repeat(heads // kv_heads, 1).expand(groups, -1, -1)
             in_window = torch.cat((in_window.expand(-1, mine.shape[1], -1), mine), dim=2)
@@ -131,8 +131,8 @@ def remember(
     _, places = closed_positions(fate.keep, positions[:1], sizes)
     cos, sin = angles(places, frequencies)
     return LayerMemory(
-        turn(keys, *angles(positions, frequencies)),
+        apply_rotary(keys, *angles(positions, frequencies)),
         values,
-        turn(summary[0], cos.unsqueeze(1), sin.unsqueeze(1)),
+        apply_rotary(summary[0], cos.unsqueeze(1), sin.unsqueeze(1)),
         summary[1],
     )

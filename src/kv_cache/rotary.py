@@ -30,7 +30,7 @@ def angles(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     return turned.cos(), turned.sin()
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + F]) of the first 2F numbers of a head; the rest, if any, stays.
 
     Args:
@@ -73,4 +73,4 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10000.0, frequencies: Seq
         used = frequencies_of(x.shape[-1], base, x.device)
     else:
         used = torch.tensor(frequencies, dtype=torch.float64, device=x.device)
-    return turn(x, *angles(positions, used))
+    return apply_rotary(x, *angles(positions, used))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from kv_cache.chunks import State
 from kv_cache.policies.base import CachePolicy
+from kv_cache.rotary import angles, apply_rotary
 from kv_cache.spec import CacheSpec
 
 
@@ -36,6 +38,27 @@ class CacheView:
     def tokens(self) -> int:
         """Number of tokens N."""
         return self.keys.shape[2]
+
+    def reanchored(self, spec: CacheSpec, newest: int = 0) -> CacheView:
+        """Return the view with its last `newest` tokens at positions 0 .. newest - 1, what is older at negative ones.
+
+        For models that read absolute positions, or that have only seen one observation: it stands where it stood in
+        training. Attention between rotated queries and keys depends on distances only and stays as it is. It costs one
+        turn of all keys.
+
+        Args:
+            spec: of the cache.
+            newest: tokens of the newest observation; 0 for a view that it is to follow.
+
+        Raises:
+            ValueError: the view does not hold so many tokens.
+        """
+        if not 0 <= newest <= self.tokens:
+            raise ValueError(f"reanchored: newest is {newest}, the view holds {self.tokens} tokens")
+        device = self.keys.device
+        shift = torch.tensor([newest - self.next_position], device=device)
+        frequencies = torch.tensor(spec.frequencies, dtype=torch.float64, device=device)
+        return replace(self, keys=apply_rotary(self.keys, *angles(shift, frequencies)), next_position=newest)
 
 
 @dataclass(frozen=True)

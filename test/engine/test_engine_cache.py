@@ -20,7 +20,7 @@ from streaming_vla.policies.contract import PolicyObservation, Prefilled, Slices
 
 torch.manual_seed(0)
 GATE = Gate(GateConfig.of(SPEC.cache)).eval()
-CHUNKED = [name for name in POLICY_NAMES if name not in ("full", "window")]
+CHUNKED = [name for name in POLICY_NAMES if name not in ("full", "window", "newest")]
 
 
 def chunked(name: str = "gated", **changes: object) -> EngineOptions:

@@ -19,6 +19,7 @@ from kv_cache import (
     GateConfig,
     Gated,
     Mean,
+    Newest,
     Random,
     Window,
     rotate,
@@ -51,25 +52,30 @@ class Case:
     """A policy under test.
 
     Args:
-        roomy: builds it so large that n tokens are left as they are.
+        roomy: builds it so large that n tokens are left as they are, of `by_append` n tokens of one append.
         small: one that drops tokens of a sequence of T, None when the policy never drops.
-        kept: places that `small` keeps of n tokens; None when it makes summaries.
+        kept: places that `small` keeps of n tokens, the last of which came with the newest append; None when it makes
+            summaries.
+        by_append: what is kept depends on which tokens came together.
     """
 
     name: str
     roomy: Callable[[int], CachePolicy]
     small: CachePolicy | None = None
-    kept: Callable[[int], list[int]] | None = lambda n: list(range(n))
+    kept: Callable[[int, int], list[int]] | None = lambda n, newest: list(range(n))
+    by_append: bool = False
 
 
-def sinks_and_recent(sinks: int, recent: int) -> Callable[[int], list[int]]:
+def sinks_and_recent(sinks: int, recent: int) -> Callable[[int, int], list[int]]:
     """Return the places that a window keeps of n tokens, written down on its own."""
-    return lambda n: [place for place in range(n) if n <= sinks + recent or place < sinks or place >= n - recent]
+    return lambda n, _newest: [
+        place for place in range(n) if n <= sinks + recent or place < sinks or place >= n - recent
+    ]
 
 
-def sinks_and_chunks(sinks: int, recent: int, chunk: int) -> Callable[[int], list[int]]:
+def sinks_and_chunks(sinks: int, recent: int, chunk: int) -> Callable[[int, int], list[int]]:
     """Return the places that are kept of n tokens where the older ones leave in whole chunks and none is summarised."""
-    return lambda n: [*range(min(n, sinks)), *range(sinks + max(0, n - sinks - recent) // chunk * chunk, n)]
+    return lambda n, _newest: [*range(min(n, sinks)), *range(sinks + max(0, n - sinks - recent) // chunk * chunk, n)]
 
 
 CASES = (
@@ -77,6 +83,7 @@ CASES = (
     Case("window", lambda n: Window(0, n), Window(0, 17), sinks_and_recent(0, 17)),
     Case("window with sinks", lambda n: Window(4, n - 4), Window(4, 11), sinks_and_recent(4, 11)),
     Case("window of one", lambda n: Window(1, n - 1), Window(1, 1), sinks_and_recent(1, 1)),
+    Case("newest", Newest, Newest(17), lambda n, newest: list(range(n - min(newest, 17), n)), by_append=True),
     Case("gated", lambda n: Gated(2, n, 3, n + 4, gate=GATE), Gated(2, 7, 3, 14, gate=GATE), None),
     Case(
         "gated by lstm",
@@ -96,6 +103,7 @@ CASES = (
 DROPPING = tuple(case for case in CASES if case.small is not None)
 PLACES = tuple(case for case in DROPPING if case.kept is not None)
 SUMMARISING = tuple(case for case in CASES if case.kept is None)
+STEADY = tuple(case for case in CASES if not case.by_append)
 
 
 def tokens(count: int, seed: int = 0, spec: CacheSpec = SPEC) -> tuple[Tensor, Tensor]:

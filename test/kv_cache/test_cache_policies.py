@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from matrix import CASES, DROPPING, PLACES, SPEC, Case, T, attend, plain, tokens
+from matrix import CASES, DROPPING, PLACES, SPEC, STEADY, Case, T, attend, plain, tokens
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kv_cache import CachePolicy, Mean, SessionCache, rotate
+from kv_cache import CachePolicy, CacheView, Mean, Newest, SessionCache, rotate
 
 torch.set_num_threads(1)
 
@@ -55,6 +56,7 @@ def test_a_mean_summary_is_the_mean_of_unrotated_keys_and_of_values() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("sizes", [[T], [1] * T, [25, 15]], ids=["at once", "one by one", "two"])
 def test_with_room_for_all_it_is_plain_attention(case: Case, sizes: list[int]) -> None:
+    sizes = [T] if case.by_append else sizes
     view = filled(case.roomy(T), sizes).view()
     query = torch.randn(3, 2, 1, 8)
     keys, values = tokens(T)
@@ -69,7 +71,7 @@ def test_kept_tokens_are_those_and_their_positions_close_the_gaps(case: Case, se
     assert case.small is not None and case.kept is not None
     view = filled(case.small, pieces(seed)).view()
     keys, values = tokens(T)
-    kept = case.kept(T)
+    kept = case.kept(T, pieces(seed)[-1])
     assert view.next_position == view.tokens == len(kept)
     # bit for bit what a computation from the unrotated keys gives: moving a token adds no error
     again = rotate(keys[:, :, kept], torch.arange(len(kept)), SPEC.rope_base)
@@ -82,13 +84,13 @@ def test_only_relative_positions_matter(case: Case) -> None:
     assert case.small is not None and case.kept is not None
     view = filled(case.small, [T]).view()
     query = torch.randn(3, 2, 1, 8)
-    keys, values = (part[:, :, case.kept(T)] for part in tokens(T))
+    keys, values = (part[:, :, case.kept(T, T)] for part in tokens(T))
     seen = attend(rotate(query, torch.tensor([view.next_position]), SPEC.rope_base), view.keys, view.values)
     for first in (0, 23, 5000):
         torch.testing.assert_close(seen, plain(query, keys, values, first), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", STEADY, ids=lambda case: case.name)
 @pytest.mark.parametrize("sizes", [*map(pieces, range(4)), [1] * T], ids=["0", "1", "2", "3", "one by one"])
 def test_at_once_is_the_same_as_in_pieces(case: Case, sizes: list[int]) -> None:
     policy = case.small or case.roomy(T)
@@ -201,10 +203,59 @@ def test_sessions_do_not_touch_each_other(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_newest_tokens_that_a_policy_promises_live_on(case: Case) -> None:
     policy = case.small or case.roomy(T)
-    newest = min(policy.newest_tokens, T)
+    newest = min(policy.newest_tokens, pieces(3)[-1] if case.by_append else T)
     view = filled(policy, pieces(3)).view()
     assert view.tokens <= policy.max_tokens
     keys, values = (part[:, :, T - newest :] for part in tokens(T))
     positions = view.next_position + torch.arange(-newest, 0)
     torch.testing.assert_close(view.keys[:, :, -newest:], rotate(keys, positions, SPEC.rope_base), rtol=0, atol=0)
     torch.testing.assert_close(view.values[:, :, -newest:], values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("frequencies", [(), (0.7, 0.3, 0.01)], ids=["all", "partial"])
+def test_a_reanchored_view_gives_the_same_attention(case: Case, frequencies: tuple[float, ...]) -> None:
+    """The newest tokens stand at 0, 1, ..., what is older at negative positions; distances are what they were."""
+    spec = replace(SPEC, inverse_frequencies=frequencies)
+    cache = SessionCache(spec, case.small or case.roomy(T))
+    for step, size in enumerate((19, 14, 7)):
+        cache.append(*tokens(size, seed=step))
+    view, query = cache.view(), torch.randn(3, 2, 3, 8)
+    newest = min(7, cache.policy.newest_tokens)
+
+    def attended(by: CacheView) -> Tensor:
+        asked = rotate(query, by.next_position + torch.arange(3), frequencies=spec.frequencies)
+        return attend(asked, by.keys, by.values)
+
+    for own in (0, newest):
+        again = view.reanchored(spec, own)
+        assert again.next_position == own and again.tokens == view.tokens
+        torch.testing.assert_close(attended(again), attended(view), rtol=1e-4, atol=1e-5)
+        assert again.values is view.values and again.bias is view.bias
+    at_front = rotate(tokens(7, seed=2)[0][:, :, -newest:], torch.arange(newest), frequencies=spec.frequencies)
+    torch.testing.assert_close(again.keys[:, :, -newest:], at_front, rtol=1e-4, atol=1e-5)
+
+
+def test_no_more_tokens_are_at_the_front_than_there_are() -> None:
+    view = filled(Mean(0, 9, 3, 20), [5]).view()
+    for newest in (-1, 6):
+        with pytest.raises(ValueError, match=f"newest is {newest}, the view holds 5 tokens"):
+            view.reanchored(SPEC, newest)
+
+
+@pytest.mark.parametrize("lengths", [[3, 9, 1, 17, 5], [30, 2], [1]])
+def test_newest_keeps_exactly_the_newest_append(lengths: list[int]) -> None:
+    cache = SessionCache(SPEC, Newest(17))
+    for step, length in enumerate(lengths):
+        keys, values = tokens(length, seed=step)
+        cache.append(keys, values)
+        view, held = cache.view(), min(length, 17)
+        assert view.tokens == view.next_position == held
+        torch.testing.assert_close(
+            view.keys, rotate(keys[:, :, -held:], torch.arange(held), SPEC.rope_base), rtol=0, atol=0
+        )
+        torch.testing.assert_close(view.values, values[:, :, -held:], rtol=0, atol=0)
+    assert cache.stats().full_tokens == sum(lengths)
+    assert cache.stats().chunks_dropped == sum(lengths) - held
+    with pytest.raises(ValueError, match="newest: recent is 0"):
+        Newest(0)

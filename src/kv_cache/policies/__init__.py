@@ -10,10 +10,11 @@ from kv_cache.policies.expected import Expected
 from kv_cache.policies.full import CacheFullError, Full
 from kv_cache.policies.gated import Gated
 from kv_cache.policies.mean import Mean
+from kv_cache.policies.newest import Newest
 from kv_cache.policies.random import Random
 from kv_cache.policies.window import Window
 
-POLICY_NAMES = ("full", "window", "gated", "mean", "random", "attention", "expected")
+POLICY_NAMES = ("full", "window", "newest", "gated", "mean", "random", "attention", "expected")
 
 __all__ = [
     "POLICY_NAMES",
@@ -25,6 +26,7 @@ __all__ = [
     "Full",
     "Gated",
     "Mean",
+    "Newest",
     "Random",
     "Window",
     "make_policy",
@@ -47,7 +49,7 @@ def make_policy(
     """Return the policy called `name`; numbers that it has no use for are ignored.
 
     Args:
-        sinks, recent, chunk, budget: tokens, see Window and Chunked.
+        sinks, recent, chunk, budget: tokens, see Window, Newest and Chunked.
         capacity: tokens, of full.
         gate, threshold: of gated.
         keep_rate, seed: of random.
@@ -59,6 +61,8 @@ def make_policy(
         return Full(capacity)
     if name == "window":
         return Window(sinks, recent)
+    if name == "newest":
+        return Newest(recent)
     if name == "gated":
         if gate is None:
             raise ValueError("cache policy gated needs the weights of a gate, none are given")

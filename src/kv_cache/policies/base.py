@@ -84,14 +84,18 @@ class CachePolicy(ABC):
         """Newest tokens that are certain to live on as they are; an observation must fit into them."""
         return self.sizes.recent
 
-    def fit(self, spec: CacheSpec) -> None:  # noqa: B027 (most policies fit any shape)
+    def staying(self, added: int) -> int:
+        """Return how many of the newest tokens stay as they are behind an append of `added`."""
+        return self.sizes.recent
+
+    def check_spec(self, spec: CacheSpec) -> None:  # noqa: B027 (most policies fit any shape)
         """Check that the policy can serve caches of `spec`.
 
         Raises:
             ValueError: it was made for another shape.
         """
 
-    def admit(self, held: int, added: int) -> None:  # noqa: B027 (most policies have room)
+    def check_room(self, held: int, added: int) -> None:  # noqa: B027 (most policies have room)
         """Check that `added` tokens may be added to `held` ones.
 
         Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kv_cache.chunks import Chunks, Queries, State
 from kv_cache.policies.chunked import Chunked
-from kv_cache.rotary import angles, turn
+from kv_cache.rotary import angles, apply_rotary
 from kv_cache.spec import CacheSpec
 
 FUTURE_POSITIONS = 512  # the next positions over which the rotation is averaged
@@ -79,7 +79,7 @@ class Expected(Chunked):
         group = mean.shape[2] // kv_heads
         covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
         # k.R q = (R^T k).q: the mean rotation is taken to the keys, where it is once per token
-        back = turn(keys, cos[:, None, None, None], -sin[:, None, None, None])
+        back = apply_rotary(keys, cos[:, None, None, None], -sin[:, None, None, None])
         back = back.reshape(batch, layers, kv_heads, 1, count * length, size)
         mean = mean.view(batch, layers, kv_heads, group, size, 1)
         covariance = covariance.view(batch, layers, kv_heads, group, size, size)

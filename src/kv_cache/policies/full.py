@@ -36,7 +36,7 @@ class Full(CachePolicy):
         """Nothing but recent tokens."""
         return Sizes(sinks=0, recent=self.capacity)
 
-    def admit(self, held: int, added: int) -> None:
+    def check_room(self, held: int, added: int) -> None:
         """Raise CacheFullError when the tokens do not fit."""
         if held + added > self.capacity:
             raise CacheFullError(

@@ -44,7 +44,7 @@ class Gated(Chunked):
         """The threshold."""
         return self.threshold
 
-    def fit(self, spec: CacheSpec) -> None:
+    def check_spec(self, spec: CacheSpec) -> None:
         """Raise ValueError when the gate was trained for keys of another shape, or its weights are no numbers."""
         made, given = self.gate.config, (spec.layers, spec.kv_heads, spec.head_dim)
         if (made.layers, made.kv_heads, made.head_dim) != given:

@@ -64,7 +64,7 @@ class Engine:
         stopwatch: Callable[[], float] = time.perf_counter,
         wait_for_futures: bool = False,
     ) -> None:
-        self.policy = policy
+        self.policy, self.stopwatch = policy, stopwatch
         self.sessions = Sessions(policy.spec, options)
         self.flow_latency = LatencyTracker(warm_up=1 if pace is None else 0)
         self.worked: Counter[Work] = Counter()  # how often each kind of work was done

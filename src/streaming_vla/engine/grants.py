@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +90,12 @@ class Grants:
             if session is not None and session.episode == self.episode and session.keeps(request.context):
                 self._flows = {number: flow for number, flow in self._flows.items() if number >= request.context}
         if state is not None:
-            age_s = request.state_age_s if np.isfinite(request.state_age_s) else 0.0
+            age_s = request.state_age_s if math.isfinite(request.state_age_s) else 0.0
             flow.state, flow.state_s = state, now - max(0.0, age_s)
-        to_come = sorted(number for number in self._flows if session is None or number > session.newest)
-        for number in to_come[:-CONTEXTS_TO_COME]:
-            del self._flows[number]
+        if len(self._flows) > CONTEXTS_TO_COME:
+            to_come = sorted(number for number in self._flows if session is None or number > session.newest)
+            for number in to_come[:-CONTEXTS_TO_COME]:
+                del self._flows[number]
 
     def planned(self, episode: int, context: int) -> PlannedActions | None:
         """Return the actions that the robot has planned from the picture of `context` on, None: not told."""
@@ -140,7 +142,7 @@ def _is_gone(episode: int, context: int, session: Session) -> bool:
 
 def _checked_state(values: Vector, size: int) -> Vector:
     state = np.asarray(values, dtype=np.float64)
-    if state.shape != (size,) or not np.isfinite(state).all():
+    if state.shape != (size,) or not all(map(math.isfinite, state.tolist())):
         raise Refused("bad_state", f"the robot's newest state has shape {state.shape}, expected ({size},), all finite")
     return state
 

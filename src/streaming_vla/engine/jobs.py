@@ -43,6 +43,7 @@ class Outcome:
         wait: the next slice has to wait for this.
         nothing: there was nothing to do, it took no time.
         refused: the job has ended with a refusal, which is never paced.
+        policy_s: what the policy took of the slice, seconds; None: all of it.
     """
 
     replies: list[Reply] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Outcome:
     wait: Future[Any] | None = None
     nothing: bool = False
     refused: bool = False
+    policy_s: float | None = None
 
 
 class Job(Protocol):

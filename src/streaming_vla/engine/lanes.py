@@ -125,13 +125,14 @@ class Lanes:
             LOGGER.exception("the engine failed in %s of %s", job.work.value, job.session)
             outcome = Outcome(job.cancel(Refused("engine_failed", describe(job.work.value, error))), refused=True)
             paced_s = 0.0
-        seconds, self._slice_since_s = max(paced_s, self._stopwatch() - begin_s), NEVER_S
+        taken_s, self._slice_since_s = self._stopwatch() - begin_s, NEVER_S
         if lane.job is not job:  # closed meanwhile
             return False
-        self.later_than_paced += int(0.0 < paced_s < seconds)
+        self.later_than_paced += int(0.0 < paced_s < taken_s)
         lane.outcome, lane.end_s = outcome, now + paced_s
         if not outcome.nothing and not outcome.refused:
-            job.timed(outcome, seconds, now + seconds)
+            policy_s = taken_s if outcome.policy_s is None else outcome.policy_s
+            job.timed(outcome, max(paced_s, policy_s), now + max(paced_s, taken_s))
         return True
 
     def _slice(self, job: Job, now: float) -> tuple[Outcome, float]:

@@ -211,7 +211,7 @@ def check_fit(spec: PolicySpec, options: EngineOptions) -> None:
         MemoryError: the caches of all sessions need more than MAX_BYTES.
     """
     kept = options.policy()
-    kept.fit(spec.cache)
+    kept.check_spec(spec.cache)
     newest = kept.newest_tokens
     if spec.tokens_per_observation > newest:
         raise ValueError(

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +18,39 @@ from streaming_vla.engine.latency_profile import LatencyProfile
 from streaming_vla.engine.values import Reply
 
 LOGGER = logging.getLogger(__name__)
+MOST_AT_ONCE = 16  # messages that are taken before the model goes on
 MOST_LATER = 64  # pieces of side work that wait at most; behind a model that never rests one is done after each slice
+
+
+class Waiting(Protocol):
+    """How the engine's thread waits; messages may come to it on this way too."""
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until something was heard, `wake` was called or the time is over; return whether there may be more.
+
+        Args:
+            timeout_s: None: for ever; 0: do not wait, but take what is there.
+        """
+
+    def wake(self) -> None:
+        """End the wait, or the next one. From any thread."""
+
+
+class EventWaiting:
+    """Waits for nothing but `wake`."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """See Waiting."""
+        woken = self._woken.wait(timeout_s)
+        self._woken.clear()
+        return woken
+
+    def wake(self) -> None:
+        """See Waiting."""
+        self._woken.set()
 
 
 class EngineThread:
@@ -32,6 +65,7 @@ class EngineThread:
         clock: seconds, monotonic.
         network: its transport delays every message; None: no network.
         seed: of the draws.
+        waiting: how it waits; None: for requests of other threads only.
     """
 
     def __init__(
@@ -41,17 +75,19 @@ class EngineThread:
         clock: Callable[[], float],
         network: LatencyProfile | None = None,
         seed: int = 0,
+        waiting: Waiting | None = None,
     ) -> None:
         self.engine = engine
         self.failed = 0  # replies that could not be sent
         self._send, self._clock, self._network = send, clock, network
         self._random = np.random.default_rng((seed, 2))
-        self._changed = threading.Condition()
+        self._waiting = waiting or EventWaiting()
+        self._lock = threading.Lock()  # of what travels
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._later: deque[Callable[[], None]] = deque()
         self._order = itertools.count()
         self._arrival_s: dict[Hashable, float] = {}  # of the newest message of every stream
-        self._closed = self._ended = self._woken = False
+        self._closed = self._ended = False
         self._thread = threading.Thread(target=self._loop, name="inference engine", daemon=True)
         engine.on_work = self._wake
 
@@ -95,14 +131,12 @@ class EngineThread:
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("engine: close was called from a reply, call it from another thread")
-        with self._changed:
-            first, self._closed = not self._closed, True
-            self._changed.notify()
+        first, self._closed = not self._closed, True
+        self._waiting.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         if first:
-            with self._changed:
-                self._ended = True  # from here on requests do not wait any more
+            self._ended = True  # from here on requests do not wait any more
             while self._due:
                 heapq.heappop(self._due)[2]()
             self._refuse()
@@ -111,9 +145,8 @@ class EngineThread:
         return not self._thread.is_alive()
 
     def _wake(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._waiting.wake()
 
     def _refuse(self) -> None:
         for reply in self.engine.close():
@@ -121,39 +154,51 @@ class EngineThread:
 
     def _travel(self, stream: Hashable, arrive: Callable[[], None]) -> None:
         assert self._network is not None, "without a network nothing travels"
-        with self._changed:
+        with self._lock:
             before_s = self._arrival_s.get(stream, 0.0)
             arrival_s = max(before_s, self._clock() + self._network.transport_s(self._random))
             self._arrival_s[stream] = arrival_s
             heapq.heappush(self._due, (arrival_s, next(self._order), arrive))
-            self._changed.notify()
+        self._wake()
 
     def _loop(self) -> None:
         while True:
-            arrived: list[Callable[[], None]] = []
-            deadline_s = self.engine.deadline()  # outside of the lock: the engine calls on_work within its own
-            with self._changed:
-                due_s = min(deadline_s, self._due[0][0] if self._due else float("inf"))
-                wait_s = due_s - self._clock()
-                rests = wait_s > 0.0 and not self._woken and not self._closed
-                if rests and not self._later:
-                    self._changed.wait(None if due_s == float("inf") else wait_s)
-                if self._closed:
-                    return
-                self._woken = False
-                while self._due and self._due[0][0] <= self._clock():
-                    arrived.append(heapq.heappop(self._due)[2])
-            for arrive in arrived:
-                arrive()
-            if self._later and (rests or len(self._later) > MOST_LATER):
+            rest_s = self._rest_s()
+            if self._later and (rest_s > 0.0 or len(self._later) > MOST_LATER):
                 self._attempt(self._later.popleft())
+                rest_s = 0.0
+            heard = self._waiting.wait(None if rest_s == float("inf") else max(0.0, rest_s))
+            for _ in range(MOST_AT_ONCE if heard else 0):  # so that what several robots ask can go together
+                if not self._waiting.wait(0.0):
+                    break
+            if self._closed:
+                return
+            if self._network is not None:
+                self._arrive()
             for made in self.engine.poll(self._clock()):
-                reply = replace(made, done_s=self._clock())
+                reply = Reply(made.session, made.value, made.request, self._clock())
                 if self._network is None:
                     self._deliver(reply)
                 else:
                     stream = (reply.session, type(reply.value))
                     self._travel(stream, lambda reply=reply: self._deliver(reply))  # type: ignore[misc]
+
+    def _rest_s(self) -> float:
+        """Return in how many seconds there is something to do."""
+        due_s = self.engine.deadline()
+        if self._network is not None:
+            with self._lock:
+                due_s = min(due_s, self._due[0][0] if self._due else float("inf"))
+        return due_s - self._clock()
+
+    def _arrive(self) -> None:
+        """Hand over what has travelled for long enough."""
+        now, arrived = self._clock(), []
+        with self._lock:
+            while self._due and self._due[0][0] <= now:
+                arrived.append(heapq.heappop(self._due)[2])
+        for arrive in arrived:
+            arrive()
 
     def _deliver(self, reply: Reply) -> None:
         self._attempt(lambda: self._send(reply))

@@ -75,14 +75,14 @@ INFERENCE = (
     Parameter(
         "cache_policy",
         "window",
-        "What is kept of the history in the KV cache: everything, the newest tokens, or summaries of older chunks "
-        "chosen by a gate, all of them, by chance, by past or by expected attention.",
-        choices=("full", "window", "gated", "mean", "random", "attention", "expected"),
+        "What is kept of the history in the KV cache: everything, the newest tokens, the newest observation alone, or "
+        "summaries of older chunks chosen by a gate, all of them, by chance, by past or by expected attention.",
+        choices=("full", "window", "newest", "gated", "mean", "random", "attention", "expected"),
     ),
     Parameter(
         "cache_sinks",
         0,
-        "First tokens of the episode that every policy but full always keeps.",
+        "First tokens of the episode that every policy but full and newest always keeps.",
         "tokens",
         low=0,
         high=100_000,

@@ -12,6 +12,7 @@ from kv_cache.cache import CacheView
 from streaming_vla.policies.contract import (
     ChunkPolicy,
     FlowQuery,
+    Matrix,
     PlannedActions,
     PolicyObservation,
     Prefilled,
@@ -42,10 +43,10 @@ class ChunkOptions:
 
 
 class _Chunk(NamedTuple):
-    """What is kept of a context: what the policy's prefill left, and the chunk [H, A]."""
+    """What is kept of a context: what the policy's prefill left, and the chunk [H, A], clipped to the layout."""
 
     own: Any
-    rows: np.ndarray[Any, np.dtype[np.float64]]
+    rows: Matrix
 
 
 class ChunkAsStream:
@@ -82,8 +83,8 @@ class ChunkAsStream:
 
     def flow_step(self, query: FlowQuery) -> Vector:
         """Return row `query.index` of the chunk."""
-        rows: Vector = query.context.rows
-        return self.spec.layout.clip(rows[query.index])
+        row: Vector = query.context.rows[query.index]
+        return row
 
     def plan(self, view: CacheView, context: Any) -> Vector:
         """Return the chunk."""
@@ -101,7 +102,7 @@ class ChunkAsStream:
             planned.actions, planned.delay, self.spec.trained_horizon, self.options.beta, self.options.exact
         )
 
-    def _checked(self, rows: object) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _checked(self, rows: object) -> Matrix:
         chunk = np.asarray(rows, dtype=np.float64)
         expected = (self.spec.trained_horizon, self.spec.layout.size)
         if chunk.shape != expected:
@@ -109,4 +110,4 @@ class ChunkAsStream:
         if not np.isfinite(chunk).all():
             bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
             raise ValueError(f"its chunk is not finite in row {bad[0]}")
-        return chunk
+        return self.spec.layout.clip(chunk)

@@ -17,16 +17,18 @@ from torch import Tensor
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
-from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.guide import Guide, Matrix
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 __all__ = [
+    "EMPTY_TOKEN",
     "BatchingPolicy",
     "ChunkPolicy",
     "CompletingPolicy",
     "FlowPolicy",
     "FlowQuery",
     "Guide",
+    "Matrix",
     "PlannedActions",
     "PlanningPolicy",
     "PolicyObservation",
@@ -38,8 +40,8 @@ __all__ = [
     "run_slices",
 ]
 
+EMPTY_TOKEN = CacheSpec(layers=1, kv_heads=1, head_dim=2)  # stands for an observation that nobody remembers
 FITS = ("crop", "letterbox", "letterbox_left_top")
-Matrix = npt.NDArray[np.float64]
 Result = TypeVar("Result")
 
 
@@ -68,7 +70,7 @@ class PolicySpec:
         execution_horizon: actions that a context is meant to execute.
         trained_horizon: actions that it may execute at most (overrun).
         tokens_per_observation: most tokens that a prefill adds to the cache; language may make it fewer.
-        cache: shape of a token's keys and values.
+        cache: shape of a token's keys and values; a policy without a history leaves both as they are.
         trained_delay: a context may begin so many actions behind its picture at most, as the policy has learned it;
             one that begins later skips as many actions as it is late.
         control_period_s: seconds that an action lasts; None: any.
@@ -90,8 +92,8 @@ class PolicySpec:
     layout: ActionLayout
     execution_horizon: int
     trained_horizon: int
-    tokens_per_observation: int
-    cache: CacheSpec
+    tokens_per_observation: int = 1
+    cache: CacheSpec = EMPTY_TOKEN
     trained_delay: int = 0
     control_period_s: float | None = None
     image_fit: str = "crop"

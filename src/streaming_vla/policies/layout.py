@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,8 @@ class ActionLayout:
         vector = np.asarray(values, dtype=np.float64)
         if vector.shape != (self.size,):
             raise ValueError(f"action has shape {vector.shape}, expected ({self.size},) for {', '.join(self.names)}")
-        if not np.isfinite(vector).all():
-            bad = [name for name, value in zip(self.names, vector, strict=True) if not np.isfinite(value)]
+        if not all(map(math.isfinite, vector.tolist())):
+            bad = [name for name, value in zip(self.names, vector, strict=True) if not math.isfinite(value)]
             raise ValueError(f"action is not finite in {', '.join(bad)}")
         return vector
 

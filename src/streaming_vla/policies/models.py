@@ -22,6 +22,15 @@ def model_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
+def shipped_models() -> dict[str, Path]:
+    """Return the files of the shipped models by their names."""
+    shipped: dict[str, Path] = {}
+    for folder in model_folders():
+        for file in sorted(folder.glob(f"*{SUFFIX}")):
+            shipped.setdefault(file.stem, file)
+    return shipped
+
+
 def find_model(name: str) -> Path:
     """Return the file of the model `name`: a path to a .safetensors file, or the name of a shipped model.
 
@@ -33,15 +42,19 @@ def find_model(name: str) -> Path:
         if path.is_file():
             return path
         raise CheckpointError(f"model '{name}' does not exist: expected the path of a {SUFFIX} file")
-    shipped: dict[str, Path] = {}
-    for folder in model_folders():
-        for file in sorted(folder.glob(f"*{SUFFIX}")):
-            shipped.setdefault(file.stem, file)
+    shipped = shipped_models()
     if name not in shipped:
         raise CheckpointError(
             f"model '{name}' is unknown: choose one of {', '.join(shipped) or 'none'}, or give a path"
         )
     return shipped[name]
+
+
+def find_file(model: str) -> Path | None:
+    """Return the file of a model; None of one that is no file here (see registry)."""
+    with contextlib.suppress(CheckpointError):
+        return find_model(model)
+    return None
 
 
 def find_companion(model: str, part: str) -> Path | None:

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.machines.episodes import Change, CurrentEpisode
@@ -41,7 +42,7 @@ def reliable(depth: int) -> QoSProfile:
 class SuiteNode(LifecycleNode):  # type: ignore[misc]
     """A lifecycle node around one state machine.
 
-    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `update`, `deadline`, `tick`,
+    A subclass overrides the hooks `configure`, `activate`, `deactivate`, `cleanup`, `update`, `deadline`, `tick`,
     `settle`, `report` and `failed`. A hook that raises ValueError refuses the transition or the parameter with that
     sentence.
 
@@ -79,6 +80,9 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def deactivate(self) -> None:
         """End: leave the robot and the other nodes in a safe state."""
+
+    def cleanup(self) -> None:
+        """Remove what `configure` has made, publishers, subscriptions and services left out."""
 
     def on_episode(self, episode: Episode) -> None:
         """Take the episode that the suite works on; called while active only."""
@@ -119,10 +123,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def stamp(self, monotonic_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
-        nanoseconds = self.get_clock().now().nanoseconds
+        clock = self.get_clock()  # whose time is the system's, told faster, unless somebody publishes one
+        nanoseconds = clock.now().nanoseconds if clock.ros_time_is_active else time.time_ns()
         if monotonic_s is not None:
             nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
-        return Time(nanoseconds=max(0, nanoseconds)).to_msg()  # a simulated clock begins at 0, again and again
+        seconds, rest = divmod(max(0, nanoseconds), 10**9)  # a simulated clock begins at 0, again and again
+        return Time(sec=seconds, nanosec=rest)
 
     def listen(
         self,
@@ -132,11 +138,12 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         handle: Callable[[T], None],
         qos: QoSProfile,
         session: str = "",
+        on: Node | None = None,
     ) -> None:
         """Subscribe; `handle` gets what `convert` makes of a message while the node is active.
 
         Messages of another session than `session` (empty: the node's own) are dropped, and so are those for which
-        `convert` raises ValueError.
+        `convert` raises ValueError. With `on` the callback is run by whoever spins that node.
 
         Raises:
             ValueError: `topic` is no name of a topic.
@@ -157,7 +164,10 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
             handle(value)
 
         try:
-            self.create_subscription(message_type, topic, receive, qos)
+            if on is None:
+                self.create_subscription(message_type, topic, receive, qos)
+            else:
+                on.create_subscription(message_type, self.resolve_topic_name(topic), receive, qos)
         except InvalidTopicNameException as error:
             raise ValueError(
                 f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
@@ -209,6 +219,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
         """Deactivate before the process ends."""
         if self.active:
             self.trigger_deactivate()
+        self.cleanup()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: run hook `configure`."""
@@ -240,6 +251,7 @@ class SuiteNode(LifecycleNode):  # type: ignore[misc]
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: remove what hook `configure` has made."""
+        self.cleanup()
         for destroy, entity in self._made:
             destroy(entity)
         self._made = []

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from kv_cache.rotary import turn
+from kv_cache.rotary import apply_rotary
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.layers import Layer, attend, turning
 
@@ -73,7 +73,7 @@ class Expert(nn.Module):
         cos, sin = turning(places, self.config)  # once: in a pass of one token it would cost as much as a layer
         for layer, (cached_keys, cached_values) in zip(self.layers, cache, strict=True):
             queries, keys, values = layer.heads_of(tokens)
-            queries, keys = turn(queries, cos, sin), turn(keys, cos, sin)
+            queries, keys = apply_rotary(queries, cos, sin), apply_rotary(keys, cos, sin)
             keys, values = torch.cat((cached_keys, keys), dim=2), torch.cat((cached_values, values), dim=2)
             tokens = layer.finish(tokens, attend(queries, keys, values, mask))
         answer: Tensor = self.head(tokens)

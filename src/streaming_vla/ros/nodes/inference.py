@@ -6,15 +6,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import cv2
 import torch
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
-from rclpy.task import Future
 from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
@@ -29,16 +29,32 @@ from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.parameters.spec import Value
-from streaming_vla.policies.models import find_model
+from streaming_vla.policies.models import find_file, find_model
+from streaming_vla.policies.registry import load_policy
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
+from streaming_vla.ros.late_service import serve_late
+from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
-from streaming_vla.saliency.loading import load_with_predictor
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
 SAID_FOR_S = 10.0  # in the diagnostics
 INACTIVE = "inference is not active: activate it first"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request of a service that waits for the engine.
+
+    Args:
+        fill: returns the response with what the engine has answered.
+    """
+
+    since_s: float
+    response: Any
+    fill: Callable[[Any, Any], Any]
+    done: Future[Any]
 
 
 class InferenceNode(SuiteNode):
@@ -49,14 +65,13 @@ class InferenceNode(SuiteNode):
         self._gate: LoadedGate | None = None
         super().__init__("inference")
         self._thread: EngineThread | None = None
-        # a group of their own: while an answer is awaited, the node's other callbacks go on, on the same thread
-        self._answering = ReentrantCallbackGroup()
+        self._side: SideNode | None = None
         self._actions: dict[str, Publisher[Any]] = {}
         self._contexts: dict[str, Publisher[Any]] = {}
         self._statistics: dict[str, Publisher[Any]] = {}
-        self._asked = 0  # services, numbered
-        # awaited answers, the oldest first; taking one out, which either thread may do, decides who completes it
-        self._awaited: dict[int, tuple[Future[Any], float]] = {}
+        self._number = 0  # of the newest request of a service
+        # the oldest first; taking one out, which either thread may do, decides who answers it
+        self._asked: dict[int, _Asked] = {}
         self._unanswered_s = -math.inf
 
     def configure(self) -> None:
@@ -64,13 +79,13 @@ class InferenceNode(SuiteNode):
         # the cores belong to the control loop: one thread here, and none that spin beside it
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._policy = load_with_predictor(self.value("model"), self.value("saliency_model"))
+        self._policy = load_policy(self.value("model"), self.value("saliency_model"))
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
         check_fit(self._policy.spec, self._options)
         if self._gate is not None and self._options.cache_policy == "gated":
-            for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
+            for sentence in differences(self._gate.training, self._options, find_file(self.value("model"))):
                 self.get_logger().warning(sentence)
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
@@ -80,8 +95,9 @@ class InferenceNode(SuiteNode):
                 f"sessions are {', '.join(names)}, expected at most {self._options.max_sessions} different ones "
                 "(max_sessions)"
             )
+        self._side = SideNode(self, len(names))
         for name in names:
-            self._connect(name)
+            self._connect(name, self._side)
 
     def update(self, values: Mapping[str, Value]) -> None:
         """Take a new budget or threshold of the cache; open sessions go on with it."""
@@ -105,7 +121,7 @@ class InferenceNode(SuiteNode):
                 f"latency profile '{profile.name}' is on, answers are held back: {profile.description}"
             )
         engine = Engine(self._policy, self._options, pace=None if profile is None else ProfilePace(profile))
-        self._thread = EngineThread(engine, self._send, time.monotonic, profile)
+        self._thread = EngineThread(engine, self._send, time.monotonic, profile, waiting=self._side)
         self._thread.start()
         self.raise_priority()
 
@@ -115,9 +131,15 @@ class InferenceNode(SuiteNode):
         if thread is not None and not thread.close(LONGEST_ANSWER_S):
             self.get_logger().error(NO_ANSWER)
 
+    def cleanup(self) -> None:
+        """Take the requests' node out of the graph."""
+        if self._side is not None:
+            self._side.close()
+        self._side = None
+
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        predictor = "yes" if self._policy.predictor is not None else "no"
+        predictor = "yes" if getattr(self._policy, "predictor", None) is not None else "no"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
         if self._thread is None:
             return "", figures
@@ -132,15 +154,18 @@ class InferenceNode(SuiteNode):
 
     def deadline(self) -> float | None:
         """When the oldest request that is awaited has waited long enough."""
-        waiting = [since_s for _, since_s in list(self._awaited.values())]  # a copy: the engine's thread takes out
+        waiting = [asked.since_s for asked in list(self._asked.values())]  # a copy: the engine's thread takes out
         return min(waiting) + LONGEST_ANSWER_S if waiting else None
 
     def tick(self) -> None:
         """Give up requests that the model has not answered."""
         now = time.monotonic()
-        for number, (awaited, since_s) in list(self._awaited.items()):
-            if now >= since_s + LONGEST_ANSWER_S and self._awaited.pop(number, None) is not None:
-                awaited.set_result(None)
+        for number, asked in list(self._asked.items()):
+            if now >= asked.since_s + LONGEST_ANSWER_S and self._asked.pop(number, None) is not None:
+                self.refusals["no_answer"] += 1
+                self._unanswered_s = now
+                asked.response.reason = NO_ANSWER
+                asked.done.set_result(asked.response)
 
     def _engine_options(self, values: Mapping[str, Any]) -> EngineOptions:
         threshold, gate = values["cache_threshold"], self._gate
@@ -176,30 +201,30 @@ class InferenceNode(SuiteNode):
             ) from error
         return session
 
-    def _connect(self, session: str) -> None:
+    def _connect(self, session: str, side: SideNode) -> None:
         prefix = session.rstrip("/")
         convert = partial(messages.observation_from, cameras=self._policy.spec.cameras)
         self._actions[session] = self.create_publisher(wire.GeneratedAction, f"{prefix}/generated_action", reliable(50))
         self._contexts[session] = self.create_publisher(wire.Context, f"{prefix}/context", reliable(10))
         self._statistics[session] = self.create_publisher(wire.KvCacheStats, f"{prefix}/kv_cache_stats", reliable(10))
         self.listen(wire.Observation, f"{prefix}/observation", convert, self._on_observation, reliable(4), session)
-        on_generate = partial(self._on_generate, session)
-        self.listen(
-            wire.GenerateRequest, f"{prefix}/generate", messages.generate_from, on_generate, reliable(50), session
-        )
+
+        def on_generate(request: GenerateRequest) -> None:
+            side.hear()
+            if self._thread is not None:
+                self._thread.submit(partial(self._thread.engine.generate, session, request), f"{session} generate")
+
+        topic, convert_request = f"{prefix}/generate", messages.generate_from
+        self.listen(wire.GenerateRequest, topic, convert_request, on_generate, reliable(50), session, side.node)
         for kind, name, callback in (
             (srv.PredictSaliency, "predict_saliency", self._on_predict_saliency),
             (srv.ResetSession, "reset_session", self._on_reset_session),
         ):
-            self.create_service(kind, f"{prefix}/{name}", callback, callback_group=self._answering)
+            serve_late(self, kind, f"{prefix}/{name}", callback)
 
     def _on_observation(self, observation: EncodedObservation) -> None:
         if self._thread is not None:
-            self._thread.submit(partial(self._thread.engine.observe, observation))
-
-    def _on_generate(self, session: str, request: GenerateRequest) -> None:
-        if self._thread is not None:
-            self._thread.submit(partial(self._thread.engine.generate, session, request))
+            self._thread.submit(partial(self._thread.engine.observe, observation), observation.session + " observation")
 
     def _send(self, reply: Reply) -> None:
         """Publish what the engine has done, what others wait for first; called on its thread."""
@@ -214,7 +239,7 @@ class InferenceNode(SuiteNode):
         elif isinstance(value, Refusal):
             self.get_logger().warning(f"observation refused: {value.reason}", throttle_duration_sec=1.0)
         elif reply.request is not None:
-            self._complete(reply.request, value)
+            self._answer(reply.request, value)
 
     def _later(self, say: Callable[..., None], *arguments: Any) -> None:
         """Let what nobody waits for cost no action its time."""
@@ -224,59 +249,58 @@ class InferenceNode(SuiteNode):
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
             self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
-            return
-        begin_s = reply.done_s - action.compute_s
-        self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
+        elif not self._policy.spec.chunk:  # of a chunk it was done with the context
+            begin_s = reply.done_s - action.compute_s
+            self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
     def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
         self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
+        denoised_s = reply.done_s - report.denoise_s
         begin_s = reply.done_s - report.prefill_s - report.queued_s
-        self.span("prefill", begin_s, reply.done_s, report.episode, report.sequence)
+        self.span("prefill", begin_s, denoised_s, report.episode, report.sequence)
+        if report.chunk:
+            self.span("flow_step", denoised_s, reply.done_s, report.episode, report.sequence)
 
-    async def _on_predict_saliency(
-        self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response
-    ) -> Any:
+    def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = messages.saliency_question_from(request)
-        reply = await self._answer(response, lambda it, number: it.predict_saliency(request.session, question, number))
-        return response if reply is None else messages.saliency_reply_to(reply, response)
+        return self._ask(
+            response,
+            messages.saliency_reply_to,
+            lambda engine, number: engine.predict_saliency(request.session, question, number),
+        )
 
-    async def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
+    def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
         if request.session not in self._contexts:  # it would take the cache of a robot that is served
             response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
             self.refuse("session_not_served", response.reason)
             return response
-        result = await self._answer(response, lambda it, number: it.reset(request.session, request.episode, number))
-        return response if result is None else messages.reset_result_to(result, response)
+        return self._ask(
+            response,
+            messages.reset_result_to,
+            lambda engine, number: engine.reset(request.session, request.episode, number),
+        )
 
-    async def _answer(self, response: Any, ask: Callable[[Engine, int], None]) -> Any:
-        """Let the engine's thread do what `ask` asks for and await its result; None when there is none.
+    def _ask(self, response: Any, fill: Callable[[Any, Any], Any], ask: Callable[[Engine, int], None]) -> Any:
+        """Let the engine's thread do what `ask` asks for; return the response, or a Future of it.
 
-        The node's thread goes on meanwhile, so that observations and requests for actions reach the engine. Whoever
-        asked may give up; after LONGEST_ANSWER_S this node does.
+        The node's thread goes on meanwhile, so that observations and requests for actions reach the engine. What the
+        engine has not answered after LONGEST_ANSWER_S is given up.
         """
         if self._thread is None:
             response.reason = INACTIVE
-            return None
-        engine, awaited = self._thread.engine, Future[Any]()
-        self._asked += 1
-        number = self._asked
-        self._awaited[number] = awaited, time.monotonic()
+            return response
+        engine = self._thread.engine
+        self._number += 1
+        number, done = self._number, Future[Any]()
+        self._asked[number] = _Asked(time.monotonic(), response, fill, done)
         self._thread.submit(lambda _now: ask(engine, number))
-        result = await awaited
-        if result is None:
-            self.refusals["no_answer"] += 1
-            self._unanswered_s = time.monotonic()
-            response.reason = NO_ANSWER
-        return result
+        return done
 
-    def _complete(self, number: int, result: object) -> None:
-        """Complete what a callback awaits; called on the engine's thread."""
-        awaited, _ = self._awaited.pop(number, (None, 0.0))
-        if awaited is None:  # it has been given up
-            return
-        awaited.set_result(result)
-        if self.executor is not None:
-            self.executor.wake()  # a future that is completed does not wake it
+    def _answer(self, number: int, result: object) -> None:
+        """Answer a request of a service, which is then sent; called on the engine's thread."""
+        asked = self._asked.pop(number, None)
+        if asked is not None:  # else it has been given up
+            asked.done.set_result(asked.fill(result, asked.response))
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ class CacheOptions:
             ValueError: as of `engine`, or the gate is another model's.
         """
         policy = self.engine(spec, seed).policy()
-        policy.fit(spec.cache)
+        policy.check_spec(spec.cache)
         return policy
 
     def with_gate_digest(self) -> CacheOptions:
