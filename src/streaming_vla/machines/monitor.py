@@ -272,7 +272,7 @@ class Monitor:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
         if self._options.early_actions:
             return self._options.early_actions
-        lead = self._options.lead_actions
+        lead = 1 + self._options.lead_actions  # the one that begins and those behind it are not changed any more
         needed_s = (self.request_latency.smoothed_s or 0.0) + context.flow_step_s
         return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + lead
 
