@@ -153,9 +153,11 @@ def options(changes: dict[str, dict[str, Any]] | None = None, **given: Any) -> E
     """Return the options of this robot, pictures without loss; `changes` are of its parameters, by node."""
     layout = {"action_names": ACTIONS, "action_absolute": (True,) * 3, "action_low": (-100.0,) * 3,
               "action_high": (100.0,) * 3, "action_initial": (0.0,) * 3}  # fmt: skip
+    played = {"scale": (1.0,) * 3, "maximum_lead": (1.0,) * 3, "keep_when_stopped": (False,) * 3,
+              "velocity_limit": (20.0,) * 3, "jump_limit": (20.0,) * 3}  # fmt: skip
     observer = {"cameras": ("front",), "camera_topics": ("camera/front/image",), "robot_state_topic": "joint_states",
                 "robot_state_type": JOINTS, "robot_state_joints": STATE_JOINTS}  # fmt: skip
-    mine: dict[str, dict[str, Any]] = {"generator": layout, "executor": layout, "observer": observer}
+    mine: dict[str, dict[str, Any]] = {"generator": layout, "executor": {**layout, **played}, "observer": observer}
     suite = SuiteOptions()
     for node in mine | (changes or {}):
         suite = suite.changed(node, {**mine.get(node, {}), **(changes or {}).get(node, {})})
