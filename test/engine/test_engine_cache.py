@@ -94,14 +94,14 @@ def test_a_cache_of_other_sizes_or_weights_than_the_gates_is_told(tmp_path: Path
     weights = tmp_path / "policy.safetensors"
     weights.write_bytes(b"weights")
     trained: dict[str, object] = {"plan": {"cache": {"sinks": 0, "recent": 2 * TOKENS, "chunk": TOKENS}}}
-    assert differences(trained, chunked().cache, weights) == []
-    (sentence,) = differences(trained, chunked(cache_chunk=TOKENS + 1).cache, weights)
+    assert differences(trained, chunked().cache, [weights]) == []
+    (sentence,) = differences(trained, chunked(cache_chunk=TOKENS + 1).cache, [weights])
     assert sentence.startswith(f"cache_chunk is {TOKENS + 1}, its gate was trained for {TOKENS}")
-    assert differences({}, chunked().cache, weights) == []
+    assert differences({}, chunked().cache, [weights]) == []
     trained["policy"] = {"name": "mine", "sha256": hashlib.sha256(b"weights").hexdigest()}
-    assert differences(trained, chunked().cache, weights) == []
+    assert differences(trained, chunked().cache, [weights]) == []
     weights.write_bytes(b"others")
-    (sentence,) = differences(trained, chunked().cache, weights)
+    (sentence,) = differences(trained, chunked().cache, [weights])
     assert sentence.startswith("the gate was trained for other weights of policy mine than")
 
 

@@ -18,7 +18,7 @@ def test_the_preset_runs_the_gate_as_it_was_trained() -> None:
     file, gate = find_model(inference.model), find_model(inference.cache_gate)
     tokens = load_policy(file).spec.tokens_per_observation
     options = engine_options(inference, tokens)
-    assert options.gate is not None and differences(options.gate.training, options.cache, file) == []
+    assert options.gate is not None and differences(options.gate.training, options.cache, [file]) == []
     wanted = engine_options(gated_cache(gate, inference.cache_budget), tokens).cache
     same = {"cache_gate": inference.cache_gate, "cache_capacity": inference.cache_capacity}  # the file; of full
     assert options.cache == wanted.changed(**same)

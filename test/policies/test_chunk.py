@@ -138,7 +138,7 @@ def test_planned_actions_guide_the_next_chunk() -> None:
     [(_, _, guide)] = policy.asked
     assert guide is not None and (guide.beta, guide.exact) == (4.0, True)
     assert guide.target[:5] == pytest.approx(planned) and guide.target.shape == (H, 2)
-    assert guide.weight == pytest.approx(weights(H, 2, 3))
+    assert guide.weight == pytest.approx(weights(H, 2, 5))
 
 
 @pytest.mark.parametrize(
@@ -162,18 +162,22 @@ def test_nothing_is_looked_ahead_from() -> None:
 
 
 def test_the_weights_of_real_time_chunking() -> None:
-    """H = 8, d = 2, s = 3: two frozen rows, c = (5 - i) / 4 for i = 2, 3, 4, nothing after."""
+    """H = 8, d = 2, e = 5: two frozen rows, c = (5 - i) / 4 for i = 2, 3, 4, nothing after."""
     expected = [1.0, 1.0] + [c * (math.exp(c) - 1) / (math.e - 1) for c in (3 / 4, 2 / 4, 1 / 4)] + [0.0] * 3
-    assert weights(8, 2, 3) == pytest.approx(expected)
-    assert weights(8, 0, 8) == pytest.approx([0.0] * 8), "nothing overlaps"
-    assert weights(8, 9, 3) == pytest.approx([1.0] * 5 + [0.0] * 3), "a delay beyond the overlap freezes all of it"
-    assert weights(8, 0, 0)[0] < 1.0, "nothing is frozen"
+    assert weights(8, 2, 5) == pytest.approx(expected)
+    assert weights(8, 0, 0) == pytest.approx([0.0] * 8), "nothing overlaps"
+    assert weights(8, 9, 5) == pytest.approx([1.0] * 5 + [0.0] * 3), "a delay beyond the overlap freezes all of it"
+    assert weights(8, 0, 8)[0] < 1.0, "nothing is frozen"
+    linear = [1.0, 1.0, 3 / 4, 2 / 4, 1 / 4, 0.0, 0.0, 0.0]
+    assert weights(8, 2, 5, "linear") == pytest.approx(linear)
+    with pytest.raises(ValueError, match="schedule is 'cosine', expected one of linear, exp"):
+        weights(8, 2, 5, "cosine")
 
 
 def test_more_is_planned_than_a_chunk_has_rows() -> None:
     guide = guide_towards(np.ones((12, 2)), 3, H)
     assert guide is not None and guide.target.shape == (H, 2)
-    assert guide.weight == pytest.approx(weights(H, 3, 0))
+    assert guide.weight == pytest.approx(weights(H, 3, H))
 
 
 def test_the_gain_of_the_guidance() -> None:

@@ -92,7 +92,7 @@ def test_actions_of_a_policy_with_another_layout_are_refused(robot: Robot) -> No
         assert bool(robot.moves()) == (kind == "own")
         robot.live(0.6)  # the state is repeated every 0.5 s
         assert robot.rejected() == int(kind == "foreign")
-    robot.probe.wait(lambda: robot.probe.figure("executor", "action_other_layout") == "1", "the refusal is not counted")
+    robot.probe.wait(lambda: robot.probe.figure("executor", "action_other_policy") == "1", "the refusal is not counted")
 
 
 def test_only_the_next_action_is_ever_commanded(robot: Robot) -> None:

@@ -31,7 +31,7 @@ def test_a_foreign_layout_is_named_and_refused(suite: Any, probe: Any) -> None:
     horizons = {"execution_horizon": 2, "trained_horizon": 4}
     foreign = Context(session="/", episode=1, sequence=0, action_names=names, action_absolute=[False] * 4, **horizons)
     contexts.publish(foreign)
-    sentence = "the policy acts in dx, dy, dz, gripper, the parameters say dx, dy, dz, gripper (absolute)"
+    sentence = "action_absolute is wrong for gripper: targets of the policy are none, the others are changes"
     probe.wait(lambda: sentence in probe.problem("generator"), "the layout is not named")
     assert probe.figure("generator", "malformed_context") == "1" and not asked
     contexts.publish(

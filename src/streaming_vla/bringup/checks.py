@@ -117,21 +117,25 @@ def package() -> str:
     return str(prefix)
 
 
-def model() -> str:
-    """Load the policy that the inference node takes by default, with its saliency model."""
-    from streaming_vla.engine.options import InferenceOptions
-    from streaming_vla.policies.loading import CheckpointError
-    from streaming_vla.policies.models import find_model
-    from streaming_vla.saliency.loading import load_with_predictor
+def model(path: Path | None, namespace: str) -> str:
+    """Load the policy of a parameter file, or of the defaults, and compare its needs with the robot's parameters."""
+    from streaming_vla.engine.loading import load_model
+    from streaming_vla.parameters import load
+    from streaming_vla.policies.registry import model_files
 
-    options = InferenceOptions()
     try:
-        path = find_model(options.model)
-        policy = load_with_predictor(options.model, options.saliency_model)
-    except CheckpointError as error:
+        suite = load.read(path, namespace)
+    except load.ParameterFileError as error:
+        raise Trouble("the parameter file has to be repaired first") from error
+    name = suite.inference.model
+    try:
+        policy, files = load_model(suite.inference), model_files(name)
+        suite.check_policy(policy.spec)
+    except ValueError as error:
         raise Trouble(str(error)) from error
-    predictor = "no saliency model" if policy.predictor is None else "with its saliency model"
-    return f"{path} ({path.stat().st_size / 1e6:.1f} MB), {predictor}"
+    sizes = [f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files] or [name]
+    predictor = "no saliency model" if getattr(policy, "predictor", None) is None else "with its saliency model"
+    return f"{', '.join(sizes)}, {predictor}"
 
 
 def simulator() -> str:

@@ -38,7 +38,7 @@ def examine(params_file: Path | None, namespace: str) -> int:
         ("ros", checks.ros),
         ("messages", checks.messages),
         ("package", checks.package),
-        ("model", checks.model),
+        ("model", lambda: checks.model(params_file, namespace)),
         ("simulator", checks.simulator),
         ("dds", checks.dds),
         ("domain", lambda: checks.domain(namespace)),

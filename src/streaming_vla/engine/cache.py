@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,13 @@ def trained_cache(training: Mapping[str, object]) -> Mapping[str, Any]:
     return trained if isinstance(trained, Mapping) else {}
 
 
-def differences(training: Mapping[str, object], cache: CacheOptions, policy: Path) -> list[str]:
+def differences(training: Mapping[str, object], cache: CacheOptions, policy: Sequence[Path]) -> list[str]:
     """Return a sentence for every size of the cache, and for weights, that are not those that a gate was trained for.
 
     Args:
         training: how the gate was trained (see kv_cache.gate_file); nothing is said of what it does not tell.
         cache: with no size left open (EngineOptions.cache).
-        policy: file of the weights that run.
+        policy: files of the weights that run.
     """
     trained = trained_cache(training)
     sizes = {name: getattr(cache, f"cache_{name}") for name in ("sinks", "recent", "chunk")}
@@ -121,9 +121,10 @@ def differences(training: Mapping[str, object], cache: CacheOptions, policy: Pat
         if trained.get(name, size) != size
     ]
     own = training.get("policy")
-    if isinstance(own, Mapping) and own.get("sha256") != file_digest(policy):
+    if isinstance(own, Mapping) and own.get("sha256") not in [file_digest(file) for file in policy]:
+        named = " and ".join(f"'{file}'" for file in policy) or "those of this model"
         sentences.append(
-            f"the gate was trained for other weights of policy {own.get('name')} than '{policy}': it may choose badly, "
+            f"the gate was trained for other weights of policy {own.get('name')} than {named}: it may choose badly, "
             "train one with 'streaming-vla train gate'"
         )
     return sentences

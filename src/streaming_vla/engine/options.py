@@ -9,16 +9,66 @@ from pydantic import model_validator
 from streaming_vla.options.option import Options, option
 from streaming_vla.options.shared import NodeOptions, realtime_priority
 
+NO_CAMERA = ("",)  # a list of ROS must not be empty
+
 
 class ModelOptions(Options):
-    """The weights."""
+    """The policy, and how it is loaded; what a model has no use for is refused where it is loaded."""
 
-    model: str = option("compact_mt10", "Name of a shipped model, or path of a .safetensors checkpoint.")
+    model: str = option(
+        "compact_mt10",
+        "Name of a shipped model, path of a .safetensors checkpoint, python:package.module:factory for a policy of "
+        "your own, lerobot:/folder for a checkpoint of LeRobot, or the name that an installed package registers.",
+    )
     saliency_model: str = option(
         "auto",
         "Look-ahead predictor for the monitor's saliency_of pictures: name of a shipped file, or path of a "
         ".safetensors file; auto takes the one of the model's name with _saliency behind it; empty: none.",
     )
+    model_assets: str = option(
+        "",
+        "For lerobot: folder with tokenizer and configuration of the vision-language model; empty: the checkpoint's.",
+    )
+    model_device: str = option("cpu", "For lerobot: where the model computes, cpu, cuda or cuda:N.")
+    model_dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "For lerobot: number format of the towers; norms, state, time and actions stay float32."
+    )
+    model_cameras: tuple[str, ...] = option(
+        NO_CAMERA,
+        "For lerobot: the robot's cameras as camera=feature (front=observation.images.top); one empty name takes every "
+        "camera of the checkpoint, under the last part of its name.",
+    )
+    model_action_absolute: bool = option(
+        True, "For lerobot: its actions are targets, as in most of LeRobot's data sets; false: they are changes."
+    )
+    model_denoise_steps: int = option(
+        0, "Of a policy of chunks: Euler steps from noise to a chunk; 0: as the policy says.", "steps", ge=0, le=1000
+    )
+    model_execution_horizon: int = option(
+        0,
+        "Of a policy of chunks: actions of a chunk that are meant to be executed; 0: as the policy says.",
+        "actions",
+        ge=0,
+        le=1000,
+    )
+
+    @property
+    def cameras_by_name(self) -> dict[str, str]:
+        """The feature of each of `model_cameras` by the robot's name for it."""
+        entries = () if self.model_cameras == NO_CAMERA else self.model_cameras
+        return {camera: feature for camera, _, feature in (entry.partition("=") for entry in entries)}
+
+    @model_validator(mode="after")
+    def _check_cameras(self) -> ModelOptions:
+        cameras = self.cameras_by_name
+        if self.model_cameras != NO_CAMERA and (
+            len(cameras) < len(self.model_cameras) or not all(cameras) or not all(cameras.values())
+        ):
+            raise ValueError(
+                f"model_cameras is {list(self.model_cameras)}, expected camera=feature, each camera once, as in "
+                "front=observation.images.top"
+            )
+        return self
 
 
 class CacheOptions(Options):

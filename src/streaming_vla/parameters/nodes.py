@@ -14,6 +14,7 @@ from streaming_vla.machines.observer_options import ObserverOptions
 from streaming_vla.options.option import Options, suggest
 from streaming_vla.options.shared import ActionOptions, ContextOptions, SharedOptions
 from streaming_vla.parameters.sections import EVERY_NODE
+from streaming_vla.policies.check import check_policy
 from streaming_vla.sim.options import SimRobotOptions
 
 if TYPE_CHECKING:  # a robot's light nodes read this module, and the contract needs torch
@@ -66,21 +67,12 @@ class SuiteOptions(NamedTuple):
         """Check that a policy sees and acts as the options say.
 
         Raises:
-            ValueError: it acts in other dimensions or sees other pictures.
+            ValueError: it acts otherwise, at another rate, or sees other pictures; a sentence for each, "; " between.
         """
-        if mismatch := self.generator.layout.mismatch(spec.layout.names, spec.layout.absolute):
-            raise ValueError(mismatch)
-        cameras, size = self.observer.cameras, self.observer.image_size
-        if cameras != spec.cameras:
-            raise ValueError(
-                f"the policy sees {', '.join(spec.cameras)}, the parameters say {', '.join(cameras)}: set the "
-                "observer's cameras to the policy's, in its order"
-            )
-        if size != spec.image_size:
-            raise ValueError(
-                f"the policy sees pictures of {spec.image_size} x {spec.image_size} pixels, the parameters say {size} "
-                f"x {size}: set the observer's image_size to the policy's"
-            )
+        seen, acted = self.observer, self.generator
+        found = check_policy(spec, seen.cameras, seen.image_size, acted.control_period_s, acted.layout)
+        if found:
+            raise ValueError("; ".join(found))
 
 
 NODES: dict[str, type[Options]] = {node: type(options) for node, options in SuiteOptions()._asdict().items()}

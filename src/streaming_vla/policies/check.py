@@ -1,13 +1,53 @@
-"""Compares what a policy needs of a robot with the robot's parameters, before anything moves."""
+"""Compares what a policy needs of a robot with the robot's parameters, before anything moves. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from streaming_vla.policies.contract import PolicySpec
 from streaming_vla.policies.layout import ActionLayout
 
+if TYPE_CHECKING:  # a robot's light nodes use this module, and the contract needs torch
+    from streaming_vla.policies.contract import PolicySpec
+
 SAME_PERIOD = 0.01  # relative; a file may have rounded it
+
+
+def check_actions(
+    names: Sequence[str],
+    absolute: Sequence[bool],
+    period_s: float | None,
+    layout: ActionLayout,
+    control_period_s: float,
+    who: str = "the policy",
+) -> list[str]:
+    """Return a sentence for every parameter of a robot's actions that does not fit a policy.
+
+    A dimension that is summed here and absolute there moves the robot far from where the policy sends it.
+
+    Args:
+        names: of the policy's actions.
+        absolute: of the policy's actions.
+        period_s: an action of the policy lasts so long, seconds; None: any.
+        layout: of the robot's actions.
+        control_period_s: an action of the robot lasts so long, seconds.
+        who: what the policy is called.
+    """
+    found = []
+    if period_s is not None and abs(control_period_s - period_s) > SAME_PERIOD * period_s:
+        found.append(
+            f"control_period_s is {control_period_s:g}, an action of {who} lasts {period_s:g} s: its actions would be "
+            f"played {'too fast' if control_period_s < period_s else 'too slowly'}"
+        )
+    if tuple(names) != layout.names:
+        found.append(f"action_names are {_listed(layout.names)}, {who} acts in {_listed(names)}")
+    elif tuple(absolute) != layout.absolute:
+        wrong = [name for name, own, its in zip(names, layout.absolute, absolute, strict=True) if own != its]
+        targets = _listed([name for name, its in zip(names, absolute, strict=True) if its])
+        found.append(
+            f"action_absolute is wrong for {_listed(wrong)}: targets of {who} are {targets}, the others are changes"
+        )
+    return found
 
 
 def check_policy(
@@ -27,23 +67,8 @@ def check_policy(
         found.append(f"cameras are {_listed(cameras)}, {who} needs {_listed(spec.cameras)}, in that order")
     if image_size != spec.image_size:
         found.append(f"image_size is {image_size} pixels, {who} needs {spec.image_size}")
-    period_s = spec.control_period_s
-    if period_s is not None and abs(control_period_s - period_s) > SAME_PERIOD * period_s:
-        found.append(
-            f"control_period_s is {control_period_s:g}, an action of {who} lasts {period_s:g} s: its actions would be "
-            f"played {'too fast' if control_period_s < period_s else 'too slowly'}"
-        )
-    if layout.names != spec.layout.names:
-        found.append(f"action_names are {_listed(layout.names)}, {who} acts in {_listed(spec.layout.names)}")
-    elif layout.absolute != spec.layout.absolute:
-        wrong = [
-            n for n, own, its in zip(layout.names, layout.absolute, spec.layout.absolute, strict=True) if own != its
-        ]
-        targets = _listed([name for name, its in zip(spec.layout.names, spec.layout.absolute, strict=True) if its])
-        found.append(
-            f"action_absolute is wrong for {_listed(wrong)}: targets of {who} are {targets}, the others are changes"
-        )
-    return found
+    needed = spec.layout
+    return found + check_actions(needed.names, needed.absolute, spec.control_period_s, layout, control_period_s, who)
 
 
 def _listed(names: Sequence[str]) -> str:

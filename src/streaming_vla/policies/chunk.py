@@ -28,14 +28,16 @@ class ChunkOptions:
     """How a chunk is denoised.
 
     Args:
-        steps: Euler steps from noise to actions.
+        steps: Euler steps from noise to actions; 0: as the policy says.
+        execution_horizon: actions of a chunk that are meant to be executed; 0: as the policy says.
         guided: real-time chunking: the chunk is pulled towards the actions that are planned already.
         beta: largest gain of that guidance.
         exact: through the true Jacobian, or the identity for it.
         seed: of the noise.
     """
 
-    steps: int = 10
+    steps: int = 0
+    execution_horizon: int = 0
     guided: bool = True
     beta: float = 5.0
     exact: bool = False
@@ -58,12 +60,21 @@ class ChunkAsStream:
     Args:
         policy: of chunks.
         options: how they are denoised.
+
+    Raises:
+        ValueError: the policy's chunks have fewer rows than are to be executed.
     """
 
     def __init__(self, policy: ChunkPolicy, options: ChunkOptions | None = None) -> None:
         self.policy = policy
         self.options = options or ChunkOptions()
-        self.spec = replace(policy.spec, chunk=True, trained_delay=0)
+        self.spec = replace(
+            policy.spec,
+            chunk=True,
+            trained_delay=0,
+            execution_horizon=self.options.execution_horizon or policy.spec.execution_horizon,
+            denoise_steps=self.options.steps or policy.spec.denoise_steps,
+        )
         self._random = np.random.default_rng(self.options.seed)
 
     def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
@@ -77,7 +88,7 @@ class ChunkAsStream:
             ValueError: the policy returns no chunk [H, A] of finite numbers.
         """
         guide = self._guide(observation.planned())
-        steps = self.options.steps
+        steps = self.spec.denoise_steps
         rows = yield from self.policy.denoise(view, context, steps, guide, self._random)
         return _Chunk(context, self._checked(rows))
 

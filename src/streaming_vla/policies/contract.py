@@ -80,6 +80,7 @@ class PolicySpec:
         state_names: of the numbers of the state; empty: not told.
         action_units: of each action dimension, for people; empty: not told.
         chunk: all actions of a context exist with it, and each belongs to a fixed time behind the picture.
+        denoise_steps: Euler steps from noise to a chunk, as they are meant.
 
     Raises:
         ValueError: a size is not positive, names repeat or are missing, or the horizons are in the wrong order.
@@ -101,11 +102,12 @@ class PolicySpec:
     state_names: tuple[str, ...] = ()
     action_units: tuple[str, ...] = ()
     chunk: bool = False
+    denoise_steps: int = 10
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"policy {self.name}: cameras are {self.cameras}, expected one or more different names")
-        for field in ("image_size", "state_size", "execution_horizon", "tokens_per_observation"):
+        for field in ("image_size", "state_size", "execution_horizon", "tokens_per_observation", "denoise_steps"):
             if getattr(self, field) < 1:
                 raise ValueError(f"policy {self.name}: {field} is {getattr(self, field)}, it must be at least 1")
         if self.trained_horizon < self.execution_horizon:

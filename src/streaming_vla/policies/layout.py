@@ -61,18 +61,6 @@ class ActionLayout:
             raise ValueError(f"action is not finite in {', '.join(bad)}")
         return vector
 
-    def mismatch(self, names: tuple[str, ...], absolute: tuple[bool, ...]) -> str:
-        """Return what differs from a policy's `names` and `absolute`; empty when nothing does.
-
-        A dimension that is summed here and absolute there moves the robot far from where the policy sends it.
-        """
-        if (names, absolute) == (self.names, self.absolute):
-            return ""
-        return (
-            f"the policy acts in {_described(names, absolute)}, the parameters say "
-            f"{_described(self.names, self.absolute)}: set action_names and action_absolute to the policy's"
-        )
-
     def clip(self, values: Vector) -> Vector:
         """Return `values` [A] within the limits."""
         return np.clip(values, self.low, self.high)
@@ -85,8 +73,3 @@ class ActionLayout:
     def advance(self, position: Vector, action: Vector) -> Vector:
         """Return the flow's state after `action`, [A]: summed, or replaced in absolute dimensions."""
         return np.where(self.absolute, action, position + action)
-
-
-def _described(names: tuple[str, ...], absolute: tuple[bool, ...]) -> str:
-    marked = [f"{name} (absolute)" if is_absolute else name for name, is_absolute in zip(names, absolute, strict=False)]
-    return ", ".join(marked) or "no dimension"

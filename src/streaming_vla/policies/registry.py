@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
@@ -20,8 +20,9 @@ from typing import Any
 
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy, PolicySpec
+from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.loading import CheckpointError
-from streaming_vla.policies.models import AUTO, SUFFIX, shipped_models
+from streaming_vla.policies.models import AUTO, SUFFIX, find_model, shipped_models
 
 GROUP = "streaming_vla.policies"  # of entry points
 COMPACT = "streaming_vla.saliency.loading:load_with_predictor"  # with its look-ahead predictor
@@ -39,11 +40,13 @@ class Scheme:
         loader: "package.module:function", which takes the address.
         extra: of the package, whose modules the loader needs.
         address: makes of the text behind the colon what the loader takes.
+        optional: it takes LoadOptions too.
     """
 
     loader: str
     extra: str
     address: Callable[[str], object] = str
+    optional: bool = False
 
 
 def _folder(address: str) -> Path:
@@ -51,13 +54,15 @@ def _folder(address: str) -> Path:
 
 
 SCHEMES = {
-    "lerobot": Scheme("streaming_vla.policies.lerobot.load:load_lerobot", "vla", _folder),
+    "lerobot": Scheme("streaming_vla.policies.lerobot.load:load_lerobot", "vla", _folder, optional=True),
     "openpi": Scheme("streaming_vla.policies.remote.openpi:connect", "remote"),
     "groot": Scheme("streaming_vla.policies.remote.groot:connect", "remote"),
 }
 
 
-def load_policy(model: str, saliency_model: str = AUTO, chunk: ChunkOptions | None = None) -> FlowPolicy:
+def load_policy(
+    model: str, saliency_model: str = AUTO, chunk: ChunkOptions | None = None, load: LoadOptions | None = None
+) -> FlowPolicy:
     """Return the policy of a model.
 
     Args:
@@ -65,18 +70,36 @@ def load_policy(model: str, saliency_model: str = AUTO, chunk: ChunkOptions | No
         saliency_model: look-ahead predictor of a compact policy, a name or a file; "auto": the one that belongs to it;
             empty: none.
         chunk: how a chunk policy denoises; None: as ChunkOptions says.
+        load: what no file of a LeRobot checkpoint says.
 
     Raises:
-        PolicyError: there is no such model, it cannot be loaded, or what was loaded is no policy.
+        PolicyError: there is no such model, it cannot be loaded, what was loaded is no policy, or an option is set
+            that it has no use for.
         CheckpointError: see the scheme's loader.
     """
     scheme, address = _split(model)
+    if load is not None and not (scheme in SCHEMES and SCHEMES[scheme].optional):
+        _refuse_unused(model, [f"model_{name}" for name in _set_in(load)], "it is for lerobot:/folder")
     if not scheme and (_is_file(model) or model in shipped_models()):
         policy: FlowPolicy = _resolve(f"model '{model}'", COMPACT)(model, saliency_model)
-        return policy
+        return _streamed(model, policy, chunk)
     if saliency_model not in (AUTO, ""):
         raise PolicyError(f"saliency_model is '{saliency_model}', model '{model}' takes none: leave it {AUTO} or empty")
-    return _as_flow_policy(model, _load(model, scheme, address), chunk)
+    return _as_flow_policy(model, _load(model, scheme, address, load), chunk)
+
+
+def model_files(model: str) -> list[Path]:
+    """Return the files that hold a model's weights; of a policy that is not loaded from files there are none.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    scheme, address = _split(model)
+    if scheme == "lerobot":
+        return sorted(_folder(address).glob(f"*{SUFFIX}"))
+    if scheme or not (_is_file(model) or model in shipped_models()):
+        return []
+    return [find_model(model)]
 
 
 def _split(model: str) -> tuple[str, str]:
@@ -89,13 +112,27 @@ def _is_file(model: str) -> bool:
     return model.endswith(SUFFIX) or "/" in model
 
 
-def _load(model: str, scheme: str, address: str) -> object:
+def _set_in(options: object) -> list[str]:
+    """Return the fields of a dataclass that are not at their defaults."""
+    assert is_dataclass(options)
+    return [field.name for field in fields(options) if getattr(options, field.name) != field.default]
+
+
+def _refuse_unused(model: str, names: list[str], why: str) -> None:
+    if names:
+        raise PolicyError(
+            f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set, model '{model}' has no use for it: {why}"
+        )
+
+
+def _load(model: str, scheme: str, address: str, load: LoadOptions | None) -> object:
     who = f"model '{model}'"
     if scheme == "python":
         return _made(who, _resolve(who, address))
     if scheme in SCHEMES:
         entry = SCHEMES[scheme]
-        return _resolve(who, entry.loader, entry.extra)(entry.address(address))
+        loader, taken = _resolve(who, entry.loader, entry.extra), entry.address(address)
+        return loader(taken, load) if entry.optional else loader(taken)
     if scheme:
         raise PolicyError(f"{who}: scheme '{scheme}' is unknown, choose one of python, {', '.join(SCHEMES)}")
     registered = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -166,11 +203,21 @@ def _as_flow_policy(model: str, found: Any, chunk: ChunkOptions | None) -> FlowP
     if not callable(getattr(found, "prefill", None)):
         raise PolicyError(f"{what} without prefill, expected a flow policy or a chunk policy (policies/contract.py)")
     if callable(getattr(found, "flow_step", None)):
-        policy: FlowPolicy = found
-        return policy
+        return _streamed(model, found, chunk)
     if callable(getattr(found, "denoise", None)):
-        return ChunkAsStream(found, chunk)
+        try:
+            return ChunkAsStream(found, chunk)
+        except ValueError as error:
+            raise PolicyError(f"{who}: {error}") from error
     raise PolicyError(f"{what} with neither flow_step nor denoise, expected a flow policy or a chunk policy")
+
+
+def _streamed(model: str, policy: FlowPolicy, chunk: ChunkOptions | None) -> FlowPolicy:
+    """Return a flow policy, for which nothing is said of chunks."""
+    names = {"steps": "model_denoise_steps", "execution_horizon": "model_execution_horizon"}
+    told = [] if chunk is None else [names[name] for name in _set_in(chunk) if name in names]
+    _refuse_unused(model, told, "it gives one action per step of its flow, no chunks")
+    return policy
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,23 +12,30 @@ import numpy.typing as npt
 
 from streaming_vla.policies.guide import Guide, Matrix
 
+SCHEDULES = ("linear", "exp")
 
-def weights(horizon: int, delay: int, executed: int) -> npt.NDArray[np.float64]:
+
+def weights(horizon: int, delay: int, end: int, schedule: str = "exp") -> npt.NDArray[np.float64]:
     """Return W of RTC, [H]: 1 for the frozen rows, falling over the overlap, 0 behind it (equation 5).
 
-    W_i = 1 for i < d; c_i (e^c_i - 1) / (e - 1) with c_i = (H - s - i) / (H - s - d + 1) for d <= i < H - s; else 0.
+    W_i = 1 for i < d; w(c_i) with c_i = (e - i) / (e - d + 1) for d <= i < e; else 0.
 
     Args:
         horizon: H.
-        delay: d; at most H - s count.
-        executed: s, actions of the old chunk that were executed when its successor was asked for.
+        delay: d; at most e counts.
+        end: e, rows that overlap with what is planned (H - s of the paper).
+        schedule: "exp": w(c) = c (e^c - 1) / (e - 1), the paper's; "linear": w(c) = c, LeRobot's other one.
+
+    Raises:
+        ValueError: another schedule.
     """
-    overlap = horizon - executed
-    frozen = min(delay, overlap)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is '{schedule}', expected one of {', '.join(SCHEDULES)}")
+    frozen = min(delay, end)
     rows = np.arange(horizon)
-    ramp = (overlap - rows) / (overlap - frozen + 1)
-    falling = ramp * np.expm1(ramp) / math.expm1(1.0)
-    return np.where(rows < frozen, 1.0, np.where(rows < overlap, falling, 0.0))
+    ramp = (end - rows) / (end - frozen + 1)
+    falling = ramp if schedule == "linear" else ramp * np.expm1(ramp) / math.expm1(1.0)
+    return np.where(rows < frozen, 1.0, np.where(rows < end, falling, 0.0))
 
 
 def guide_towards(planned: Matrix, delay: int, horizon: int, beta: float = 5.0, exact: bool = False) -> Guide | None:
@@ -46,4 +53,4 @@ def guide_towards(planned: Matrix, delay: int, horizon: int, beta: float = 5.0, 
         return None
     target = np.zeros((horizon, planned.shape[1]))
     target[:overlap] = planned[:overlap]
-    return Guide(target, weights(horizon, delay, horizon - overlap), beta, exact)
+    return Guide(target, weights(horizon, delay, overlap), beta, exact)

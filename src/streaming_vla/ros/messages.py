@@ -29,6 +29,8 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Vector,
 )
+from streaming_vla.options.shared import ActionOptions
+from streaming_vla.policies.check import check_actions
 from streaming_vla.policies.layout import ActionLayout
 
 NS_PER_S = 10**9
@@ -116,9 +118,11 @@ def observation_from(message: msg.Observation, cameras: tuple[str, ...]) -> Enco
     )
 
 
-def layout_mismatch(layout: ActionLayout, context: msg.Context) -> str:
-    """Return what differs between `layout` and that of the policy which made `context`; empty when nothing does."""
-    return layout.mismatch(tuple(context.action_names), tuple(context.action_absolute))
+def policy_mismatch(options: ActionOptions, context: msg.Context) -> str:
+    """Return what of a robot's actions does not fit the policy which made `context`; empty when all does."""
+    period_s = context.control_period_s or None
+    names, absolute = context.action_names, context.action_absolute
+    return "; ".join(check_actions(names, absolute, period_s, options.layout, options.control_period_s))
 
 
 def context_from(message: msg.Context) -> ContextReady:
@@ -134,8 +138,8 @@ def context_from(message: msg.Context) -> ContextReady:
     )
 
 
-def context_to(report: ContextReport, layout: ActionLayout, stamp: Time) -> msg.Context:
-    """Return Context.msg; `layout` is the policy's."""
+def context_to(report: ContextReport, layout: ActionLayout, period_s: float | None, stamp: Time) -> msg.Context:
+    """Return Context.msg; `layout` and `period_s`, how long an action lasts (None: any), are the policy's."""
     return msg.Context(
         header=Header(stamp=stamp),
         session=report.session,
@@ -146,6 +150,7 @@ def context_to(report: ContextReport, layout: ActionLayout, stamp: Time) -> msg.
         trained_horizon=report.trained_horizon,
         action_names=list(layout.names),
         action_absolute=list(layout.absolute),
+        control_period_s=period_s or 0.0,
         prefill_s=report.prefill_s,
         queued_s=report.queued_s,
         flow_step_s=report.flow_step_s,

@@ -63,6 +63,11 @@ class PolicyConfig(Stated):
         """Dimensions A of an action."""
         return self.output_features[ACTION].shape[0]
 
+    @property
+    def denoise_steps(self) -> int:
+        """Steps from noise to a chunk; a policy that gives its chunk at once takes one."""
+        return 1
+
 
 class FlowConfig(PolicyConfig):
     """What the policies that denoise a padded chunk state."""
@@ -85,6 +90,11 @@ class SmolVLAConfig(FlowConfig):
     self_attn_every_n_layers: int
     expert_width_multiplier: Annotated[float, Field(gt=0.0, le=16.0, allow_inf_nan=False)]
 
+    @property
+    def denoise_steps(self) -> int:
+        """As the checkpoint says."""
+        return self.num_steps
+
 
 class PiConfig(FlowConfig):
     """pi0 (arXiv 2410.24164) and pi0.5 (arXiv 2504.16054)."""
@@ -96,6 +106,11 @@ class PiConfig(FlowConfig):
     use_relative_actions: bool = False
     relative_exclude_joints: tuple[str, ...] = ()
     action_feature_names: tuple[str, ...] | None = None
+
+    @property
+    def denoise_steps(self) -> int:
+        """As the checkpoint says."""
+        return self.num_inference_steps
 
 
 class ACTConfig(PolicyConfig):

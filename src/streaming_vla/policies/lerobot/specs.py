@@ -63,6 +63,7 @@ def make_spec(
         cache=cache,
         control_period_s=options.control_period_s,
         image_fit=image_fit,
+        denoise_steps=config.denoise_steps,
     )
 
 

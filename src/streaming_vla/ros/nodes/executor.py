@@ -48,7 +48,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
-        self.listen(wire.Context, "context", self._mismatch_from, self._on_layout, reliable(10))
+        self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
         self.listen(JointState, "joint_states", _positions, self._on_joints, JOINTS)
 
@@ -140,14 +140,14 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         return WRITERS[self.options.command_type](self.options)
 
     def _mismatch_from(self, context: wire.Context) -> str:
-        return messages.layout_mismatch(self._layout, context)
+        return messages.policy_mismatch(self.options, context)
 
-    def _on_layout(self, mismatch: str) -> None:
+    def _on_policy(self, mismatch: str) -> None:
         self._mismatch = mismatch
 
     def _on_action(self, action: Action) -> None:
         if self._mismatch:
-            self.machine.reject("other_layout")
+            self.machine.reject("other_policy")
             self.get_logger().warning(self._mismatch, throttle_duration_sec=1.0)
         else:
             self.dispatch(Executor.on_action, action)

@@ -22,19 +22,19 @@ from streaming_vla_interfaces import srv
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
+from streaming_vla.engine.loading import load_model
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
-from streaming_vla.policies.models import find_model
+from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
-from streaming_vla.saliency.loading import load_with_predictor
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -78,12 +78,12 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         options = self.options
-        self._policy = load_with_predictor(options.model, options.saliency_model)
+        self._policy = load_model(options)
         spec = self._policy.spec
         engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
         check_fit(spec, engine)
         if engine.gate is not None and options.cache_policy == "gated":
-            for sentence in differences(engine.gate.training, engine.cache, find_model(options.model)):
+            for sentence in differences(engine.gate.training, engine.cache, model_files(options.model)):
                 self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
@@ -137,7 +137,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        predictor = "yes" if self._policy.predictor is not None else "no"
+        predictor = "no" if getattr(self._policy, "predictor", None) is None else "yes"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
         if self._thread is None:
             return "", figures
@@ -211,7 +211,8 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self._actions[session].publish(messages.generated_to(value, session, self.stamp(reply.done_s)))
             self._later(self._say_generated, reply, value)
         elif isinstance(value, ContextReport):
-            context = messages.context_to(value, self._policy.spec.layout, self.stamp(reply.done_s))
+            spec = self._policy.spec
+            context = messages.context_to(value, spec.layout, spec.control_period_s, self.stamp(reply.done_s))
             self._contexts[session].publish(context)
             self._later(self._say_prefilled, reply, value)
         elif isinstance(value, Refusal):
@@ -227,14 +228,17 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
             self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
-            return
-        begin_s = reply.done_s - action.compute_s
-        self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
+        elif not self._policy.spec.chunk:  # of a chunk it was done with the context
+            begin_s = reply.done_s - action.compute_s
+            self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
     def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
         self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
+        denoised_s = reply.done_s - report.denoise_s
         begin_s = reply.done_s - report.prefill_s - report.queued_s
-        self.span("prefill", begin_s, reply.done_s, report.episode, report.sequence)
+        self.span("prefill", begin_s, denoised_s, report.episode, report.sequence)
+        if report.chunk:
+            self.span("flow_step", denoised_s, reply.done_s, report.episode, report.sequence)
 
     def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = messages.saliency_question_from(request)

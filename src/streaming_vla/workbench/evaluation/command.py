@@ -131,7 +131,7 @@ def evaluate(
         loop.wording(trials[0])
         engine = engine_options(kept, policy.spec.tokens_per_observation)
         if engine.gate is not None:
-            for sentence in differences(engine.gate.training, engine.cache, file):
+            for sentence in differences(engine.gate.training, engine.cache, [file]):
                 typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)

@@ -12,11 +12,11 @@ import yaml
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.options import InferenceOptions
+from streaming_vla.engine.loading import load_model
+from streaming_vla.engine.options import InferenceOptions, ModelOptions
 from streaming_vla.parameters.load import read
 from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.policies.contract import FlowPolicy
-from streaming_vla.saliency.loading import load_with_predictor
 from streaming_vla.workbench.processes import map_in_processes
 from streaming_vla.workbench.replay.compare import played, records_of, summarise_replays
 from streaming_vla.workbench.replay.fleet import map_on_cluster
@@ -158,12 +158,12 @@ def _plain(value: Any) -> Any:
 
 
 def _policy(inference: InferenceOptions) -> FlowPolicy:
-    return _loaded(inference.model, inference.saliency_model)
+    return _loaded(ModelOptions(**{name: getattr(inference, name) for name in ModelOptions.declared}))
 
 
 @cache
-def _loaded(model: str, saliency_model: str) -> FlowPolicy:
+def _loaded(model: ModelOptions) -> FlowPolicy:
     import torch
 
     torch.set_num_threads(1)
-    return load_with_predictor(model, saliency_model)
+    return load_model(model)

@@ -12,6 +12,7 @@ import optuna
 from kv_cache.tensor_file import file_digest
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.policies.models import find_model, find_part
+from streaming_vla.policies.registry import model_files
 from streaming_vla.workbench.replay.run import ReplayJob
 
 ATTRIBUTE = "subject"
@@ -56,9 +57,10 @@ def claim(study: optuna.Study, subject: Subject, where: str) -> None:
 
 
 def _weights(inference: InferenceOptions) -> list[Path]:
-    predictor = find_part(inference.saliency_model, inference.model, "saliency")
+    files = model_files(inference.model)
+    predictor = files and find_part(inference.saliency_model, inference.model, "saliency")
     gate = inference.cache_policy == "gated" and find_model(inference.cache_gate)
-    return [find_model(inference.model), *(path for path in (predictor, gate) if path)]
+    return [*files, *(path for path in (predictor, gate) if path)]
 
 
 def _size(bag: Path) -> int:

@@ -13,9 +13,9 @@ import torch
 
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.engine.options import CacheOptions
-from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.models import AUTO
-from streaming_vla.saliency.loading import load_with_predictor
+from streaming_vla.policies.registry import load_policy
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import get_task
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
@@ -64,11 +64,11 @@ class VirtualRun:
 
 
 @functools.cache
-def policy_of_process(model: str, saliency_model: str) -> CompactPolicy:
+def policy_of_process(model: str, saliency_model: str) -> FlowPolicy:
     """Return the policy of this process, with its predictor."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants
-    return load_with_predictor(model, saliency_model)
+    return load_policy(model, saliency_model)
 
 
 @functools.cache

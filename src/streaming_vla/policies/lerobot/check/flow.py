@@ -16,11 +16,11 @@ from kv_cache.rotary import rotate
 from streaming_vla.policies.contract import PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.lerobot.denoising import Pull, denoise, padded
-from streaming_vla.policies.lerobot.guidance import prefix_weights
 from streaming_vla.policies.lerobot.pi import Pi
 from streaming_vla.policies.lerobot.sample import Sample
 from streaming_vla.policies.lerobot.smolvla import SmolVLA
 from streaming_vla.policies.lerobot.vla_policy import VlaContext, VlaPolicy
+from streaming_vla.policies.rtc import SCHEDULES, weights
 
 
 class StoredNoise(np.random.Generator):
@@ -137,9 +137,9 @@ def _guided(
     rows[: len(previous)] = previous[:horizon]
     prepared = context.prepared(policy.network, view)
     found: dict[str, Tensor] = {}
-    for schedule in ("linear", "exp"):
+    for schedule in SCHEDULES:
         end = min(rtc["execution_horizon"], len(previous))
-        weight = prefix_weights(horizon, rtc["inference_delay"], end, schedule)
+        weight = weights(horizon, rtc["inference_delay"], end, schedule)
         guide = Guide(policy.after.actions(rows, context.raw_state), weight, rtc["max_guidance_weight"], exact=False)
         pull = Pull(
             padded(torch.from_numpy(rows), policy.sizes.action), torch.from_numpy(weight).float()[:, None], guide.gain

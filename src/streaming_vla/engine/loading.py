@@ -1,0 +1,28 @@
+"""From the options of the inference node to its policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streaming_vla.engine.options import ModelOptions
+from streaming_vla.policies.chunk import ChunkOptions
+from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.lerobot.options import LoadOptions
+from streaming_vla.policies.registry import load_policy
+
+
+def load_model(options: ModelOptions) -> FlowPolicy:
+    """Return the policy that the options name.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or an option is set that it has no use for.
+    """
+    load = LoadOptions(
+        assets=Path(options.model_assets).expanduser() if options.model_assets else None,
+        device=options.model_device,
+        dtype=options.model_dtype,
+        cameras=options.cameras_by_name or None,
+        action_absolute=options.model_action_absolute,
+    )
+    chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
+    return load_policy(options.model, options.saliency_model, chunk, load)
