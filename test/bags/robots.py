@@ -150,17 +150,20 @@ def write(folder: Path, messages: Iterable[Message], plugin: StoragePlugin = Sto
 
 
 def options(changes: dict[str, dict[str, Any]] | None = None, **given: Any) -> ExportOptions:
-    """Return the options of this robot, pictures without loss; `changes` are of its parameters, by node."""
-    layout = {"action_names": ACTIONS, "action_absolute": (True,) * 3, "action_low": (-100.0,) * 3,
-              "action_high": (100.0,) * 3, "action_initial": (0.0,) * 3}  # fmt: skip
-    played = {"scale": (1.0,) * 3, "maximum_lead": (1.0,) * 3, "keep_when_stopped": (False,) * 3,
-              "velocity_limit": (20.0,) * 3, "jump_limit": (20.0,) * 3}  # fmt: skip
+    """Return the options of this robot, pictures without loss; `changes` are of its parameters, by node; the generator's are the executor's too."""
+    changes = dict(changes or {})
+    generator = changes.pop("generator", {})
+    count = len(generator.get("action_names", ACTIONS))
+    agreed = {"action_names": ACTIONS, "action_absolute": (True,) * count, "action_low": (-100.0,) * count,
+              "action_high": (100.0,) * count, "action_initial": (0.0,) * count, **generator}  # fmt: skip
+    played = {"scale": (1.0,) * count, "maximum_lead": (1.0,) * count, "keep_when_stopped": (False,) * count,
+              "velocity_limit": (20.0,) * count, "jump_limit": (20.0,) * count}  # fmt: skip
     observer = {"cameras": ("front",), "camera_topics": ("camera/front/image",), "robot_state_topic": "joint_states",
                 "robot_state_type": JOINTS, "robot_state_joints": STATE_JOINTS}  # fmt: skip
-    mine: dict[str, dict[str, Any]] = {"generator": layout, "executor": {**layout, **played}, "observer": observer}
+    mine: dict[str, dict[str, Any]] = {"generator": agreed, "executor": {**agreed, **played}, "observer": observer}
     suite = SuiteOptions()
-    for node in mine | (changes or {}):
-        suite = suite.changed(node, {**mine.get(node, {}), **(changes or {}).get(node, {})})
+    for node in mine | changes:
+        suite = suite.changed(node, {**mine.get(node, {}), **changes.get(node, {})})
     return export_options(suite, **{"instruction": "do it", "storage": Storage.png, **given})
 
 
