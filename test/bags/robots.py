@@ -150,7 +150,11 @@ def write(folder: Path, messages: Iterable[Message], plugin: StoragePlugin = Sto
 
 
 def options(changes: dict[str, dict[str, Any]] | None = None, **given: Any) -> ExportOptions:
-    """Return the options of this robot, pictures without loss; `changes` are of its parameters, by node; the generator's are the executor's too."""
+    """Return the options of this robot, pictures without loss.
+
+    Args:
+        changes: of its parameters, by node; the generator's are the executor's too.
+    """
     changes = dict(changes or {})
     generator = changes.pop("generator", {})
     count = len(generator.get("action_names", ACTIONS))
