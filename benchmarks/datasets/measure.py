@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 from robot_bags import Views, photographs, write
-from streaming_vla.workbench.machine_options import all_values
 
 from streaming_vla.bags.export import ExportOptions
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.films import film_times
 from streaming_vla.datasets.parts import Storage
+from streaming_vla.parameters.nodes import SuiteOptions
+from streaming_vla.parameters.sections import EVERY_NODE
 from streaming_vla.workbench.export.options import export_options
 from streaming_vla.workbench.export.run import export_all
 
@@ -41,13 +42,14 @@ COMMAND = "OMP_NUM_THREADS=1 tools/run python benchmarks/datasets/measure.py --p
 
 def options(cameras: tuple[str, ...], period_s: float, storage: Storage) -> ExportOptions:
     """Return the options of the made-up robot."""
-    values = all_values(None)
     layout = {"action_names": ("a", "b", "c"), "action_absolute": (True,) * 3, "action_low": (-10.0,) * 3,
-              "action_high": (10.0,) * 3, "action_initial": (0.0,) * 3, "control_period_s": period_s}  # fmt: skip
-    values["generator"].update(layout)
+              "action_high": (10.0,) * 3, "action_initial": (0.0,) * 3, "scale": (1.0,) * 3,
+              "maximum_lead": (1.0,) * 3, "keep_when_stopped": (False,) * 3, "control_period_s": period_s}  # fmt: skip
+    layout |= {"velocity_limit": (20.0,) * 3, "jump_limit": (20.0,) * 3}
     topics = tuple(f"camera/{name}/image" for name in cameras)
-    values["observer"].update(cameras=cameras, camera_topics=topics, robot_state_topic="robot_state")
-    return export_options(values, storage=storage)
+    observer = {"cameras": cameras, "camera_topics": topics, "robot_state_topic": "robot_state"}
+    suite = SuiteOptions().changed(EVERY_NODE, layout).changed("observer", observer)
+    return export_options(suite, storage=storage)
 
 
 def round_trip(folder: Path, pictures: list[Any]) -> dict[str, Any]:

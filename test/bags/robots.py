@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from making import STORE, floats, make
 from rosbags.rosbag2 import StoragePlugin, Writer
-from streaming_vla.workbench.machine_options import all_values
 
 from streaming_vla.bags.export import ExportOptions
 from streaming_vla.datasets.check import check_episode, check_films, check_whole
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.parts import Storage
+from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.workbench.export.options import export_options
 from streaming_vla.workbench.export.run import Exported, export_all
 
@@ -150,19 +150,25 @@ def write(folder: Path, messages: Iterable[Message], plugin: StoragePlugin = Sto
 
 
 def options(changes: dict[str, dict[str, Any]] | None = None, **given: Any) -> ExportOptions:
-    """Return the options of this robot, pictures without loss; `changes` are of its parameters, by node."""
-    values = all_values(None)
-    layout = {"action_names": ACTIONS, "action_absolute": (True,) * 3, "action_low": (-100.0,) * 3,
-              "action_high": (100.0,) * 3, "action_initial": (0.0,) * 3}  # fmt: skip
-    values["generator"].update(layout)
-    values["executor"].update(layout)
-    values["observer"].update(
-        cameras=("front",), camera_topics=("camera/front/image",), robot_state_topic="joint_states",
-        robot_state_type=JOINTS, robot_state_joints=STATE_JOINTS,
-    )  # fmt: skip
-    for node, each in (changes or {}).items():
-        values[node].update(each)
-    return export_options(values, **{"instruction": "do it", "storage": Storage.png, **given})
+    """Return the options of this robot, pictures without loss.
+
+    Args:
+        changes: of its parameters, by node; the generator's are the executor's too.
+    """
+    changes = dict(changes or {})
+    generator = changes.pop("generator", {})
+    count = len(generator.get("action_names", ACTIONS))
+    agreed = {"action_names": ACTIONS, "action_absolute": (True,) * count, "action_low": (-100.0,) * count,
+              "action_high": (100.0,) * count, "action_initial": (0.0,) * count, **generator}  # fmt: skip
+    played = {"scale": (1.0,) * count, "maximum_lead": (1.0,) * count, "keep_when_stopped": (False,) * count,
+              "velocity_limit": (20.0,) * count, "jump_limit": (20.0,) * count}  # fmt: skip
+    observer = {"cameras": ("front",), "camera_topics": ("camera/front/image",), "robot_state_topic": "joint_states",
+                "robot_state_type": JOINTS, "robot_state_joints": STATE_JOINTS}  # fmt: skip
+    mine: dict[str, dict[str, Any]] = {"generator": agreed, "executor": {**agreed, **played}, "observer": observer}
+    suite = SuiteOptions()
+    for node in mine | changes:
+        suite = suite.changed(node, {**mine.get(node, {}), **changes.get(node, {})})
+    return export_options(suite, **{"instruction": "do it", "storage": Storage.png, **given})
 
 
 def export(bags: Path | Sequence[Path], folder: Path, given: ExportOptions | None = None) -> Exported:
