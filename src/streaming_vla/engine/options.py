@@ -9,7 +9,6 @@ from pydantic import model_validator
 from streaming_vla.options.option import Options, option
 from streaming_vla.options.shared import NodeOptions, realtime_priority
 
-
 NO_CAMERA = ("",)  # a list of ROS must not be empty
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from streaming_vla.policies.guide import Guide, Matrix
 
-
 SCHEDULES = ("linear", "exp")
 
 
