@@ -47,6 +47,15 @@ def test_more_steps_of_the_same_revision_are_granted_and_none_is_done_twice() ->
     assert policy.queries[2].position[0] == pytest.approx(2e-3), "the service follows the flow by itself"
 
 
+def test_more_steps_than_a_flow_has_are_granted_as_far_as_it_goes() -> None:
+    made = served(ToyPolicy(), contexts=1)
+    request = made.ask(flow(0, step=3, steps=99))
+    made.finish()
+    made.ask(replace(request, until=999))
+    made.finish()
+    assert made.steps() == [(0, 3), (0, 4)]
+
+
 def test_first_actions_travel_with_the_context_that_they_were_granted_for() -> None:
     made = served(ToyPolicy(), contexts=1)
     request = made.ask(flow(1, steps=2))

@@ -128,7 +128,6 @@ def test_an_action_that_makes_no_sense_is_not_passed_on(values: object, monkeypa
     [
         (flow(0, step=5), "bad_step"),
         (flow(0, step=-1), "bad_step"),
-        (flow(0, steps=6), "bad_step"),
         (replace(flow(0), position=np.zeros(3)), "bad_position"),
         (replace(flow(0), position=np.array([0.0, np.inf])), "bad_position"),
         (replace(flow(0), state=np.zeros(2)), "bad_state"),

@@ -9,19 +9,20 @@ import pytest
 from rig import Rig
 from runtime_cases import ACTS, EPISODE, context, state
 
+from streaming_vla.machines.credits import SPARE_STEPS
 from streaming_vla.machines.events import Action, ContextReady, Episode, GeneratedAction, GenerateRequest, Mode
 from streaming_vla.machines.flows import CANDIDATES, REQUESTS_KEPT
 from streaming_vla.machines.generator import LOST_AFTER_S
 from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.lead import UNKNOWN_AHEAD
 
 OPTIONS = GeneratorOptions(**ACTS, release="stream", overrun=True, lead_actions=1, generate_timeout_s=0.2)
-AHEAD = 2  # actions that are granted ahead while nothing is known of how long they take
-SPARE = 2
+AHEAD, SPARE = UNKNOWN_AHEAD, SPARE_STEPS  # nothing is known of how long actions take
 
 
 def test_an_action_is_sent_the_moment_it_exists() -> None:
     rig = Rig(OPTIONS)
-    [request] = rig.context(0)
+    [request] = rig.context(context(0, horizon=10, trained=20))
     assert isinstance(request, GenerateRequest)
     assert (request.episode, request.context, request.step, request.until) == (7, 0, 0, AHEAD + SPARE)
     assert request.position == pytest.approx([0.0, 0.0, -1.0])
@@ -53,13 +54,17 @@ def test_lead_actions_are_sent_ahead() -> None:
 
 def test_steps_are_granted_one_by_one_as_actions_begin() -> None:
     rig = Rig(OPTIONS)
+    for _ in range(9):
+        rig.generator.learn(0.06)  # an action lasts 0.05
     rig.context(context(0, horizon=50, trained=50))
-    for _ in range(4):  # what was granted at first covers them
-        rig.answer_all(0)
+    rig.answer_all(0)
+    for _ in range(4):  # some spare steps were granted to it while it was to come
         rig.begin()
+    rig.answer_all(0)
+    rig.begin()
     rig.requests.clear()
     for _ in range(10):
-        rig.now += 0.06  # an action lasts 0.05
+        rig.now += 0.06
         rig.answer_all(0)
         rig.begin()
     assert all(request.until - request.step == 1 for request in rig.requests) and len(rig.requests) == 10
@@ -283,9 +288,9 @@ def test_unexpected_actions_are_dropped() -> None:
     assert rig.generator.counters.as_dict() == {"generated_unexpected": 4}
     rig.arrive(first)
     assert len(rig.actions) == 1
-    rig.model[0].until = 99  # a model that sends what was not granted
-    while rig.model[0].step < AHEAD + SPARE + 1:
-        rig.answer(0)
+    rig.answer_all(0)
+    rig.model[0].until += 1  # a model that sends what was not granted
+    rig.answer(0)
     assert rig.generator.counters["generated_outdated"] == 1, "of the revision that is followed, but not granted"
 
 
@@ -495,8 +500,8 @@ def test_the_first_steps_are_granted_with_the_picture() -> None:
     rig = Rig(OPTIONS)
     [first] = rig.picture(0)
     assert isinstance(first, GenerateRequest)
-    assert (first.context, first.step, first.until) == (0, 0, 1), "of the first context no horizon is known"
-    rig.context(0)
+    assert (first.context, first.step, first.until) == (0, 0, AHEAD + SPARE)
+    rig.context(context(0, horizon=10, trained=20))
     rig.answer(0)
     assert rig.sent() == [(0, 0)]
     [second] = rig.picture(1)
@@ -529,7 +534,7 @@ def test_a_flow_to_come_begins_anew_when_the_gripper_has_moved_and_not_when_it_h
     assert [r for r in rig.begin() if isinstance(r, GenerateRequest) and r.context == 1] == [], "0.03 of 2"
     rig.answer(0, (0.1, 0.1, 0.55))
     [again] = [r for r in rig.begin() if isinstance(r, GenerateRequest) and r.context == 1]
-    assert (again.revision > first.revision, again.step, again.until) == (True, 0, AHEAD + SPARE)
+    assert (again.revision > first.revision, again.step, again.until) == (True, 0, first.until)
     assert again.position == pytest.approx([0.0, 0.0, 0.55])
     stale = replace(rig.next_action(1), revision=first.revision)
     rig.context(1)
@@ -615,24 +620,95 @@ def test_the_action_that_fits_is_waited_for_when_it_is_on_its_way() -> None:
 def test_a_context_that_is_later_than_its_spare_steps_is_begun_again() -> None:
     """Its first action came in time, the next ones come more slowly than the executor plays."""
     rig = Rig(OPTIONS.changed(trained_delay=2))
+    for _ in range(9):
+        rig.generator.learn(0.01)  # one action ahead is enough
     rig.context(context(0, horizon=4, trained=16))
     rig.play(0, 1)
     rig.answer_all(0)
     rig.picture(1)
     rig.context(context(1, horizon=4, trained=16))
-    for number in range(5):
+    assert rig.owed(1) == 1 + SPARE
+    for number in range(4):
         if number == 2:
             rig.answer(1)
         rig.begin()
         rig.answer_all(0)
-        assert rig.generator.counters["flow_begun_again"] == int(number == 4)
-    assert (rig.model[1].step, rig.sent()[-1]) == (4, (0, 6)), "the old one goes on meanwhile"
+        assert rig.generator.counters["flow_begun_again"] == int(number >= 3)
     again = next(request for request in reversed(rig.requests) if request.context == 1)
-    assert again.step == 4 and again.position[0] == pytest.approx(0.4), "with the sum of what was skipped"
+    assert again.step == rig.model[1].step and rig.sent()[-1][0] == 0, "the old one goes on meanwhile"
+    assert again.position[0] == pytest.approx(0.1 * again.step), "with the sum of what was skipped"
     for _ in range(2):  # the old context has given one action more since then
         rig.answer(1)
     rig.begin()
-    assert rig.sent()[-1] == (1, 0) and rig.actions[-1].flow_time == pytest.approx(5 / 16)
+    assert rig.sent()[-1] == (1, 0) and rig.actions[-1].flow_time == pytest.approx((again.step + 1) / 16)
+
+
+def test_no_more_is_granted_than_the_first_context_turns_out_to_have() -> None:
+    rig = Rig(OPTIONS)
+    rig.picture(0)
+    assert rig.owed(0) == AHEAD + SPARE
+    for _ in range(5):
+        rig.answer(0)
+    rig.context(context(0, horizon=2, trained=3))
+    assert rig.sent() == [(0, 0)] and rig.generator.deadline() is None, "nothing more is waited for"
+    for _ in range(3):
+        rig.begin()
+    assert rig.sent() == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_a_robot_state_that_is_not_finite_is_counted_and_not_sent_on() -> None:
+    rig = Rig(OPTIONS)
+    rig.take(rig.generator.on_robot_state(np.array([1.0, 2.0]), 0.0))
+    rig.take(rig.generator.on_robot_state(np.array([1.0, np.nan]), 0.0))
+    rig.context(0)
+    assert rig.request.state is not None and rig.request.state.tolist() == [1.0, 2.0]
+    assert rig.generator.counters.as_dict() == {"robot_state_not_finite": 1}
+
+
+def spread(rig: Rig) -> None:
+    """Let it be known that actions take from 0.5 to 3 control periods to come."""
+    for number in range(20):
+        rig.generator.learn((0.5 if number % 2 else 3.0) * OPTIONS.control_period_s)
+
+
+def test_a_context_takes_over_once_what_has_come_outlasts_a_delay_on_the_way() -> None:
+    rig = Rig(OPTIONS)
+    spread(rig)
+    rig.context(context(0, horizon=8, trained=16))
+    rig.answer_all(0)
+    rig.begin()
+    rig.picture(1)
+    rig.context(context(1, horizon=8, trained=16))
+    for number in range(2):
+        rig.answer(1)
+        rig.begin()
+        assert rig.sent()[-1][0] == 0, f"{number + 1} of it would not last for 2.5 periods, and the old one has more"
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent()[-1] == (1, 0)
+
+
+def test_a_context_takes_over_with_what_there_is_when_the_arm_would_stop() -> None:
+    rig = Rig(OPTIONS.changed(overrun=False))
+    spread(rig)
+    rig.context(context(0, horizon=2, trained=2))
+    rig.answer_all(0)
+    rig.begin()
+    rig.context(context(1, horizon=8, trained=16))
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent() == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_an_episode_begins_once_what_has_come_outlasts_a_delay_on_the_way() -> None:
+    rig = Rig(OPTIONS)
+    spread(rig)
+    rig.context(context(0, horizon=8, trained=16))
+    for _ in range(2):
+        rig.answer(0)
+    assert rig.sent() == []
+    rig.answer(0)
+    assert rig.sent() == [(0, 0)]
 
 
 def test_contexts_to_come_are_bounded_but_one_that_is_there_is_used_however_many_are_asked_for() -> None:
@@ -682,22 +758,21 @@ def test_a_picture_comes_with_what_is_planned_behind_it() -> None:
     rig.picture(0)
     assert rig.request.planned is not None and rig.request.planned.shape == (0, 3) and rig.request.delay == 0
     rig.context(context(0, horizon=4, trained=9))
-    for _ in range(2):
-        rig.answer_all(0, lambda step: (step / 10, 0.0, 0.3))
-        rig.begin()
-    rig.answer_all(0, lambda step: (step / 10, 0.0, 0.3))
+    for _ in range(5):
+        rig.answer(0, lambda step: (step / 10, 0.0, 0.3))
+    rig.begin()
     rig.picture(1)
     planned = rig.request.planned
     assert planned is not None
-    assert planned[:, 0] == pytest.approx([0.1, 0.2, 0.3]), "being played and sent"
-    rig.model[0].until += 1
+    assert planned[:, 0] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4]), "being played, sent, and come but not sent"
     rig.context(context(1, horizon=4, trained=9))
     rig.answer_all(1)
     rig.begin()
     assert rig.sent()[-1] == (1, 0)
     rig.picture(2)
     assert rig.request.delay == 3, "context 1 took over three actions behind its picture"
-    assert [request.planned for request in rig.requests if request.context == 0][1:] == [None] * 3
+    told = [request.context for request in rig.requests if request.planned is not None]
+    assert told == [0, 1, 2], "with each picture, and never again"
 
 
 def chunk(sequence: int, rows: int = 8) -> ContextReady:

@@ -10,7 +10,13 @@ from rig import Rig
 from runtime_cases import ACTS, PERIOD_S, context
 
 from streaming_vla.machines.generator_options import GeneratorOptions
-from streaming_vla.machines.lead import LATENCIES_REMEMBERED, LATENCIES_TO_LEARN, MOST_AHEAD, ActionsAhead
+from streaming_vla.machines.lead import (
+    LATENCIES_REMEMBERED,
+    LATENCIES_TO_LEARN,
+    MOST_AHEAD,
+    UNKNOWN_AHEAD,
+    ActionsAhead,
+)
 
 OPTIONS = GeneratorOptions(**ACTS, control_period_s=PERIOD_S, generate_timeout_s=60.0)
 
@@ -26,12 +32,12 @@ def serve(ahead: ActionsAhead, steps: int, each: float, begin_s: float = 0.0) ->
 
 @pytest.mark.parametrize(
     ("usual", "slowest", "actions"),
-    [(0.2, 0.2, 1), (0.2, 0.3, 1), (0.2, 0.5, 3), (0.2, 0.7, 4), (0.9, 0.9, 1), (0.2, 4.0, MOST_AHEAD)],
+    [(0.2, 0.2, 1), (0.2, 0.21, 1), (0.2, 0.3, 3), (0.2, 0.5, 7), (0.9, 0.9, 1), (0.2, 4.0, MOST_AHEAD)],
 )
 def test_they_follow_the_spread_of_the_newest_latencies(usual: float, slowest: float, actions: int) -> None:
-    """In control periods: the longest, and 1 + 32 / 7 times its distance to the shortest, rounded up."""
+    """In control periods: the longest, and 1 + 128 / 7 times its distance to the shortest, rounded up."""
     ahead = ActionsAhead()
-    assert ahead.actions(PERIOD_S, 1) == 2, "nothing is known yet"
+    assert ahead.actions(PERIOD_S, 1) == UNKNOWN_AHEAD, "nothing is known yet"
     now = serve(ahead, LATENCIES_TO_LEARN, usual)
     now = serve(ahead, 1, slowest, now)
     assert ahead.actions(PERIOD_S, 1) == actions
@@ -48,7 +54,7 @@ def test_they_shrink_as_more_latencies_are_known() -> None:
     for _ in range(6):
         now = serve(ahead, 32, 0.2, now)
         found.append(ahead.actions(PERIOD_S, 1))
-    assert found == [4, 2, 2, 2, 2, 2, 2], "at last 0.7 + 0.5 periods"
+    assert found == [11, 3, 3, 2, 2, 2, 2], "at last 0.7 + 1.5 x 0.5 periods"
 
 
 def test_the_cold_first_step_does_not_count() -> None:
@@ -112,6 +118,36 @@ def test_the_generator_learns_it_from_actions_whose_steps_overlap(latency: float
     assert found.count > 50
     assert total_s - 1e-9 <= found.p50_s <= total_s + PERIOD_S / 10 + 1e-9
     assert rig.generator.actions_ahead <= np.ceil(latency + 1.0) + 1
+
+
+def test_what_waits_behind_steps_that_nobody_timed_does_not_count() -> None:
+    """A context's first steps were granted with its picture; what comes right behind them has waited for them."""
+    ahead = ActionsAhead()
+    for number in range(4):
+        ahead.on_action(None, 0.8, 1.0 + 0.8 * number)
+    ahead.on_action(2.0, 0.8, 4.2)
+    assert ahead.latency.smoothed_s is None
+    for number in range(LATENCIES_TO_LEARN + 1):
+        ahead.on_action(4.3 + number, 0.8, 5.4 + number)
+    assert ahead.latency.summary().max_s == pytest.approx(1.1)
+    ahead.on_action(None, 0.8, 20.0)
+    ahead.on_action(19.0, 0.8, 20.8)  # the model was free for it at 20.0 - 0.3 of a way of 0.3
+    assert ahead.latency.summary().max_s == pytest.approx(1.1)
+
+
+def test_a_latency_may_be_known_from_elsewhere() -> None:
+    ahead = ActionsAhead()
+    for _ in range(LATENCIES_TO_LEARN + 1):
+        ahead.learn(2.5 * PERIOD_S)
+    assert ahead.actions(PERIOD_S, 1) == 3
+
+
+def test_what_must_be_in_stock_is_the_spread() -> None:
+    ahead = ActionsAhead()
+    assert ahead.in_stock(PERIOD_S) == 1, "nothing is known"
+    for number in range(LATENCIES_TO_LEARN + 2):
+        ahead.learn((0.5 if number % 2 else 3.0) * PERIOD_S)
+    assert ahead.in_stock(PERIOD_S) == 3
 
 
 def test_first_steps_of_a_context_to_come_say_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from streaming_vla.machines.events import ContextReady
+from streaming_vla.machines.events import Action, ContextReady
 from streaming_vla.policies.layout import Vector
 
 
@@ -60,11 +60,32 @@ class Flow:
         """True while the model owes an action; when one of a context to come does nobody knows."""
         return bool(self.granted) and self.context is not None
 
+    @property
+    def is_overrun(self) -> bool:
+        """True when its newest action lies beyond the execution horizon."""
+        return self.context is not None and self.index > self.context.execution_horizon
+
     def take(self, values: Vector, now: float) -> float | None:
         """Take the action of the next step; return when it was granted."""
         self.came.append(values)
         self.waits_since_s = now
         return self.granted.popleft()
+
+    def next_action(self, values: Vector, position: Vector) -> Action:
+        """Return the next action to be sent, with these values [A]; behind it the flow's state is `position`, [A]."""
+        context = self.context
+        assert context is not None, "only a context that is known takes over"
+        action = Action(
+            episode=context.episode,
+            context=context.sequence,
+            index=self.index,
+            flow_time=self.step / context.trained_horizon,
+            values=values,
+            more=self.index + 1 < context.execution_horizon,
+        )
+        self.position = position
+        self.index += 1
+        return action
 
     def end_before(self, step: int) -> None:
         """There are no actions from `step` on: what was granted of them will not come, or is not wanted."""

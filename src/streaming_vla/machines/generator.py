@@ -3,7 +3,8 @@
 - The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
   executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
 - A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
-  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped.
+  at the next action once what has come of it outlasts a delay on the way, or the old one has nothing more; what the
+  old context gave and was not sent is dropped.
 - Past the execution horizon the old context goes on if `overrun`.
 - An action that had to be bounded corrects the flow: a new revision goes on from what was sent.
 - release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
@@ -349,30 +350,17 @@ class Generator:
 
     def _send(self, flow: Flow, now: float) -> Action:
         """Return the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""
-        context = flow.context
-        assert context is not None, "only a context that is known takes over"
         generated = flow.came.popleft()
         values = self._layout.clip(generated)
         if flow.index == 0:
             self.hand_over.begin(values)
         values, limited = self.hand_over.bounded(values, self.hand_over.last_sent, self._options.hand_over_jump)
-        if limited:
-            self.counters.count("jump_limited")
-        if flow.index >= context.execution_horizon:
-            self.counters.count("overrun")
-        action = Action(
-            episode=context.episode,
-            context=context.sequence,
-            index=flow.index,
-            flow_time=flow.step / context.trained_horizon,
-            values=values,
-            more=flow.index + 1 < context.execution_horizon,
-        )
-        flow.position = self._layout.advance(flow.position, values)
-        flow.index += 1
+        action = flow.next_action(values, self._layout.advance(flow.position, values))
+        self.counters.count("jump_limited", int(limited))
+        self.counters.count("overrun", int(flow.is_overrun))
         self.hand_over.on_sent(action)
         self._sent_s = now
-        if not np.array_equal(values, generated) and not context.chunk:
+        if not np.array_equal(values, generated) and not self._is_chunk(flow):
             self.counters.count("action_superseded", len(flow.came))
             flow.go_on(self._next_revision(), flow.position)
         return action

@@ -12,6 +12,7 @@ MOST_AHEAD = 12  # actions; more than that no way to a model may take
 LATENCIES_REMEMBERED = 256  # newest, whose spread says how many actions must be granted ahead
 FEW_LATENCIES = 128  # with so many known the margin is twice as wide as in the end: what is rare was not seen yet
 LATENCIES_TO_LEARN = 7  # before so many are known, nothing is known
+RESTED = 1.25  # times its work behind the one before it: an action that comes so late had not to wait for it
 UNKNOWN_AHEAD = 6  # actions, then: what is granted too much costs the model's time, what comes too late stops the arm
 
 
@@ -27,7 +28,8 @@ class ActionsAhead:
         self.latency = LatencyTracker(warm_up=1)
         self._newest_s: deque[float] = deque(maxlen=LATENCIES_REMEMBERED)
         self._free_s = -math.inf  # when the model was free for the next step, had the grants no way to go
-        self._way_s = 0.0  # there and back, of the newest action
+        self._came_s = -math.inf  # when the newest action came
+        self._way_s: float | None = None  # there and back, of the newest action; None: not known yet
 
     def on_action(self, granted_s: float | None, work_s: float, now: float) -> None:
         """An action has come.
@@ -37,8 +39,10 @@ class ActionsAhead:
             work_s: of the model, and waiting for it, seconds.
             now: seconds.
         """
-        if granted_s is None:
-            self._free_s = now - self._way_s
+        rested = now - self._came_s > RESTED * work_s  # between this action and the one before it
+        self._came_s = now
+        if granted_s is None or (self._way_s is None and not rested):
+            self._free_s = -math.inf if self._way_s is None else now - self._way_s
             return
         begin_s = min(now, max(granted_s, self._free_s))  # ROS time may be set back
         latency_s = now - begin_s

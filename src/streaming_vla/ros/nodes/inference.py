@@ -232,14 +232,17 @@ class InferenceNode(SuiteNode[InferenceOptions]):
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
             self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
-            return
-        begin_s = reply.done_s - action.compute_s
-        self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
+        elif not self._policy.spec.chunk:  # of a chunk it was done with the context
+            begin_s = reply.done_s - action.compute_s
+            self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
     def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
         self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
+        denoised_s = reply.done_s - report.denoise_s
         begin_s = reply.done_s - report.prefill_s - report.queued_s
-        self.span("prefill", begin_s, reply.done_s, report.episode, report.sequence)
+        self.span("prefill", begin_s, denoised_s, report.episode, report.sequence)
+        if report.chunk:
+            self.span("flow_step", denoised_s, reply.done_s, report.episode, report.sequence)
 
     def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = messages.saliency_question_from(request)
