@@ -170,9 +170,7 @@ def test_a_chunk_takes_over_at_the_row_that_fits_and_is_guided(
     (tmp_path / "slow.yaml").write_text(PROFILE, encoding="utf-8")
     monkeypatch.setenv("GUIDES", str(tmp_path / "guides.jsonl"))
     inference = {"latency_profile": str(tmp_path / "slow.yaml"), "model_denoise_steps": 4}
-    text = parameters(
-        {"/**/inference": {"ros__parameters": inference}}, model="python:counting_policy:Counting"
-    )
+    text = parameters({"/**/inference": {"ros__parameters": inference}}, model="python:counting_policy:Counting")
     with flying(probe, robot, tmp_path, domain, text, monkeypatch) as flight:
         flight.begin()
         flight.run(hand_overs=5)
