@@ -64,7 +64,7 @@ def test_what_does_not_fit_a_checkpoint_is_refused(changes: dict[str, Any], sent
 
 @pytest.mark.parametrize("cameras", [("front",), ("front=",), ("=a",), ("front=a", "front=b"), ("front=a", "")])
 def test_cameras_that_are_no_pairs_are_refused(cameras: tuple[str, ...]) -> None:
-    with pytest.raises(OptionError, match="model_cameras is .*, expected camera=feature, each camera once"):
+    with pytest.raises(OptionError, match=r"model_cameras is .*, expected camera=feature, each camera once"):
         ModelOptions(model_cameras=cameras)
 
 

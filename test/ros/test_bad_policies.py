@@ -119,7 +119,7 @@ AT_START = {
     "number": "has a int, no function number",
     "nothing": "gives a NoneType without a spec, expected a policy with a PolicySpec as its spec",
     "takes_arguments": "takes_arguments must be callable without arguments",
-    "wrong_horizons": "wrong_horizons raises ValueError: policy goal_chunks: trained_horizon 20 is below execution_hori",
+    "wrong_horizons": "wrong_horizons raises ValueError: policy goal_chunks: trained_horizon 20 is below execution",
     "no_description": "gives a function without a description: return BlockingPolicy(function, spec)",
     "NoPrefill": "gives a NoPrefill without prefill, expected a flow policy or a chunk policy",
 }
