@@ -87,7 +87,7 @@ class Episodes:
         options = RunnerOptions(age=ten_hours.AGE, cache=condition.cache)
         found = (
             {"seed": result.trial.seed, "success": result.success, **asdict(result.memory)}
-            for result in evaluate(self._checkpoint, trials, options, self._processes)
+            for result in evaluate(str(self._checkpoint), trials, options, self._processes)
         )
         self._take(key, found if trials else (), f"{condition.task} {condition.name}", len(trials))
         return [self._rows[key, seed] for seed in seeds]

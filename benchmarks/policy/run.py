@@ -125,7 +125,7 @@ def _run(
     done = []
     with counting() as progress:
         bar = progress.add_task(name, total=len(trials))
-        for result in evaluate(file, trials, options, processes):
+        for result in evaluate(str(file), trials, options, processes):
             done.append(result)
             progress.update(bar, advance=1, description=f"{name}: {sum(r.success for r in done)}/{len(done)}")
     done.sort(key=lambda result: trials.index(result.trial))

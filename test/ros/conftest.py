@@ -152,7 +152,8 @@ class Suite:
 
     def log(self, node: str) -> str:
         """Return what the node has written so far."""
-        return (self._folder / f"{node}.log").read_text(encoding="utf-8")
+        file = self._folder / f"{node}.log"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     def pid(self, node: str) -> int:
         """Return the process of a node."""

@@ -212,4 +212,4 @@ class Deadly:
 def test_a_process_that_dies_ends_the_evaluation(tmp_path: Path) -> None:
     trials = [cast(Trial, Deadly()), Trial("reach", 0)]
     with pytest.raises(WorkerLost, match="run the command again"):
-        list(evaluate(tmp_path / "none.safetensors", trials, RunnerOptions()))
+        list(evaluate(str(tmp_path / "none.safetensors"), trials, RunnerOptions()))

@@ -71,6 +71,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         # the oldest first; taking one out, which either thread may do, decides who answers it
         self._asked: dict[int, _Asked] = {}
         self._unanswered_s = -math.inf
+        self._hangs = False
 
     def configure(self) -> None:
         """Load the model and connect to every robot of parameter `sessions`."""
@@ -148,6 +149,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         if self._profile is not None:
             figures |= {"latency_profile": self._profile.name, "later_than_profile": engine.later_than_paced}
         hangs = now > engine.working_since() + LONGEST_ANSWER_S
+        if hangs and not self._hangs:
+            self.get_logger().error(NO_ANSWER)
+        self._hangs = hangs
         return NO_ANSWER if hangs or now < self._unanswered_s + SAID_FOR_S else "", figures
 
     def deadline(self) -> float | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.registry import load_policy
 from streaming_vla.sim.memory_episode import WAIT_STEPS
 from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S, MetaWorldRobot
 from streaming_vla.sim.tasks import TASKS, get_task, unrelated
@@ -79,7 +78,7 @@ def wording(trial: Trial) -> str:
 
 
 def evaluate(
-    checkpoint: Path,
+    model: str,
     trials: Sequence[Trial],
     options: RunnerOptions,
     processes: int = 1,
@@ -90,23 +89,21 @@ def evaluate(
     Raises:
         WorkerLost: a process was killed.
     """
-    run = functools.partial(_run, checkpoint=checkpoint, options=options, wanted=wanted)
+    run = functools.partial(_run, model=model, options=options, wanted=wanted)
     for _, result in map_in_processes(run, trials, processes):
         yield result
 
 
 @functools.cache
-def _tools_of_process(
-    checkpoint: Path, options: RunnerOptions, keep: bool
-) -> tuple[ClosedLoopRunner, MetaWorldRobot, int]:
+def _tools_of_process(model: str, options: RunnerOptions, keep: bool) -> tuple[ClosedLoopRunner, MetaWorldRobot, int]:
     torch.set_num_threads(1)
-    policy = load_policy(checkpoint)
+    policy = load_policy(model, saliency_model="")
     robot = MetaWorldRobot(image_size=2 * policy.spec.image_size)
     return ClosedLoopRunner(policy, options, keep_pictures=keep), robot, policy.spec.tokens_per_observation
 
 
-def _run(trial: Trial, checkpoint: Path, options: RunnerOptions, wanted: Wanted) -> EpisodeResult:
-    runner, robot, block = _tools_of_process(checkpoint, options, wanted.memory_map)
+def _run(trial: Trial, model: str, options: RunnerOptions, wanted: Wanted) -> EpisodeResult:
+    runner, robot, block = _tools_of_process(model, options, wanted.memory_map)
     instruction, pictures = wording(trial), wanted.pictures
     robot.reset(trial.task, trial.seed, trial.wait_steps)
     runner.begin(instruction, trial.seed)

@@ -68,6 +68,10 @@ class RunnerOptions:
             raise ValueError(f"head '{self.head}' is unknown: choose one of {', '.join(HEADS)}")
         if self.start not in STARTS:
             raise ValueError(f"start '{self.start}' is unknown: choose one of {', '.join(STARTS)}")
+        if self.head == "chunk" and not hasattr(policy, "denoise"):
+            raise ValueError(f"head chunk needs a compact policy, {spec.name} has one head: take flow")
+        if spec.chunk and self.age + self.late > 0:
+            raise ValueError(f"age is {self.age} and late {self.late}: rows of {spec.name} have fixed times, give 0")
         overrun = spec.trained_horizon - spec.execution_horizon
         if not 0 <= self.age <= spec.execution_horizon:
             raise ValueError(
@@ -181,6 +185,9 @@ class ClosedLoopRunner:
         prefilled = prefill_whole(self._policy, observation, self.cache.view())
         self._append(prefilled.keys, prefilled.values)
         self._newest = prefilled.context
+        complete = getattr(self._policy, "complete", None)  # of a policy of chunks
+        if complete is not None:
+            self._newest = run_slices(complete(observation, self.cache.view(), prefilled.context))
         if self._keep_pictures:
             self.pictures.append(observation.images[0])
 

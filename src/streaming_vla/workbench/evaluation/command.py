@@ -100,8 +100,8 @@ def evaluate(
     """Run a policy alone in the simulation and count its successes."""
     from kv_cache import CacheFullError
     from streaming_vla.engine.cache import differences, engine_options
-    from streaming_vla.policies.loading import load_policy
     from streaming_vla.policies.models import find_model
+    from streaming_vla.policies.registry import load_policy, model_files
     from streaming_vla.sim.tasks import select_tasks
     from streaming_vla.workbench.evaluation import closed_loop as loop
     from streaming_vla.workbench.evaluation.cache_options import choose_cache
@@ -120,8 +120,7 @@ def evaluate(
         given = {"cache_capacity": capacity, "cache_threshold": threshold, "cache_keep_rate": keep_rate}
         kept = kept.changed(**{name: value for name, value in given.items() if value is not None})
         options = RunnerOptions(age=age, late=late, cache=kept, head=head, blank=tuple(blank or ()), start=start)
-        file = find_model(checkpoint)
-        policy = load_policy(file)
+        policy = load_policy(checkpoint, saliency_model="")
         options.check(policy)
         if memory_map is not None:
             check_picture(memory_map)
@@ -131,7 +130,7 @@ def evaluate(
         loop.wording(trials[0])
         engine = engine_options(kept, policy.spec.tokens_per_observation)
         if engine.gate is not None:
-            for sentence in differences(engine.gate.training, engine.cache, [file]):
+            for sentence in differences(engine.gate.training, engine.cache, model_files(checkpoint)):
                 typer.echo(f"warning: {sentence}", err=True)
     except ValueError as error:
         refuse(error)
@@ -141,7 +140,7 @@ def evaluate(
         with counting() as progress:
             bar = progress.add_task("episodes", total=len(trials))
             wanted = loop.Wanted(strips is not None, memory_map is not None)
-            for result in loop.evaluate(file, trials, options, processes, wanted):
+            for result in loop.evaluate(checkpoint, trials, options, processes, wanted):
                 results.append(result)
                 good = sum(each.success for each in results)
                 progress.update(bar, advance=1, description=f"{result.trial.task}: {good}/{len(results)} in all")
