@@ -216,6 +216,11 @@ class So101Robot:
         """Return where the controller wants the joints, [6] in rad."""
         return np.array(self._controller.setpoint)
 
+    @property
+    def timeouts(self) -> int:
+        """How often no new trajectory came within the controller's time-out."""
+        return self._controller.timeouts
+
     def hand_position(self) -> npt.NDArray[np.float64]:
         """Return the origin of the hand's frame, [3] in metres."""
         return np.array(self._data.xpos[self._hand])
