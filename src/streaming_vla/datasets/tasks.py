@@ -50,7 +50,11 @@ def write_tasks(folder: Path, tasks: Sequence[str]) -> None:
 
 
 def _new_tasks(folder: Path) -> Iterator[tuple[Any, Any]]:
-    rows = read_table(folder / layout.TASKS, "the tasks").to_pylist()
+    table = read_table(folder / layout.TASKS, "the tasks")
+    try:
+        rows = table.to_pylist()
+    except ValueError as error:  # a text that is none
+        raise DatasetError(f"the tasks '{folder / layout.TASKS}' cannot be read ({error})") from error
     for row in rows:
         yield row.get("task_index"), row.get("task", row.get(PANDAS_INDEX))
 
