@@ -72,12 +72,25 @@ def test_parts_of_other_bags_or_options_are_not_taken(tmp_path: Path, monkeypatc
     monkeypatch.setattr(run, "join_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         export(bag, tmp_path / "set")
-    (kept,) = (tmp_path / ".set.partial").iterdir()
+    (kept,) = (tmp_path / ".set.partial").glob("bag-*")
     monkeypatch.undo()
     export(bag, tmp_path / "set", options(square=8))
     with Dataset(tmp_path / "set") as data:
         assert data.facts.cameras[0].height == 8
     assert not kept.exists()
+
+
+def test_two_exports_do_not_write_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = write(tmp_path / "bag", stream(1.0))
+    whole = run.join_parts
+
+    def join(*given: Any) -> int:
+        with pytest.raises(DatasetError, match=r"another export is writing into .*\.set\.partial: wait for it"):
+            export(bag, tmp_path / "set")
+        return whole(*given)
+
+    monkeypatch.setattr(run, "join_parts", join)
+    assert export(bag, tmp_path / "set").episodes == 1
 
 
 def test_a_bag_that_fails_does_not_lose_the_others(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from sets import (
     with_column,
 )
 
-from streaming_vla.datasets import join
+from streaming_vla.datasets import join, tables
 from streaming_vla.datasets.check import check_episode, check_films, check_whole, checked
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.errors import DatasetError
@@ -248,8 +248,8 @@ def describe(change: Callable[[dict[str, Any]], object]) -> Change:
         (describe(lambda info: info.update(data_path="/etc/{chunk_index}")), "leads out of the data set"),
         (describe(lambda info: info.update(data_path="{chunk_index:0999999999d}")), "fields that are not known"),
         (describe(lambda info: info.update(data_path="{chunk_index.__class__}")), "fields that are not known"),
-        (drop("action"), "cannot be read"),
-        (drop("task_index"), "cannot be read"),
+        (drop("action"), "the rows .* cannot be read: there is no column action"),
+        (drop("task_index"), "there is no column task_index"),
         (drop("observation.images.wrist"), "the pictures observation.images.wrist of .* cannot be read"),
         (lambda folder: (folder / "meta/info.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "meta/info.json").write_text("[]"), "holds no features"),
@@ -258,7 +258,7 @@ def describe(change: Callable[[dict[str, Any]], object]) -> Change:
         (lambda folder: (folder / "meta/streaming_vla.json").write_text('{"state_units": [1]}'), "expected 3 of type"),
         (
             lambda folder: next(folder.glob("data/*/*.parquet")).write_bytes(b"PAR1" + b"\0" * 40),
-            "the data file .* cannot be read",
+            "the rows .* cannot be read",
         ),
         (
             lambda folder: next(folder.glob("meta/episodes/*/*.parquet")).unlink(),
@@ -275,6 +275,18 @@ def test_a_damaged_set_is_one_sentence(tmp_path: Path, change: Change, sentence:
             for camera in data.facts.cameras:
                 list(data.pictures(episode, camera.name))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("limit", "largest"), [("LARGEST_VALUES", 300), ("LARGEST_BYTES", 1500)])
+@pytest.mark.parametrize("what", ["the rows", "the episodes"])
+def test_a_file_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, largest: int, what: str
+) -> None:
+    """A few kilobytes may be one number a billion times over: what the file says of itself is looked at first."""
+    folder = make_set(tmp_path / "set", (200,) if what == "the rows" else (1,) * 150)
+    monkeypatch.setattr(tables, limit, largest)
+    with pytest.raises(DatasetError, match=rf"{what} .* hold \d+ values in \d+ bytes, more"), Dataset(folder) as data:
+        data.episode(data.entries[0])
 
 
 def test_a_row_too_few_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
 from streaming_vla.datasets import layout
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import FILM, DatasetFacts, read_information
+from streaming_vla.datasets.tables import read_table
 from streaming_vla.datasets.tasks import read_lines
 
 
@@ -92,10 +90,7 @@ def _new_entries(folder: Path, information: Mapping[str, Any], facts: DatasetFac
     if not files:
         raise DatasetError(f"data set '{folder}' has no {layout.EPISODES}/chunk-000/file-000.parquet")
     for file in files:
-        try:
-            rows = parquet.read_table(file, columns=names).to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"the episodes '{file}' cannot be read ({error})") from error
+        rows = read_table(file, "the episodes", names).to_pylist()
         for row in rows:
             films = {}
             for camera in filmed:

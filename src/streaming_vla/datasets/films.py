@@ -192,6 +192,9 @@ def film_times(path: Path) -> list[float]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             base = stream.time_base or Fraction(1)
-            return sorted(float(each.pts * base) for each in container.demux(stream) if each.pts is not None)
+            times = sorted(float(each.pts * base) for each in container.demux(stream) if each.pts is not None)
     except (OSError, IndexError, ValueError, av.FFmpegError) as error:
         raise DatasetError(f"the film '{path}' cannot be read ({error})") from error
+    if not times:
+        raise DatasetError(f"the film '{path}' holds no frame")
+    return times

@@ -14,6 +14,7 @@ from pyarrow import compute, parquet
 
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.layout import ACTION, COLUMNS, STATE
+from streaming_vla.datasets.tables import read_table
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -50,14 +51,14 @@ def read_rows(path: Path, state_size: int, action_size: int) -> Rows:
     Raises:
         DatasetError: the file is missing or damaged, a column is missing, has gaps or another length.
     """
+    table = read_table(path, "the rows", [STATE, ACTION, *COLUMNS])
     try:
-        table = parquet.read_table(path, columns=[STATE, ACTION, *COLUMNS])
         whole = {name: _column(table, name, path, np.float64 if name == "timestamp" else np.int64) for name in COLUMNS}
         vectors = [_matrix(table, name, size, path) for name, size in ((STATE, state_size), (ACTION, action_size))]
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"the data file '{path}' cannot be read ({_one_line(error)}): copy the data set again, or export it again"
-        ) from error
+    except (ValueError, pa.ArrowException) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"the rows '{path}' cannot be read ({_one_line(error)}): write the set again") from error
     return Rows(path, vectors[0], vectors[1], **whole)
 
 

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from streaming_vla.datasets import layout
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import LARGEST_TEXT_BYTES
+from streaming_vla.datasets.tables import read_table
 
 PANDAS_INDEX = "__index_level_0__"  # what pandas calls an index without a name
 
@@ -49,11 +50,11 @@ def write_tasks(folder: Path, tasks: Sequence[str]) -> None:
 
 
 def _new_tasks(folder: Path) -> Iterator[tuple[Any, Any]]:
-    path = folder / layout.TASKS
+    table = read_table(folder / layout.TASKS, "the tasks")
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"the tasks '{path}' cannot be read ({error})") from error
+        rows = table.to_pylist()
+    except ValueError as error:  # a text that is none
+        raise DatasetError(f"the tasks '{folder / layout.TASKS}' cannot be read ({error})") from error
     for row in rows:
         yield row.get("task_index"), row.get("task", row.get(PANDAS_INDEX))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from streaming_vla.datasets.join import join_parts
 from streaming_vla.datasets.parts import Part, read_part
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 
+LOCK = "lock"  # file that the export at work holds
 PROGRESS = "progress"  # file of a part that is being written: seconds read so far
 LOOK_EVERY_S = 0.5
 Progress = Callable[[float, float], None]
@@ -56,11 +58,23 @@ def export_all(
         raise DatasetError(f"data set '{folder}' exists already: choose another folder")
     seconds = _durations(bags, options)
     parts = folder.with_name(f".{folder.name}.partial")
+    with _alone(parts):
+        return _export_all(bags, folder, parts, seconds, options, workers, progress)
+
+
+def _export_all(
+    bags: Sequence[Path],
+    folder: Path,
+    parts: Path,
+    seconds: Mapping[Path, float],
+    options: ExportOptions,
+    workers: int,
+    progress: Progress | None,
+) -> Exported:
     wanted = {path: parts / part_name(path, options) for path in bags}
-    for old in parts.glob("*") if parts.is_dir() else ():
+    for old in parts.glob("*/"):
         if old not in wanted.values():
             shutil.rmtree(old, ignore_errors=True)  # of other bags or options
-    parts.mkdir(parents=True, exist_ok=True)
     work = partial(_export, options, wanted)
     refusals: list[str] = []
     with _watched(wanted, seconds, progress):
@@ -92,6 +106,20 @@ def _join(made: Sequence[Part], folder: Path, options: ExportOptions, parts: Pat
     shutil.rmtree(parts, ignore_errors=True)
     problems = [str(problem) for part in made for problem in part.about["problems"]]
     return Exported(episodes, sum(float(part.about["seconds"]) for part in made), [*problems, *none])
+
+
+@contextlib.contextmanager
+def _alone(parts: Path) -> Iterator[None]:
+    """Hold the folder of the parts; DatasetError when another export holds it."""
+    parts.mkdir(parents=True, exist_ok=True)
+    with (parts / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(
+                f"another export is writing into {parts}: wait for it, or choose another --out"
+            ) from None
+        yield
 
 
 def _durations(bags: Sequence[Path], options: ExportOptions) -> dict[Path, float]:
@@ -136,7 +164,7 @@ def _export(options: ExportOptions, wanted: dict[Path, Path], path: Path) -> str
 
 
 @contextlib.contextmanager
-def _watched(wanted: dict[Path, Path], seconds: dict[Path, float], progress: Progress | None) -> Iterator[None]:
+def _watched(wanted: Mapping[Path, Path], seconds: Mapping[Path, float], progress: Progress | None) -> Iterator[None]:
     """Tell `progress` now and then how far all parts are."""
     if progress is None:
         yield
