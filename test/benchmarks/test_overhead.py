@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from episodes import HORIZON, make_episode
-from overhead import flow_step_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
+from overhead import action_overhead_ms, growth_percent, one_way_ms, tick_jitter_ms, transport_ms
 
 
 def test_jitter_counts_pairs_without_a_halt_between() -> None:
@@ -26,10 +26,30 @@ def test_transport_is_what_lies_between_encoding_and_prefill() -> None:
     assert transport_ms(record) == pytest.approx(4 * [2.0], abs=1e-3)
 
 
-def test_flow_step_overhead_leaves_the_model_time_out() -> None:
-    overhead = flow_step_overhead_ms(make_episode("streaming", contexts=2))
-    assert len(overhead) == 2 * HORIZON
-    assert overhead == pytest.approx(2 * HORIZON * [1.5], abs=1e-3)
+def test_the_overhead_of_an_action_leaves_the_model_time_out() -> None:
+    overhead = action_overhead_ms(make_episode("streaming", contexts=2))
+    # a context's first action may have waited for it, and the episode's second one is asked for before the first came
+    assert len(overhead) == 2 * (HORIZON - 1) - 1
+    assert overhead == pytest.approx(len(overhead) * [1.5], abs=1e-3)
+
+
+def test_an_action_that_waits_behind_another_says_nothing_of_the_overhead() -> None:
+    record = make_episode("streaming", contexts=2)
+    record.spans = [
+        replace(span, begin_s=span.begin_s - 0.06) if (span.stage, span.index) == ("generate", 4) else span
+        for span in record.spans
+    ]
+    assert len(action_overhead_ms(record)) == 2 * (HORIZON - 2) - 1
+
+
+def test_the_way_of_an_action_is_from_when_the_model_made_it_to_when_it_came() -> None:
+    record = make_episode("streaming", contexts=3)
+    record.spans = [
+        replace(span, end_s=span.end_s + 0.02) if (span.stage, span.index) == ("generate", 9) else span
+        for span in record.spans
+    ]
+    assert one_way_ms(record, 10) == pytest.approx(3 * [20.5], abs=1e-3)
+    assert one_way_ms(record, 1) == pytest.approx(3 * [0.5], abs=1e-3)
 
 
 def test_growth_compares_the_last_fifth_with_the_first() -> None:

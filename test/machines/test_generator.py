@@ -280,7 +280,7 @@ def test_a_context_to_come_is_not_waited_for_its_first_action_is() -> None:
 def test_unexpected_actions_are_dropped() -> None:
     rig = Rig(OPTIONS)
     rig.arrive(GeneratedAction(7, 0, 1, 0, True, np.zeros(3)))
-    rig.context(0)
+    rig.context(context(0, horizon=10, trained=16))
     first = rig.next_action(0)
     for wrong in (replace(first, revision=9), replace(first, context=3, revision=8), replace(first, episode=6)):
         assert rig.arrive(wrong) == []
@@ -507,6 +507,86 @@ def test_the_first_steps_are_granted_with_the_picture() -> None:
     assert isinstance(second, GenerateRequest)
     assert (second.context, second.step, second.until) == (1, 0, AHEAD + SPARE)
     assert second.revision > first.revision
+
+
+@pytest.mark.parametrize(("overrun", "given"), [(True, 6), (False, 4)])
+def test_of_a_first_context_with_a_short_horizon_nothing_more_is_waited_for(overrun: bool, given: int) -> None:
+    rig = Rig(replace(OPTIONS, overrun=overrun))
+    rig.picture(0)
+    assert rig.model[0].until > 6
+    rig.answer(0)
+    rig.context(context(0, horizon=4, trained=6))
+    rig.model[0].until = 6  # the model does those that there are
+    rig.answer_all(0)
+    for _ in range(given):
+        rig.begin()
+    assert rig.sent() == [(0, index) for index in range(given)]
+    assert rig.generator.deadline() is None, "no action is owed"
+
+
+def scattered(options: GeneratorOptions = OPTIONS) -> Rig:
+    """Return a generator that knows of actions that came at once, and of one that took two and a half periods."""
+    rig = Rig(options)
+    for latency_s in (*[0.0] * 20, 2.5 * options.control_period_s):
+        rig.generator.learn(latency_s)
+    return rig
+
+
+def test_an_episode_begins_when_what_has_come_outlasts_a_delay_on_the_way() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=10, trained=16))
+    rig.answer(0)
+    rig.answer(0)
+    assert rig.sent() == [], "the third could come after two of them were played"
+    rig.answer(0)
+    assert rig.sent() == [(0, 0)]
+
+
+def test_an_episode_does_not_wait_for_actions_that_are_not_to_come() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=1, trained=2))
+    rig.answer(0)
+    assert rig.sent() == []
+    rig.answer(0)
+    assert rig.sent() == [(0, 0)]
+
+
+def test_the_old_context_goes_on_until_what_has_come_of_the_new_one_outlasts_a_delay() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=4, trained=16))
+    rig.answer_all(0)
+    rig.begin()
+    rig.picture(1)
+    rig.context(context(1, horizon=4, trained=16))
+    for _ in range(2):
+        rig.answer(1)
+        rig.begin()
+        rig.answer_all(0)
+    assert {context for context, _ in rig.sent()} == {0}
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent()[-1] == (1, 0)
+
+
+def test_a_new_context_takes_over_with_one_action_where_the_old_one_has_none() -> None:
+    rig = scattered()
+    rig.context(context(0, horizon=4, trained=16))
+    for _ in range(3):
+        rig.answer(0)
+    for _ in range(2):
+        rig.begin()
+    rig.picture(1)
+    rig.context(context(1, horizon=4, trained=16))
+    rig.answer(1)
+    rig.begin()
+    assert rig.sent()[-2:] == [(0, 2), (1, 0)]
+
+
+def test_a_robot_state_that_is_not_finite_is_not_passed_on() -> None:
+    rig = Rig(OPTIONS)
+    rig.take(rig.generator.on_robot_state(np.array([1.0, np.nan]), 0.0))
+    rig.context(0)
+    assert rig.request.state is None and rig.generator.counters["robot_state_not_finite"] == 1
 
 
 def test_first_actions_may_come_before_their_context_and_wait_for_it() -> None:

@@ -50,6 +50,13 @@ def find_model(name: str) -> Path:
     return shipped[name]
 
 
+def find_file(model: str) -> Path | None:
+    """Return the file of a model; None of one that is no file here (see registry)."""
+    with contextlib.suppress(CheckpointError):
+        return find_model(model)
+    return None
+
+
 def find_companion(model: str, part: str) -> Path | None:
     """Return the file that belongs to `model` by its name, which ends in `_part`; None when there is none."""
     with contextlib.suppress(CheckpointError):

@@ -27,6 +27,7 @@ class GeneratorNode(MachineNode[Generator]):
     def __init__(self) -> None:
         super().__init__("generator")
         self._granted_s: dict[tuple[int, int, int], float] = {}  # by context, revision and step
+        self._came_s = 0.0  # the newest action
         self._sent = 0
 
     def configure(self) -> None:
@@ -51,7 +52,7 @@ class GeneratorNode(MachineNode[Generator]):
             self.feeding(Generator.on_execution_state),
             reliable(50),
         )
-        self.listen(wire.GeneratedAction, "generated_action", messages.generated_from, self._on_generated, reliable(50))
+        self.listen(wire.GeneratedAction, "generated_action", self._generated_from, self._on_generated, reliable(50))
         listen_to_robot_state(self, self.feeding(Generator.on_robot_state))
 
     def make(self) -> Generator:
@@ -125,14 +126,17 @@ class GeneratorNode(MachineNode[Generator]):
         while len(self._granted_s) > GRANTS_REMEMBERED:
             del self._granted_s[next(iter(self._granted_s))]
 
+    def _generated_from(self, message: wire.GeneratedAction) -> GeneratedAction:
+        self._came_s = time.monotonic()
+        return messages.generated_from(message)
+
     def _on_generated(self, action: GeneratedAction) -> None:
-        came_s = time.monotonic()
         if not action.accepted:
             self.refuse("generate_refused", f"actions of context {action.context} refused: {action.reason}")
         self.feed(Generator.on_generated, action)
         granted_s = self._granted_s.pop((action.context, action.revision, action.step), None)
         if granted_s is not None and action.accepted:  # last, so that the timeline costs no action its time
-            self.span("generate", granted_s, came_s, action.episode, action.context, action.step)
+            self.span("generate", granted_s, self._came_s, action.episode, action.context, action.step)
 
 
 def main() -> None:

@@ -29,13 +29,13 @@ from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.parameters.spec import Value
-from streaming_vla.policies.models import find_model
+from streaming_vla.policies.models import find_file, find_model
+from streaming_vla.policies.registry import load_policy
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
-from streaming_vla.saliency.loading import load_with_predictor
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -79,13 +79,13 @@ class InferenceNode(SuiteNode):
         # the cores belong to the control loop: one thread here, and none that spin beside it
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._policy = load_with_predictor(self.value("model"), self.value("saliency_model"))
+        self._policy = load_policy(self.value("model"), self.value("saliency_model"))
         gate = self.value("cache_gate")
         self._gate = load_gate(find_model(gate)) if gate else None
         self._options = self._engine_options(self.values())
         check_fit(self._policy.spec, self._options)
         if self._gate is not None and self._options.cache_policy == "gated":
-            for sentence in differences(self._gate.training, self._options, find_model(self.value("model"))):
+            for sentence in differences(self._gate.training, self._options, find_file(self.value("model"))):
                 self.get_logger().warning(sentence)
         name = self.value("latency_profile")
         self._profile = find_profile(name) if name else None
@@ -139,7 +139,7 @@ class InferenceNode(SuiteNode):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """What the engine answered, by code."""
-        predictor = "yes" if self._policy.predictor is not None else "no"
+        predictor = "yes" if getattr(self._policy, "predictor", None) is not None else "no"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
         if self._thread is None:
             return "", figures
@@ -249,14 +249,17 @@ class InferenceNode(SuiteNode):
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
             self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
-            return
-        begin_s = reply.done_s - action.compute_s
-        self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
+        elif not self._policy.spec.chunk:  # of a chunk it was done with the context
+            begin_s = reply.done_s - action.compute_s
+            self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
     def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
         self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
+        denoised_s = reply.done_s - report.denoise_s
         begin_s = reply.done_s - report.prefill_s - report.queued_s
-        self.span("prefill", begin_s, reply.done_s, report.episode, report.sequence)
+        self.span("prefill", begin_s, denoised_s, report.episode, report.sequence)
+        if report.chunk:
+            self.span("flow_step", denoised_s, reply.done_s, report.episode, report.sequence)
 
     def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = messages.saliency_question_from(request)
