@@ -20,7 +20,7 @@ from kv_cache.policies import POLICY_NAMES
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.contract import PolicyObservation, prefill_whole
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole
 
 POLICIES = tuple(name for name in POLICY_NAMES if name != "newest")  # a window without a history
 SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32 summaries
@@ -112,7 +112,7 @@ def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
         caches,
         repeats,
         lambda cache: prefill(served, cache),
-        lambda cache: served.flow_step(cache.view(), np.zeros(4), 0),
+        lambda cache: served.flow_step(FlowQuery(cache.view(), np.zeros(4), 0)),
     )
     return [
         {
@@ -140,7 +140,7 @@ def long(tokens: int, factor: int, repeats: int) -> dict[str, float]:
     def whole(cache: SessionCache) -> None:
         prefill(served, cache)
         for index in range(served.spec.execution_horizon):
-            served.flow_step(cache.view(), np.zeros(4), index)
+            served.flow_step(FlowQuery(cache.view(), np.zeros(4), index))
 
     times: list[list[float]] = [[], []]
     for turn in range(3 + 4 * repeats):
@@ -161,7 +161,7 @@ def flops(tokens: int) -> list[dict[str, float]]:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             prefill(served, cache)
             for index in range(served.spec.execution_horizon):
-                served.flow_step(cache.view(), np.zeros(4), index)
+                served.flow_step(FlowQuery(cache.view(), np.zeros(4), index))
         counted[name] = counter.get_total_flops()
     return [counted | {"saving": 1.0 - counted["gated"] / counted["full"]}]
 

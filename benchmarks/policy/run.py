@@ -23,7 +23,7 @@ from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from kv_cache.tensor_file import file_digest
 from streaming_vla.engine.options import CacheOptions
-from streaming_vla.policies.contract import PolicyObservation, prefill_whole
+from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole
 from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.sim.memory_rules import EPISODES
@@ -147,7 +147,7 @@ def _latencies(file: Path) -> dict[str, float]:
         cache.append(prefilled.keys, prefilled.values)
         prefills.append(time.perf_counter() - began)
         began = time.perf_counter()
-        policy.flow_step(cache.view(), spec.layout.start(), 3)
+        policy.flow_step(FlowQuery(cache.view(), spec.layout.start(), 3, prefilled.context))
         steps.append(time.perf_counter() - began)
     return {"prefill_ms": 1e3 * statistics.median(prefills), "flow_step_ms": 1e3 * statistics.median(steps)}
 

@@ -125,10 +125,11 @@ def test_a_higher_revision_goes_on_from_the_corrected_state() -> None:
 def test_a_revision_that_was_overtaken_on_the_way_changes_nothing() -> None:
     policy = ToyPolicy()
     made = served(policy, contexts=1)
-    made.ask(flow(0, step=1, steps=2, revision=7))
+    made.ask(replace(flow(0, step=1, steps=2, revision=7), state=np.full(3, 7.0), state_age_s=0.0))
     made.poll()
-    made.ask(flow(0, step=0, steps=5, revision=6))
+    made.ask(replace(flow(0, step=0, steps=5, revision=6), state=np.full(3, 6.0), state_age_s=0.0))
     made.finish()
+    assert policy.queries[-1].state is not None and policy.queries[-1].state[0] == 7.0, "it is older"
     assert [(action.revision, action.step) for action in made.actions()] == [(7, 1), (7, 2)]
     assert len(made.replies) == 3, "nobody is told: the robot has thrown it away by itself"
 

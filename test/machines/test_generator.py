@@ -814,6 +814,20 @@ def test_of_a_chunk_that_is_all_over_the_last_row_is_played() -> None:
     assert rig.sent()[-1] == (1, 0) and rig.actions[-1].flow_time == pytest.approx(5 / 6)
 
 
+def test_rows_that_have_come_are_played_wherever_the_gripper_is() -> None:
+    """Nobody told of its picture, so nothing is skipped."""
+    rig = Rig(OPTIONS)
+    rig.context(chunk(0))
+    rig.answer_all(0, lambda row: (0.0, 0.0, row / 10))
+    rig.context(chunk(1))
+    asked = rig.model[1].revision
+    rig.begin()
+    rig.answer_all(1, (0.0, 0.0, -1.0))
+    rig.begin()
+    assert rig.sent() == [(0, 0), (0, 1), (1, 0)] and rig.model[1].revision == asked
+    assert rig.generator.counters["flow_begun_again"] == 0
+
+
 def test_a_chunk_begins_nothing_anew_because_the_gripper_has_moved() -> None:
     rig = Rig(OPTIONS)
     rig.context(chunk(0))
