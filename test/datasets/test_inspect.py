@@ -128,7 +128,10 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path, capsys: pytest.Capture
     params = tmp_path / "robot.yaml"
     layout = {"action_names": list(FACTS.action_names), "action_absolute": [True] * 3, "action_low": [-0.5] * 3,
               "action_high": [0.5] * 3, "action_initial": [0.0] * 3}  # fmt: skip
-    params.write_text(yaml.safe_dump({"/**": {"ros__parameters": layout}}))
+    executor = {"scale": [1.0] * 3, "maximum_lead": [0.3] * 3, "keep_when_stopped": [False] * 3,
+                "velocity_limit": [20.0] * 3, "jump_limit": [2.0] * 3}  # fmt: skip
+    sections = {"/**": layout, "/**/executor": executor}
+    params.write_text(yaml.safe_dump({name: {"ros__parameters": values} for name, values in sections.items()}))
     inspect(tmp_path / "set", tmp_path / "out", params)
     page = (tmp_path / "out/report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page and "<b>wildly" not in page

@@ -58,7 +58,7 @@ class HandOver:
         self._layout = layout
         self._summed = ~np.asarray(layout.absolute)
         span = np.asarray(layout.high) - np.asarray(layout.low)
-        self._near = np.where(~self._summed & np.isfinite(span), NEAR * span, 1e-6)
+        self._near = np.where(~self._summed & np.isfinite(span), NEAR * span, 1e-4)
         self._since = ActionHistory()
         self._executed = layout.start()  # E, the action being played included
         self._begun = 0  # actions of E

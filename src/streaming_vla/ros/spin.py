@@ -83,7 +83,7 @@ def _run(make: Callable[[], SuiteNode[Any]]) -> int:
             node.destroy_node()
 
 
-def make_executor(context: Context | None = None, events: bool = True) -> tuple[Executor, Callable[[float], None]]:
+def make_executor(context: Context | None = None, events: bool = False) -> tuple[Executor, Callable[[float], None]]:
     """Return an executor, and what waits at most so many seconds for one callback and runs it.
 
     The executor of events gives a message to its callback in half the time of the one that builds a wait set of every
@@ -91,7 +91,7 @@ def make_executor(context: Context | None = None, events: bool = True) -> tuple[
 
     Args:
         context: of ROS; None: the default one. To be called on the main thread.
-        events: take that one where rclpy has it.
+        events: take that one where rclpy has it. It is experimental: with raw subscriptions it ends the process.
     """
     if events and EventsExecutor is not None:
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
