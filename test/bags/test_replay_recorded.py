@@ -126,7 +126,7 @@ def as_older(context: Topic, data: bytes) -> tuple[Topic, bytes]:
     definition = "".join(
         line
         for line in context.definition.splitlines(keepends=True)
-        if not line.startswith(("uint16 trained_delay", "bool chunk"))
+        if not line.startswith(("uint16 trained_delay", "bool chunk", "float64 control_period_s"))
     )
     assert "chunk" in context.definition and "chunk" not in definition
     store = get_typestore(Stores.EMPTY)
@@ -176,7 +176,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
     for at in record.contexts:
         say("/context", at.time_s, sequence=at.sequence, tokens=4, execution_horizon=3, trained_horizon=5,
             action_names=["dx", "grip"], action_absolute=np.array([False, True]), prefill_s=0.01, queued_s=0.0,
-            flow_step_s=0.009, trained_delay=0, chunk=False)  # fmt: skip
+            flow_step_s=0.009, trained_delay=0, chunk=False, control_period_s=0.0)  # fmt: skip
         heard_s = run.heard.get(("monitor", "on_context", at.sequence))
         if heard_s is not None:
             span("request", asked[at.sequence], heard_s, at.sequence)
