@@ -123,9 +123,9 @@ def test_the_future_state_is_that_after_the_actions_before_the_hand_over() -> No
 def test_the_weights_of_real_time_chunking() -> None:
     """H = 8, d = 2, s = 3: two frozen rows, c = (5 - i) / 4 for i = 2, 3, 4, nothing after."""
     expected = [1.0, 1.0] + [c * (math.exp(c) - 1) / (math.e - 1) for c in (3 / 4, 2 / 4, 1 / 4)] + [0.0] * 3
-    assert weights(8, 2, 3) == pytest.approx(expected)
-    assert weights(8, 0, 8) == pytest.approx([0.0] * 8), "nothing overlaps"
-    assert weights(8, 9, 3) == pytest.approx([1.0] * 5 + [0.0] * 3), "a delay beyond the overlap freezes all of it"
+    assert weights(8, 2, 5) == pytest.approx(expected)
+    assert weights(8, 0, 0) == pytest.approx([0.0] * 8), "nothing overlaps"
+    assert weights(8, 9, 5) == pytest.approx([1.0] * 5 + [0.0] * 3), "a delay beyond the overlap freezes all of it"
 
 
 def test_real_time_chunking_is_guided_by_what_is_left_of_the_old_chunk() -> None:
@@ -136,7 +136,7 @@ def test_real_time_chunking_is_guided_by_what_is_left_of_the_old_chunk() -> None
     guide = guide_towards(planned, left.delay, H, options.beta, options.exact)
     assert guide is not None and (guide.beta, guide.exact) == (4.0, True)
     assert guide.target[:5, 0] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9]) and guide.target.shape == (H, 3)
-    assert guide.weight == pytest.approx(weights(H, 2, 3))
+    assert guide.weight == pytest.approx(weights(H, 2, 5))
     assert strategy.planned(ahead([], kept=0)) is None
     assert strategy.early_actions(H) == 5
     assert firsts(strategy, Arrival(1, CHUNK, 2, planned_from(0, 5, [9.0]), 5)) == pytest.approx(

@@ -16,7 +16,7 @@ from streaming_vla.machines.generator import LOST_AFTER_S
 from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.machines.lead import UNKNOWN_AHEAD
 
-OPTIONS = GeneratorOptions(**ACTS, release="stream", overrun=True, lead_actions=1, generate_timeout_s=0.2)
+OPTIONS = GeneratorOptions(**ACTS, lead_actions=1, generate_timeout_s=0.2, trained_delay=4)
 AHEAD, SPARE = UNKNOWN_AHEAD, SPARE_STEPS  # nothing is known of how long actions take
 
 

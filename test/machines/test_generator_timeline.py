@@ -130,6 +130,7 @@ class Line:
             if next_s > end_s:
                 return
             self.now = next_s
+            self.obey(self.executor.on_robot_state(self.now))
             self.obey(self.executor.poll(self.now))
             self.carry(self.generator.poll(self.now))
             for reply in self.engine.poll(self.now):

@@ -26,7 +26,7 @@ from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.machines.hand_over import HandOver, learned_delay, skipped_actions
 from streaming_vla.policies.layout import ActionLayout
 
-OPTIONS = GeneratorOptions(**ACTS, lead_actions=2)
+OPTIONS = GeneratorOptions(**ACTS, lead_actions=2, trained_delay=4)
 EXECUTOR = ExecutorOptions(**PLAYS, control_period_s=PERIOD_S, robot_timeout_s=60.0)
 
 

@@ -138,10 +138,10 @@ def test_the_old_context_does_not_count_once_there_is_a_newer_one() -> None:
 
 @pytest.mark.parametrize(
     ("observe_s", "lead", "expected"),
-    [(0.0, 1, 2), (0.04, 1, 2), (0.05, 1, 3), (0.09, 1, 3), (0.09, 2, 4), (0.19, 1, 5)],
+    [(0.0, 1, 3), (0.04, 1, 3), (0.05, 1, 4), (0.09, 1, 4), (0.09, 2, 5), (0.19, 1, 6)],
 )
 def test_m_is_chosen_from_the_measured_latencies(observe_s: float, lead: int, expected: int) -> None:
-    """m = ceil((T_o + 0.01) / 0.05) actions and the lead."""
+    """m = ceil((T_o + 0.01) / 0.05) actions, the one that begins and the lead."""
     monitor = started(OPTIONS.changed(early_actions=0, lead_actions=lead))
     monitor.on_context(context(0, horizon=10, trained=12), observe_s)
     for index in range(10):

@@ -69,7 +69,9 @@ class Straw:
 
     def __init__(self, timing: Timing) -> None:
         cache = CacheSpec(layers=1, kv_heads=1, head_dim=2)
-        self.spec = PolicySpec("straw", ("camera",), SIZE, 3, LAYOUT, timing.horizon, timing.trained, 1, cache)
+        self.spec = PolicySpec(
+            "straw", ("camera",), SIZE, 3, LAYOUT, timing.horizon, timing.trained, 1, cache, trained_delay=4
+        )
         self.saliency: Callable[[Vector], float] = lambda pending: 0.0
         self.guides: list[Guide | None] = []
         self.states: list[Vector] = []

@@ -82,7 +82,18 @@ def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
     own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
-    given = {"seed", "task", "model", "saliency_model", "mode", "overrun"}  # of a scene, and of strategies
+    # of a scene, of strategies, and what a policy or a data set says of itself
+    given = {
+        "seed",
+        "task",
+        "model",
+        "saliency_model",
+        "mode",
+        "overrun",
+        "trained_delay",
+        "action_absolute",
+        "action_names",
+    }
     pattern = re.compile(rf"^\s+({'|'.join(sorted(names - given))}): [^\n=]+ = [-\d(\"TF].*$", re.M)
     found = {
         f"{path.name}: {match[0].strip()}"

@@ -11,7 +11,7 @@ from typing import Any
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord
 
-WITHOUT_SUMMARIES = ("full", "window")  # policies that judge no chunk: nothing in between kept and forgotten
+WITHOUT_SUMMARIES = ("full", "window", "newest")  # policies that judge no chunk: nothing in between kept and forgotten
 
 
 def memory_series(record: EpisodeRecord, inference: InferenceOptions) -> dict[str, Any]:

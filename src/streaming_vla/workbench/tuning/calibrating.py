@@ -54,13 +54,13 @@ class Outcome:
 
 def recording(setup: Tunable, when: str) -> Tunable:
     """Return `setup`, whose mode asks for saliencies, with a threshold that never passes."""
-    monitor = replace(setup.monitor, saliency_threshold=NEVER[when], observe_when=when, saliency_release=1.0)
+    monitor = setup.monitor.changed(saliency_threshold=NEVER[when], observe_when=when, saliency_release=1.0)
     return replace(setup, monitor=monitor)
 
 
 def tuned_to(setup: Tunable, calibration: Calibration) -> Tunable:
     """Return `setup` with a calibrated threshold."""
-    monitor = replace(setup.monitor, saliency_threshold=calibration.threshold, saliency_release=1.0)
+    monitor = setup.monitor.changed(saliency_threshold=calibration.threshold, saliency_release=1.0)
     return replace(setup, monitor=monitor)
 
 
