@@ -126,7 +126,7 @@ def as_older(context: Topic, data: bytes) -> tuple[Topic, bytes]:
     definition = "".join(
         line
         for line in context.definition.splitlines(keepends=True)
-        if not line.startswith(("uint16 trained_delay", "bool chunk"))
+        if not line.startswith(("uint16 trained_delay", "bool chunk", "float64 control_period_s"))
     )
     assert "chunk" in context.definition and "chunk" not in definition
     store = get_typestore(Stores.EMPTY)
