@@ -110,8 +110,8 @@ class Setup:
             ChunkAsStream(policy, replace(strategy.denoising, seed=seed)),  # type: ignore[arg-type]
             source,
             Monitor(self.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision),
-            strategy.steps,
-            prepare,
+            denoising_steps=strategy.steps,
+            prepare=prepare,
             hear_contexts=("generator",),
         )
 

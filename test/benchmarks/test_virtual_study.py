@@ -176,8 +176,8 @@ def test_adaptive_observes_early_where_a_switch_is_planned_and_else_at_the_last_
         actions[name] = found.executed / found.observations
     always = measures(run("ours", steps=120))
     soonest = always.executed / always.observations
-    assert soonest <= actions["switching"] <= soonest + 1.0, (
-        "an answer takes as long as a flow step, less than an action"
+    assert soonest <= actions["switching"] <= soonest + 2.0, (
+        "an answer takes as long as a flow step, behind the one that the next action needs"
     )
     assert actions["calm"] > 1.4 * soonest, "the overrun is played"
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
-from runtime_cases import LAYOUT, PLAYS
+from runtime_cases import ACTS, LAYOUT, PLAYS
 from strategies import STRATEGIES, Setup, find_strategy
 from world import JPEG, Straw, Timing, World, make_engine
 
@@ -38,7 +38,7 @@ def world_of(setup: Setup, profile: LatencyProfile = PAPER, seed: int = 0, secon
     executor = ExecutorOptions(**PLAYS, control_period_s=period_s, robot_timeout_s=1.0)
     monitor = setup.monitor_options(period_s, LAYOUT, TRAINED)
     if setup.generator is not None:
-        generator = replace(setup.generator, control_period_s=period_s)
+        generator = setup.generator.changed(control_period_s=period_s, **ACTS)
         made = World(timing, monitor, generator, executor, profile=profile, seed=seed)
     else:
         strategy = setup.chunks(LAYOUT)

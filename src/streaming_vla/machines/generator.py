@@ -3,8 +3,9 @@
 - The steps of a flow are granted as credits: so many that, with the measured time from a grant to its action, the
   executor never waits. An action is sent while fewer than `lead_actions` wait at the executor; the others stay here.
 - A context is granted its first steps with the picture already, so that its first actions come with it. It takes over
-  at the next action once what has come of it outlasts a delay on the way, or the old one has nothing more; what the
-  old context gave and was not sent is dropped.
+  at the next action as soon as its first one is there; what the old context gave and was not sent is dropped. Where
+  actions take now and then much longer than usual, so many must have come that they outlast that; the old context goes
+  on meanwhile, and an episode begins so much later.
 - Past the execution horizon the old context goes on if `overrun`.
 - An action that had to be bounded corrects the flow: a new revision goes on from what was sent.
 - release chunk: all steps of the execution horizon at once, and all actions together (the synchronous baseline).
