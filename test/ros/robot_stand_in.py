@@ -8,7 +8,7 @@ import time
 import numpy as np
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
@@ -40,6 +40,7 @@ class RobotStandIn:
         self.begin()
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -60,14 +61,14 @@ class RobotStandIn:
 
     def close(self) -> None:
         """Leave the graph."""
+        self._closing.set()
+        self._thread.join()
+        self._executor.shutdown()
         self._context.try_shutdown()
-        self._thread.join(10.0)
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=STATE_S)
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values = np.array(message.data)

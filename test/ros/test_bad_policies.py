@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from streaming_vla_interfaces.srv import StartEpisode
 
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 MODULE = """
 import time
@@ -47,56 +48,47 @@ def no_description():
 class NoPrefill:
     spec = flow_policy.SPEC
 
-def chunk_of(rows):
-    return BlockingPolicy(lambda images, state, instruction: rows, chunk_policy.SPEC)
-
 def nan_rows():
     rows = np.zeros((20, 4))
     rows[3, 1] = np.nan
-    return chunk_of(rows)
+    return rows
 
-def wrong_horizon():
-    return chunk_of(np.zeros((12, 4)))
+def fail():
+    raise RuntimeError("out of memory")
 
-def wrong_dimensions():
-    return chunk_of(np.zeros((20, 7)))
+CHUNKS = {
+    "nan rows": nan_rows,
+    "wrong horizon": lambda: np.zeros((12, 4)),
+    "wrong dimensions": lambda: np.zeros((20, 7)),
+    "no chunk": lambda: "go left",
+    "raises": fail,
+    "blocks": lambda: time.sleep(1e6),
+    "good": lambda: np.full((20, 4), 0.1),
+}
 
-def no_chunk():
-    return chunk_of("go left")
+def chunks():
+    return BlockingPolicy(lambda images, state, told: CHUNKS[told](), chunk_policy.SPEC, timeout_s=0.5)
 
-def blocks():
-    return BlockingPolicy(lambda *seen: time.sleep(1e6), chunk_policy.SPEC, timeout_s=0.5)
-
-def raises_later():
-    def fail(images, state, instruction):
-        raise RuntimeError("out of memory")
-    return BlockingPolicy(fail, chunk_policy.SPEC)
+ACTIONS = {
+    "nan action": lambda: np.array([0.1, np.nan, 0.0, 0.0]),
+    "short action": lambda: np.zeros(3),
+    "hangs": lambda: time.sleep(1e6),
+    "good": lambda: np.full(4, 0.1),
+}
 
 class Flow(flow_policy.GoalPolicy):
-    def __init__(self, action=None, **changes):
-        self.action, self.spec = action, replace(flow_policy.SPEC, **changes)
+    def __init__(self, **changes):
+        self.spec = replace(flow_policy.SPEC, **changes)
+
+    def prefill(self, observation, view):
+        self.told = observation.instruction
+        prefilled = yield from super().prefill(observation, view)
+        if self.told == "too many tokens":
+            return prefilled._replace(keys=torch.zeros(1, 1, 5, 2), values=torch.zeros(1, 1, 5, 2))
+        return "seen" if self.told == "no tokens" else prefilled
 
     def flow_step(self, query):
-        return super().flow_step(query) if self.action is None else self.action()
-
-def nan_action():
-    return Flow(lambda: np.array([0.1, np.nan, 0.0, 0.0]))
-
-def short_action():
-    return Flow(lambda: np.zeros(3))
-
-def hangs():
-    return Flow(lambda: time.sleep(1e6))
-
-class TooManyTokens(Flow):
-    def prefill(self, observation, view):
-        prefilled = yield from super().prefill(observation, view)
-        return prefilled._replace(keys=torch.zeros(1, 1, 5, 2), values=torch.zeros(1, 1, 5, 2))
-
-class NoPrefilled(Flow):
-    def prefill(self, observation, view):
-        yield
-        return "seen"
+        return ACTIONS[self.told]()
 
 def other_period():
     return Flow(control_period_s=0.1)
@@ -123,26 +115,28 @@ AT_START = {
     "no_description": "gives a function without a description: return BlockingPolicy(function, spec)",
     "NoPrefill": "gives a NoPrefill without prefill, expected a flow policy or a chunk policy",
 }
-LATER = {  # name: (node whose log has it, sentence)
-    "nan_rows": ("inference", "policy goal_chunks in denoise failed: its chunk is not finite in row 3"),
-    "wrong_horizon": ("inference", "its chunk has shape (12, 4), expected (20, 4): horizon and action dimensions"),
-    "wrong_dimensions": ("inference", "its chunk has shape (20, 7), expected (20, 4): horizon and action dimensions"),
-    "no_chunk": ("inference", "policy goal_chunks in denoise failed: could not convert string to float"),
-    "blocks": (
-        "inference",
-        "policy goal_chunks: its function has not returned in time, 0.5 s are allowed: make it ret",
-    ),
-    "raises_later": ("inference", "policy goal_chunks in prefill failed: out of memory"),
-    "nan_action": ("inference", "policy goal in flow_step failed: action is not finite in dy"),
-    "short_action": ("inference", "action has shape (3,), expected (4,) for dx, dy, dz, gripper"),
-    "hangs": ("inference", "the model has not answered for 2 s: restart this node"),
-    "TooManyTokens": ("inference", "it made 5 tokens, it declares at most 1"),
-    "NoPrefilled": ("inference", "policy goal in prefill failed: "),
-    "other_period": ("generator", "control_period_s is 0.05, an action of the policy lasts 0.1 s: its actions"),
-    "other_cameras": ("inference", "its cameras are corner2, gripperPOV, the policy needs top, wrist: set"),
-    "other_pictures": ("inference", "96"),
-    "other_state": ("inference", "robot state has shape (4,), the policy needs (6,)"),
-    "other_actions": ("generator", "action_absolute is wrong for dx, dy, dz: targets of the policy are dx, dy, dz, gr"),
+WRONG_CHUNKS = {  # by the instruction that makes the policy go wrong
+    "nan rows": "policy goal_chunks in denoise failed: its chunk is not finite in row 3",
+    "wrong horizon": "its chunk has shape (12, 4), expected (20, 4): horizon and action dimensions",
+    "wrong dimensions": "its chunk has shape (20, 7), expected (20, 4): horizon and action dimensions",
+    "no chunk": "policy goal_chunks in denoise failed: could not convert string to float",
+    "raises": "policy goal_chunks in prefill failed: out of memory",
+}
+WRONG_FLOW = {
+    "nan action": "policy goal in flow_step failed: action is not finite in dy",
+    "short action": "action has shape (3,), expected (4,) for dx, dy, dz, gripper",
+    "too many tokens": "it made 5 tokens, it declares at most 1",
+    "no tokens": "policy goal in prefill failed: ",
+}
+# model, instruction, node that says it, sentence
+FOR_GOOD = {
+    "blocks": ("chunks", "blocks", "inference", "its function has not returned in time, 0.5 s are allowed: make it"),
+    "hangs": ("Flow", "hangs", "inference", "the model has not answered for 2 s: restart this node"),
+    "period": ("other_period", "good", "generator", "control_period_s is 0.05, an action of the policy lasts 0.1 s"),
+    "cameras": ("other_cameras", "good", "inference", "cameras are corner2, gripperPOV, the policy needs top, wrist"),
+    "pictures": ("other_pictures", "good", "inference", "96"),
+    "state": ("other_state", "good", "inference", "robot state has shape (4,), the policy needs (6,)"),
+    "actions": ("other_actions", "good", "generator", "action_absolute is wrong for dx, dy, dz: targets of the policy"),
 }
 
 
@@ -194,23 +188,60 @@ def states(suite: Any, probe: Any, domain: int) -> Iterator[list[tuple[float, An
     robot.close()
 
 
-@pytest.mark.parametrize("name", LATER)
-def test_what_fails_later_leaves_the_robot_held_and_the_node_alive(
-    suite: Any, probe: Any, states: list[tuple[float, Any]], name: str
-) -> None:
-    node, sentence = LATER[name]
+class Tried:
+    """Tries instructions on the graph."""
+
+    def __init__(self, suite: Any, probe: Any, states: list[tuple[float, Any]]) -> None:
+        self.suite, self.probe, self.states = suite, probe, states
+
+    def begin(self, instruction: str) -> int:
+        """Start an episode; return its number."""
+        answer = self.probe.call(StartEpisode, "start_episode", instruction=instruction)
+        assert answer.accepted, answer.reason
+        return int(answer.episode)
+
+    def executed(self, episode: int) -> int:
+        """Return how many actions the robot was given."""
+        return max((state.executed for _, state in self.states if state.episode == episode), default=0)
+
+    def is_held(self, instruction: str, node: str, sentence: str) -> None:
+        """Check that the node says the sentence, that the robot is not moved and that the inference node lives."""
+        said = len(self.suite.log(node))
+        episode = self.begin(instruction)
+        self.probe.wait(lambda: sentence in self.suite.log(node)[said:], f"{node} does not say '{sentence}'", 20.0)
+        self.probe.spin(0.5)
+        assert not self.suite.has_ended("inference"), self.suite.log("inference")
+        modes = {state.mode for _, state in self.states if state.episode == episode}
+        assert modes and modes <= {ExecutionState.MODE_WAITING, ExecutionState.MODE_HOLD}, modes
+        assert self.executed(episode) == 0
+        assert self.probe.call(Trigger, "stop_episode").success
+
+
+@contextmanager
+def tried(suite: Any, probe: Any, states: list[tuple[float, Any]], name: str) -> Iterator[Tried]:
+    """Run the inference node with a policy."""
     suite.start("inference", model=f"python:bad_policies:{name}")
     try:
         probe.wait_for_nodes("inference")
-        heard = len(suite.log(node))
-        answer = probe.call(StartEpisode, "start_episode", instruction="go to the place")
-        assert answer.accepted, answer.reason
-        probe.wait(lambda: sentence in suite.log(node)[heard:], f"nothing of '{sentence}' in:\n{suite.log(node)}", 20.0)
-        probe.spin(1.0)
-        assert not suite.has_ended("inference"), suite.log("inference")
-        modes = {state.mode for _, state in states if state.episode == answer.episode}
-        assert modes and modes <= {ExecutionState.MODE_WAITING, ExecutionState.MODE_HOLD}, modes
-        assert not any(state.executed for _, state in states if state.episode == answer.episode)
+        yield Tried(suite, probe, states)
     finally:
-        probe.call(Trigger, "stop_episode")
         suite.kill("inference")
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("chunks", WRONG_CHUNKS), ("Flow", WRONG_FLOW)])
+def test_what_goes_wrong_holds_the_robot_and_the_node_lives_on(
+    suite: Any, probe: Any, states: list[tuple[float, Any]], name: str, wrong: dict[str, str]
+) -> None:
+    with tried(suite, probe, states, name) as graph:
+        for instruction, sentence in wrong.items():
+            graph.is_held(instruction, "inference", sentence)
+        episode = graph.begin("good")
+        probe.wait(lambda: graph.executed(episode) >= 20, "it does not go on with what is good", 20.0)
+        assert probe.call(Trigger, "stop_episode").success
+
+
+@pytest.mark.parametrize("case", FOR_GOOD)
+def test_what_stays_wrong_holds_the_robot(suite: Any, probe: Any, states: list[tuple[float, Any]], case: str) -> None:
+    name, instruction, node, sentence = FOR_GOOD[case]
+    with tried(suite, probe, states, name) as graph:
+        graph.is_held(instruction, node, sentence)

@@ -118,7 +118,7 @@ def package() -> str:
 
 
 def model(path: Path | None, namespace: str) -> str:
-    """Load the policy of a parameter file, or of the defaults; the robot's parameters must be what it needs."""
+    """Load the policy of a parameter file, or of the defaults, and compare its needs with the robot's parameters."""
     from streaming_vla.engine.loading import load_model
     from streaming_vla.parameters import load
     from streaming_vla.policies.registry import model_files
