@@ -136,8 +136,8 @@ def _own(path: Path, said: list[tuple[str, int, bytes]], options: WriterOptions)
     writer = BagWriter(path, options)
     for name, time_ns, data in said:
         definition, _ = standard().generate_msgdef(TOPICS[name], ros_version=2)
-        writer.add_topic(Topic(name, TOPICS[name], definition=definition, definition_format="ros2msg"))
-        writer.write(name, data, time_ns, time_ns, 0.0)
+        topic = Topic(name, TOPICS[name], definition=definition, definition_format="ros2msg")
+        writer.write(topic, data, time_ns, time_ns, 0.0)
     writer.close(0.0)
     return path
 

@@ -95,8 +95,7 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, published_ns, data in sorted(said, key=lambda each: each[1]):
         part_s = (published_ns - BEGIN_NS) * 1e-9 % 1.0
         late_s = STALL_S[1] - part_s if STALL_S[0] <= part_s < STALL_S[1] else 0.0
-        writer.add_topic(topic(name))
-        writer.write(name, data, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
+        writer.write(topic(name), data, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
     writer.close(0.0)
     return tmp_path / "recording"
 

@@ -6,6 +6,10 @@ the bag is read all the same. The others end the work.
 
 from __future__ import annotations
 
+CONVERT_ROS1 = (
+    "convert the bag of ROS 1 with 'rosbags-convert --src {source} --dst {target}' and name the folder it makes"
+)
+
 
 class BagError(ValueError):
     """A bag cannot be used as asked; the message is one sentence that names the bag and the fix."""

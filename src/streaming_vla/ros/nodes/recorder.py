@@ -137,12 +137,13 @@ class RecorderNode(SuiteNode):
             return
         assert self._thread is not None, "topics are looked for while the node is active"
         profiles = yaml.safe_dump([_profile(each.qos_profile) for each in publishers], sort_keys=False)
-        topic = Topic(name, kind, definition=text, definition_format="ros2msg", qos=profiles)
-        self._thread.add_topic(topic, str(publishers[0].topic_type_hash) if publishers else "")
+        digest = str(publishers[0].topic_type_hash) if publishers else ""
+        topic = Topic(name, kind, definition=text, definition_format="ros2msg", qos=profiles, type_hash=digest)
+        self._thread.add_topic(topic)
         subscription = self.create_subscription(
             message_type,
             name,
-            partial(self._take, name),
+            partial(self._take, topic),
             QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
             raw=True,
         )
@@ -150,13 +151,13 @@ class RecorderNode(SuiteNode):
             self.destroy_subscription(known.subscription)
         self._listening[name] = _Listening(kind, qos, subscription)
 
-    def _take(self, name: str, data: bytes, info: Any) -> None:
+    def _take(self, topic: Topic, data: bytes, info: Any) -> None:
         if self._thread is None:
             return
         simulated = self.get_clock().ros_time_is_active
         received_ns = info["received_timestamp"]
         log_ns = received_ns if received_ns > 0 and not simulated else self.get_clock().now().nanoseconds
-        self._thread.take(name, data, log_ns, info["source_timestamp"] or log_ns)
+        self._thread.take(topic, data, log_ns, info["source_timestamp"] or log_ns)
 
 
 def _problem(thread: WritingThread) -> str:
