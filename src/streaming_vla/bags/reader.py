@@ -95,18 +95,23 @@ class Bag:
         return self._decoder.missing(topic)
 
     def require(self, name: str, types: Collection[str] = ()) -> Topic:
-        """Return the topic `name`.
+        """Return the topic `name`, of publishers with different types as one of `types` describes it.
 
         Raises:
             MissingTopic: it is not in the bag; the message names the topics that are.
-            WrongType: its type is not one of `types`.
+            WrongType: no publisher of it is of one of `types`.
         """
         topic = self.topics.get(name)
         if topic is None:
             there = ", ".join(f"{each.name} ({each.type})" for each in self.topics.values())
             raise MissingTopic(f"{self.path} has no topic {name}; its topics are {there or 'none'}")
         if types and topic.type not in types:
-            raise WrongType(f"{self.path}: topic {name} is of type {topic.type}, expected {' or '.join(sorted(types))}")
+            others = [each for each in self.descriptions if each.name == name and each.type in types]
+            if not others:
+                raise WrongType(
+                    f"{self.path}: topic {name} is of type {topic.type}, expected {' or '.join(sorted(types))}"
+                )
+            return replace(others[0], count=topic.count)
         return topic
 
     @property

@@ -208,11 +208,11 @@ class _File:
             compression=COMPRESSIONS[options.compression],
         )
         self._writer.start("ros2", LIBRARY)
-        self._whole()
         self._schemas: dict[tuple[str, str], int] = {}
         self._channels: dict[Topic, int] = {}
         self._counts: list[int] = [0]  # by channel, which the library counts from 1
         self._first_ns, self._last_ns = LATEST_NS, 0
+        self._whole()
 
     @property
     def span(self) -> FileSpan:
@@ -224,7 +224,8 @@ class _File:
         return sum(self._counts)
 
     def counts(self) -> list[tuple[Topic, int]]:
-        return [(topic, self._counts[channel]) for topic, channel in self._channels.items()]
+        counts = dict(enumerate(self._counts))
+        return [(topic, counts.get(channel, 0)) for topic, channel in self._channels.items()]
 
     def add(self, topic: Topic, data: bytes | memoryview, log_ns: int, publish_ns: int, now_s: float) -> None:
         channel = self._channels.get(topic) or self._declare(topic)
@@ -257,16 +258,18 @@ class _File:
         self._stream.file.close()
 
     def give_up(self) -> None:
-        """Cut off what was written in part."""
+        """Cut off what was written in part, and forget what was to follow it."""
         try:
             self._stream.file.truncate(self.bytes)
             os.fsync(self._stream.file.fileno())
         except OSError:
             pass  # then the reader passes it over
         self._stream.file.close()
+        self.waiting, (self._counts, self._first_ns, self._last_ns) = 0, self._safe
 
     def _whole(self) -> None:
         self.bytes, self.waiting = self._stream.position, 0
+        self._safe = (list(self._counts), self._first_ns, self._last_ns)  # what the file holds
 
     def _declare(self, topic: Topic) -> int:
         kind = topic.type, topic.definition

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
@@ -29,6 +30,7 @@ class WritingThread:
     Args:
         writer: used by this thread only, until `close`.
         limit_bytes: messages that would make more than this wait are dropped.
+        prepare: gives topic and data as they are stored, in this thread.
 
     Attributes:
         taken: messages handed over.
@@ -36,8 +38,11 @@ class WritingThread:
         failure: why nothing can be written any more; empty while it can.
     """
 
-    def __init__(self, writer: BagWriter, limit_bytes: int) -> None:
+    def __init__(
+        self, writer: BagWriter, limit_bytes: int, prepare: Callable[[Topic, bytes], tuple[Topic, bytes]] | None = None
+    ) -> None:
         self.writer = writer
+        self._prepare = prepare
         self.taken = 0
         self.dropped: Counter[str] = Counter()
         self.failure = ""
@@ -105,7 +110,13 @@ class WritingThread:
             self._drop("disk")
             return
         self._given += 1
-        self._guard(lambda now_s: self.writer.write(item.topic, item.data, item.log_ns, item.publish_ns, now_s))
+        self._guard(partial(self._write, item))
+
+    def _write(self, item: _Item, now_s: float) -> None:
+        topic, data = item.topic, item.data
+        if self._prepare is not None:
+            topic, data = self._prepare(topic, data)
+        self.writer.write(topic, data, item.log_ns, item.publish_ns, now_s)
 
     def _guard(self, work: Callable[[float], None]) -> None:
         try:

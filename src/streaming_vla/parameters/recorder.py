@@ -20,6 +20,14 @@ RECORDER = (
         "Of the chunks in the bag; JPEG pictures gain nothing from it.",
         choices=("none", "zstd", "lz4"),
     ),
+    Parameter(
+        "jpeg_quality",
+        0,
+        "Raw 8 bit pictures are stored as JPEG of this quality, on a topic with /compressed at its end; 0 stores them "
+        "as they are.",
+        low=0,
+        high=100,
+    ),
     Parameter("flush_s", 0.5, "A killed process loses at most the messages of this time.", "s", low=0.05, high=60.0),
     Parameter("sync_s", 5.0, "A power cut loses at most the messages of this time.", "s", low=0.1, high=600.0),
     Parameter("split_mb", 1000.0, "Size at which a new file begins, 0 for never.", "MB", low=0.0, high=1.0e6),
