@@ -110,7 +110,8 @@ class Ingest:
     said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pictures = [topic for topic in self.bag.topics.values() if topic.type in PICTURE_TYPES]
+        shown = {each.name for each in self.bag.descriptions if each.type in PICTURE_TYPES}
+        pictures = [topic for topic in self.bag.topics.values() if topic.name in shown]
         if not pictures:
             there = ", ".join(f"{topic.name} ({topic.type})" for topic in self.bag.topics.values())
             raise NoCamera(f"{self.bag.path} has no picture topic; its topics are {there}: record the cameras as well")

@@ -15,7 +15,7 @@ import zstandard
 from streaming_vla.bags import metadata
 from streaming_vla.bags.definitions import Decoder
 from streaming_vla.bags.errors import BagError, CorruptBag, EmptyBag, MissingTopic, NotABag, TruncatedBag, WrongType
-from streaming_vla.bags.inflate import ZSTD_MAGIC, inflate_message
+from streaming_vla.bags.inflate import FREE_BYTES, LARGEST_RATIO, ZSTD_MAGIC, inflate_message
 from streaming_vla.bags.mcap_file import McapFile
 from streaming_vla.bags.order import Block, Clock, Piece, merged
 from streaming_vla.bags.sqlite_file import SqliteFile
@@ -216,11 +216,16 @@ class Bag:
             self._unpacked = tempfile.TemporaryDirectory(prefix="bag_")
         target = Path(self._unpacked.name) / path.stem
         room = shutil.disk_usage(self._unpacked.name).free // 2
+        most = left = max(FREE_BYTES, LARGEST_RATIO * path.stat().st_size)
         with path.open("rb") as packed, target.open("wb") as file:
             reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
             try:
                 while piece := reader.read(_COPY_BYTES):
-                    room -= len(piece)
+                    room, left = room - len(piece), left - len(piece)
+                    if left < 0:
+                        raise NotABag(
+                            f"{path} unpacks to more than {most} bytes, which no recording is compressed from"
+                        )
                     if room < 0:
                         raise NotABag(f"{path} needs more room than {self._unpacked.name} has: unpack it with zstd -d")
                     file.write(piece)
