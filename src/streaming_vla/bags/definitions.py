@@ -12,13 +12,15 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from streaming_vla.bags.errors import BagError, CorruptBag, WrongType
 from streaming_vla.bags.topics import RawMessage, Topic
 
-LARGEST_DEFINITION_BYTES = 1 << 18
+LARGEST_DEFINITION_BYTES = 1 << 17
 LONGEST_SEQUENCE = 1 << 28
+MOST_LINES = 10_000  # of the code that reads one type
 OWN_PACKAGE = "streaming_vla_interfaces"
 _TYPE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*/(msg|action|srv)/[A-Za-z][A-Za-z0-9_]*")
 _IDL_SECTION = re.compile(r"^=+\nIDL: .*\n", re.MULTILINE)  # one for each type that the first one refers to
@@ -133,13 +135,44 @@ def parse(text: str, kind: str, form: str = "ros2msg") -> dict[str, Any]:
             types = get_types_from_msg(text, kind)
     except Exception as error:  # the parser meets arbitrary text
         raise ValueError(_one_line(error)) from error
+    empty = _empty(types)
     for name, (_, fields) in types.items():
         for word in (field for field, _ in fields):
             if not _FIELD.fullmatch(word):
                 raise ValueError(f"'{word}' is no name of a field")
         if not _TYPE.fullmatch(name):
             raise ValueError(f"'{name}' is no name of a type")
+        if sum(_lines(field, empty) for _, field in fields) > MOST_LINES:
+            raise ValueError(f"'{name}' has more than {MOST_LINES} fields, those of arrays counted one by one")
     return {name: ([], fields) for name, (_, fields) in types.items()}
+
+
+def _empty(types: Mapping[str, Any]) -> set[str]:
+    """Return the types that take no byte."""
+    found: set[str] = set()
+    while more := {
+        name
+        for name, (_, fields) in types.items()
+        if name not in found and all(kind == Nodetype.NAME and inner in found for _, (kind, inner) in fields)
+    }:
+        found |= more
+    return found
+
+
+def _lines(field: Any, empty: set[str]) -> int:
+    """Return how much code reads a field: `rosbags` writes a line for each text or message of a fixed array.
+
+    Raises:
+        ValueError: an array of messages without a field: any number of them takes no byte.
+    """
+    kind, inner = field
+    if kind not in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        return 1
+    (element, name), count = inner
+    if element == Nodetype.NAME and name in empty:
+        raise ValueError(f"there is an array of '{name}', which has no field")
+    numbers = element == Nodetype.BASE and name[0] not in ("string", "wstring")
+    return 1 if kind == Nodetype.SEQUENCE or numbers else int(count)
 
 
 @cache

@@ -65,7 +65,7 @@ def _zstd_size(data: memoryview) -> int:
         size: int = zstandard.get_frame_parameters(data).content_size
     except zstandard.ZstdError:
         return MAX_BYTES + 1
-    return min(size, MAX_BYTES + 1)
+    return size
 
 
 def _zstd(data: memoryview, size: int) -> bytes:
