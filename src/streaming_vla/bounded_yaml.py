@@ -49,10 +49,8 @@ def check(text: str) -> None:
                     raise YamlRefused(f"it merges mappings{_place(event)}: write them out")
                 if len(event.value) > LONGEST_PLAIN:
                     raise YamlRefused(f"it has a word of {len(event.value)} characters{_place(event)}")
-    except yaml.YAMLError as error:
-        raise YamlRefused(" ".join(str(error).split())) from error
-    except (ValueError, OverflowError) as error:  # characters that are none
-        raise error if isinstance(error, YamlRefused) else YamlRefused(" ".join(str(error).split())) from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise YamlRefused(_reason(error)) from error
 
 
 def load(text: str) -> Any:
@@ -65,7 +63,13 @@ def load(text: str) -> Any:
     try:
         return yaml.load(text, LOADER)
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:
-        raise YamlRefused(" ".join(str(error).split())) from error
+        raise YamlRefused(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return place + " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def _place(event: Any) -> str:

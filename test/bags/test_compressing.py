@@ -14,7 +14,6 @@ from making import (
     STATE,
     STEPS,
     STORE,
-    TYPES,
     content,
     header,
     image,

@@ -237,8 +237,7 @@ class _File:
         self._counts[channel] = sequence + 1
         # the builder takes a view as well as bytes
         self._writer.add_message(channel, log_ns, data, publish_ns, sequence)  # type: ignore[arg-type]
-        if self._stream.position > self.bytes:  # the chunk was full
-            self._whole()
+        self._notice()
 
     def flush(self) -> None:
         """Hand the messages that wait to the operating system."""
@@ -267,6 +266,11 @@ class _File:
         self._stream.file.close()
         self.waiting, (self._counts, self._first_ns, self._last_ns) = 0, self._safe
 
+    def _notice(self) -> None:
+        """See whether the library has written a chunk, as it does when one is full."""
+        if self._stream.position > self.bytes:
+            self._whole()
+
     def _whole(self) -> None:
         self.bytes, self.waiting = self._stream.position, 0
         self._safe = (list(self._counts), self._first_ns, self._last_ns)  # what the file holds
@@ -276,10 +280,12 @@ class _File:
         if kind not in self._schemas:
             text = topic.definition.encode()
             self._schemas[kind] = self._writer.register_schema(topic.type, topic.definition_format, text)
+            self._notice()
             self._put(mcap.Schema(self._schemas[kind], text, topic.definition_format, topic.type))
         facts = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.type_hash}
         schema_id = self._schemas[kind]
         number = self._writer.register_channel(topic.name, topic.encoding, schema_id, facts)
+        self._notice()
         self._put(mcap.Channel(number, topic.name, topic.encoding, facts, schema_id))
         self._channels[topic] = number
         self._counts.append(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,9 +121,11 @@ def _decoded(data: npt.NDArray[np.uint8], codec: str) -> tuple[npt.NDArray[Any],
 def _check_header(content: bytes) -> int:
     """Return the orientation that Exif tells, 1 where it does not; ValueError of a picture that is too large."""
     try:
-        with Pillow.open(io.BytesIO(content)) as header:  # the size, without decoding
-            width, height = header.size
-            orientation = header.getexif().get(ORIENTATION, 1) if header.format == "JPEG" else 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is an error
+            with Pillow.open(io.BytesIO(content)) as header:  # the size, without decoding
+                width, height = header.size
+                orientation = header.getexif().get(ORIENTATION, 1) if header.format == "JPEG" else 1
     except Exception as error:  # Pillow's plugins raise what they like, DecompressionBombError among them
         raise ValueError(str(error)) from error
     if width * height > LARGEST_PIXELS:
