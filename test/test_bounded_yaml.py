@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_vla.bounded_yaml import DEEPEST, LARGEST_BYTES, MOST_ALIASES, YamlRefused, check, load
+from streaming_vla.parameters.load import ParameterFileError, read_yaml
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 200))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
@@ -59,6 +61,13 @@ def test_the_deepest(levels: int) -> None:
             check(text)
     else:
         check(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, LAUGHS, MERGES, "/**: {ros__parameters: {a: " + "9" * 100_000 + "}}"])
+def test_parameter_files_are_looked_through_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "robot.yaml").write_text(text)
+    with pytest.raises(ParameterFileError, match=r"robot.yaml: this is not valid YAML: it "):
+        read_yaml(tmp_path / "robot.yaml")
 
 
 @given(st.text(max_size=200))

@@ -14,8 +14,10 @@ from making import BEGIN_NS, STATE, STEP_NS, STEPS, TYPES, Content, content, top
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
+from streaming_vla.bags.mcap_records import CHUNK, Record, records
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.repair import repair
+from streaming_vla.bags.source import MemorySource
 from streaming_vla.bags.writer import BagWriter, WriterOptions
 
 SAID = content()
@@ -104,6 +106,22 @@ def test_a_wrong_length_is_passed_over(tmp_path: Path) -> None:
     assert found[-1] == SAID[-1]
     assert len(found) > 0.8 * len(SAID)
     assert CorruptBag in kinds(problems)
+
+
+@pytest.mark.parametrize("opcode", [0x10, 0x20, 0x7F, 0x80, 0x90, 0xFF])
+@pytest.mark.parametrize("size", [0, 30, 3_000_000])
+@pytest.mark.parametrize("way", ["none", "zstd"])
+def test_records_that_the_format_does_not_define_yet_are_ignored(
+    tmp_path: Path, opcode: int, size: int, way: str
+) -> None:
+    """As its specification asks for; in front of a chunk, where other programs put theirs."""
+    file = next(write_own(tmp_path / "bag", SAID, WAYS[way]).glob("*.mcap"))
+    data = file.read_bytes()
+    chunks = [each for each in records(MemorySource(data), 8) if isinstance(each, Record) and each.opcode == CHUNK]
+    place = chunks[1].begin - 9
+    more = bytes([opcode]) + size.to_bytes(8, "little") + b"\x07" * size
+    (tmp_path / "more.mcap").write_bytes(data[:place] + more + data[place:])
+    assert read(tmp_path / "more.mcap") == (SAID, [])
 
 
 @pytest.mark.parametrize("part", [0.4, 0.8])
@@ -260,6 +278,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from making import content, topic
 from pathlib import Path
+from streaming_vla.bags.source import MemorySource
 from streaming_vla.bags.writer import BagWriter, WriterOptions
 writer = BagWriter(Path(sys.argv[1]), WriterOptions(flush_s=0.2))
 said = content()

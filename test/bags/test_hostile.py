@@ -191,6 +191,43 @@ DATABASES = {
 }
 
 
+def test_times_that_no_clock_shows(tmp_path: Path) -> None:
+    """The largest and smallest numbers, and a clock that goes back with every message."""
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    row = next(data for name, _, data in SAID if name == STATE)
+    extremes = [-(1 << 63), (1 << 63) - 1, 0, -(1 << 63), -1, (1 << 63) - 1, 5]
+    with closing(sqlite3.connect(bags / "extremes.db3")) as database:
+        database.executescript(TOPICS + TABLE)
+        for place, time_ns in enumerate(extremes):
+            database.execute("INSERT INTO messages VALUES(?, 1, ?, ?)", (place + 1, time_ns, row))
+        database.commit()
+    with (bags / "back.mcap").open("wb") as file:
+        writer = McapWriter(file, chunk_size=1 << 24, compression=CompressionType.ZSTD)
+        writer.start("ros2")
+        schema = writer.register_schema(TYPES[STATE], "ros2msg", topic(STATE).definition.encode())
+        channel = writer.register_channel(STATE, "cdr", schema)
+        for place in range(20_000):
+            time_ns = (1 << 63) + (20_000 - place) * 10**9 if place % 2 else place
+            writer.add_message(channel, time_ns, row, BEGIN_NS)
+        writer.finish()
+    found = run(bags)
+    assert found["extremes"][:2] == [len(extremes), len(extremes)]
+    assert found["back"][:2] == [20_000, 20_000]
+    for name in ("extremes", "back"):
+        assert ["the clock jumps back" in problem for problem in found[name][2]] == [True]
+
+
+def test_a_file_that_is_damaged_everywhere(tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    pair = record(3, struct.pack("<H", 999) + text("a") + text("ros2msg") + text("")) * 2
+    (bags / "junk.mcap").write_bytes(behind_the_header(whole(tmp_path), (pair + b"\0") * 50_000))
+    messages, decoded, problems, _ = run(bags)["junk"]
+    assert messages == decoded == len(SAID)
+    assert len(problems) < 120 and any("more places are damaged" in problem for problem in problems)
+
+
 def test_tables_that_are_none(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     bags.mkdir()

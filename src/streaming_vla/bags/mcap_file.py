@@ -46,6 +46,7 @@ from streaming_vla.bags.topics import RawMessage, Topic, full_type
 LOOSE_BYTES = 1 << 20  # of a block of messages outside of chunks
 LARGEST_TEXT_BYTES = 1 << 22  # of a schema or a channel
 TO_THE_END = 1 << 62
+MOST_DAMAGES = 100  # that are told one by one
 
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct("<QQQII")  # first and last time, size and checksum of the content, bytes of the compression
@@ -66,6 +67,7 @@ class McapFile:
         self._channels: dict[int, mcap.Channel] = {}
         self._counts: Counter[int] = Counter()
         self._topics: dict[int, Topic] = {}
+        self._kept: tuple[Record, memoryview, bool] | None = None  # a block of several pieces, and its content
         with FileSource(path) as source:
             if source.size == 0:
                 raise EmptyBag(f"{path} is empty (0 bytes): the recorder had written nothing yet")
@@ -95,8 +97,12 @@ class McapFile:
     def read(self, source: object, first: int, end: int, topics: Collection[str] | None) -> list[RawMessage]:
         """Return the readable messages of a block whose place lies from `first` to before `end`, those of `topics`."""
         assert isinstance(source, Record)
-        with FileSource(self._path) as file:
-            content, sound = self._content(file, source)
+        if self._kept is not None and self._kept[0] == source:
+            _, content, sound = self._kept
+        else:
+            with FileSource(self._path) as file:
+                content, sound = self._content(file, source)
+        self._kept = (source, content, sound) if end < TO_THE_END else None  # its next piece comes soon
         found = []
         for place, number, time_ns, published_ns, data in self._messages(source, content, sound):
             topic = self._topics.get(number)
@@ -110,6 +116,7 @@ class McapFile:
         position = len(MAGIC)  # where the last record ends
         index: dict[int, Any] = {}  # times and places of the messages of the chunk
         ended = any_loose = False
+        damages = 0
         for record in chain(records(source, len(MAGIC)), [None]):
             opcode = record.opcode if isinstance(record, Record) else 0
             if chunk is not None and opcode != MESSAGE_INDEX:
@@ -121,7 +128,9 @@ class McapFile:
             if record is None:
                 break
             if isinstance(record, Damage):
-                self._report(self._damaged(record))
+                damages += 1
+                if damages <= MOST_DAMAGES:
+                    self._report(self._damaged(record))
                 ended = ended or record.at_end
                 continue
             position = record.begin + record.length
@@ -141,6 +150,9 @@ class McapFile:
                 self._define(opcode, source.read(record.begin, min(record.length, LARGEST_TEXT_BYTES)))
             elif opcode == DATA_END and any_loose:
                 self._check_data(source, record)
+        if damages > MOST_DAMAGES:
+            more = damages - MOST_DAMAGES
+            self._report(CorruptBag(f"{self._path}: {more} more places are damaged, the rest is read"))
         if not ended:
             self._report(TruncatedBag(f"{self._path} has no end: it was not closed; everything up to there is read"))
 

@@ -21,7 +21,7 @@ SMALLEST = {1: 8, 2: 20, 3: 14, 4: 16, 5: 22, 6: 40, 7: 6, 8: 64, 9: 36, 10: 36,
 HEAD = struct.Struct("<BQ")
 
 _CANDIDATE = re.compile(rb"[\x01-\x0f](?=.{5}\x00{3})", re.DOTALL)  # no record is 2^40 bytes long
-_WINDOW_BYTES = 1 << 20
+_SMALLEST_WINDOW_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _goes_on(source: Source, record: Record) -> bool:
 
 def _search(source: Source, begin: int) -> int | None:
     """Return where the next two records in a row begin at or after `begin`."""
-    position = begin
+    position, size = begin, _SMALLEST_WINDOW_BYTES  # what is damaged is a few bytes, or much
     while position < source.size:
-        window = source.read(position, _WINDOW_BYTES + 8).tobytes()
+        window = source.read(position, size + 8).tobytes()
         for match in _CANDIDATE.finditer(window):
             found = position + match.start()
             record = record_at(source, found)
@@ -104,5 +104,5 @@ def _search(source: Source, begin: int) -> int | None:
             end = record.begin + record.length
             if end == source.size or record_at(source, end) is not None:
                 return found
-        position += _WINDOW_BYTES
+        position, size = position + size, min(2 * size, _WINDOW_BYTES)
     return None

@@ -23,6 +23,7 @@ from streaming_vla.bags.topics import RawMessage, Topic
 
 REORDER_NS = 1_500_000_000  # by how much messages that are given another time may change places
 BACK_NS = 100_000_000  # in one topic: less comes of several publishers
+MOST_JUMPS = 100  # of one block, which is read as often; what comes after them is read by time
 LATEST_NS = (1 << 63) - 1
 NS = 1e9
 Times = npt.NDArray[np.int64]
@@ -111,7 +112,9 @@ class Clock:
     def pieces(self, file: BlockReader, block: Block) -> Iterator[Piece]:
         """Yield the pieces of the next block."""
         first, rest = block.first, dict(block.times)
-        while (jump := self._jump(rest)) is not None:
+        for _ in range(MOST_JUMPS):
+            if (jump := self._jump(rest)) is None:
+                break
             place, name, step_ns = jump
             if place > first:
                 yield self._piece(file, block, first, place)
@@ -136,7 +139,7 @@ class Clock:
             if not len(times):
                 continue
             newest = np.maximum.accumulate(np.concatenate(([self._newest.get(name, int(times[0]))], times[:-1])))
-            back = np.flatnonzero(times < newest - BACK_NS)
+            back = np.flatnonzero(newest - times > BACK_NS)
             if len(back) and (found is None or places[back[0]] < found[0]):
                 found = int(places[back[0]]), name, int(times[back[0]]) - int(newest[back[0]])
         return found
