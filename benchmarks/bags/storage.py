@@ -157,9 +157,11 @@ def main() -> None:
     """Entry point of the script."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        speeds = {kind: speed(Path(folder), kind) for kind in KINDS}
         found = {
-            "speed": {kind: speed(Path(folder), kind) for kind in KINDS},
+            "read_speed_ratio_to_mcap": min(each["read_ratio_to_mcap"] for each in speeds.values()),
             "recovered": recovered(Path(folder)),
+            "storage": speeds,
         }
     print(json.dumps(found, indent=2))
 

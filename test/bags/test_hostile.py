@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import lz4.frame
+import pytest
 import zstandard
 from making import BEGIN_NS, CAMERAS, STATE, TYPES, content, topic, write_own
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
 from streaming_vla.bags.definitions import parse, standard
+from streaming_vla.bags.errors import MissingTopic, NoCamera, NotABag, WrongType
 from streaming_vla.bags.inflate import MAX_BYTES
+from streaming_vla.bags.ingest import Ingest, IngestOptions
 from streaming_vla.bags.mcap_records import MAGIC
+from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.repair import repair
 from streaming_vla.bags.writer import BagWriter
 
@@ -226,6 +230,39 @@ def test_a_file_that_is_damaged_everywhere(tmp_path: Path) -> None:
     messages, decoded, problems, _ = run(bags)["junk"]
     assert messages == decoded == len(SAID)
     assert len(problems) < 120 and any("more places are damaged" in problem for problem in problems)
+
+
+def test_texts_of_a_file_forge_no_line(tmp_path: Path) -> None:
+    """Names of topics, types and profiles are a stranger's: what is told of them is one line of what can be printed."""
+    forged = "/a\n[INFO] all is well\x1b[2J\u202e" + "x" * 100_000
+    with (tmp_path / "names.mcap").open("wb") as file:
+        writer = McapWriter(file)
+        writer.start("ros2")
+        for kind in (forged, "b/msg/C"):
+            schema = writer.register_schema(kind, "ros2msg", b"uint8 [")
+            writer.add_message(writer.register_channel(forged, "cdr", schema), BEGIN_NS, HEAD, BEGIN_NS)
+        writer.finish()
+    with (tmp_path / "profile.mcap").open("wb") as file:
+        writer = McapWriter(file)
+        writer.start(forged)
+        writer.finish()
+    sentences = []
+    with Bag(tmp_path / "names.mcap") as bag:
+        for message in bag.messages():
+            with pytest.raises(WrongType) as refusal:
+                bag.decode(message)
+            sentences.append(str(refusal.value))
+        sentences += map(str, bag.problems)
+        with pytest.raises(MissingTopic) as missing:
+            bag.require("/other")
+        with pytest.raises(NoCamera) as camera:
+            Ingest(bag, IngestOptions({"a": forged}, forged))
+    with pytest.raises(NotABag) as profile:
+        Bag(tmp_path / "profile.mcap")
+    sentences += [str(each.value) for each in (missing, camera, profile)]
+    assert len(sentences) >= 6
+    for sentence in sentences:
+        assert sentence.isprintable() and len(sentence) < 2500
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:

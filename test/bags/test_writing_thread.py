@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from making import STATE, STEPS, content, topic
 
-from streaming_vla.bags import writer as module
+from streaming_vla.bags import written_file as module
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.writer import BagWriter, WriterOptions
 from streaming_vla.bags.writing_thread import WritingThread
@@ -30,7 +30,7 @@ def record(folder: Path, options: WriterOptions, limit_bytes: int = 1 << 20) -> 
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: Callable[[bytes], bool]) -> None:
-    write = module._Stream.write
+    write = module.Stream.write
 
     def writing(self: Any, data: bytes) -> int:
         if after(data):
@@ -38,7 +38,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, after: Callable[[bytes], bool]) -
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, data)
 
-    monkeypatch.setattr(module._Stream, "write", writing)
+    monkeypatch.setattr(module.Stream, "write", writing)
 
 
 def in_the_bag(folder: Path) -> int:

@@ -155,7 +155,7 @@ def test_points_of_a_scanner_are_seen_from_its_origin() -> None:
 
 
 def test_points_that_cannot_be_used() -> None:
-    with pytest.raises(ValueError, match="has no z; its fields are x, y, i"):
+    with pytest.raises(ValueError, match="has no z; its fields are 'x', 'y', 'i'"):
         pixels_of(cloud(np.zeros((4, 3)), 2, "xyi"), POINTS)
     broken = cloud(np.zeros((4, 3)), 2)
     broken.width = 9

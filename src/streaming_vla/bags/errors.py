@@ -11,8 +11,20 @@ CONVERT_ROS1 = (
 )
 
 
+LONGEST_SENTENCE = 2000
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a file may have put into it made visible: line ends and control characters as escapes."""
+    text = text if len(text) <= LONGEST_SENTENCE else f"{text[:LONGEST_SENTENCE]}..."
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class BagError(ValueError):
     """A bag cannot be used as asked; the message is one sentence that names the bag and the fix."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class NotABag(BagError):

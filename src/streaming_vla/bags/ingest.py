@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.bags.compressing import ENDING
-from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
+from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType, printable
 from streaming_vla.bags.others import COMMAND_TYPE, OTHER_TYPES, command_values, finite
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
@@ -185,7 +185,7 @@ class Ingest:
     def _count(self, reason: str, topic: str, error: Exception) -> None:
         key = f"{reason}.{topic}"
         self.refused[key] += 1
-        self.said.setdefault(key, f"messages of {topic} are left out: {error}")
+        self.said.setdefault(key, printable(f"messages of {topic} are left out: {error}"))
 
     def other(self, name: str) -> str | None:
         """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""

@@ -7,23 +7,14 @@ killed process loses at most what came after the last chunk. What the operating 
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcap import records as mcap
-from mcap.data_stream import RecordBuilder
-from mcap.writer import CompressionType
-from mcap.writer import Writer as McapWriter
-
 from streaming_vla.bags import metadata
 from streaming_vla.bags.metadata import FileSpan
 from streaming_vla.bags.topics import Topic
-
-LIBRARY = "streaming_vla"
-COMPRESSIONS = {"none": CompressionType.NONE, "zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4}
-LATEST_NS = (1 << 64) - 1
+from streaming_vla.bags.written_file import COMPRESSIONS, LATEST_NS, WrittenFile
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class BagWriter:
         self.options = options or WriterOptions()
         self._counts: dict[Topic, int] = {}  # of files that are ended
         self._spans: list[FileSpan] = []
-        self._file: _File | None = None
+        self._file: WrittenFile | None = None
 
     @property
     def messages(self) -> int:
@@ -137,10 +128,10 @@ class BagWriter:
         with suppress(OSError):  # then that of the beginning stays
             self._write_metadata()
 
-    def _current(self, now_s: float) -> _File:
+    def _current(self, now_s: float) -> WrittenFile:
         if self._file is None:
             path = self.folder / f"{self.folder.name}_{len(self._spans)}.mcap"
-            self._file = _File(path, self.options, now_s)
+            self._file = WrittenFile(path, self.options.compression, self.options.chunk_bytes, now_s)
             self._write_metadata()  # also of a bag that is never closed
         return self._file
 
@@ -165,138 +156,3 @@ class BagWriter:
             topics[topic.name, topic.type] = replace(known, count=known.count + count)
         spans = [*self._spans, *([self._file.span] if self._file is not None else [])]
         metadata.write(self.folder, list(topics.values()), spans)
-
-
-class _Stream:
-    """A file that takes all of what it is given, or raises."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("xb", buffering=0)
-        self.position = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        left = memoryview(data)
-        while left:
-            left = left[self.file.write(left) :]
-        self.position += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.position
-
-    def flush(self) -> None:
-        """Do nothing: nothing is kept back."""
-
-
-class _File:
-    """One MCAP file.
-
-    Attributes:
-        waiting: messages that the operating system does not have.
-        waiting_since_s: since when there are some.
-        bytes: of the file.
-    """
-
-    def __init__(self, path: Path, options: WriterOptions, now_s: float) -> None:
-        self.begun_s = self.synced_s = self.waiting_since_s = now_s
-        self.bytes = self.waiting = 0
-        self._name = path.name
-        self._stream = _Stream(path)
-        self._writer = McapWriter(
-            self._stream,  # type: ignore[arg-type]  # of a stream, write, tell and flush are used
-            chunk_size=options.chunk_bytes,
-            compression=COMPRESSIONS[options.compression],
-        )
-        self._writer.start("ros2", LIBRARY)
-        self._schemas: dict[tuple[str, str], int] = {}
-        self._channels: dict[Topic, int] = {}
-        self._counts: list[int] = [0]  # by channel, which the library counts from 1
-        self._first_ns, self._last_ns = LATEST_NS, 0
-        self._whole()
-
-    @property
-    def span(self) -> FileSpan:
-        begin_ns = min(self._first_ns, self._last_ns)  # of a file without a message too
-        return FileSpan(self._name, begin_ns, self._last_ns, self.messages)
-
-    @property
-    def messages(self) -> int:
-        return sum(self._counts)
-
-    def counts(self) -> list[tuple[Topic, int]]:
-        counts = dict(enumerate(self._counts))
-        return [(topic, counts.get(channel, 0)) for topic, channel in self._channels.items()]
-
-    def add(self, topic: Topic, data: bytes | memoryview, log_ns: int, publish_ns: int, now_s: float) -> None:
-        channel = self._channels.get(topic) or self._declare(topic)
-        if not self.waiting:
-            self.waiting_since_s = now_s
-        self.waiting += 1
-        self._first_ns, self._last_ns = min(self._first_ns, log_ns), max(self._last_ns, log_ns)
-        sequence = self._counts[channel]
-        self._counts[channel] = sequence + 1
-        # the builder takes a view as well as bytes
-        self._writer.add_message(channel, log_ns, data, publish_ns, sequence)  # type: ignore[arg-type]
-        self._notice()
-
-    def flush(self) -> None:
-        """Hand the messages that wait to the operating system."""
-        self._writer.flush()
-        self._whole()
-
-    def sync(self, now_s: float) -> None:
-        """Force what was written to the disk."""
-        os.fsync(self._stream.file.fileno())
-        self.synced_s = now_s
-
-    def close(self, now_s: float) -> None:
-        """Write the rest and the summary."""
-        self._writer.finish()
-        self._whole()
-        self.sync(now_s)
-        self._stream.file.close()
-
-    def give_up(self) -> None:
-        """Cut off what was written in part, and forget what was to follow it."""
-        try:
-            self._stream.file.truncate(self.bytes)
-            os.fsync(self._stream.file.fileno())
-        except OSError:
-            pass  # then the reader passes it over
-        self._stream.file.close()
-        self.waiting, (self._counts, self._first_ns, self._last_ns) = 0, self._safe
-
-    def _notice(self) -> None:
-        """See whether the library has written a chunk, as it does when one is full."""
-        if self._stream.position > self.bytes:
-            self._whole()
-
-    def _whole(self) -> None:
-        self.bytes, self.waiting = self._stream.position, 0
-        self._safe = (list(self._counts), self._first_ns, self._last_ns)  # what the file holds
-
-    def _declare(self, topic: Topic) -> int:
-        kind = topic.type, topic.definition
-        if kind not in self._schemas:
-            text = topic.definition.encode()
-            self._schemas[kind] = self._writer.register_schema(topic.type, topic.definition_format, text)
-            self._notice()
-            self._put(mcap.Schema(self._schemas[kind], text, topic.definition_format, topic.type))
-        facts = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.type_hash}
-        schema_id = self._schemas[kind]
-        number = self._writer.register_channel(topic.name, topic.encoding, schema_id, facts)
-        self._notice()
-        self._put(mcap.Channel(number, topic.name, topic.encoding, facts, schema_id))
-        self._channels[topic] = number
-        self._counts.append(0)
-        return number
-
-    def _put(self, record: mcap.McapRecord) -> None:
-        """Write a definition before the chunk that will hold it too: if that is damaged, the others stay readable.
-
-        Between its calls the library has written all that is not in the next chunk, and it asks for its position.
-        """
-        builder = RecordBuilder()
-        record.write(builder)
-        self._stream.write(builder.end())
-        self.bytes = self._stream.position

@@ -67,18 +67,18 @@ def parse(text: str) -> Format:
         found = Format(depth[2] or "png", depth[1], depth=True)
         if found.encoding not in DEPTHS or found.codec not in ("png", "rvl"):
             raise ValueError(
-                f"the format '{text}' is not supported, expected compressedDepth of {' or '.join(DEPTHS)} as png or rvl"
+                f"the format {text!r} is not supported, expected compressedDepth of {' or '.join(DEPTHS)} as png or rvl"
             )
         return found
     match = _FORMAT.fullmatch(text)
     codec = ((match[2] if match else None) or "").lower().replace("jpg", "jpeg")
     if match is None or (codec not in MAGICS and text.strip()):
-        raise ValueError(f"the format '{text}' is not supported, expected one of {', '.join(MAGICS)}")
+        raise ValueError(f"the format {text!r} is not supported, expected one of {', '.join(MAGICS)}")
     found = Format(codec, match[1] or "", match[4] or "")
     known = {*ENCODINGS, *DEPTHS, *COLOURS}
     for word in (found.encoding, found.pixels):
         if word and word not in known and not BAYER.fullmatch(word):
-            raise ValueError(f"the format '{text}' is of encoding '{word}', which is not supported")
+            raise ValueError(f"the format {text!r} is of encoding {word!r}, which is not supported")
     return found
 
 
@@ -97,7 +97,7 @@ def decode_compressed(message: Any, depth_limit_m: float) -> Pixels:
         pixels = _pixels(values, found, depth_limit_m)
     except (ValueError, cv2.error) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"the compressed picture (format '{message.format}') cannot be read: {reason}") from error
+        raise ValueError(f"the compressed picture (format {message.format!r}) cannot be read: {reason}") from error
     return upright(pixels, orientation)
 
 

@@ -26,7 +26,7 @@ def check_picture(image: Any) -> Any:
     """
     if image.encoding not in ENCODINGS and image.encoding not in DEPTHS:
         known = ", ".join([*ENCODINGS, *DEPTHS])
-        raise ValueError(f"encoding '{image.encoding}' is not supported, expected one of {known}")
+        raise ValueError(f"encoding {image.encoding!r} is not supported, expected one of {known}")
     if image.width < 1 or image.height < 1:
         raise ValueError(f"the picture is {image.width}x{image.height} px, expected at least 1x1")
     pixel_bytes, rows, (down, along) = _layout(image)
@@ -53,7 +53,7 @@ def check_message(message: Any, kind: str) -> Any:
     if kind == COMPRESSED:
         parse(message.format)
         if not len(message.data):
-            raise ValueError(f"the compressed picture (format '{message.format}') has no data")
+            raise ValueError(f"the compressed picture (format {message.format!r}) has no data")
     return message
 
 
