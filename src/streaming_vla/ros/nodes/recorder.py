@@ -124,8 +124,8 @@ class RecorderNode(SuiteNode):
             if self._wanted(name):
                 for kind in kinds:
                     publishers = [each for each in self.get_publishers_info_by_topic(name) if each.topic_type == kind]
-                    stored = self._jpeg_quality and kind == IMAGE and f"{name}/{ENDING}" in found
-                    if publishers and not stored:  # the robot sends the compressed pictures itself
+                    twin = f"{name}/{ENDING}" if self._jpeg_quality and kind == IMAGE else ""
+                    if publishers and not (twin in found and self._wanted(twin)):  # the robot compresses by itself
                         self._listen(name, kind, publishers)
 
     def report(self) -> tuple[str, dict[str, object]]:
