@@ -116,17 +116,17 @@ AT_START = {
     "NoPrefill": "gives a NoPrefill without prefill, expected a flow policy or a chunk policy",
 }
 WRONG_CHUNKS = {  # by the instruction that makes the policy go wrong
-    "nan rows": "policy goal_chunks in denoise failed: its chunk is not finite in row 3",
+    "nan rows": "policy goal_chunks in denoise failed with ValueError: its chunk is not finite in row 3",
     "wrong horizon": "its chunk has shape (12, 4), expected (20, 4): horizon and action dimensions",
     "wrong dimensions": "its chunk has shape (20, 7), expected (20, 4): horizon and action dimensions",
-    "no chunk": "policy goal_chunks in denoise failed: could not convert string to float",
-    "raises": "policy goal_chunks in prefill failed: out of memory",
+    "no chunk": "policy goal_chunks in denoise failed with ValueError: could not convert string to float",
+    "raises": "policy goal_chunks in prefill failed with RuntimeError: out of memory",
 }
 WRONG_FLOW = {
-    "nan action": "policy goal in flow_step failed: action is not finite in dy",
+    "nan action": "policy goal in flow_step failed with ValueError: action is not finite in dy",
     "short action": "action has shape (3,), expected (4,) for dx, dy, dz, gripper",
     "too many tokens": "it made 5 tokens, it declares at most 1",
-    "no tokens": "policy goal in prefill failed: ",
+    "no tokens": "policy goal in prefill failed with ",
 }
 # model, instruction, node that says it, sentence
 FOR_GOOD = {

@@ -14,7 +14,8 @@ from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from streaming_vla.ros.spin import EventsExecutor, _spin_once, make_executor
+from streaming_vla.ros.executors import EventsExecutor, make_spinner
+from streaming_vla.ros.spin import _spin_once
 from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
@@ -56,8 +57,7 @@ def test_a_service_is_answered_beside_a_topic_that_is_always_ready(context: Cont
     served.create_subscription(Empty, "flood", heard.append, 10)
     served.create_service(Trigger, "ask", lambda _request, response: response)
     others = SingleThreadedExecutor(context=context)
-    executor, spin_for = make_executor(context, events)
-    executor.add_node(served)
+    spinner = make_spinner(served, events)
     others.add_node(other)
     flood, client = other.create_publisher(Empty, "flood", 10), other.create_client(Trigger, "ask")
     end_s = time.monotonic() + 20.0
@@ -69,10 +69,10 @@ def test_a_service_is_answered_beside_a_topic_that_is_always_ready(context: Cont
         for _ in range(3):  # faster than it takes them
             flood.publish(Empty())
         time.sleep(0.002)
-        _spin_once(spin_for, node)  # type: ignore[arg-type]
+        _spin_once(spinner, node)  # type: ignore[arg-type]
         others.spin_once(timeout_sec=0.0)
         if answer.done():
             break
     assert answer.done() and heard, f"no answer in {ENOUGH} spins"
-    for each in (executor, others):
-        each.shutdown()
+    spinner.close()
+    others.shutdown()

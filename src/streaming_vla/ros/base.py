@@ -55,6 +55,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         ConfigError: a parameter that does not exist or is not allowed.
     """
 
+    takes_raw = False  # whether it subscribes to serialized messages (see executors.make_spinner)
+
     def __init__(self, name: str, kind: type[OptionsT]) -> None:
         # rclpy's own refusal of an undeclared parameter does not name it; `declare` refuses it instead
         super().__init__(name, allow_undeclared_parameters=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from streaming_vla.ros.spin import make_executor
+from streaming_vla.ros.executors import make_spinner
 
 LONGEST_WAIT_S = 1.0
 
@@ -18,9 +18,10 @@ class SideNode:
     Args:
         beside: the node that it belongs to; the new one has its namespace and "_" before its name.
         robots: that are heard; of more than one messages may be there at the same time.
+        events: see executors.make_spinner.
     """
 
-    def __init__(self, beside: Node, robots: int) -> None:
+    def __init__(self, beside: Node, robots: int, events: bool = True) -> None:
         self.node = Node(
             f"_{beside.get_name()}_requests",
             namespace=beside.get_namespace(),
@@ -29,8 +30,7 @@ class SideNode:
             start_parameter_services=False,
             enable_rosout=False,
         )
-        self._executor, self._spin_for = make_executor(beside.context)
-        self._executor.add_node(self.node)
+        self._spinner = make_spinner(self.node, events)
         self._several = robots > 1
         self._heard = False
 
@@ -41,14 +41,14 @@ class SideNode:
     def wait(self, timeout_s: float | None) -> bool:
         """See engine.thread.Waiting."""
         self._heard = False
-        self._spin_for(LONGEST_WAIT_S if timeout_s is None else min(LONGEST_WAIT_S, timeout_s))
+        self._spinner.spin_for(LONGEST_WAIT_S if timeout_s is None else min(LONGEST_WAIT_S, timeout_s))
         return self._heard and self._several
 
     def wake(self) -> None:
         """See engine.thread.Waiting."""
-        self._executor.wake()
+        self._spinner.wake()
 
     def close(self) -> None:
         """Leave the graph."""
-        self._executor.shutdown(0.0)
+        self._spinner.close()
         self.node.destroy_node()

@@ -12,24 +12,16 @@ from types import FrameType
 from typing import Any
 
 import rclpy
-from rclpy.context import Context
-from rclpy.executors import Executor, SingleThreadedExecutor, TimeoutObject
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.parameters.load import ParameterFileError, read_yaml
 from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
 from streaming_vla.ros.declare import parameter_files
+from streaming_vla.ros.executors import SIGNALS, Spinner, make_spinner
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
-
-try:
-    from rclpy.experimental import EventsExecutor
-except ImportError:  # before ROS 2 Kilted
-    EventsExecutor = None
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
-SHORTEST_WAIT_S = 1e-6
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
@@ -60,15 +52,14 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
 
 def _run(make: Callable[[], SuiteNode[Any]]) -> int:
     node = make()
-    executor, spin_for = make_executor()
-    executor.add_node(node)
+    spinner = make_spinner(node, events=not node.takes_raw)
     stopping = _Stop()
     try:
         node.start()
         gc.collect()
         gc.freeze()  # a collection that walks every import would delay the control tick by milliseconds
         while not stopping.asked:
-            _spin_once(spin_for, node)
+            _spin_once(spinner, node)
         return 0
     except StartError:
         raise
@@ -79,44 +70,15 @@ def _run(make: Callable[[], SuiteNode[Any]]) -> int:
         try:
             node.stop()
         finally:
-            executor.shutdown(0.0)  # nobody is left to finish a callback that awaits
+            spinner.close()  # nobody is left to finish a callback that awaits
             node.destroy_node()
 
 
-def make_executor(context: Context | None = None, events: bool = False) -> tuple[Executor, Callable[[float], None]]:
-    """Return an executor, and what waits at most so many seconds for one callback and runs it.
-
-    The executor of events gives a message to its callback in half the time of the one that builds a wait set of every
-    entity of the node before and after each callback, and serves all entities in the order in which they are ready.
-
-    Args:
-        context: of ROS; None: the default one. To be called on the main thread.
-        events: take that one where rclpy has it. It is experimental: with raw subscriptions it ends the process.
-    """
-    if events and EventsExecutor is not None:
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        executor = EventsExecutor(context=context)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # it has put its own in their place
-        # it does nothing at all when it may not wait
-        return executor, lambda timeout_s: executor.spin_once(max(SHORTEST_WAIT_S, timeout_s))
-    single = SingleThreadedExecutor(context=context)
-    # One object for all calls: at another timeout the executor forgets what else was ready, looks at subscriptions
-    # first again, and a service beside a fast topic would never be served.
-    wait = TimeoutObject(0.0)
-
-    def spin_for(timeout_s: float) -> None:
-        wait.timeout = timeout_s
-        single.spin_once(timeout_sec=wait)  # type: ignore[arg-type]  # as its own spin_until_future_complete does
-
-    return single, spin_for
-
-
-def _spin_once(spin_for: Callable[[float], None], node: SuiteNode[Any]) -> None:
+def _spin_once(spinner: Spinner, node: SuiteNode[Any]) -> None:
     """Wait for one callback or the node's next deadline, whichever comes first."""
     deadline = node.deadline()
     wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
-    spin_for(max(0.0, wait_s))
+    spinner.spin_for(max(0.0, wait_s))
     node.handle_responses()
     deadline = node.deadline()
     if deadline is not None and time.monotonic() >= deadline:

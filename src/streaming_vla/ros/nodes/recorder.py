@@ -43,6 +43,8 @@ class _Listening:
 class RecorderNode(SuiteNode[RecorderOptions]):
     """Records from activation to deactivation, each time into a new folder."""
 
+    takes_raw = True
+
     def __init__(self) -> None:
         super().__init__("recorder", RecorderOptions)
         self._listening: dict[str, _Listening] = {}
