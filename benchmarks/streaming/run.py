@@ -25,8 +25,10 @@ from rich.console import Console
 from strategies import STRATEGIES, Setup, changed, find_strategy
 from study import Row, aggregate, markdown
 
+from streaming_vla.engine.cache import engine_options
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.engine.options import CacheOptions
+from streaming_vla.engine.sessions import check_fit
 from streaming_vla.policies.models import AUTO
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import TASKS, select_tasks
@@ -132,19 +134,20 @@ def main(
         memory = memory_cache(model, gate)
         everything = cells_of(parts, setups, memory)
         policy = policy_of_process(model, saliency_model)
-        memory.build(policy.spec)  # a gate of another model is refused before anything is run
+        # a gate of another model is refused before anything is run
+        check_fit(policy.spec, engine_options(memory, policy.spec.tokens_per_observation))
         kept = Cells(cells, models)
     except (ValueError, OSError) as error:
         _end(error, console)
-    if policy.predictor is None:
+    if getattr(policy, "predictor", None) is None:
         asking = [name for name, setup in setups.items() if setup.needs_predictor]
         console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
         everything = [cell for cell in everything if cell.strategy not in asking]
     simple = [cell for cell in everything if not cell.needs_memory]
     recalling = [cell for cell in everything if cell.needs_memory]
     if recalling:
-        with_gate = f", gate {Path(memory.gate).stem}" if memory.gate else ""
-        console.print(f"Memory tasks keep their history by cache {memory.policy}{with_gate}", soft_wrap=True)
+        with_gate = f", gate {Path(memory.cache_gate).stem}" if memory.cache_gate else ""
+        console.print(f"Memory tasks keep their history by cache {memory.cache_policy}{with_gate}", soft_wrap=True)
     jobs = kept.missing(everything)
     try:
         with counting() as progress:

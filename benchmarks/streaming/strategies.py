@@ -21,8 +21,9 @@ from baselines.strategies import (
 from baselines.strategy import Strategy
 
 from streaming_vla.engine.values import EncodedObservation
-from streaming_vla.machines.generator import GeneratorOptions
-from streaming_vla.machines.monitor import Monitor, MonitorOptions
+from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.machines.monitor import Monitor
+from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.options.option import Options
 from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.chunk import ChunkAsStream

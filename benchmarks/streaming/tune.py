@@ -49,7 +49,7 @@ def main(
         names = [name.strip() for name in strategies.split(",") if name.strip()] or list(STRATEGIES)
         for name in names:
             find_strategy(name)
-        if policy_of_process(model, saliency_model).predictor is None:
+        if getattr(policy_of_process(model, saliency_model), "predictor", None) is None:
             asking = [name for name in names if STRATEGIES[name].needs_predictor]
             console.print(f"Left out, {model} has no saliency model: {', '.join(asking)}", soft_wrap=True)
             names = [name for name in names if name not in asking]
