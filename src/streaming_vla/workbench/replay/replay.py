@@ -122,7 +122,10 @@ def replay(
     state_topic, actions = observer.robot_state_topic, options.action_topic
     options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
-        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions))
+        ingest = Ingest(
+            bag,
+            IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions, observer.state_units),
+        )
         if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
