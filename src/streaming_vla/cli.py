@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from streaming_vla.bringup import graph
+from streaming_vla.bringup.new_robot.command import new_robot
 from streaming_vla.refusal import refuse
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
@@ -151,6 +152,7 @@ def doctor(
     raise typer.Exit(examine(params_file, namespace))
 
 
+app.command()(new_robot)
 app.command()(evaluate)
 app.command()(calibrate)
 bag_commands.register(app)
