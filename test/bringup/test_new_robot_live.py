@@ -14,7 +14,9 @@ pytest.importorskip("transformers", reason="no release of it is for Python 3.10"
 
 from arm_stand_in import ArmStandIn
 
+from streaming_vla.bringup.doctor import find
 from streaming_vla.bringup.new_robot.joints import SO_ARM
+from streaming_vla.bringup.suite_checks import SuiteChecks
 from streaming_vla.parameters import load
 from streaming_vla.workbench.demo.domain import reserved_domain
 
@@ -73,3 +75,16 @@ def test_without_a_terminal_what_is_not_clear_is_a_sentence(domain: int, tmp_pat
     assert (
         "--camera top=/nowhere: nobody publishes pictures there; picture topics are /arm/top_camera/image_raw" in said
     )
+
+
+def test_the_doctor_takes_the_file_and_sees_the_robot(
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my_robot.yaml"
+    assert new_robot(domain, out, "--fps", "30", "--units", "degrees")[0] == 0
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    checks = SuiteChecks(out, "arm", {})
+    every = (checks.parameters, checks.model, checks.policy, checks.cache, checks.commands, checks.names, checks.topics)
+    found = [finding for check in every for finding in find("x", check)]
+    assert [finding.grade for finding in found] == ["ok"] * 6 + ["note"]
+    assert found[-1].text.startswith("nobody listens to /arm/command as trajectory_msgs/msg/JointTrajectory")

@@ -211,7 +211,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "'hold'",
         "'decelerate_s' is -1",
         "'scale' is [1, 2.0]",
-        "control_period_s is 0.05",
+        "it must be the same",
         "'/**/observr'",
     ):
         assert sum(sentence in problem for problem in problems) == 1

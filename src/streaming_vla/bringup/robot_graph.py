@@ -22,9 +22,8 @@ from streaming_vla.images.decode import IMAGE
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES
 from streaming_vla.options.shared import ARRAY, JOINTS
 from streaming_vla.parameters.sections import full_namespace
+from streaming_vla.ros.topics import discover
 
-DISCOVERY_S = 10.0  # at most, where nobody is there
-SETTLED_S = 2.0  # so long nothing new has appeared
 LISTEN_S = 3.0  # at most; a camera of 1 Hz is heard
 DESCRIPTION = "std_msgs/msg/String"
 NEWEST = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -43,7 +42,7 @@ def look(namespace: str) -> RobotFacts:
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     try:
-        _discover(node, executor)
+        discover(node)
         return _Look(node, full_namespace(namespace)).facts(executor)
     finally:
         executor.shutdown()
@@ -115,20 +114,6 @@ class _Look:
     def _whole(self, name: str) -> bool:
         message = self._heard.get(name)
         return message is not None and bool(message.name) and len(message.position) == len(message.name)
-
-
-def _discover(node: Node, executor: SingleThreadedExecutor) -> None:
-    """Wait until no more nodes and topics appear."""
-    own, before, since_s = {node.get_name()}, (0, 0), time.monotonic()
-
-    def settled() -> bool:
-        nonlocal before, since_s
-        now = (len(set(node.get_node_names()) - own), len(node.get_topic_names_and_types()))
-        if now != before:
-            before, since_s = now, time.monotonic()
-        return now[0] > 0 and time.monotonic() - since_s > SETTLED_S
-
-    _spin(executor, DISCOVERY_S, settled)
 
 
 def _spin(executor: SingleThreadedExecutor, longest_s: float, done: Callable[[], bool]) -> None:
