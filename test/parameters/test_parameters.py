@@ -82,8 +82,9 @@ def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
     own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
-    # of a scene, of strategies, and what a policy or a data set says of itself
+    # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
+        "dry_run",
         "seed",
         "task",
         "model",

@@ -11,6 +11,7 @@ from streaming_vla.machines.limits import Limits
 from streaming_vla.options.option import option
 from streaming_vla.options.shared import ActionOptions, NodeOptions, realtime_priority
 
+PREVIEW = "_preview"  # behind the topics of commands, in a dry run
 Positive = Annotated[float, Field(ge=0.001, le=1.0e6)]
 
 
@@ -21,6 +22,11 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "array",
         "Message on `command`: array = std_msgs/Float64MultiArray, twist = geometry_msgs/TwistStamped, "
         "trajectory = trajectory_msgs/JointTrajectory, joints = sensor_msgs/JointState.",
+    )
+    dry_run: bool = option(
+        False,
+        "Compute and limit every command, but publish it on `command_preview` (`gripper_command_preview`) only: the "
+        "robot is not moved, and a person may move it meanwhile.",
     )
     command_frame: str = option("base_link", "frame_id of stamped commands.")
     scale: tuple[Annotated[float, Field(ge=-1000.0, le=1000.0)], ...] = option(
