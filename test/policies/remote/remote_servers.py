@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import yaml
 import zmq
-from websockets.frames import DATA_OPCODES, Frame
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
@@ -26,6 +26,8 @@ from streaming_vla.policies.remote import groot_wire, wire
 from streaming_vla.policies.remote.policy import RemotePolicy
 
 HORIZON, SIZE = 5, 32
+TIMEOUT_S = 0.3
+SILENT = "has not answered within"
 SPEC = {
     "name": "toy",
     "image_size": SIZE,
@@ -107,6 +109,12 @@ class Peer:
                 if frame.fin:
                     return parts
 
+    def pong(self) -> bytes:
+        """Return what the next pong holds."""
+        frame = self._next()
+        assert isinstance(frame, Frame) and frame.opcode is Opcode.PONG
+        return bytes(frame.data)
+
     def send(self, value: Any) -> None:
         """Send a value as openpi does, or bytes as they are."""
         self._protocol.send_binary(value if isinstance(value, bytes) else wire.pack(value))
@@ -155,6 +163,7 @@ class OpenpiToy:
     def __init__(self) -> None:
         self.greet: Callable[[Peer], object] = greet
         self.answer: Callable[[Peer, dict[Any, Any]], object] = answer
+        self.wrap: Callable[[socket.socket], socket.socket] = lambda connection: connection
         self.questions: list[dict[Any, Any]] = []
         self._open: list[socket.socket] = []
         self.port = 0
@@ -195,7 +204,7 @@ class OpenpiToy:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, EOFError):
-            peer = Peer(connection)
+            peer = Peer(self.wrap(connection))
             self.greet(peer)
             while True:
                 question = wire.unpack(peer.receive(), 1 << 24)
@@ -276,14 +285,9 @@ class GrootToy:
             said = self.answer(request)
             if said is None:
                 continue
-            parts = said if isinstance(said, tuple) else (said if isinstance(said, bytes) else plain(said),)
+            parts = said if isinstance(said, tuple) else (said if isinstance(said, bytes) else groot_wire.pack(said),)
             served.send_multipart([sender, b"", *parts])
         served.close()
-
-
-def plain(value: Any) -> bytes:
-    """Pack what our own packer takes, and what only msgpack does."""
-    return groot_wire.pack(value)
 
 
 def array(data: bytes, dtype: Any, shape: Any) -> bytes:

@@ -1,12 +1,14 @@
-"""Bad servers: one sentence each, nothing taken, little memory, and the policy goes on when the server is good again."""
+"""Bad servers: one sentence each, nothing taken, little memory, and the policy goes on when the server is good."""
 
 from __future__ import annotations
 
-import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
-from hostile_servers import GROOT, OPENPI, TIMEOUT_S, Bad, BadGroot, meet_groot, meet_openpi
+from hostile_groot import GROOT, BadGroot
+from hostile_openpi import OPENPI, Bad
+from meeting import meet_groot, meet_openpi
 
 MOST_BYTES = 12_000_000  # in the whole process, the toy server's own messages included
 
@@ -26,7 +28,7 @@ def test_groot(bad: BadGroot) -> None:
     check(lambda: meet_groot(bad), bad.says, "groot://127.0.0.1:")
 
 
-def check(meet, says: str, address: str) -> None:  # type: ignore[no-untyped-def]
+def check(meet: Callable[[], str], says: str, address: str) -> None:
     """Compare the sentence, and look at time and memory."""
     tracemalloc.start()
     try:
