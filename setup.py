@@ -26,7 +26,7 @@ setup(
             "pydantic>=2",
             "transformers>=5.23",
         ],  # checkpoints of LeRobot; with safetensors, tokenizers
-        "remote": ["msgpack>=1.1", "pydantic>=2", "pyzmq>=26", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
+        "remote": ["msgpack>=1.1", "pydantic>=2", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
         "test": ["pytest"],  # tells colcon test to run pytest
     },
