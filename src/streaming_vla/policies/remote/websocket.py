@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import time
@@ -19,6 +20,8 @@ from streaming_vla.policies.lerobot.errors import shortened
 from streaming_vla.policies.remote.deadline import left_s
 from streaming_vla.policies.remote.link import LinkError
 
+QUIET = logging.getLogger(f"{__name__}.protocol")
+QUIET.setLevel(logging.CRITICAL)  # debugging would print the key, and what a stranger sends ends in a LinkError
 READ_BYTES = 1 << 13  # frames of two bytes each take their time, within which no deadline is looked at
 PARTING_S = 0.05  # for a short frame to leave
 KEY_REFUSED = (401, 403)
@@ -40,7 +43,7 @@ class WebSocket:
     """
 
     def __init__(self, where: WebSocketURI, headers: Mapping[str, str], most_bytes: int, deadline_s: float) -> None:
-        self._protocol = ClientProtocol(where, max_size=most_bytes)
+        self._protocol = ClientProtocol(where, max_size=most_bytes, logger=QUIET)
         self._messages: deque[bytes | str] = deque()
         self._parts: list[bytes] = []
         self._is_text = False
