@@ -105,7 +105,7 @@ def test_a_server_of_the_websockets_library_as_openpi_runs_it(tmp_path: Path, ca
             np.testing.assert_allclose(asked(policy, mark), rows_of(mark), rtol=1e-6)
         figures = policy.figures()
         server.shutdown()
-    assert headers == ["Api-Key secret"], "one connection"
+    assert headers == ["Api-Key secret"] * 2, "one connection for the greeting, and one for all questions"
     ours = [record for record in caplog.records if record.name != "websockets.server"]
     assert not any("secret" in record.getMessage() for record in ours), "no log holds the key"
     assert figures["server"] == f"openpi://127.0.0.1:{port}" and figures["server_answered"] == 2
