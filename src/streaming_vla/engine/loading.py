@@ -9,6 +9,7 @@ from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.registry import load_policy
+from streaming_vla.policies.remote.options import RemoteOptions
 
 LEROBOT = "lerobot:"  # of models
 
@@ -21,7 +22,13 @@ def load_model(options: ModelOptions) -> FlowPolicy:
     """
     load = _load_options(options)
     chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
-    return load_policy(options.model, options.saliency_model, chunk, load)
+    remote = RemoteOptions(
+        remote=options.model_remote,
+        key_file=Path(options.model_key_file).expanduser() if options.model_key_file else None,
+        timeout_s=options.model_timeout_s,
+        cameras=options.cameras_by_name or None,
+    )
+    return load_policy(options.model, options.saliency_model, chunk, load, remote)
 
 
 def survey_model(options: ModelOptions) -> list[str]:
