@@ -12,6 +12,7 @@ import typer
 
 from streaming_vla.bringup import graph
 from streaming_vla.refusal import refuse
+from streaming_vla.serving.command import serve
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
@@ -153,6 +154,7 @@ def doctor(
 
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(serve)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
 

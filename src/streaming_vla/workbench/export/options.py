@@ -8,8 +8,8 @@ from streaming_vla.bags.export import ExportOptions
 from streaming_vla.bags.robot_bag import EPISODE, EXECUTION, INSTRUCTION, RobotOptions
 from streaming_vla.bags.steps import StepOptions
 from streaming_vla.commands.action_reader import ActionOptions
-from streaming_vla.datasets.storage import Storage
 from streaming_vla.datasets.rates import rate_of_period
+from streaming_vla.datasets.storage import Storage
 from streaming_vla.images.encode import camera_options
 from streaming_vla.parameters.nodes import SuiteOptions
 
