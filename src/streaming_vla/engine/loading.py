@@ -11,6 +11,7 @@ from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.registry import load_policy, model_files
+from streaming_vla.policies.remote.options import RemoteOptions
 
 
 def load_model(options: ModelOptions) -> FlowPolicy:
@@ -26,8 +27,14 @@ def load_model(options: ModelOptions) -> FlowPolicy:
         cameras=options.cameras_by_name or None,
         action_absolute=options.model_action_absolute,
     )
+    remote = RemoteOptions(
+        remote=options.model_remote,
+        key_file=Path(options.model_key_file).expanduser() if options.model_key_file else None,
+        timeout_s=options.model_timeout_s,
+        cameras=options.cameras_by_name or None,
+    )
     chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
-    return load_policy(options.model, options.saliency_model, chunk, load)
+    return load_policy(options.model, options.saliency_model, chunk, load, remote)
 
 
 def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions, list[str]]:

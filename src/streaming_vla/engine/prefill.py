@@ -16,7 +16,7 @@ from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, describe
 from streaming_vla.engine.sessions import CachedContext, Session
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, PolicyTimeout, Prefilled, Slices
+from streaming_vla.policies.contract import PolicyObservation, PolicySpec, PolicyUnavailable, Prefilled, Slices
 
 if TYPE_CHECKING:
     from streaming_vla.engine.engine import Engine
@@ -63,9 +63,9 @@ class Prefill:
             return Outcome()
         except Refused as refused:
             return Outcome(self.cancel(refused), refused=True)
-        except PolicyTimeout as error:
+        except PolicyUnavailable as error:
             LOGGER.error("policy %s: %s", name, error)
-            return Outcome(self.cancel(Refused("policy_timeout", f"policy {name}: {error}")), refused=True)
+            return Outcome(self.cancel(Refused(error.code, f"policy {name}: {error}")), refused=True)
         except Exception as error:
             LOGGER.exception("policy %s failed", name)
             sentence = describe(f"policy {name} in {self.work.value}", error)

@@ -34,9 +34,9 @@ class Keys:
     """
 
     images: Mapping[str, Key]
-    state: Mapping[Key, int]
-    instruction: Key
-    actions: Mapping[Key, int]
+    state: Mapping[str, int]
+    instruction: str
+    actions: Mapping[str, int]
     channels_first: bool = False
 
     def check(self, spec: PolicySpec, who: str) -> None:

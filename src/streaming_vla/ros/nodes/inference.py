@@ -29,6 +29,7 @@ from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.policies.contract import reported_figures
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
@@ -136,6 +137,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         """What the engine answered, by code."""
         predictor = "no" if getattr(self._policy, "predictor", None) is None else "yes"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
+        figures |= reported_figures(self._policy)
         if self._thread is None:
             return "", figures
         engine, now = self._thread.engine, time.monotonic()
