@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from streaming_vla.policies.lerobot.options import LoadOptions
 GOLDEN = Path(__file__).parents[1] / "policies" / "lerobot" / "golden"
 ROWS = 50  # of a chunk, as LeRobot's published checkpoints have it: the golden ones have 12, shorter than their latency
 PERIOD_S = 0.05
+STATE = [0.0, -60.0, 60.0, 40.0, 0.0, 10.0]  # of the joints, degrees
+START_S = 120.0  # of a server on a busy machine
 PROFILE = """
 description: a model that takes 300 ms to a chunk
 control_period_ms: 50.0
@@ -85,7 +91,29 @@ def parameters(model: str, spec: PolicySpec, folder: Path, **inference: Any) -> 
     return yaml.safe_dump({name: {"ros__parameters": values} for name, values in sections.items()})
 
 
-def serve_command(made: Path, assets: Path | None, port: int) -> list[str]:
-    """Return the command of a server of a checkpoint."""
-    command = [sys.executable, "-m", "streaming_vla.cli", "serve", f"lerobot:{made}", "--port", str(port)]
-    return [*command, "--assets", str(assets)] if assets else command
+class Server:
+    """`streaming-vla serve` in a process of its own."""
+
+    def __init__(self, made: Path, assets: Path | None, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        model = [f"lerobot:{made}", *(("--assets", str(assets)) if assets else ())]
+        self._command = [sys.executable, "-m", "streaming_vla.cli", "serve", *model, "--port", str(self.port)]
+        self._log = log
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it listens when this returns."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        end_s = time.monotonic() + START_S
+        while self._log.read_text().count("Serving") == self._log.read_text().count("(killed)"):
+            assert time.monotonic() < end_s and self._process.poll() is None, self._log.read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+        with self._log.open("a") as log:
+            log.write("(killed)\n")

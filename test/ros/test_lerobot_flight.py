@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flight import Flight, flying
-from lerobot_flight import PERIOD_S, checkpoint, parameters, serve_command, spec_of
+from lerobot_flight import PERIOD_S, STATE, Server, checkpoint, parameters, spec_of
 from robot_stand_in import RobotStandIn
 from stalls import StallWitness
 from streaming_vla_interfaces.msg import ExecutionState
@@ -21,9 +18,7 @@ from streaming_vla_interfaces.msg import ExecutionState
 from streaming_vla.policies.contract import PolicySpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(400)]
-START_S = 120.0
 HAND_OVERS = 6
-STATE = [0.0, -60.0, 60.0, 40.0, 0.0, 10.0]  # of the joints, degrees
 
 
 @pytest.fixture
@@ -37,32 +32,6 @@ def robot(domain: int) -> Iterator[RobotStandIn]:
 def smolvla(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path | None, PolicySpec]:
     made, assets = checkpoint("smolvla", tmp_path_factory.mktemp("tiny") / "smolvla")
     return made, assets, spec_of(made, assets)
-
-
-class Server:
-    """`streaming-vla serve` in a process of its own."""
-
-    def __init__(self, made: Path, assets: Path | None, log: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self._command, self._log = serve_command(made, assets, self.port), log
-        self.start()
-
-    def start(self) -> None:
-        """Start it; it listens when this returns."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        end_s = time.monotonic() + START_S
-        while self._log.read_text().count("Serving") == self._log.read_text().count("(killed)"):
-            assert time.monotonic() < end_s and self._process.poll() is None, self._log.read_text()
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """Kill it."""
-        self._process.kill()
-        self._process.wait()
-        with self._log.open("a") as log:
-            log.write("(killed)\n")
 
 
 def check_not_starving(flight: Flight, hand_overs: int) -> None:

@@ -49,9 +49,11 @@ class Requests:
 
     def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec
-        self._keys = generic_keys(spec)
+        self._keys = keys = generic_keys(spec)
+        self._images = [str(key) for key in keys.images.values()]
+        self._needed = [*self._images, *keys.state, keys.instruction]
         self.most_bytes = len(spec.cameras) * MOST_PICTURE_BYTES + MOST_REST_BYTES
-        self._known = {*self._keys.images.values(), *self._keys.state, self._keys.instruction, *OWN_KEYS}
+        self._known = {*self._needed, *OWN_KEYS}
 
     def read(self, message: bytes | str) -> Request:
         """Return the request of a message.
@@ -74,19 +76,15 @@ class Requests:
                 f"{_listed(self._needed)}"
             )
         spec, keys = self._spec, self._keys
-        pictures = [_picture(found[key], str(key), spec) for key in keys.images.values()]
+        pictures = [_picture(found[key], key, spec) for key in self._images]
         return Request(
             np.stack(pictures),
-            np.concatenate([_numbers(found[key], str(key), (count,)) for key, count in keys.state.items()], dtype="f4"),
-            _text(found[keys.instruction], str(keys.instruction)),
+            np.concatenate([_numbers(found[key], key, (count,)) for key, count in keys.state.items()], dtype="f4"),
+            _text(found[keys.instruction], keys.instruction),
             _whole(found[EPISODE_KEY], EPISODE_KEY) if EPISODE_KEY in found else None,
             _planned(found[PLANNED_KEY], spec) if PLANNED_KEY in found else None,
             _whole(found[DELAY_KEY], DELAY_KEY) if DELAY_KEY in found else 0,
         )
-
-    @property
-    def _needed(self) -> list[str]:
-        return [str(key) for key in (*self._keys.images.values(), *self._keys.state, self._keys.instruction)]
 
 
 def _picture(value: Any, key: str, spec: PolicySpec) -> npt.NDArray[np.uint8]:

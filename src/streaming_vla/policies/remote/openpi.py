@@ -18,7 +18,7 @@ from streaming_vla.policies.lerobot.errors import CheckpointError, listed, short
 from streaming_vla.policies.remote import wire
 from streaming_vla.policies.remote.description import read_description, with_cameras
 from streaming_vla.policies.remote.exchange import chunk_of, parts, pictures, timing_of
-from streaming_vla.policies.remote.keys import EPISODE_KEY, Keys, generic_keys
+from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEYS, PLANNED_KEY, Keys, generic_keys
 from streaming_vla.policies.remote.link import LinkError, Reconnecting
 from streaming_vla.policies.remote.messages import WireError
 from streaming_vla.policies.remote.options import RemoteOptions
@@ -131,12 +131,12 @@ class OpenpiServer:
     def ask(self, question: Question, deadline_s: float) -> Answer:
         """Return the chunk of an observation; see Server."""
         message = self._message(question)
-        return self._link.use(lambda link: self._exchange(link, message, deadline_s), deadline_s)
+        return self._link.use(lambda link: self._exchange(link, message, question, deadline_s), deadline_s)
 
-    def _exchange(self, link: OpenpiLink, message: dict[str, Any], deadline_s: float) -> Answer:
+    def _exchange(self, link: OpenpiLink, message: dict[str, Any], question: Question, deadline_s: float) -> Answer:
         if wire.pack(link.greeting.get(SPEC_KEY)) != self._told:
             raise LinkError("it serves another policy than the one that was loaded: restart the node inference")
-        found = link.ask(message, deadline_s)
+        found = link.ask(message | _ahead(question, link.greeting.get(OPTIONAL_KEYS)), deadline_s)
         return Answer(chunk_of(found, self._keys, self._spec), timing_of(found.get("server_timing")))
 
     def _message(self, question: Question) -> dict[str, Any]:
@@ -150,6 +150,14 @@ class OpenpiServer:
         message |= parts(question.state, keys.state)
         message[keys.instruction] = question.instruction
         return message | ({EPISODE_KEY: question.episode} if self._ours else {})
+
+
+def _ahead(question: Question, optional: object) -> dict[str, Any]:
+    """Return what a server that takes it is told of the actions ahead."""
+    planned = question.planned
+    if planned is None or not isinstance(optional, list) or not {PLANNED_KEY, DELAY_KEY} <= set(map(str, optional)):
+        return {}
+    return {PLANNED_KEY: planned.actions, DELAY_KEY: planned.delay}
 
 
 def most_bytes(spec: PolicySpec) -> int:

@@ -14,6 +14,7 @@ import torch
 from kv_cache.cache import CacheView
 from streaming_vla.policies.call_thread import CallThread
 from streaming_vla.policies.contract import (
+    PlannedActions,
     PolicyObservation,
     PolicySpec,
     PolicyTimeout,
@@ -34,6 +35,7 @@ class Question:
         instruction: plain text.
         episode: number that is drawn anew with each episode of each robot.
         begins: nothing of the episode has been answered yet.
+        planned: what is known of the actions ahead; None: nothing.
     """
 
     images: npt.NDArray[np.uint8]
@@ -41,6 +43,7 @@ class Question:
     instruction: str
     episode: int
     begins: bool
+    planned: PlannedActions | None = None
 
 
 class Answer(NamedTuple):
@@ -102,7 +105,8 @@ class RemotePolicy:
         """
         begins = view.tokens == 0
         episode = next(self._episodes) if begins else round(float(view.values[0, 0, -1, 0]))
-        question = Question(observation.images, observation.state, observation.instruction, episode, begins)
+        seen = (observation.images, observation.state, observation.instruction)
+        question = Question(*seen, episode, begins, observation.planned())
         deadline_s = time.monotonic() + self._timeout_s
         late = PolicyTimeout(
             f"{self._server.address} has not answered within {self._timeout_s:g} s: see whether it works, or raise "
@@ -120,7 +124,7 @@ class RemotePolicy:
     def denoise(
         self, view: CacheView, context: Any, steps: int, guide: Guide | None, random: np.random.Generator
     ) -> Slices[Matrix]:
-        """Return the chunk that the server gave: no wire has a place for a guide."""
+        """Return the chunk that the server gave, which has guided it itself where it can (`planned` of Question)."""
         yield from ()
         rows: Matrix = context
         return rows
