@@ -107,8 +107,10 @@ class Server:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         end_s = time.monotonic() + START_S
-        while self._log.read_text().count("Serving") == self._log.read_text().count("(killed)"):
-            assert time.monotonic() < end_s and self._process.poll() is None, self._log.read_text()
+        while (said := self._log.read_text()).count("Serving") == said.count("(killed)"):
+            if time.monotonic() > end_s or self._process.poll() is not None:
+                self.kill()
+                raise AssertionError(f"the server does not start: {said}")
             time.sleep(0.05)
 
     def kill(self) -> None:
