@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from streaming_vla.engine.refused import Refused
 from streaming_vla.policies.contract import PolicySpec
-from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEYS, PLANNED_KEY
+from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEY, PLANNED_KEY
 from streaming_vla.policies.remote.spec_metadata import SPEC_KEY, spec_to_metadata
 from streaming_vla.policies.remote.wire import WireError, pack
 from streaming_vla.serving.chunks import Chunk, Chunks
@@ -173,7 +173,7 @@ def greeting(spec: PolicySpec) -> dict[str, Any]:
         "name": spec.name,
         "action_horizon": spec.trained_horizon,
         SPEC_KEY: spec_to_metadata(spec),
-        OPTIONAL_KEYS: [EPISODE_KEY, PLANNED_KEY, DELAY_KEY],
+        OPTIONAL_KEY: [EPISODE_KEY, PLANNED_KEY, DELAY_KEY],
     }
 
 

@@ -12,15 +12,16 @@ Key = str | tuple[str, ...]
 """A key of the message, or the keys of the maps that lie in each other."""
 
 EPISODE_KEY = "streaming_vla/episode"
-"""Only for a server that greets with a spec: number of the episode, drawn anew with each; a server that has a history
+"""Only where the greeting names the key: number of the episode, drawn anew with each; a server that has a history
 begins it anew when the number changes."""
-OPTIONAL_KEYS = "streaming_vla/optional_keys"
-"""Of a greeting: a list of those of the keys here that a request may have."""
 PLANNED_KEY = "streaming_vla/planned"
-"""Real-time chunking, only where the greeting lists the key: [n, A], of the action that began with the pictures and all
+"""Real-time chunking, only where the greeting names the key: [n, A], of the action that began with the pictures and all
 that are planned behind it."""
 DELAY_KEY = "streaming_vla/delay"
 """Of the planned actions, how many are expected to be executed before the chunk takes over."""
+
+OPTIONAL_KEY = "streaming_vla/optional_keys"
+"""In a greeting: which of the keys above the server takes."""
 
 
 @dataclass(frozen=True)

@@ -45,20 +45,24 @@ class Reconnecting(Generic[Kind]):
         self.address = address
         self._connect = connect
         self._link: Kind | None = None
+        self._failure: PolicyUnavailable | None = None  # the newest, until something works
         self._pause_s = 0.0
         self._not_before_s = 0.0
 
     def use(self, work: Callable[[Kind], Result], deadline_s: float) -> Result:
         """Return what `work` does with the connection, which is made where there is none.
 
-        A failure is answered with a pause before the next attempt; who asks within it waits for its end.
+        A failure is followed by a pause; who asks within it is refused at its end with the same words. The next one
+        tries again, with a fresh picture and all of its time.
 
         Raises:
             PolicyTimeout: the deadline is over.
             PolicyUnavailable: the server cannot be reached or used.
         """
         begin_s = time.monotonic()
-        time.sleep(max(0.0, min(self._not_before_s, deadline_s) - begin_s))
+        if self._failure is not None and begin_s < self._not_before_s:
+            time.sleep(max(0.0, min(self._not_before_s, deadline_s) - begin_s))
+            raise type(self._failure)(str(self._failure))
         try:
             if self._link is not None and not self._link.usable():
                 self._drop()
@@ -66,29 +70,31 @@ class Reconnecting(Generic[Kind]):
                 self._link = self._connect(deadline_s)
             result = work(self._link)
         except TimeoutError as error:
-            self._failed()
-            raise PolicyTimeout(
-                f"{self.address} has not answered within {max(0.0, deadline_s - begin_s):.3g} s: see whether it works, "
-                "or raise model_timeout_s"
+            waited_s = float(f"{max(0.0, deadline_s - begin_s):.2g}")
+            raise self._failed(
+                PolicyTimeout(
+                    f"{self.address} has not answered within {waited_s:g} s: see whether it works, or raise "
+                    "model_timeout_s"
+                )
             ) from error
         except (LinkError, WireError) as error:
-            self._failed()
-            raise PolicyUnavailable(f"{self.address}: {error}") from error
+            raise self._failed(PolicyUnavailable(f"{self.address}: {error}")) from error
         except OSError as error:
-            self._failed()
-            raise PolicyUnavailable(f"{self.address} cannot be reached: {_reason(error)}") from error
+            raise self._failed(PolicyUnavailable(f"{self.address} cannot be reached: {_reason(error)}")) from error
         except BaseException:
-            self._failed()
+            self._drop()
             raise
-        if self._pause_s:
+        if self._failure is not None:
             LOGGER.info("%s answers again", self.address)
-        self._pause_s = 0.0
+        self._failure, self._pause_s = None, 0.0
         return result
 
-    def _failed(self) -> None:
+    def _failed(self, failure: PolicyUnavailable) -> PolicyUnavailable:
         self._drop()
+        self._failure = failure
         self._pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2.0 * self._pause_s))
         self._not_before_s = time.monotonic() + self._pause_s
+        return failure
 
     def _drop(self) -> None:
         link, self._link = self._link, None

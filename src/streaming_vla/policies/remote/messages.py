@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-MOST_VALUES = 20_000  # keys count too; a message with two pictures has about thirty
+MOST_VALUES = 4096  # keys count too; a message with two pictures has about thirty
 MOST_DEPTH = 16
 # bytes behind the header of a value of fixed size, by its first byte
 FIXED = {

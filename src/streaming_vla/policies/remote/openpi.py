@@ -18,7 +18,7 @@ from streaming_vla.policies.lerobot.errors import CheckpointError, listed, short
 from streaming_vla.policies.remote import wire
 from streaming_vla.policies.remote.description import read_description, with_cameras
 from streaming_vla.policies.remote.exchange import chunk_of, parts, pictures, timing_of
-from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEYS, PLANNED_KEY, Keys, generic_keys
+from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEY, PLANNED_KEY, Keys, generic_keys
 from streaming_vla.policies.remote.link import LinkError, Reconnecting
 from streaming_vla.policies.remote.messages import WireError
 from streaming_vla.policies.remote.options import RemoteOptions
@@ -121,7 +121,6 @@ class OpenpiServer:
 
     def __init__(self, link: Reconnecting[OpenpiLink], spec: PolicySpec, keys: Keys, told: bytes) -> None:
         self._link, self._spec, self._keys, self._told = link, spec, keys, told
-        self._ours = told != wire.pack(None)
 
     @property
     def address(self) -> str:
@@ -130,13 +129,13 @@ class OpenpiServer:
 
     def ask(self, question: Question, deadline_s: float) -> Answer:
         """Return the chunk of an observation; see Server."""
-        message = self._message(question)
-        return self._link.use(lambda link: self._exchange(link, message, question, deadline_s), deadline_s)
+        return self._link.use(lambda link: self._exchange(link, question, deadline_s), deadline_s)
 
-    def _exchange(self, link: OpenpiLink, message: dict[str, Any], question: Question, deadline_s: float) -> Answer:
+    def _exchange(self, link: OpenpiLink, question: Question, deadline_s: float) -> Answer:
         if wire.pack(link.greeting.get(SPEC_KEY)) != self._told:
             raise LinkError("it serves another policy than the one that was loaded: restart the node inference")
-        found = link.ask(message | _ahead(question, link.greeting.get(OPTIONAL_KEYS)), deadline_s)
+        message = self._message(question) | _taken(question, link.greeting.get(OPTIONAL_KEY))
+        found = link.ask(message, deadline_s)
         return Answer(chunk_of(found, self._keys, self._spec), timing_of(found.get("server_timing")))
 
     def _message(self, question: Question) -> dict[str, Any]:
@@ -149,15 +148,15 @@ class OpenpiServer:
             place[name] = picture
         message |= parts(question.state, keys.state)
         message[keys.instruction] = question.instruction
-        return message | ({EPISODE_KEY: question.episode} if self._ours else {})
+        return message
 
 
-def _ahead(question: Question, optional: object) -> dict[str, Any]:
-    """Return what a server that takes it is told of the actions ahead."""
-    planned = question.planned
-    if planned is None or not isinstance(optional, list) or not {PLANNED_KEY, DELAY_KEY} <= set(map(str, optional)):
-        return {}
-    return {PLANNED_KEY: planned.actions, DELAY_KEY: planned.delay}
+def _taken(question: Question, optional: Any) -> dict[str, Any]:
+    """Return what only our own server takes, of the keys that its greeting names."""
+    extras: dict[str, Any] = {EPISODE_KEY: question.episode}
+    if question.planned is not None:
+        extras |= {PLANNED_KEY: question.planned.actions, DELAY_KEY: question.planned.delay}
+    return {key: value for key, value in extras.items() if isinstance(optional, list) and key in optional}
 
 
 def most_bytes(spec: PolicySpec) -> int:
@@ -185,14 +184,14 @@ def _parsed(address: str) -> tuple[str, WebSocketURI]:
     has_scheme = address.startswith(("ws://", "wss://"))
     who = f"openpi:{shortened(address)}" if has_scheme else f"openpi://{shortened(address)}"
     try:
+        if "://" in address and not has_scheme:
+            raise ValueError(address)
         where = parse_uri(address if has_scheme else f"ws://{address}")
         port = where.port if has_scheme or _has_port(address) else PORT
     except (InvalidURI, ValueError) as error:
-        raise CheckpointError(
-            f"model '{who}' is no address, expected openpi://host:8000 or openpi:wss://host"
-        ) from error
+        raise CheckpointError(f"'{who}' is no address, expected openpi://host:8000 or openpi:wss://host") from error
     if where.user_info is not None:
-        raise CheckpointError(f"model '{who}' holds a password: give the key by model_key_file")
+        raise CheckpointError(f"the address of the server on {where.host} holds a password: use model_key_file")
     return who, WebSocketURI(where.secure, where.host, port, where.path, where.query)
 
 

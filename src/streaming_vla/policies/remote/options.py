@@ -41,8 +41,8 @@ class RemoteOptions:
                 key = file.readline(LONGEST_KEY + 1).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"model_key_file '{self.key_file}' cannot be read: {error}") from error
-        if not key or len(key) > LONGEST_KEY or not key.isprintable() or " " in key:
+        if not key or len(key) > LONGEST_KEY or not key.isprintable():
             raise CheckpointError(
-                f"model_key_file '{self.key_file}' holds no key: expected one in its first line, without blanks"
+                f"model_key_file '{self.key_file}' holds no key: expected printable characters in its first line"
             )
         return key

@@ -35,7 +35,7 @@ class Question:
         instruction: plain text.
         episode: number that is drawn anew with each episode of each robot.
         begins: nothing of the episode has been answered yet.
-        planned: what is known of the actions ahead; None: nothing.
+        planned: what is known of the actions that will be executed before the chunk takes over.
     """
 
     images: npt.NDArray[np.uint8]
@@ -105,8 +105,9 @@ class RemotePolicy:
         """
         begins = view.tokens == 0
         episode = next(self._episodes) if begins else round(float(view.values[0, 0, -1, 0]))
-        seen = (observation.images, observation.state, observation.instruction)
-        question = Question(*seen, episode, begins, observation.planned())
+        question = Question(
+            observation.images, observation.state, observation.instruction, episode, begins, observation.planned()
+        )
         deadline_s = time.monotonic() + self._timeout_s
         late = PolicyTimeout(
             f"{self._server.address} has not answered within {self._timeout_s:g} s: see whether it works, or raise "
@@ -124,7 +125,7 @@ class RemotePolicy:
     def denoise(
         self, view: CacheView, context: Any, steps: int, guide: Guide | None, random: np.random.Generator
     ) -> Slices[Matrix]:
-        """Return the chunk that the server gave, which has guided it itself where it can (`planned` of Question)."""
+        """Return the chunk that the server gave: what it may be guided by went with the question."""
         yield from ()
         rows: Matrix = context
         return rows

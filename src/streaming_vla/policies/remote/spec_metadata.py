@@ -18,7 +18,7 @@ from streaming_vla.policies.lerobot.stated import wrong_values
 from streaming_vla.policies.remote.messages import WireError
 
 SPEC_KEY = "streaming_vla"
-MOST_NAMES = 1024
+MOST_NAMES = 256
 
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)]

@@ -18,8 +18,8 @@ from websockets.uri import WebSocketURI
 from streaming_vla.policies.lerobot.errors import shortened
 from streaming_vla.policies.remote.link import LinkError
 
-READ_BYTES = 1 << 16
-PARTING_S = 0.05  # for the closing frame to leave
+READ_BYTES = 1 << 13  # frames of two bytes each take their time, within which no deadline is looked at
+PARTING_S = 0.05  # for a short frame to leave
 KEY_REFUSED = (401, 403)
 
 
@@ -87,9 +87,10 @@ class WebSocket:
         """Answer what the server has sent meanwhile to keep the connection alive; see Link."""
         try:
             if self._protocol.state is State.OPEN:
-                self._read(time.monotonic() + 1e-4)
-        except TimeoutError:
-            pass
+                self._socket.settimeout(0.0)
+                self._take_all(self._socket.recv(READ_BYTES), time.monotonic() + PARTING_S)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass  # nothing has come
         except OSError:
             return False
         if self._messages or self._parts:
@@ -115,9 +116,12 @@ class WebSocket:
         raise LinkError(f"it has closed the connection{reason}")
 
     def _read(self, deadline_s: float) -> None:
-        """Take what comes next, and answer pings."""
+        """Take what comes next."""
         self._socket.settimeout(_left_s(deadline_s))
-        data = self._socket.recv(READ_BYTES)
+        self._take_all(self._socket.recv(READ_BYTES), deadline_s)
+
+    def _take_all(self, data: bytes, deadline_s: float) -> None:
+        """Take what came, nothing is its end, and answer pings by the deadline."""
         if data:
             self._protocol.receive_data(data)
         else:
