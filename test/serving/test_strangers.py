@@ -136,7 +136,7 @@ def test_one_that_does_not_read_is_let_go(serve: Serve, monkeypatch: pytest.Monk
         frame = _frame(pack(GOOD))
         threading.Thread(target=lambda: _send_for_ever(raw, frame), daemon=True).start()
         _wait(lambda: _refused(served).get("does_not_read") == 1, "it is kept", 30.0)
-    assert served.client().actions(GOOD).shape == (4, 1000)
+    assert served.client().actions(GOOD).shape == (16, 400)
 
 
 def test_there_are_only_so_many_connections(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

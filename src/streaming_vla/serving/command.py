@@ -41,6 +41,10 @@ def serve(
     assets: Annotated[Path | None, typer.Option(help="for lerobot: model_assets")] = None,
     device: Annotated[str | None, typer.Option(help="for lerobot: model_device")] = None,
     dtype: Annotated[str | None, typer.Option(help="for lerobot: model_dtype")] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="for lerobot: interpreter of an environment with lerobot, which then computes it"),
+    ] = None,
     params_file: Annotated[
         Path | None,
         typer.Option(
@@ -64,9 +68,7 @@ def serve(
         options = read(params_file).inference.changed(**changes)
         key = read_key(key_file)
         with bind(serving, key) as listening:
-            from streaming_vla.engine.loading import load_model  # which takes seconds
-
-            policy = load_model(options)
+            policy = _loaded(options, python)
             asyncio.run(_run(policy, options, listening, key, serving.idle_s))
     except ModuleNotFoundError as error:
         refuse(f"serve needs {error.name}: pip install 'streaming_vla[serve]'")
@@ -74,6 +76,17 @@ def serve(
         refuse(error)
     except KeyboardInterrupt:  # before it listens
         say("Stopped.")
+
+
+def _loaded(options: InferenceOptions, python: Path | None) -> FlowPolicy:
+    """Return the policy, computed here, or by the lerobot of another interpreter."""
+    from streaming_vla.engine.loading import load_model
+
+    if python is None:
+        return load_model(options)
+    from streaming_vla.serving.lerobot.policy import load_by_lerobot
+
+    return load_by_lerobot(options, python)
 
 
 async def _run(
