@@ -16,10 +16,14 @@ from pathlib import Path
 import pytest
 from conftest import Client, request_of
 from policies import SPEC
+from typer.main import get_command
 from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed
 
 from streaming_vla.cli import app
+from streaming_vla.parameters.load import read
+from streaming_vla.policies.remote.keys import generic_keys
+from streaming_vla.serving.server import greeting
 
 SOURCE = Path(__file__).parents[2] / "src"
 NO_ROS = """
@@ -104,3 +108,15 @@ def test_a_port_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = CliRunner().invoke(app, ["serve", "--port", str(taken.getsockname()[1])])
     assert ended.exit_code == 1 and "choose another --port" in ended.stderr
+
+
+def test_the_how_to_is_true(tmp_path: Path) -> None:
+    page = (SOURCE.parent / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_model.yaml").write_text(text, encoding="utf-8")
+    assert read(tmp_path / "my_model.yaml").inference.cache_policy == "full"
+    known = {option for parameter in get_command(app).commands["serve"].params for option in parameter.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"(?<=[ `])--[a-z-]+", page)) <= known
+    told = greeting(SPEC)
+    for key in (*told, *told["streaming_vla/optional_keys"], *generic_keys(SPEC).state, "prompt", "actions"):
+        assert f"`{key}`" in page, key
