@@ -35,6 +35,14 @@ ALLOWED = {
         "streaming_vla.machines",
         "streaming_vla.options",
     },
+    "streaming_vla.serving": {
+        "streaming_vla.policies",
+        "streaming_vla.machines",
+        "streaming_vla.engine",
+        "streaming_vla.images",
+        "streaming_vla.parameters",
+        "streaming_vla.refusal",
+    },
 }
 BELOW_ROS = {*ALLOWED, *(f"streaming_vla.{name}" for name in ("sim", "parameters", "training"))}
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}

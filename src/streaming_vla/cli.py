@@ -13,6 +13,7 @@ import typer
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.new_robot.command import new_robot
 from streaming_vla.refusal import refuse
+from streaming_vla.serving.command import serve
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
@@ -162,6 +163,7 @@ def doctor(
 app.command()(new_robot)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(serve)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
 

@@ -17,10 +17,10 @@ from rclpy.publisher import Publisher
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.engine.cache import EngineOptions, differences, engine_options
+from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.loading import load_model
+from streaming_vla.engine.loading import fitted, load_model
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
@@ -28,7 +28,6 @@ from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.policies.contract import reported_figures
-from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
@@ -80,12 +79,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         cv2.setNumThreads(1)
         options = self.options
         self._policy = load_model(options)
-        spec = self._policy.spec
-        engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
-        check_fit(spec, engine)
-        if engine.gate is not None and options.cache_policy == "gated":
-            for sentence in differences(engine.gate.training, engine.cache, model_files(options.model)):
-                self.get_logger().warning(sentence)
+        self._engine_options, warnings = fitted(options, self._policy)
+        for sentence in warnings:
+            self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
         names = [resolved_session(name, self.session) for name in options.sessions]
