@@ -89,6 +89,11 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
     auto_start: bool = option(False, "Start an episode by itself when a new instruction arrives.", live=True)
 
     @property
+    def threshold(self) -> float | None:
+        """The saliency's threshold; None where the mode reads none."""
+        return self.saliency_threshold if self.mode in ("action_norm", "adaptive") else None
+
+    @property
     def rule(self) -> tuple[object, ...]:
         """The mode and what its rule is made of: while that stays the same, the rule keeps what it remembers."""
         gate = (self.saliency_threshold, self.saliency_release, self.observe_when)
