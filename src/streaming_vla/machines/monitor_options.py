@@ -27,8 +27,8 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
 
     mode: Mode = option(
         "always",
-        "off observes only when the queue is dry (sequential), always observes early; random, action_norm (how far the "
-        "arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
+        "off observes only when the queue is dry (synchronous), always observes early; random, action_norm (how far "
+        "the arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
         live=True,
     )
     random_rate: float = option(
