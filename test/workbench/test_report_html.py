@@ -51,7 +51,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     assert all(str(attributes["src"]).startswith("data:image/jpeg;base64,") for tag, attributes in tags if tag == "img")
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
     assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")
-    figures = html.count("<figure>")
+    figures = html.count("<figure>") + html.count('<figure class="across">')
     assert figures == html.count("<figcaption>") > 10
     assert '<meta name="viewport" content="width=device-width' in html
 

@@ -255,7 +255,8 @@ def test_a_cache_that_keeps_or_drops_all_is_told(kept: int, dropped: int, evicte
     record = make_episode("streaming")
     record.cache = [CacheAt(1.0, 0, "gated", 25, 9, 25, 9, kept, dropped, evicted, ())]
     replays = [Replayed(Path("bag"), 1.0, [ReplayedEpisode(record, LiveEpisode())], [])]
-    assert without_effect(replays, SuiteOptions().changed("inference", {"cache_policy": "gated"})) == said
+    gated = SuiteOptions().changed("inference", {"cache_policy": "gated", "cache_gate": "compact_mt10_gate"})
+    assert without_effect(replays, gated) == said
 
 
 def test_what_a_mode_does_not_read_is_not_written() -> None:

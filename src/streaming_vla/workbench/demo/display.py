@@ -14,7 +14,7 @@ from rich.text import Text
 from streaming_vla.machines.halting import Halting
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting
-from streaming_vla.workbench.table import FittedTable
+from streaming_vla.workbench.table import Cell, FittedTable
 
 
 class Display:
@@ -76,7 +76,7 @@ class Display:
     def __rich__(self) -> RenderableType:
         """Return what the terminal shows now."""
         header = ["task", *(f"{mode}: {self._successes(mode)} succeeded" for mode in self._modes)]
-        rows = [
+        rows: list[list[Cell]] = [
             [f"{scene.task}, seed {scene.seed}", *(_cell(self._done.get((scene, mode))) for mode in self._modes)]
             for scene in self._scenes
         ]

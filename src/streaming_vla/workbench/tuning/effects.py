@@ -36,9 +36,9 @@ def _saliency(judged: Sequence[float], monitor: MonitorOptions) -> list[str]:
 
 
 def _cache(ends: Sequence[CacheAt]) -> list[str]:
-    """Look at what every episode's cache had kept, dropped and evicted at its end."""
-    dropped, evicted = sum(at.chunks_dropped for at in ends), sum(at.chunks_evicted for at in ends)
-    kept = evicted + sum(at.chunks_kept for at in ends)
+    """Look at the chunks that every episode's cache had kept (some for a while), dropped and evicted by its end."""
+    kept, dropped = sum(at.chunks_kept for at in ends), sum(at.chunks_dropped for at in ends)
+    evicted = sum(at.chunks_evicted for at in ends)
     said = []
     if not dropped or not kept:
         why = "no chunk was dropped by it" if kept else "it drops every chunk" if dropped else "no chunk was judged"

@@ -80,8 +80,8 @@ def parameter_file(given: SuiteOptions, values: Sequence[Change], said: Sequence
         said: comments at the top.
     """
     suite = given
-    for section, name, value in values:
-        suite = suite.changed(section, {name: value})
+    for section in {each[0] for each in values}:  # together: they are checked together
+        suite = suite.changed(section, {name: value for of, name, value in values if of == section})
     lines = [f"# {each}" for each in said]
     for section, options in _not_as_shipped(suite).items():
         lines += [f"{section if section == EVERY_NODE else f'/**/{section}'}:", f"  {KEY}:"]
