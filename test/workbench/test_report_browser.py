@@ -161,21 +161,21 @@ def look(browser: str, text: str, folder: Path) -> tuple[dict[str, Any], str]:
     return json.loads(html.unescape(title.group(1))), done.stderr
 
 
-@pytest.mark.parametrize("dimensions", [1, 4, 7])
-@pytest.mark.parametrize("said", ["", HOSTILE], ids=["usual", "hostile"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("dimensions", "said"), [(1, ""), (4, HOSTILE), (7, ""), (7, HOSTILE)])
 def test_the_page_is_whole_at_every_width(browser: str, tmp_path: Path, dimensions: int, said: str) -> None:
     why = {"about": f"The cache keeps no chunks by score (cache_policy window): it held the newest 25 tokens.{said}"}
     names = tuple(joint + said for joint in JOINTS[:dimensions])
     runs = [
         run(name, names, said, memory_map=memory)
-        for name, memory in (("synchronous", memory_map()), ("streaming", memory_map()), ("without", why))
+        for name, memory in (("synchronous", memory_map()), ("streaming", why))
     ]
-    found, told = look(browser, page("Three runs" + said, "Of the same bag." + said, runs), tmp_path)
+    found, told = look(browser, page("Two runs" + said, "Of the same bag." + said, runs), tmp_path)
     assert set(found) == {str(width) for width in WIDTHS_PX}
     for width, seen in found.items():
         assert not seen["problems"], f"{width} px: {seen['problems']}"
-        assert seen["images"] == 3 * 2 * 12 + 2  # three runs of two cameras, and two maps of the memory
-        assert seen["drawings"] == 3 + 2 + 1 + 2 + 3 * dimensions + 1
+        assert seen["images"] == 2 * 2 * 12 + 1  # two runs of two cameras, and a map of the memory
+        assert seen["drawings"] == 2 + 2 + 1 + 2 + 2 * dimensions + 1
         assert seen["figures"] > seen["images"]
         assert seen["scripts"] == 0
         assert said or seen["verdict_px"] < 250  # on the first screen

@@ -16,6 +16,7 @@ from streaming_vla.workbench.report.page import part, render, section
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.rows import rows, verdict
+from streaming_vla.workbench.report.shape import check_run
 from streaming_vla.workbench.report.strip import strip, strips
 from streaming_vla.workbench.report.terms import REASONS, T_ACTION, T_HALT
 from streaming_vla.workbench.report.timeline import stretches, window_of, worst_halt
@@ -83,16 +84,18 @@ def compare(first: Path, second: Path, folder: Path) -> Path:
         file = path / "report.json" if path.is_dir() else path
         try:
             held = json.loads(file.read_text(encoding="utf-8"))["runs"]
-            runs += [{**run, "name": f"{path if alike else path.name}: {run['name']}"} for run in held]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(f"'{path}' holds no report.json of a demo or replay: {error}") from error
+            for run in held:
+                check_run(run)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ReportError(
+                f"'{path}' holds no report.json of a demo or replay of this version ({error}): make it again"
+            ) from error
+        runs += [{**run, "name": f"{path if alike else path.name}: {run['name']}"} for run in held]
     names = (str(first), str(second)) if alike else (first.name, second.name)
     try:
         return write_report(folder, " and ".join(names), "Two reports side by side.", runs)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ReportError(
-            f"'{first}' or '{second}' has another shape than the reports of this version ({error}): make it again"
-        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of numbers that are none
+        raise ReportError(f"'{first}' or '{second}' holds numbers that are none ({error}): make it again") from error
 
 
 def page(title: str, about: str, runs: Sequence[Run]) -> str:
