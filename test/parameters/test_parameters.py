@@ -81,7 +81,8 @@ def test_an_option_is_declared_in_one_place() -> None:
 def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
-    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
+    # of a checkpoint, of a training, of a report
+    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py", "shape.py"}
     # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
         "dry_run",

@@ -7,13 +7,12 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from streaming_vla.workbench.report.colours import FAINT, INK
 from streaming_vla.workbench.report.records import EpisodeRecord, Frame
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 BACKGROUND = "#ffffff"
-INK = "#24292f"
-FAINT = "#57606a"
-OUTCOME = {True: ("success", "#1a7f37"), False: ("no success", "#d1242f")}
+OUTCOME = {True: ("success", "#1a7f37"), False: ("no success", "#9a6700")}
 GAP = 6  # pixels between pictures
 MARGIN = 14
 HEADER = 44
