@@ -108,6 +108,11 @@ def test_names_cannot_break_the_page() -> None:
     assert "<b>bold" not in html
 
 
+def test_text_that_turns_others_around_is_shown_as_a_sign() -> None:
+    html = page("Run \u202eabc", "", [run("streaming")])
+    assert "\u202e" not in html and "Run \ufffdabc" in html
+
+
 def test_charts_of_nothing_are_left_out() -> None:
     assert lines({}, "s", "m", "") == ""
     assert lines({"a": []}, "s", "m", "") == ""

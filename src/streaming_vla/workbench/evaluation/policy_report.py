@@ -11,7 +11,9 @@ from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
 from streaming_vla.workbench.report.statistics import summarise, wilson_interval
 from streaming_vla.workbench.table import FittedTable
 
-HEADER = ["task", "successes", "rate", "95 % interval", "median steps", "tokens held", "of", "cue held, by class"]
+HEADER = [
+    "task", "successes", "rate", "95 % interval", "median steps", "tokens held", "of tokens", "cue held, by class",
+]  # fmt: skip
 
 
 def tabulate(results: Sequence[EpisodeResult], options: RunnerOptions) -> dict[str, Any]:

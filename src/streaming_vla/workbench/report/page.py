@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +19,16 @@ _TEMPLATE = """<!doctype html>
   --bad: #c62430; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--soft); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1040px; margin: 0 auto; padding: 20px 16px 60px; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 8px 0 2px; overflow-wrap: anywhere; }
+main { max-width: 1040px; margin: 0 auto; padding: 20px 16px 60px; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 8px 0 2px; }
 h2 { font-size: 1.15rem; margin: 0 0 6px; }
-h3 { font-size: 1rem; margin: 14px 0 4px; color: var(--faint); overflow-wrap: anywhere; }
-p { margin: 4px 0; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 14px 0 4px; color: var(--faint); }
+p { margin: 4px 0; }
 section, header { background: var(--back); border: 1px solid var(--line); border-radius: 10px; padding: 18px;
   margin-top: 14px; }
 figure { margin: 0; }
 figcaption, .about { color: var(--faint); font-size: .92rem; margin-top: 4px; }
-.verdict li { margin: 5px 0; overflow-wrap: anywhere; }
+.verdict li { margin: 5px 0; }
 .verdict { margin: 10px 0 0; padding-left: 20px; font-size: 1.06rem; }
 .good::marker { color: var(--good); content: "\\2713\\00a0"; }
 .bad::marker { color: var(--bad); content: "!\\00a0"; }
@@ -38,11 +39,11 @@ figcaption, .about { color: var(--faint); font-size: .92rem; margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; }
 .narrow { display: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: .9rem; }
+.legend span { unicode-bidi: isolate; min-width: 0; }
 .legend i { display: inline-block; width: 14px; height: 14px; border-radius: 3px; margin-right: 6px;
   vertical-align: -2px; }
 table { border-collapse: collapse; width: 100%; table-layout: fixed; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; vertical-align: top; padding: 5px 10px; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+th, td { text-align: right; vertical-align: top; padding: 5px 10px; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 .strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; }
 .strip figure { flex: 0 0 auto; width: 96px; }
@@ -103,7 +104,15 @@ details summary { cursor: pointer; font-weight: 600; }
 </body>
 </html>
 """
-_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TEMPLATE)
+# what is not seen, and turns the text behind it around or breaks it
+_UNSEEN = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def _seen(value: object) -> object:
+    return _UNSEEN.sub("\ufffd", value) if type(value) is str else value
+
+
+_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_seen).from_string(_TEMPLATE)
 
 
 def render(
