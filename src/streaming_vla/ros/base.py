@@ -260,6 +260,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         result = self._transition(self._hand_over_episode)
         if result != TransitionCallbackReturn.SUCCESS:
             self.on_deactivate(state)
+        else:
+            self.get_logger().info("active")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -79,8 +79,10 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         options = self.options
+        begun_s = time.monotonic()
         self._policy = load_model(options)
         spec = self._policy.spec
+        self.get_logger().info(f"model '{spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
         engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
         check_fit(spec, engine)
         if engine.gate is not None and options.cache_policy == "gated":

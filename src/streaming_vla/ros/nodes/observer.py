@@ -29,6 +29,7 @@ MESSAGES = {
     POINTS: sensor_msgs.PointCloud2,
 }
 SILENT_S = 3.0
+GRACE_S = 15.0  # a driver that begins beside this node may need so long for its first picture: no line in the log
 ROBOT_STATE = "robot state"  # beside the cameras' names
 
 
@@ -61,8 +62,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
     def activate(self) -> None:
         """Begin: nobody counts as silent yet."""
         super().activate()
-        self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), time.monotonic())
-        self._requested_s = time.monotonic()
+        self._active_s = self._requested_s = time.monotonic()
+        self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), self._active_s)
         self._early: ObserveRequest | None = None
 
     def on_episode(self, episode: Episode) -> None:
@@ -83,7 +84,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
             types = self.get_topic_names_and_types()
             sending = [name for name, kinds in types if MESSAGES.keys() & set(kinds) and self._is_sent(name)]
             problem += f"; picture topics with a publisher: {', '.join(sending) or 'none'}"
-            self.get_logger().warning(problem, throttle_duration_sec=10.0)
+            if now > self._active_s + GRACE_S or any(self._heard_s[name] > self._active_s for name in silent):
+                self.get_logger().warning(problem, throttle_duration_sec=10.0)
         return problem, {"observations": self._sent, **self.machine.counters.as_dict()}
 
     def _silence(self, name: str, topic: str) -> str:

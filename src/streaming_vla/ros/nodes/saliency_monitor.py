@@ -163,6 +163,8 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
                     self._asked_s.clear()
                 self.episode = effect
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
+                what = "begun" if effect.active else "ended"
+                self.get_logger().info(f"episode {effect.number} {what}: '{effect.instruction}'")
             elif isinstance(effect, SaliencyQuestion):
                 self._ask(effect)
             else:

@@ -54,6 +54,7 @@ def make_run(
         "parameters": parameters,
         "halts_ms": [value for record in records for value in halting(record).halts_ms],
         "timeline": _timeline(longest),
+        "stopped": halting(longest).stopped,
         "strips": strips(longest, series.get("saliency", [])),
         **series,
     }
@@ -185,7 +186,8 @@ def _without_map(runs: Sequence[Run]) -> list[str]:
 
 
 def _strip_caption(run: Run) -> str:
-    return STRIP_CAPTION + (STRIP_SALIENCY if run.get("saliency") else "")
+    stopped = f" It ended with a stop: {run['stopped']}." if run.get("stopped") else ""
+    return STRIP_CAPTION + (STRIP_SALIENCY if run.get("saliency") else "") + stopped
 
 
 def _draw_actions(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -234,7 +236,9 @@ MEMORY_CAPTION = (
     "The longest episode, observation by observation: what the camera saw, the score that its chunk was judged by, and "
     "what became of it. Above 24 observations pictures are left out, evenly spread."
 )
-HALTING_CAPTION = "How long the arm had nothing to execute at each hand-over, in milliseconds."
+HALTING_CAPTION = (
+    "How long the arm had nothing to execute at each hand-over, in milliseconds; the gap before a stop counts as one."
+)
 LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin line) of each stage, in milliseconds."
 SALIENCY_CAPTION = "Predicted change of what the cameras see, in units of the calibrated scale."
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."

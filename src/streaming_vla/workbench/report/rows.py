@@ -27,6 +27,9 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             count = numbers["t_halt"]["count"]
             kind = "good" if halt <= GOOD_HALT_MS else "bad"
             said.append((kind, f"{name}: the arm waits {halt:.1f} ms at a hand-over ({count} hand-overs)."))
+        if numbers.get("stopped"):
+            why = "; ".join(numbers["stops"])
+            said.append(("bad", f"{name}: {numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}."))
         if numbers.get("episodes") and "success" in numbers:
             kind = "good" if numbers["success"] == numbers["episodes"] else "plain"
             said.append((kind, f"{name}: {numbers['success']} of {numbers['episodes']} episodes succeed."))
@@ -87,6 +90,7 @@ def _dimensions(numbers: Numbers) -> str:
 
 _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
+    ("stopped by the executor", _row("", 0, "stopped")),
     ("T_halt, mean", _row("ms", 1, "t_halt_ms")),
     ("T_halt, p95", _row("ms", 1, "t_halt", "p95")),
     ("T_halt, longest", _row("ms", 1, "t_halt", "max")),
