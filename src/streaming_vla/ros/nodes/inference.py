@@ -29,6 +29,7 @@ from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.options.texts import cut
 from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
@@ -222,7 +223,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self._contexts[session].publish(context)
             self._later(self._say_prefilled, reply, value)
         elif isinstance(value, Refusal):
-            self.get_logger().warning(f"observation refused: {value.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"observation refused: {cut(value.reason)}", throttle_duration_sec=1.0)
         elif reply.request is not None:
             self._answer(reply.request, value)
 
@@ -233,7 +234,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
-            self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"actions refused: {cut(action.reason)}", throttle_duration_sec=1.0)
         elif not self._policy.spec.chunk:  # of a chunk it was done with the context
             begin_s = reply.done_s - action.compute_s
             self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
@@ -256,7 +257,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
         if request.session not in self._contexts:  # it would take the cache of a robot that is served
-            response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
+            response.reason = (
+                f"session '{cut(request.session)}' is not served here: expected {' or '.join(self._contexts)}"
+            )
             self.refuse("session_not_served", response.reason)
             return response
         return self._ask(
