@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.options.option import Option, OptionError, Options, option
 from streaming_vla.parameters.document import as_yaml, comment, render
 from streaming_vla.parameters.load import ParameterFileError, origin, read
