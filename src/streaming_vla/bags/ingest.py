@@ -21,6 +21,7 @@ from streaming_vla.bags.topics import RawMessage, Topic
 from streaming_vla.commands.finite import finite
 from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
 from streaming_vla.commands.robot_state import StateReader
+from streaming_vla.commands.units import Units
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES
 from streaming_vla.images.decode import check_message
 
@@ -39,6 +40,7 @@ class IngestOptions:
         namespace: of the robot in the bag.
         state_size: numbers of the state; None takes any.
         action_topic: command of the robot, handed over where the bag has it; empty for none.
+        state_units: scale and offset of the state, see commands.units.Units.
     """
 
     camera_topics: Mapping[str, str]
@@ -48,6 +50,7 @@ class IngestOptions:
     namespace: str = "/"
     state_size: int | None = None
     action_topic: str = ""
+    state_units: tuple[tuple[float, ...], tuple[float, ...]] = ((1.0,), (0.0,))
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ class Ingest:
                 f"{names or 'none'}: set the observer's robot_state_topic"
             )
         self._state = self._checked(state, STATE_TYPES)
-        self._values = StateReader(self._state.type, self.options.joints, self.options.state_size)
+        self._values = StateReader(
+            self._state.type, self.options.joints, self.options.state_size, Units(*self.options.state_units)
+        )
 
     def _open_commands(self) -> None:
         commands = self._find(self.options.action_topic)

@@ -13,9 +13,7 @@ from typing import Any
 
 import cv2
 import torch
-from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
-from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -30,12 +28,14 @@ from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.options.texts import cut
+from streaming_vla.policies.contract import reported_figures
 from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import check_sessions, resolved_session
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -91,12 +91,8 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
-        names = [self._resolve(name) for name in options.sessions]
-        if len(set(names)) != len(names) or len(names) > options.max_sessions:
-            raise ValueError(
-                f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
-                "(max_sessions)"
-            )
+        names = [resolved_session(name, self.session) for name in options.sessions]
+        check_sessions(names, options.max_sessions)
         self._side = SideNode(self, len(names))
         for name in names:
             self._connect(name, self._side)
@@ -143,6 +139,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         """What the engine answered, by code."""
         predictor = "no" if getattr(self._policy, "predictor", None) is None else "yes"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
+        figures |= reported_figures(self._policy)
         if self._thread is None:
             return "", figures
         engine, now = self._thread.engine, time.monotonic()
@@ -171,20 +168,6 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 self._unanswered_s = now
                 asked.response.reason = NO_ANSWER
                 asked.done.set_result(asked.response)
-
-    def _resolve(self, name: str) -> str:
-        """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""
-        if name == ".":
-            return self.session
-        session = name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
-        session = session.rstrip("/") or "/"
-        try:
-            validate_namespace(session if name else "")
-        except InvalidNamespaceException as error:
-            raise ValueError(
-                f"sessions has '{name}', which is no namespace: expected letters, digits, '_' and '/', as in /left"
-            ) from error
-        return session
 
     def _connect(self, session: str, side: SideNode) -> None:
         prefix = session.rstrip("/")
