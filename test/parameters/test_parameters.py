@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.options.option import Option, OptionError, Options, option
 from streaming_vla.parameters.document import as_yaml, comment, render
 from streaming_vla.parameters.load import ParameterFileError, origin, read, survey
@@ -332,3 +333,12 @@ def test_the_place_that_counts_is_the_last_one(tmp_path: Path) -> None:
     assert origin(files, "/right/executor", ["hold_s", "scale"]) == f"{first}: section '/**/executor'"
     assert origin(files, "/right/executor", ["hold_s", "lead_actions"]) == f"{second}: section '/**'"
     assert origin(files, "/right/executor", ["scale"]) == ""
+
+
+def test_a_long_value_and_a_long_name_are_cut_in_a_refusal() -> None:
+    with pytest.raises(OptionError) as long_value:
+        ExecutorOptions(velocity_limit=[0.0] * 200_000)
+    with pytest.raises(OptionError) as long_name:
+        ExecutorOptions(**{"\x1b[31m" + "a" * 100_000: 1.0})
+    assert len(str(long_value.value)) < 500
+    assert len(str(long_name.value)) < 1000 and "\x1b" not in str(long_name.value)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from streaming_vla.machines.halting import Halting
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
-from streaming_vla.workbench.report.results import halting
+from streaming_vla.workbench.report.results import halting, outcome
 from streaming_vla.workbench.table import Cell, FittedTable
 
 
@@ -66,10 +66,10 @@ class Display:
         self._done[Scene(record.task, record.seed), record.mode] = record
         self._progress.advance(self._bar)
         if not self._console.is_terminal:
-            outcome = "success" if record.success else "no success"
             self._console.print(
-                f"{record.mode:12} {record.task:22} {outcome:10} {record.duration_s:5.1f} s   "
-                f"{_smoothness(halting(record))}   success so far {self._successes(record.mode)}",
+                f"{record.mode:12} {record.task:22} {outcome(record):10} {record.duration_s:5.1f} s   "
+                f"{_smoothness(halting(record))}   success so far {self._successes(record.mode)}"
+                + (f"   {record.problem}" if record.problem else ""),
                 soft_wrap=True,
             )
 
@@ -93,7 +93,8 @@ def _cell(record: EpisodeRecord | None) -> Text:
         return Text("")
     mark = ("✔", "green") if record.success else ("✘", "yellow")
     measured = halting(record)
-    return Text.assemble(mark, f" {record.duration_s:4.1f} s  {_smoothness(measured)}")
+    stopped = (" stopped", "red") if measured.stopped else ""
+    return Text.assemble(mark, stopped, f" {record.duration_s:4.1f} s  {_smoothness(measured)}")
 
 
 def _smoothness(measured: Halting) -> str:

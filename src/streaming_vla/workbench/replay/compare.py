@@ -144,20 +144,18 @@ def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
     told = [episode for episode in episodes if episode.live.states]
     if not told:
         return {}
-    halts = [
-        value
+    measured = [
+        measure([(at.time_s, at.state) for at in episode.live.states], episode.record.control_period_s)
         for episode in told
-        for value in measure(
-            [(at.time_s, at.state) for at in episode.live.states], episode.record.control_period_s
-        ).halts_ms
     ]
+    halts = [value for each in measured for value in each.halts_ms]
     replayed = [value for episode in told for value in halting(episode.record).halts_ms]
     agreed, total = decision_agreement(told)
     same, compared, error = same_observations(told)
     live_mean, replay_mean = summarise(halts).mean, summarise(replayed).mean
     return {
         "t_halt": asdict(summarise(halts)),
-        "starved_s": sum(episode.live.states[-1].state.starved_s for episode in told),
+        "starved_s": sum(each.starved_ms for each in measured) / MS,
         "executed_actions": sum(episode.live.states[-1].state.executed for episode in told),
         "by_reason": _reasons([at.reason for episode in told for at in episode.live.requests]),
         "decision_agreement": agreed / total if total else None,

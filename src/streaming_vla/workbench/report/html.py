@@ -55,6 +55,7 @@ def make_run(
         "parameters": parameters,
         "halts_ms": [value for record in records for value in halting(record).halts_ms],
         "timeline": _timeline(records),
+        "stopped": halting(longest).stopped,
         "strips": strips(longest, series.get("saliency", []), series.get("saliency_threshold")),
         **series,
     }
@@ -209,7 +210,8 @@ def _without_map(runs: Sequence[Run]) -> list[str]:
 
 
 def _strip_caption(run: Run) -> str:
-    return STRIP_CAPTION + (STRIP_SALIENCY if run.get("saliency") else "")
+    stopped = f" It ended with a stop: {run['stopped']}." if run.get("stopped") else ""
+    return STRIP_CAPTION + (STRIP_SALIENCY if run.get("saliency") else "") + stopped
 
 
 def _draw_actions(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -293,7 +295,9 @@ MEMORY_CAPTION = (
     "The longest episode, observation by observation: what the camera saw, the score that its chunk was judged by, and "
     "what became of it. Above 24 observations pictures are left out, evenly spread."
 )
-HALTING_CAPTION = "How long the arm had nothing to execute at each hand-over, in milliseconds."
+HALTING_CAPTION = (
+    "How long the arm had nothing to execute at each hand-over, in milliseconds; the gap before a stop counts as one."
+)
 LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin line) of each stage, in milliseconds."
 SALIENCY_CAPTION = "Saliency that the monitor judged by, in the units of its mode; dashed: its threshold."
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."

@@ -83,6 +83,7 @@ def _stage(numbers: Numbers, stage: str) -> str:
 
 ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
+    ("stopped by the executor", lambda n: f"{n['stopped']} of {n['episodes']}"),
     ("T_action, mean", lambda n: _of(n["t_action_ms"], "ms", n["executed_actions"], "actions")),
     ("T_halt, mean", lambda n: _of(n["t_halt_ms"], "ms", n["t_halt"]["count"], "hand-overs")),
     ("T_halt p95, longest", _halt_extremes),

@@ -52,6 +52,9 @@ def _halting(numbers: Numbers) -> tuple[str, str]:
 
 def _outcome(numbers: Numbers) -> list[tuple[str, str]]:
     said = []
+    if numbers.get("stopped"):
+        why = "; ".join(numbers["stops"])
+        said.append(("bad", f"{numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}."))
     if numbers.get("episodes") and "success" in numbers:
         kind = "good" if numbers["success"] == numbers["episodes"] else "plain"
         said.append((kind, f"{numbers['success']} of {numbers['episodes']} episodes succeed."))
@@ -126,6 +129,7 @@ def _share_above(numbers: Numbers) -> str:
 
 _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
+    ("stopped by the executor", _row("", 0, "stopped")),
     ("T_halt, mean", _row("ms", 1, "t_halt_ms")),
     ("T_halt, p95", _row("ms", 1, "t_halt", "p95")),
     ("T_halt, longest", _row("ms", 1, "t_halt", "max")),
