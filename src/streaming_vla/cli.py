@@ -108,6 +108,9 @@ def record(
     include: Annotated[list[str] | None, typer.Option(help="regular expression of topics; more than once")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="regular expression of topics left out")] = None,
     compression: Annotated[str | None, typer.Option(help="none, zstd or lz4")] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(help="quality with which raw pictures are stored as JPEG", min=1, max=100)
+    ] = None,
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
@@ -127,6 +130,7 @@ def record(
         "include": include,
         "exclude": exclude,
         "compression": compression,
+        "jpeg_quality": jpeg,
     }
     arguments = ["recorder", "--ros-args", "-r", f"__ns:={full_namespace}"]
     arguments += ["--params-file", str(params_file)] if params_file else []

@@ -204,8 +204,7 @@ def test_a_clock_that_jumps_is_told_and_replayed(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_ahead_while_recording(tmp_path: Path) -> None:
     ahead_s = 1e8  # years: the clock of a machine without a battery, when the network comes up
     replayed = run(bag(tmp_path / "bag", ahead=(40, ahead_s)))
-    assert "the clock jumps ahead by 100000000.0 s" in replayed.problems[0]
-    assert f"{ahead_s - LONGEST_GAP_S:.0f} s without a message are left out" in replayed.problems[1]
+    assert f"{ahead_s - LONGEST_GAP_S:.0f} s without a message are left out" in replayed.problems[0]
     assert [each.record.duration_s for each in replayed.episodes] == pytest.approx([2.0, 3.0], abs=0.1)
     assert replayed.duration_s == pytest.approx(LONGEST_GAP_S + STEPS * 0.05, abs=0.1)
 

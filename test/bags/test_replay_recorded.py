@@ -114,9 +114,8 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool = False)
         late_s = STALL_S[1] - part_s if STALL_S[0] <= part_s < STALL_S[1] else 0.0
         if older and name == "/generate":
             continue
-        said_as = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
-        writer.add_topic(said_as[0])
-        writer.write(name, said_as[1], published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
+        told, stored = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
+        writer.write(told, stored, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
     writer.close(0.0)
     return tmp_path / "recording"
 

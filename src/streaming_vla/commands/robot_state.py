@@ -24,10 +24,13 @@ class StateReader:
         joints: names of the joints whose positions are the state, in order; () takes those of the first JointState, in
             its order, for all that follow.
         size: numbers that the policy needs; None where nobody knows.
+        nameless: names of the positions of a JointState that has none, in its order: servo drivers send such.
     """
 
-    def __init__(self, kind: str, joints: Sequence[str] = (), size: int | None = None) -> None:
-        self._kind, self._joints, self._size = kind, tuple(joints), size
+    def __init__(
+        self, kind: str, joints: Sequence[str] = (), size: int | None = None, nameless: Sequence[str] = ()
+    ) -> None:
+        self._kind, self._joints, self._size, self._nameless = kind, tuple(joints), size, tuple(nameless)
 
     def __call__(self, message: Any) -> npt.NDArray[np.float64]:
         """Return the state [state_size]: numbers as they are, or joint positions (rad, m).
@@ -45,7 +48,12 @@ class StateReader:
         return state
 
     def _positions(self, message: Any) -> npt.NDArray[np.float64]:
-        names = tuple(message.name)
+        names = tuple(message.name) or self._nameless
+        if not names and len(message.position):
+            raise ValueError(
+                f"{len(message.position)} positions without a name, expected one for every joint: let the driver send "
+                "them, or list them in the observer's robot_state_nameless_joints"
+            )
         if not names or len(message.position) != len(names):
             raise ValueError(
                 f"{len(message.position)} positions for {len(names)} joints, expected a position for every joint"

@@ -122,7 +122,9 @@ def replay(
     state_topic, actions = observer.robot_state_topic, options.action_topic
     options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
-        ingest = Ingest(bag, IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions))
+        nameless = observer.nameless_joints
+        wanted = IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions, nameless)
+        ingest = Ingest(bag, wanted)
         if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
