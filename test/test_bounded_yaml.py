@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_vla.bounded_yaml import DEEPEST, LARGEST_BYTES, MOST_ALIASES, YamlRefused, check, load
+from streaming_vla.bounded_yaml import DEEPEST, LARGEST_BYTES, YamlRefused, check, load
+from streaming_vla.engine.latency_profile import load_profile
 from streaming_vla.parameters.load import ParameterFileError, read_yaml
+from streaming_vla.training.plan import load_plan
 
-LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 200))
+
+def laughs(levels: int, width: int = 9) -> str:
+    """Return lists, each of as many of the one before."""
+    return "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]\n" for n in range(1, levels))
+
+
+LAUGHS = laughs(200)
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
 
 
@@ -24,7 +33,12 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]
         ("{a: " * 100_000, f"nested more than {DEEPEST} levels deep"),
         ("- " * 100_000, f"nested more than {DEEPEST} levels deep"),
         ("".join(f"{' ' * n}a:\n" for n in range(1000)), f"nested more than {DEEPEST} levels deep"),
-        (LAUGHS, f"refers to itself more than {MOST_ALIASES} times"),
+        (LAUGHS, f"more than {LARGEST_BYTES} characters with what it refers to"),
+        (laughs(9), f"more than {LARGEST_BYTES} characters with what it refers to"),
+        (laughs(200, 1), f"nested more than {DEEPEST} levels deep"),
+        ("x: &x '" + "y" * 100_000 + "'\n" + "z: [" + "*x, " * 20 + "]", "characters with what it refers to"),
+        ("a: &a [*a]", "it holds itself"),
+        ("a: &a {b: {c: [*a]}}", "it holds itself"),
         (MERGES, "merges mappings"),
         ("number: " + "9" * 1_000_00, "a word of 100000 characters"),
         ("number: 1" + ":1" * 50_000, "a word of 100001 characters"),
@@ -47,7 +61,16 @@ def test_what_is_refused_is_refused_at_once(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a: 1", "- [1, {b: 2}]", "a: &x [1]\nb: *x", "'quoted " + "x" * 5000 + "'", "|\n  " + "y" * 5000]
+    "text",
+    [
+        "",
+        "a: 1",
+        "- [1, {b: 2}]",
+        "a: &x [1]\nb: *x",
+        "a: &x 1\nb: {c: [*x, *x]}",
+        "'quoted " + "x" * 5000 + "'",
+        "|\n  " + "y" * 5000,
+    ],
 )
 def test_what_is_ordinary_is_read(text: str) -> None:
     assert load(text) == yaml.safe_load(text)
@@ -63,11 +86,37 @@ def test_the_deepest(levels: int) -> None:
         check(text)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, LAUGHS, MERGES, "/**: {ros__parameters: {a: " + "9" * 100_000 + "}}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, LAUGHS, laughs(9), MERGES, "/**: {ros__parameters: {a: " + "9" * 100_000 + "}}"]
+)
 def test_parameter_files_are_looked_through_too(tmp_path: Path, text: str) -> None:
     (tmp_path / "robot.yaml").write_text(text)
     with pytest.raises(ParameterFileError, match=r"robot.yaml: this is not valid YAML: it "):
         read_yaml(tmp_path / "robot.yaml")
+
+
+@pytest.mark.parametrize("reader", [read_yaml, load_profile, load_plan])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "nested more than"),
+        (laughs(9).encode(), "characters with what it refers to"),
+        (b"a: &a [*a]", "it holds itself"),
+        (b"a: " + b"b" * LARGEST_BYTES, f"it has more than {LARGEST_BYTES} bytes"),
+        ("ä".encode() * (LARGEST_BYTES // 2 + 1), f"it has more than {LARGEST_BYTES} bytes"),
+        (b"a: \xff\xfe", "can't decode byte 0xff"),
+        (None, f"it has more than {LARGEST_BYTES} bytes"),
+    ],
+)
+def test_no_file_is_read_without_bounds(
+    tmp_path: Path, reader: Callable[[Path], object], content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "a.yaml" if content is not None else Path("/dev/zero")
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as refusal:
+        reader(path)
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @given(st.text(max_size=200))

@@ -182,8 +182,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """Return the information of a metadata file; CorruptBag when it cannot be read."""
     reason = "it is no mapping of rosbag2"
     try:
-        with path.open("rb") as file:
-            content = bounded_yaml.load(file.read(bounded_yaml.LARGEST_BYTES + 1).decode())
+        content = bounded_yaml.load(bounded_yaml.read(path))
         information = content.get(ROOT) if isinstance(content, dict) else None
         if isinstance(information, dict) and isinstance(information.get("relative_file_paths") or [], list):
             return information

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> Any:
         ParameterFileError: unreadable, not YAML, or a key that stands twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = bounded_yaml.read(path)
         try:
             bounded_yaml.check(text)
         except bounded_yaml.YamlRefused as error:
