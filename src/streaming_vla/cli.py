@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from streaming_vla.bringup import graph
+from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
@@ -115,9 +116,10 @@ def record(
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
     """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
-    from streaming_vla.bringup.starter import SuiteError, checked_namespace
-    from streaming_vla.parameters.sections import qualified, write_settings
-    from streaming_vla.ros.nodes.recorder import main as run_recorder
+    with ending_at_once():
+        from streaming_vla.bringup.starter import SuiteError, checked_namespace
+        from streaming_vla.parameters.sections import qualified, write_settings
+        from streaming_vla.ros.nodes.recorder import main as run_recorder
 
     try:
         full_namespace = checked_namespace(namespace, params_file)
@@ -159,12 +161,3 @@ app.command()(evaluate)
 app.command()(calibrate)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
-
-
-def main() -> None:
-    """Entry point of the command."""
-    app(prog_name="streaming-vla")
-
-
-if __name__ == "__main__":
-    main()

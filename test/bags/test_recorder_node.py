@@ -226,6 +226,40 @@ def test_a_full_disk_ends_the_recorder_with_an_error(robot: Robot, tmp_path: Pat
     assert len(pictures) >= 10 and pictures == list(range(pictures[0], pictures[0] + len(pictures)))
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+module, bag = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+sys.meta_path.insert(0, Finder())
+from streaming_vla.__main__ import main
+sys.argv[1:] = ["record", "--out", bag]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch", "rclpy"])
+def test_an_interrupt_while_importing_ends_the_command_at_once(tmp_path: Path, module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, module, str(tmp_path / "bag")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert not (tmp_path / "bag").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_node_is_made_ends_it_in_order(tmp_path: Path, number: int) -> None:
+    interrupted = "import os, rclpy, sys; init = rclpy.init; "
+    interrupted += f"rclpy.init = lambda **given: (os.kill(os.getpid(), {int(number)}), init(**given)); "
+    interrupted += "from streaming_vla.ros.nodes.recorder import main; main(sys.argv)"
+    command = [sys.executable, "-c", interrupted, "--ros-args", "-p", f"bag_folder:={tmp_path}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bag").mkdir()
     process = start(tmp_path)
