@@ -1,7 +1,8 @@
 """Measures what ROS costs while the suite streams, and whether it stays well for a long time.
 
-    python benchmarks/ros_overhead/run.py                                  # both parts, 30 minutes of soak
+    python benchmarks/ros_overhead/run.py                                  # all parts, 30 minutes of soak
     python benchmarks/ros_overhead/run.py --only latency --latency-minutes 2
+    python benchmarks/ros_overhead/run.py --only one_way --latency-minutes 2
     python benchmarks/ros_overhead/run.py --only soak --soak-minutes 30
 
 A part that is not run keeps its numbers in results.json.
@@ -17,14 +18,17 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
-from overhead import action_overhead_ms, growth_percent, tick_jitter_ms, transport_ms
+from echo import echo_ms
+from overhead import action_overhead_ms, growth_percent, one_way_ms, tick_jitter_ms, transport_ms
 
+from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.demo.driver import Driver, DriverError
@@ -35,7 +39,9 @@ from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.statistics import summarise
 
 HERE = Path(__file__).parent
-PARTS = ("latency", "soak")
+PARTS = ("latency", "one_way", "soak")
+ONE_WAY_PROFILE = HERE / "network_20ms.yaml"
+ACTION = 10  # of a context, whose way is looked at
 TIME_LIMIT_S = 20.0
 SAMPLE_PERIOD_S = 5.0
 MIB = 2.0**20
@@ -49,7 +55,7 @@ MEASURES: dict[str, Callable[[EpisodeRecord], list[float]]] = {
 def main() -> int:
     """Run the parts that are asked for and write results.json and soak.png beside this file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=PARTS, help="run one part and keep the numbers of the other")
+    parser.add_argument("--only", choices=PARTS, help="run one part and keep the numbers of the others")
     parser.add_argument("--latency-minutes", type=float, default=2.0)
     parser.add_argument("--soak-minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json and soak.png")
@@ -60,11 +66,16 @@ def main() -> int:
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     results["machine"] = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
     try:
-        with driven_simulation(Path("out/ros_overhead/logs"), cameras=()) as simulation:
-            _stream(simulation.driver)
-            if "latency" in parts:
+        if "latency" in parts:
+            with _streaming() as simulation:
                 results |= latency(simulation.driver, 60 * arguments.latency_minutes)
-            if "soak" in parts:
+            results["echo_p50_ms"] = summarise(echo_ms()).p50
+            print(f"echo: p50 {results['echo_p50_ms']:.2f} ms")
+        if "one_way" in parts:
+            with _streaming(str(ONE_WAY_PROFILE)) as simulation:
+                results["tenth_action_one_way"] = one_way(simulation.driver, 60 * arguments.latency_minutes)
+        if "soak" in parts:
+            with _streaming() as simulation:
                 results |= soak(simulation, 60 * arguments.soak_minutes, arguments.out / "soak.png")
     except DriverError as error:
         print(f"ros_overhead: {error}", file=sys.stderr)
@@ -94,6 +105,16 @@ def latency(driver: Driver, duration_s: float) -> dict[str, Any]:
         "latency_machine_load_percent": sum(load) / len(load),
         "latency_ms": {name: asdict(summary) for name, summary in summaries.items()},
     }
+
+
+def one_way(driver: Driver, duration_s: float) -> dict[str, Any]:
+    """Return how long after the model made it the tenth action of a context came, behind a network."""
+    summary = summarise([ms for record in _episodes(driver, duration_s) for ms in one_way_ms(record, ACTION)])
+    print(
+        f"action {ACTION} came p50 {summary.p50:.2f} ms, p99 {summary.p99:.2f} ms after it was made, of {summary.count}"
+    )
+    delay_ms = find_profile(str(ONE_WAY_PROFILE)).transport.median_ms
+    return {"delay_ms": delay_ms, "after_model_ms": summary.p50, "distribution": asdict(summary)}
 
 
 def soak(simulation: Simulation, duration_s: float, plot: Path) -> dict[str, Any]:
@@ -175,9 +196,12 @@ class Memory:
         plt.close(figure)
 
 
-def _stream(driver: Driver) -> None:
-    for node, values in MODES["streaming"].items():
-        driver.set_parameters(node, values)
+@contextmanager
+def _streaming(profile: str = "") -> Iterator[Simulation]:
+    with driven_simulation(Path("out/ros_overhead/logs"), cameras=(), profile=profile) as simulation:
+        for node, values in MODES["streaming"].items():
+            simulation.driver.set_parameters(node, values)
+        yield simulation
 
 
 def _episodes(

@@ -5,6 +5,27 @@
 
 Early begins with m actions left of the execution horizon. From there on the mode decides at every action, until
 with m + 1 actions left of what the context can give an observation is sent whatever the mode says.
+
+Two timelines, as the generator's: an action lasts T, a flow step 0.3 T, an observation 2.2 T; lead_actions 1, so that
+m is ceil(2.5) + 2 = 5. A context executes 10 of its 20 actions and was trained to begin 4 actions after its picture.
+Mode always observes with 5 of the 10 left:
+
+    time     executor begins   monitor
+    0.0 T    5.0               -
+    5.0 T    5.5               asks for observation 6
+    7.2 T    -                 context 6 comes
+    9.0 T    6.0               -
+    14.0 T   6.5               asks for observation 7
+
+A mode that never finds a reason lets the context go on until 6 of the 20 are left, the last chance:
+
+    time     executor begins   monitor
+    0.0 T    5.0               -
+    14.0 T   5.14              asks for observation 6
+    16.2 T   -                 context 6 comes
+    18.0 T   6.0               -
+
+Between picture and take-over the arm moves 4 actions on: context 6 begins where it is then (see the generator).
 """
 
 from __future__ import annotations
