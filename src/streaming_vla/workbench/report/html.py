@@ -23,6 +23,16 @@ from streaming_vla.workbench.report.timeline import stretches
 
 TIMELINE_S = 3.0
 KIB = 1024.0
+LONGEST_REASON = 300  # characters
+_OTHER_SHAPE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    jinja2.TemplateError,
+)
 Run = dict[str, Any]
 
 
@@ -78,15 +88,17 @@ def compare(first: Path, second: Path, folder: Path) -> Path:
     Raises:
         ReportError: one of them holds no report.
     """
-    runs = []
+    runs: list[Run] = []
     alike = first.name == second.name
     for path in (first, second):
         file = path / "report.json" if path.is_dir() else path
         try:
             held = json.loads(file.read_text(encoding="utf-8"))["runs"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(f"'{path}' holds no report.json of a demo or replay: {error}") from error
-        runs += [{**run, "name": f"{path if alike else path.name}: {run['name']}"} for run in held]
+            new = [{**run, "name": f"{path if alike else path.name}: {run['name']}"} for run in held]
+            page("", "", new)  # every field that it reads is there, and what it takes it for
+        except (OSError, *_OTHER_SHAPE) as error:
+            raise ReportError(f"'{path}' holds no report.json of a demo or replay: {_one_line(error)}") from error
+        runs += new
     names = (str(first), str(second)) if alike else (first.name, second.name)
     return write_report(folder, " and ".join(names), "Two reports side by side.", runs)
 
@@ -240,3 +252,7 @@ SALIENCY_CAPTION = "Predicted change of what the cameras see, in units of the ca
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."
 CHUNKS_CAPTION = "Chunks of the history that live on as a summary."
 HORIZON_CAPTION = "Mean difference to what the robot did (action units), by the place of an action in its horizon."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())[:LONGEST_REASON]
