@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "bag
 from fuzz_kinds import KINDS, read_everything
 from mutations import STEPS, TOPICS, make_bags
 
-PER_KIND = 120
+PER_KIND = 60
 FIRST = 1_000_000
 
 
