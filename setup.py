@@ -26,6 +26,19 @@ setup(
             "pydantic>=2",
             "transformers>=5.23",
         ],  # checkpoints of LeRobot; with safetensors, tokenizers
+        "remote": ["msgpack>=1.1", "pydantic>=2", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
+        "serve": [
+            "msgpack>=1.1",
+            "numpy",
+            "opencv-python-headless",
+            "pillow",
+            "pydantic>=2",
+            "pyyaml",
+            "safetensors",
+            "torch>=2.5",
+            "typer",
+            "websockets>=15",
+        ],  # streaming-vla serve, on a machine without ROS; for LeRobot's checkpoints with extra vla
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
         "test": ["pytest"],  # tells colcon test to run pytest
     },
@@ -35,6 +48,7 @@ setup(
         (f"{SHARE}/launch", sorted(glob("launch/*.py"))),
         (f"{SHARE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml") + glob("config/*.json"))),
         (f"{SHARE}/config/profiles", sorted(glob("config/profiles/*.yaml"))),
+        (f"{SHARE}/config/remote", sorted(glob("config/remote/*.yaml"))),
         (f"{SHARE}/models", sorted(glob("models/*.safetensors"))),
     ],
     entry_points={

@@ -38,6 +38,14 @@ ALLOWED = {
         "streaming_vla.machines",
         "streaming_vla.options",
     },
+    "streaming_vla.serving": {
+        "streaming_vla.policies",
+        "streaming_vla.machines",
+        "streaming_vla.engine",
+        "streaming_vla.images",
+        "streaming_vla.parameters",
+        "streaming_vla.refusal",
+    },
 }
 BELOW_ROS = {*ALLOWED, *(f"streaming_vla.{name}" for name in ("sim", "parameters", "training"))}
 ROS_CLIENT = {"rclpy", "launch", "launch_ros", "lifecycle_msgs", "rcl_interfaces"}
@@ -126,7 +134,8 @@ def external(names: set[str]) -> set[str]:
     return packages - set(sys.stdlib_module_names)
 
 
-BELOW = [name for name in MODULES if folder(name) in BELOW_ROS]
+CORE = "streaming_vla.bringup.new_robot."  # what is decided, beside the shells that look at graph and policy
+BELOW = [name for name in MODULES if folder(name) in BELOW_ROS or name.startswith(CORE)]
 RULED = [name for name in MODULES if folder(name) in ALLOWED]
 
 

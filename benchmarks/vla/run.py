@@ -1,4 +1,5 @@
-"""Measures the LeRobot loaders: errors against lerobot's own numbers, the lean step, checkpoints that are refused.
+"""Measures the LeRobot loaders (errors against lerobot's own numbers, the lean step, checkpoints that are refused) and
+the clients of policy servers (servers that are refused, a round trip).
 
     python benchmarks/vla/run.py                 # all parts
     python benchmarks/vla/run.py --only lean
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from plain_step import plain_velocity
+from servers import hostile_servers, round_trip
 from torch import Tensor, nn
 
 from kv_cache.cache import CacheView
@@ -48,7 +50,13 @@ SAME = 1e-4  # both ways agree to this share of the largest number, or the compa
 
 def main() -> int:
     """Run the parts that are asked for and write results.json beside this file."""
-    parts: dict[str, Callable[[], dict[str, Any]]] = {"golden": golden, "lean": lean, "hostile": hostile}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "golden": golden,
+        "lean": lean,
+        "hostile": hostile,
+        "servers": hostile_servers,
+        "round_trip": round_trip,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=parts, help="run one part and keep the numbers of the others")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json")

@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from streaming_vla.bringup import graph
+from streaming_vla.bringup.new_robot.command import new_robot
 from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
+from streaming_vla.serving.command import serve
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
@@ -150,14 +152,23 @@ def doctor(
         typer.Option("--params-file", "--params", help="also check this ROS parameter file and the robot's topics"),
     ] = None,
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
+    model: Annotated[
+        str | None, typer.Option(help="check this model in place of the file's; without a file the model alone")
+    ] = None,
+    assets: Annotated[
+        str | None, typer.Option(help="folder of tokenizer and VLM configuration of --model (model_assets)")
+    ] = None,
 ) -> None:
-    """Check the installation: one line per check, with the fix; exit code 1 when something fails."""
+    """Check installation, parameter file, model and robot: every finding with the fix; exit code 1 when one fails."""
     from streaming_vla.bringup.doctor import examine
 
-    raise typer.Exit(examine(params_file, namespace))
+    given = {"model": model, "model_assets": assets}
+    raise typer.Exit(examine(params_file, namespace, {name: text for name, text in given.items() if text is not None}))
 
 
+app.command()(new_robot)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(serve)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")

@@ -265,11 +265,14 @@ def test_the_state_may_be_that_of_joints(tmp_path: Path, monkeypatch: pytest.Mon
     assert replayed.problems == [] and len(policy.seen) > 20
     plain = run(path)
     assert replayed.episodes[0].observed == plain.episodes[0].observed
+    converted = ToyPolicy()
+    replay(
+        path, converted, joints("hand", "wrist", "arm", robot_state_scale=(2.0,), robot_state_offset=(0.0, 4.0, 0.0))
+    )
+    assert np.allclose(converted.seen[0].state, policy.seen[0].state / 2.0 - [0.0, 2.0, 0.0])
     asked = joints("hand", "wrist")
-    with pytest.raises(
-        ValueError, match=r"no episode .* were heard: messages of /joints are left out: the state has 2"
-    ):
-        summarise_replays([replay(path, policy, asked)], LAYOUT.names)
+    with pytest.raises(ValueError, match="robot_state_joints are hand, wrist, the state of policy toy has 3 numbers"):
+        replay(path, policy, asked)
     asked = joints("hand", "wrist", "foot")
     assert "joint foot is not among arm, hand, wrist" in replay(path, policy, asked).problems[0]
     nameless = bag(tmp_path / "nameless", joints=True, named=False)

@@ -196,7 +196,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
         say("/execution_state", at.time_s, instruction="task 10", mode=int(state.mode), context=state.context,
             index=state.index, queue_depth=state.queue_depth, executed=state.executed,
             cumulative_action=state.cumulative_action.astype(np.float32), held=state.held, starved=state.starved,
-            starved_s=state.starved_s, hand_overs=state.hand_overs, **empty)  # fmt: skip
+            starved_s=state.starved_s, hand_overs=state.hand_overs, dry_run=False, **empty)  # fmt: skip
     return found
 
 

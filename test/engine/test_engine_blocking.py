@@ -214,7 +214,7 @@ def test_without_an_engine_it_is_run_like_any_other() -> None:
 def test_a_process_ends_though_its_function_never_returns() -> None:
     code = (
         "import threading, numpy as np\n"
-        "from streaming_vla.policies.blocking import _CallThread\n"
-        "_CallThread('policy x').call(threading.Event().wait)\n"
+        "from streaming_vla.policies.call_thread import CallThread\n"
+        "CallThread('policy x').call(threading.Event().wait, 60.0, TimeoutError())\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streaming_vla.engine.latency_profile import ProfileError, Spread, find_profile, load_profile, profile_folders
+from streaming_vla.engine.latency_profile import ProfileError, Spread, find_profile, load_profile
+from streaming_vla.policies.shipped import shipped_folders
 
 GOOD = {
     "description": "a test",
@@ -30,7 +31,7 @@ def written(folder: Path, **changes: str | None) -> Path:
 
 
 def test_the_shipped_profiles_load_and_the_papers_numbers_are_in_them() -> None:
-    shipped = {path.stem for path in profile_folders()[-1].glob("*.yaml")}
+    shipped = {path.stem for path in shipped_folders("config/profiles")[-1].glob("*.yaml")}
     assert {"paper", "measured", "jetson", "remote_wifi"} <= shipped
     profiles = {name: find_profile(name) for name in shipped}
     paper = profiles["paper"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -178,9 +179,16 @@ def test_a_scheme_whose_modules_are_missing_names_the_extra(monkeypatch: pytest.
     module = scheme.loader.partition(":")[0]
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        PolicyError, match=rf"model '{model}' needs {module}: pip install 'streaming_vla\[{scheme.extra}"
+        PolicyError, match=rf"model '{model}' needs {module}: pip install {scheme.packages} \(extra \[{scheme.extra}\]"
     ):
         load_policy(model)
+
+
+def test_the_packages_of_a_scheme_are_those_of_its_extra() -> None:
+    setup = (Path(__file__).parents[2] / "setup.py").read_text()
+    for scheme in registry.SCHEMES.values():
+        [extra] = re.findall(rf'"{scheme.extra}": \[(.*?)\]', setup, re.DOTALL)
+        assert set(scheme.packages.split()) <= set(re.findall(r'"(\w+)>=', extra))
 
 
 @pytest.mark.parametrize(
@@ -191,8 +199,8 @@ def test_a_scheme_gets_its_address(
     module: Module, monkeypatch: pytest.MonkeyPatch, model: str, address: object
 ) -> None:
     name = module(SPEC + "\n\nseen = []\n\ndef load(address):\n    seen.append(address)\n    return Flow()\n")
-    monkeypatch.setitem(registry.SCHEMES, "own", registry.Scheme(f"{name}:load", "own", registry._folder))
-    monkeypatch.setitem(registry.SCHEMES, "server", registry.Scheme(f"{name}:load", "own"))
+    monkeypatch.setitem(registry.SCHEMES, "own", registry.Scheme(f"{name}:load", "", "own", registry._folder))
+    monkeypatch.setitem(registry.SCHEMES, "server", registry.Scheme(f"{name}:load", "", "own"))
     assert load_policy(model).spec.name == "mine"
     assert sys.modules[name].seen == [address]  # type: ignore[attr-defined]
 

@@ -13,7 +13,8 @@ from streaming_vla.bags.robot_bag import RobotBag, RobotOptions
 from streaming_vla.bags.steps import StepCutter, StepOptions
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import DatasetFacts
-from streaming_vla.datasets.parts import DONE, Part, PartWriter, Storage, read_part
+from streaming_vla.datasets.parts import DONE, Part, PartWriter, read_part
+from streaming_vla.datasets.storage import Storage
 from streaming_vla.datasets.writer import Step, add_steps
 
 TELL_EVERY = 100  # steps

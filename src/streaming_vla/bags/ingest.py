@@ -22,6 +22,7 @@ from streaming_vla.bags.topics import RawMessage, Topic
 from streaming_vla.commands.finite import finite
 from streaming_vla.commands.robot_state import TYPES as STATE_TYPES
 from streaming_vla.commands.robot_state import StateReader
+from streaming_vla.commands.units import Units
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES
 from streaming_vla.images.decode import check_message
 
@@ -42,6 +43,7 @@ class IngestOptions:
         state_size: numbers of the state; None takes any.
         action_topic: command of the robot, handed over where the bag has it; empty for none.
         nameless_joints: names of the positions of a JointState that has none, see StateReader.
+        state_units: scale and offset of the state, see commands.units.Units.
     """
 
     camera_topics: Mapping[str, str]
@@ -52,6 +54,7 @@ class IngestOptions:
     state_size: int | None = None
     action_topic: str = ""
     nameless_joints: tuple[str, ...] = ()
+    state_units: tuple[tuple[float, ...], tuple[float, ...]] = ((1.0,), (0.0,))
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,11 @@ class Ingest:
             )
         self._state = self._checked(state, STATE_TYPES)
         self._values = StateReader(
-            self._state.type, self.options.joints, self.options.state_size, self.options.nameless_joints
+            self._state.type,
+            self.options.joints,
+            self.options.state_size,
+            Units(*self.options.state_units),
+            self.options.nameless_joints,
         )
 
     def _open_commands(self) -> None:

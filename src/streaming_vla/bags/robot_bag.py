@@ -15,6 +15,7 @@ from streaming_vla.commands.action_reader import ActionOptions, ActionReader, ow
 from streaming_vla.commands.merged_state import TYPES as STATE_TYPES
 from streaming_vla.commands.merged_state import MergedState
 from streaming_vla.commands.sent_actions import ACTION
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import ARRAY, JOINTS
 
 EPISODE, INSTRUCTION, EXECUTION, GRIPPER = "episode", "instruction", "execution_state", "gripper_command"
@@ -83,7 +84,9 @@ class RobotBag(Ingest):
                     f"{there or 'none'}: set the observer's robot_state_topic, or name it with --state-topic"
                 )
             self._states[topic.name] = self._checked(topic, STATE_TYPES).type
-        self.state = MergedState(self._states, self.options.joints, self.options.nameless_joints)
+        self.state = MergedState(
+            self._states, self.options.joints, self.options.nameless_joints, Units(*self.options.state_units)
+        )
         if not self.options.joints and JOINTS in self._states.values():
             self._settle()
 

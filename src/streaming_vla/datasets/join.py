@@ -28,8 +28,9 @@ from streaming_vla.datasets.facts import FILM, DatasetFacts
 from streaming_vla.datasets.films import COMMON_COLOURS, EXACT_COLOURS, OPTIONS
 from streaming_vla.datasets.joining import MB, JoinedFilm
 from streaming_vla.datasets.layout import ACTION, STATE
-from streaming_vla.datasets.parts import EPISODE, ROWS, TASK, Part, PartEpisode, Storage, picture_column
+from streaming_vla.datasets.parts import EPISODE, ROWS, TASK, Part, PartEpisode, picture_column
 from streaming_vla.datasets.stats import PictureStatistics, vector_statistics
+from streaming_vla.datasets.storage import Storage
 from streaming_vla.datasets.tasks import write_tasks
 
 ROWS_AT_ONCE = 512

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import FILM, PNG, Camera, DatasetFacts
 from streaming_vla.datasets.films import COMMON_COLOURS, EXACT_COLOURS, FilmWriter
 from streaming_vla.datasets.stats import PictureStatistics
+from streaming_vla.datasets.storage import Storage
 
 Pixels = npt.NDArray[np.uint8]
 ROWS, DONE, FILMS = "rows.parquet", "part.json", "films"
@@ -34,14 +34,6 @@ MOST_ROWS, MOST_BYTES = 4096, 1 << 25  # that wait to be written
 STATISTICS_EVERY = 4  # pictures
 PNG_SPEED = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # zlib's levels: a third larger than 9, ten times as fast
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-class Storage(str, Enum):
-    """How pictures are kept: H.264 with exact colours, H.264 that every browser shows, or PNG without any loss."""
-
-    film = "film"
-    film420 = "film420"
-    png = "png"
 
 
 @dataclass

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from streaming_vla.datasets.facts import DatasetFacts
 from streaming_vla.datasets.join import join_parts
-from streaming_vla.datasets.parts import PartWriter, Pixels, Storage
+from streaming_vla.datasets.parts import PartWriter, Pixels
+from streaming_vla.datasets.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ One profile drives the virtual clock and, injected into the live engine, makes t
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 from streaming_vla import bounded_yaml
+from streaming_vla.policies.shipped import shipped_folders
 
 NORMAL_P99 = 2.3263478740408408  # 99 % quantile of the normal distribution
 LONGEST_MS = 60_000.0
@@ -130,15 +129,6 @@ def load_profile(path: Path) -> LatencyProfile:
         raise ProfileError(f"profile '{path}': {error}") from error
 
 
-def profile_folders() -> list[Path]:
-    """Return the folders that hold shipped profiles: the installed package's, then the source tree's."""
-    folders = [Path(__file__).resolve().parents[3] / "config" / "profiles"]
-    # used from the source tree there is no install, or no environment that names it
-    with contextlib.suppress(PackageNotFoundError, OSError):
-        folders.insert(0, Path(get_package_share_directory("streaming_vla")) / "config" / "profiles")
-    return [folder for folder in folders if folder.is_dir()]
-
-
 def find_profile(name: str) -> LatencyProfile:
     """Return the profile `name`: a shipped one, or the path of a YAML file.
 
@@ -148,7 +138,7 @@ def find_profile(name: str) -> LatencyProfile:
     if name.endswith(SUFFIX) or "/" in name:
         return load_profile(Path(name).expanduser())
     shipped: dict[str, Path] = {}
-    for folder in profile_folders():
+    for folder in shipped_folders("config/profiles"):
         for file in sorted(folder.glob(f"*{SUFFIX}")):
             shipped.setdefault(file.stem, file)
     if name not in shipped:

@@ -18,7 +18,8 @@ class ModelOptions(Options):
     model: str = option(
         "compact_mt10",
         "Name of a shipped model, path of a .safetensors checkpoint, python:package.module:factory for a policy of "
-        "your own, lerobot:/folder for a checkpoint of LeRobot, or the name that an installed package registers.",
+        "your own, lerobot:/folder for a checkpoint of LeRobot, openpi://host:8000 (openpi:wss://host with TLS) or "
+        "groot://host:5555 for a server, or the name that an installed package registers.",
     )
     saliency_model: str = option(
         "auto",
@@ -36,10 +37,26 @@ class ModelOptions(Options):
     model_cameras: tuple[str, ...] = option(
         NO_CAMERA,
         "For lerobot: the robot's cameras as camera=feature (front=observation.images.top); one empty name takes every "
-        "camera of the checkpoint, under the last part of its name.",
+        "camera of the checkpoint, under the last part of its name. For openpi and groot: as camera=camera of the "
+        "policy.",
     )
     model_action_absolute: bool = option(
         True, "For lerobot: its actions are targets, as in most of LeRobot's data sets; false: they are changes."
+    )
+    model_remote: str = option(
+        "",
+        "For openpi and groot: what the server is fed and gives, a shipped description (libero, droid, aloha) or the "
+        "path of a YAML file; empty: the server says it, as streaming-vla serve does.",
+    )
+    model_key_file: str = option(
+        "", "For openpi and groot: file whose first line is the key that the server wants; empty: it wants none."
+    )
+    model_timeout_s: float = option(
+        5.0,
+        "For openpi and groot: a chunk that is not there so long after its observation was begun is given up.",
+        "s",
+        ge=0.05,
+        le=600.0,
     )
     model_denoise_steps: int = option(
         0, "Of a policy of chunks: Euler steps from noise to a chunk; 0: as the policy says.", "steps", ge=0, le=1000

@@ -16,7 +16,7 @@ from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, describe
 from streaming_vla.engine.sessions import CachedContext, Session
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
-from streaming_vla.policies.contract import PolicyObservation, PolicyTimeout, Prefilled, Slices
+from streaming_vla.policies.contract import PolicyObservation, PolicySpec, PolicyUnavailable, Prefilled, Slices
 
 if TYPE_CHECKING:
     from streaming_vla.engine.engine import Engine
@@ -63,9 +63,9 @@ class Prefill:
             return Outcome()
         except Refused as refused:
             return Outcome(self.cancel(refused), refused=True)
-        except PolicyTimeout as error:
+        except PolicyUnavailable as error:
             LOGGER.error("policy %s: %s", name, error)
-            return Outcome(self.cancel(Refused("policy_timeout", f"policy {name}: {error}")), refused=True)
+            return Outcome(self.cancel(Refused(error.code, f"policy {name}: {error}")), refused=True)
         except Exception as error:
             LOGGER.exception("policy %s failed", name)
             sentence = describe(f"policy {name} in {self.work.value}", error)
@@ -116,7 +116,7 @@ class Prefill:
         assert session is not None, "the first slice has opened the session"
         spec, observation = policy.spec, self.observation
         seen = PolicyObservation(
-            decode_all(observation.images, spec.cameras, spec.image_size),
+            _pictures(observation, spec),
             _checked_state(observation, spec.state_size),
             observation.instruction,
             observation.pending,
@@ -178,6 +178,15 @@ def refused_observation(observation: EncodedObservation, refused: Refused) -> Re
     """Return the answer to an observation that is not prefilled."""
     refusal = Refusal(observation.session, observation.episode, observation.sequence, refused.code, refused.reason)
     return Reply(observation.session, refusal)
+
+
+def _pictures(observation: EncodedObservation, spec: PolicySpec) -> npt.NDArray[np.uint8]:
+    if observation.pictures is None:
+        return decode_all(observation.images, spec.cameras, spec.image_size)
+    expected = (len(spec.cameras), spec.image_size, spec.image_size, 3)
+    if observation.pictures.shape != expected:
+        raise Refused("image_size", f"pictures have shape {observation.pictures.shape}, the policy needs {expected}")
+    return observation.pictures
 
 
 def _check_tokens(prefilled: Prefilled, most: int) -> None:

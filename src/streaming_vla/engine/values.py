@@ -27,6 +27,7 @@ class EncodedObservation:
         state: [state_size], in the policy's order and units.
         pending: [A], sum of the actions that are executed between the pictures and the hand-over (see
             PolicyObservation); None: not told.
+        pictures: [cameras, S, S, 3], RGB, in the place of `images` where they are decoded already.
     """
 
     session: str
@@ -36,6 +37,7 @@ class EncodedObservation:
     images: tuple[bytes, ...]
     state: npt.NDArray[np.float32]
     pending: npt.NDArray[np.float64] | None = None
+    pictures: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

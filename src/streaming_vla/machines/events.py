@@ -202,6 +202,7 @@ class ExecutionState:
     hand_overs: int
     rejected: int
     instruction: str = ""
+    dry_run: bool = False
 
 
 class CommandKind(IntEnum):

@@ -6,9 +6,9 @@ period would play its actions at one rate and count them at another, and no node
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from streaming_vla.options.option import Options, option
 from streaming_vla.policies.layout import ActionLayout
@@ -114,6 +114,17 @@ class RobotStateOptions(Options):
         "For JointState messages without names, as servo drivers send them: names of their positions, in order; one "
         "empty name refuses such messages.",
     )
+    robot_state_scale: tuple[Annotated[float, Field(ge=-1.0e6, le=1.0e6)], ...] = option(
+        (1.0,),
+        "What one unit of the policy's state is worth in the robot's, per number or one for all: 0.0174533 for a "
+        "policy in degrees and joints in radians.",
+        "robot units",
+    )
+    robot_state_offset: tuple[Annotated[float, Field(ge=-1.0e6, le=1.0e6)], ...] = option(
+        (0.0,),
+        "The robot's state where the policy's is 0, per number or one for all: state = (heard - offset) / scale.",
+        "robot units",
+    )
 
     @property
     def state_joints(self) -> tuple[str, ...]:
@@ -124,6 +135,11 @@ class RobotStateOptions(Options):
     def nameless_joints(self) -> tuple[str, ...]:
         """Names of the positions of messages that have none; () where such are refused."""
         return _names(self.robot_state_nameless_joints)
+
+    @property
+    def state_units(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Scale and offset of the state, see commands.units.Units."""
+        return self.robot_state_scale, self.robot_state_offset
 
     @model_validator(mode="after")
     def _check_joints(self) -> RobotStateOptions:
@@ -138,6 +154,16 @@ class RobotStateOptions(Options):
                     f"{name} names {', '.join(joints)}, but robot_state_type is {self.robot_state_type}, which has no "
                     f"joints: set it to {JOINTS}"
                 )
+        joints = self.state_joints
+        scales, offsets = self.state_units
+        if 0.0 in scales:
+            raise ValueError(f"robot_state_scale is {list(scales)}, expected what one unit is worth: no entry may be 0")
+        size = len(joints) or max(len(scales), len(offsets))
+        if {len(scales), len(offsets)} - {1, size}:
+            raise ValueError(
+                f"robot_state_scale has {len(scales)} and robot_state_offset {len(offsets)} entries, expected one for "
+                f"all or one for each number of the state{f', {size} joints' if joints else ''}"
+            )
         return self
 
 

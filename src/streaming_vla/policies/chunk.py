@@ -17,6 +17,7 @@ from streaming_vla.policies.contract import (
     PolicyObservation,
     Prefilled,
     Slices,
+    reported_figures,
 )
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import Vector
@@ -101,6 +102,10 @@ class ChunkAsStream:
         """Return the chunk."""
         rows: Vector = context.rows
         return rows
+
+    def figures(self) -> dict[str, object]:
+        """Return what the policy says about itself in the diagnostics."""
+        return reported_figures(self.policy)
 
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Never asked: the prefill leaves nothing seen."""

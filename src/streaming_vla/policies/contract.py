@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,12 @@ __all__ = [
     "PolicyObservation",
     "PolicySpec",
     "PolicyTimeout",
+    "PolicyUnavailable",
     "Prefilled",
+    "ReportingPolicy",
     "Slices",
     "prefill_whole",
+    "reported_figures",
     "run_slices",
 ]
 
@@ -45,8 +48,16 @@ FITS = ("crop", "letterbox", "letterbox_left_top")
 Result = TypeVar("Result")
 
 
-class PolicyTimeout(Exception):
-    """What the policy waited for has not come in time; the message says what, and what to do about it."""
+class PolicyUnavailable(Exception):
+    """The policy cannot make a context now; the message says why, and what to do about it. No error of the code."""
+
+    code: ClassVar[str] = "policy_unavailable"
+
+
+class PolicyTimeout(PolicyUnavailable):
+    """What the policy waited for has not come in time."""
+
+    code = "policy_timeout"
 
 
 Slices = Generator["Future[Any] | None", None, Result]
@@ -267,6 +278,19 @@ class PlanningPolicy(FlowPolicy, Protocol):
 
         They need not be what flow steps give: those know how far the motion has come.
         """
+
+
+class ReportingPolicy(Protocol):
+    """A policy that has something to say in the diagnostics (a server that computes it)."""
+
+    def figures(self) -> dict[str, object]:
+        """Return names and values, for people; called on any thread."""
+
+
+def reported_figures(policy: object) -> dict[str, object]:
+    """Return what a policy says in the diagnostics; most say nothing."""
+    figures: Callable[[], dict[str, object]] = getattr(policy, "figures", dict)
+    return figures()
 
 
 def run_slices(work: Slices[Result]) -> Result:

@@ -5,27 +5,17 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
 from streaming_vla.policies.loading import CheckpointError
+from streaming_vla.policies.shipped import shipped_folders
 
 SUFFIX = ".safetensors"
 AUTO = "auto"
 
 
-def model_folders() -> list[Path]:
-    """Return the folders that hold shipped models: the installed package's, then the source tree's."""
-    folders = [Path(__file__).resolve().parents[3] / "models"]
-    # used from the source tree there is no install, or no environment that names it
-    with contextlib.suppress(PackageNotFoundError, OSError):
-        folders.insert(0, Path(get_package_share_directory("streaming_vla")) / "models")
-    return [folder for folder in folders if folder.is_dir()]
-
-
 def shipped_models() -> dict[str, Path]:
     """Return the files of the shipped models by their names."""
     shipped: dict[str, Path] = {}
-    for folder in model_folders():
+    for folder in shipped_folders("models"):
         for file in sorted(folder.glob(f"*{SUFFIX}")):
             shipped.setdefault(file.stem, file)
     return shipped

@@ -23,6 +23,7 @@ from streaming_vla.policies.contract import FlowPolicy, PolicySpec
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.loading import CheckpointError
 from streaming_vla.policies.models import AUTO, SUFFIX, find_model, shipped_models
+from streaming_vla.policies.remote.options import RemoteOptions
 
 GROUP = "streaming_vla.policies"  # of entry points
 COMPACT = "streaming_vla.saliency.loading:load_with_predictor"  # with its look-ahead predictor
@@ -38,15 +39,17 @@ class Scheme:
 
     Args:
         loader: "package.module:function", which takes the address.
-        extra: of the package, whose modules the loader needs.
+        packages: that the loader needs beside those of every model, as pip is told them.
+        extra: of this package that names them too.
         address: makes of the text behind the colon what the loader takes.
-        optional: it takes LoadOptions too.
+        options: kind of the options that it takes too; None: none.
     """
 
     loader: str
+    packages: str
     extra: str
     address: Callable[[str], object] = str
-    optional: bool = False
+    options: type[LoadOptions] | type[RemoteOptions] | None = None
 
 
 def _folder(address: str) -> Path:
@@ -54,14 +57,20 @@ def _folder(address: str) -> Path:
 
 
 SCHEMES = {
-    "lerobot": Scheme("streaming_vla.policies.lerobot.load:load_lerobot", "vla", _folder, optional=True),
-    "openpi": Scheme("streaming_vla.policies.remote.openpi:connect", "remote"),
-    "groot": Scheme("streaming_vla.policies.remote.groot:connect", "remote"),
+    "lerobot": Scheme("streaming_vla.policies.lerobot.load:load_lerobot", "transformers", "vla", _folder, LoadOptions),
+    "openpi": Scheme(
+        "streaming_vla.policies.remote.openpi:connect", "msgpack websockets", "remote", options=RemoteOptions
+    ),
+    "groot": Scheme("streaming_vla.policies.remote.groot:connect", "msgpack", "remote", options=RemoteOptions),
 }
 
 
 def load_policy(
-    model: str, saliency_model: str = AUTO, chunk: ChunkOptions | None = None, load: LoadOptions | None = None
+    model: str,
+    saliency_model: str = AUTO,
+    chunk: ChunkOptions | None = None,
+    load: LoadOptions | None = None,
+    remote: RemoteOptions | None = None,
 ) -> FlowPolicy:
     """Return the policy of a model.
 
@@ -71,6 +80,7 @@ def load_policy(
             empty: none.
         chunk: how a chunk policy denoises; None: as ChunkOptions says.
         load: what no file of a LeRobot checkpoint says.
+        remote: how a server is spoken to.
 
     Raises:
         PolicyError: there is no such model, it cannot be loaded, what was loaded is no policy, or an option is set
@@ -78,14 +88,20 @@ def load_policy(
         CheckpointError: see the scheme's loader.
     """
     scheme, address = _split(model)
-    if load is not None and not (scheme in SCHEMES and SCHEMES[scheme].optional):
-        _refuse_unused(model, [f"model_{name}" for name in _set_in(load)], "it is for lerobot:/folder")
+    given = {LoadOptions: load, RemoteOptions: remote}
+    kind = SCHEMES[scheme].options if scheme in SCHEMES else None
+    used = set() if kind is None else {field.name for field in fields(kind)}
+    for options, whose in ((load, "lerobot:/folder"), (remote, "openpi:// and groot://")):
+        told = [] if options is None else [f"model_{name}" for name in _set_in(options) if name not in used]
+        _refuse_unused(model, told, f"it is for {whose}")
+    if kind is RemoteOptions and chunk is not None and chunk.steps:
+        _refuse_unused(model, ["model_denoise_steps"], "the server denoises")
     if not scheme and (_is_file(model) or model in shipped_models()):
         policy: FlowPolicy = _resolve(f"model '{model}'", COMPACT)(model, saliency_model)
         return _streamed(model, policy, chunk)
     if saliency_model not in (AUTO, ""):
         raise PolicyError(f"saliency_model is '{saliency_model}', model '{model}' takes none: leave it {AUTO} or empty")
-    return _as_flow_policy(model, _load(model, scheme, address, load), chunk)
+    return _as_flow_policy(model, _load(model, scheme, address, None if kind is None else given[kind]), chunk)
 
 
 def model_files(model: str) -> list[Path]:
@@ -125,14 +141,14 @@ def _refuse_unused(model: str, names: list[str], why: str) -> None:
         )
 
 
-def _load(model: str, scheme: str, address: str, load: LoadOptions | None) -> object:
+def _load(model: str, scheme: str, address: str, options: LoadOptions | RemoteOptions | None) -> object:
     who = f"model '{model}'"
     if scheme == "python":
         return _made(who, _resolve(who, address))
     if scheme in SCHEMES:
         entry = SCHEMES[scheme]
-        loader, taken = _resolve(who, entry.loader, entry.extra), entry.address(address)
-        return loader(taken, load) if entry.optional else loader(taken)
+        loader, taken = _resolve(who, entry.loader, entry), entry.address(address)
+        return loader(taken) if entry.options is None else loader(taken, options)
     if scheme:
         raise PolicyError(f"{who}: scheme '{scheme}' is unknown, choose one of python, {', '.join(SCHEMES)}")
     registered = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -145,8 +161,8 @@ def _load(model: str, scheme: str, address: str, load: LoadOptions | None) -> ob
     return _made(who, _loaded(who, registered[model]))
 
 
-def _resolve(who: str, name: str, extra: str = "") -> Callable[..., Any]:
-    """Return the function "package.module:function"; with an extra its module is part of the suite."""
+def _resolve(who: str, name: str, scheme: Scheme | None = None) -> Callable[..., Any]:
+    """Return the function "package.module:function"; with a scheme its module is part of the suite."""
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise PolicyError(f"{who} names no function, expected python:package.module:factory")
@@ -154,8 +170,10 @@ def _resolve(who: str, name: str, extra: str = "") -> Callable[..., Any]:
         module = import_module(module_name)
     except ImportError as error:
         missing = error.name or module_name
-        if extra:
-            raise PolicyError(f"{who} needs {missing}: pip install 'streaming_vla[{extra}]'") from error
+        if scheme is not None:
+            raise PolicyError(
+                f"{who} needs {missing}: pip install {scheme.packages} (extra [{scheme.extra}] of docs/install.md)"
+            ) from error
         if module_name == missing or module_name.startswith(f"{missing}."):
             raise PolicyError(f"{who}: there is no module {missing}, put its folder on PYTHONPATH") from error
         raise PolicyError(f"{who}: module {module_name} cannot be imported: {_first_line(error)}") from error

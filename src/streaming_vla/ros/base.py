@@ -23,6 +23,7 @@ from streaming_vla.options.shared import NodeOptions
 from streaming_vla.ros import messages
 from streaming_vla.ros.declare import ConfigError, Declared, StartError, located
 from streaming_vla.ros.priority import raise_priority
+from streaming_vla.ros.topics import name_problem
 
 __all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "ConfigError", "StartError", "SuiteNode", "reliable"]
 
@@ -171,9 +172,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
             else:
                 on.create_subscription(message_type, self.resolve_topic_name(topic), receive, qos)
         except InvalidTopicNameException as error:
-            raise ValueError(
-                f"'{topic}' is no topic name: expected letters, digits, '_' and '/', as in camera/front/image"
-            ) from error
+            raise ValueError(name_problem(topic) or str(error)) from error
 
     def serve(self, service_type: type, name: str, answer: Callable[[Any, Any], None]) -> None:
         """Offer a service; `answer` fills in the response while the node is active, else it says that it is not."""

@@ -221,6 +221,7 @@ def execution_state_to(state: ExecutionState, session: str, stamp: Time) -> msg.
         hand_overs=state.hand_overs,
         rejected=state.rejected,
         instruction=state.instruction,
+        dry_run=state.dry_run,
     )
 
 
@@ -241,6 +242,7 @@ def execution_state_from(message: msg.ExecutionState) -> ExecutionState:
         message.hand_overs,
         message.rejected,
         instruction=message.instruction,
+        dry_run=message.dry_run,
     )
 
 

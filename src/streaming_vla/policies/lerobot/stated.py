@@ -45,12 +45,7 @@ def stated(kind: type[Model], content: Any, who: str) -> Model:
     try:
         found = kind.model_validate(content)
     except ValidationError as error:
-        wrong = [
-            f"{'.'.join(str(part) for part in each['loc']) or 'it'} is "
-            + ("missing" if each["type"] == "missing" else f"{shortened(repr(each['input']))} ({each['msg'].lower()})")
-            for each in error.errors()
-        ]
-        raise CheckpointError(f"{who}: {listed(wrong)}") from error
+        raise CheckpointError(f"{who}: {wrong_values(error)}") from error
     unknown = {
         name: value
         for name, value in (found.model_extra or {}).items()
@@ -62,6 +57,15 @@ def stated(kind: type[Model], content: Any, who: str) -> Model:
         every = [f"{key} = {shortened(value)}" for key, value in unknown.items()]
         raise CheckpointError(f"{who}: {listed(every)} is not supported here; {advice}")
     return found
+
+
+def wrong_values(error: ValidationError) -> str:
+    """Return which values are wrong, each with what was expected."""
+    return listed(
+        f"{'.'.join(str(part) for part in each['loc']) or 'it'} is "
+        + ("missing" if each["type"] == "missing" else f"{shortened(repr(each['input']))} ({each['msg'].lower()})")
+        for each in error.errors()
+    )
 
 
 def _is_off(value: Any) -> bool:

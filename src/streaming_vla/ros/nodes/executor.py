@@ -16,7 +16,7 @@ from streaming_vla.commands.types import WRITERS
 from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.machines.executor import Executor, ExecutorEffect
-from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
@@ -24,6 +24,7 @@ from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
 from streaming_vla.ros.transport import avoid_shared_memory
 
+DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not moved"
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 # drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
@@ -42,10 +43,12 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         """Make the command type and connect to the generator and the robot."""
         self._layout = self.options.layout
         self._writer = self._new_writer()
-        self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
+        # in a dry run nothing in this process could move the robot
+        end = PREVIEW if self.options.dry_run else ""
+        self._commands = self.create_publisher(self._writer.message_type, f"command{end}", reliable(10))
         self._rest = None
         if self._writer.has_rest:
-            self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
+            self._rest = self.create_publisher(Float64MultiArray, f"gripper_command{end}", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
         self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
@@ -63,6 +66,8 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._writer = self._new_writer()  # anew: what was measured before says nothing of the robot of now
         self._lateness = LatencyTracker(warm_up=0)
         self._said_s = time.monotonic()
+        if self.options.dry_run:
+            self.get_logger().warning(DRY_RUN)
         self.raise_priority(self.options.realtime_priority)
 
     def deactivate(self) -> None:
@@ -107,6 +112,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         lateness = self._lateness.summary()
         figures: dict[str, object] = {
             "mode": state.mode.name.lower(),
+            "dry_run": "yes" if state.dry_run else "no",
             "queue_depth": state.queue_depth,
             "executed": state.executed,
             "held_s": state.held_s,
@@ -117,7 +123,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             "tick_late_p99_ms": 1e3 * lateness.p99_s,
             "tick_late_max_ms": 1e3 * lateness.max_s,
         }
-        return self._mismatch or self._hindered(state.mode), {
+        return self._mismatch or self._hindered(state.mode) or (DRY_RUN if state.dry_run else ""), {
             **figures,
             **self.machine.counters.as_dict(),
             **self._writer.clamped,

@@ -13,28 +13,27 @@ from typing import Any
 
 import cv2
 import torch
-from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
-from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.engine.cache import EngineOptions, differences, engine_options
+from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.loading import load_model
+from streaming_vla.engine.loading import fitted, load_model
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
-from streaming_vla.policies.registry import model_files
+from streaming_vla.policies.contract import reported_figures
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import check_sessions, resolved_session
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -80,20 +79,13 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         cv2.setNumThreads(1)
         options = self.options
         self._policy = load_model(options)
-        spec = self._policy.spec
-        engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
-        check_fit(spec, engine)
-        if engine.gate is not None and options.cache_policy == "gated":
-            for sentence in differences(engine.gate.training, engine.cache, model_files(options.model)):
-                self.get_logger().warning(sentence)
+        self._engine_options, warnings = fitted(options, self._policy)
+        for sentence in warnings:
+            self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
-        names = [self._resolve(name) for name in options.sessions]
-        if len(set(names)) != len(names) or len(names) > options.max_sessions:
-            raise ValueError(
-                f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
-                "(max_sessions)"
-            )
+        names = [resolved_session(name, self.session) for name in options.sessions]
+        check_sessions(names, options.max_sessions)
         self._side = SideNode(self, len(names))
         for name in names:
             self._connect(name, self._side)
@@ -140,6 +132,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         """What the engine answered, by code."""
         predictor = "no" if getattr(self._policy, "predictor", None) is None else "yes"
         figures: dict[str, object] = {"model": self._policy.spec.name, "saliency_predictor": predictor}
+        figures |= reported_figures(self._policy)
         if self._thread is None:
             return "", figures
         engine, now = self._thread.engine, time.monotonic()
@@ -168,20 +161,6 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 self._unanswered_s = now
                 asked.response.reason = NO_ANSWER
                 asked.done.set_result(asked.response)
-
-    def _resolve(self, name: str) -> str:
-        """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""
-        if name == ".":
-            return self.session
-        session = name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
-        session = session.rstrip("/") or "/"
-        try:
-            validate_namespace(session if name else "")
-        except InvalidNamespaceException as error:
-            raise ValueError(
-                f"sessions has '{name}', which is no namespace: expected letters, digits, '_' and '/', as in /left"
-            ) from error
-        return session
 
     def _connect(self, session: str, side: SideNode) -> None:
         prefix = session.rstrip("/")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streaming_vla.datasets.parts import Storage
+from streaming_vla.datasets.storage import Storage
 from streaming_vla.refusal import refuse
 
 

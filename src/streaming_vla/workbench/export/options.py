@@ -8,8 +8,8 @@ from streaming_vla.bags.export import ExportOptions
 from streaming_vla.bags.robot_bag import EPISODE, EXECUTION, INSTRUCTION, RobotOptions
 from streaming_vla.bags.steps import StepOptions
 from streaming_vla.commands.action_reader import ActionOptions
-from streaming_vla.datasets.parts import Storage
 from streaming_vla.datasets.rates import rate_of_period
+from streaming_vla.datasets.storage import Storage
 from streaming_vla.images.encode import camera_options
 from streaming_vla.parameters.nodes import SuiteOptions
 
@@ -52,6 +52,7 @@ def export_options(
         nameless_joints=tuple(state_names) or observer.nameless_joints,
         action_topics=tuple(action_topics),
         instruction=instruction.strip(),
+        state_units=observer.state_units,
     )
     turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
     return ExportOptions(robot, StepOptions(rate, square, turned, longest_gap_s), storage, robot_type)
@@ -61,4 +62,4 @@ def action_options(suite: SuiteOptions, period_s: float) -> ActionOptions:
     """Return what commands mean, from the options of generator and executor."""
     names, executor = suite.generator.action_names, suite.executor
     joints = names if executor.joint_names == ("",) else executor.joint_names
-    return ActionOptions(names, suite.generator.action_absolute, joints, executor.scale, period_s)
+    return ActionOptions(names, suite.generator.action_absolute, joints, executor.scale, period_s, executor.offset)

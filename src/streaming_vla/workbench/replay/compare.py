@@ -15,6 +15,7 @@ from streaming_vla.machines.events import Mode, Reason
 from streaming_vla.machines.halting import measure
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.replay.replay import Replayed, ReplayedEpisode
+from streaming_vla.workbench.replay.shadow import summarise_shadows
 from streaming_vla.workbench.report.records import EpisodeRecord, RequestAt, StateAt
 from streaming_vla.workbench.report.results import aggregate, halting
 from streaming_vla.workbench.report.statistics import summarise
@@ -59,6 +60,7 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
         "saliency": asdict(summarise(value for episode in episodes for _, value in episode.judged)),
         "live": _live(episodes),
         "action_error": action_error(episodes, names),
+        "shadow": summarise_shadows([each.shadow for each in replays if each.shadow is not None]),
     }
 
 

@@ -63,6 +63,8 @@ class LiveEpisode:
         newest = (-1, -1)
         for at in self.states:
             key = (at.state.context, at.state.index)
+            if at.state.dry_run:  # somebody else told the robot
+                continue
             if at.state.mode is Mode.PLAYING and key != newest and key in self.actions:
                 found.append((at.time_s, self.actions[key]))
                 newest = key
@@ -74,4 +76,5 @@ def _execution_state(message: Any) -> ExecutionState:
         message.episode, Mode(message.mode), message.context, message.index, message.queue_depth, message.executed,
         np.array(message.cumulative_action, dtype=np.float64), message.held, message.starved, message.held_s,
         message.starved_s, message.hand_overs, message.rejected, instruction=message.instruction,
+        dry_run=getattr(message, "dry_run", False),  # which older suites did not know
     )  # fmt: skip

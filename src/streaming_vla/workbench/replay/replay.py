@@ -37,6 +37,7 @@ from streaming_vla.workbench.replay.recorded_pace import RecordedPace
 from streaming_vla.workbench.replay.recorded_times import TOPICS as TIMED_TOPICS
 from streaming_vla.workbench.replay.recorded_times import RecordedTimes, read_times
 from streaming_vla.workbench.replay.recording import Recording
+from streaming_vla.workbench.replay.shadow import Shadow, read_shadow
 from streaming_vla.workbench.replay.world import ReplayWorld
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.report.records import Frame as SeenFrame
@@ -74,13 +75,18 @@ class ReplayedEpisode:
 
 @dataclass
 class Replayed:
-    """A bag's replay: its episodes, sentences on what of the bag could not be used, and whose latencies it had."""
+    """A bag's replay: its episodes, sentences on what of the bag could not be used, and whose latencies it had.
+
+    Args:
+        shadow: the recorded dry run against the person who moved the robot; None: the bag is no such recording.
+    """
 
     bag: Path
     duration_s: float
     episodes: list[ReplayedEpisode]
     problems: list[str]
     latencies: str = ""
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,10 @@ def replay(
     state_topic, actions = observer.robot_state_topic, options.action_topic
     options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
-        nameless = observer.nameless_joints
-        wanted = IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions, nameless)
+        wanted = IngestOptions(
+            topics, state_topic, others, joints, options.namespace, size, actions, observer.nameless_joints,
+            observer.state_units,
+        )  # fmt: skip
         ingest = Ingest(bag, wanted)
         if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
             raise MissingTopic(
@@ -156,7 +164,8 @@ def replay(
             for number in player.begun_before
         ]
         latencies = RECORDED if player.followed else options.profile.name
-        return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies)
+        shadow = read_shadow(bag, options.suite, options.namespace, options.action_topic, problems)
+        return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies, shadow)
 
 
 def _times(bag: Bag, ingest: Ingest) -> RecordedTimes | None:

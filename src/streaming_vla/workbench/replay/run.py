@@ -133,7 +133,9 @@ def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
         sort_keys=False,
     )
     memory = memory_series(longest.record, suite.inference)
-    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names), **memory)
+    shadows = [each.shadow for each in replays if each.shadow is not None]
+    shadow = {"shadow": max(shadows, key=lambda each: len(each.times)).curves()} if shadows else {}
+    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names), **memory, **shadow)
 
 
 def _curves(episode: ReplayedEpisode, names: Sequence[str]) -> dict[str, Any]:

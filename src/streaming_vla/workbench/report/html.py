@@ -53,9 +53,10 @@ def make_run(
         numbers: as `results.aggregate` or `replay_compare.summarise_replays` make them.
         parameters: YAML text.
         series: further curves: saliency [[s, value]], kv_bytes and kv_full_bytes [[s, bytes]], chunks_kept
-            [[s, count]], actions {dimension: {replayed: [[s, value]], recorded: [[s, value]]}}; and memory_map, a
-            picture of what became of every chunk: {data: PNG in base64, about: what is seen, in words}, without data
-            where there is none and `about` says why.
+            [[s, count]], actions {dimension: {replayed: [[s, value]], recorded: [[s, value]]}}, shadow {dimension:
+            {person: [[s, value]], dry run: [[s, value]], error: [[s, value]]}} with numbers["shadow"]; and
+            memory_map, a picture of what became of every chunk: {data: PNG in base64, about: what is seen, in words},
+            without data where there is none and `about` says why.
     """
     longest = max(records, key=lambda record: record.duration_s)
     return {
@@ -142,6 +143,7 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
             [*_draw_actions(runs), _part(_draw_horizon(runs), HORIZON_CAPTION, "error over the horizon")],
         ),
     ]
+    made.append(_section("Shadow: the dry run against the person", _draw_shadow(runs)))
     return [section for section in made if section["parts"] or section["notes"]]
 
 
@@ -218,6 +220,26 @@ def _draw_actions(runs: Sequence[Run]) -> list[dict[str, str]]:
     ]
 
 
+def _draw_shadow(runs: Sequence[Run]) -> list[dict[str, str]]:
+    found = []
+    for run in runs:
+        for name, curves in run.get("shadow", {}).items():
+            error = run["numbers"]["shadow"]["by_dimension"][name]
+            caption = (
+                f"{name}, action units: what the policy would have told the robot, and what the person told it. They "
+                f"are {error['p50']:.3g} apart at the median, 95 % of the time less than {error['p95']:.3g}."
+            )
+            title = f"{run['name']}: {name}"
+            told = {key: curves[key] for key in ("person", "dry run")}
+            apart = {"dry run minus person": curves["error"]}
+            about = f"{name}: dry run and person over time"
+            found += [
+                _part(charts.lines(told, SHADOW_SECONDS, name, about, broad="person"), caption, title),
+                _part(charts.lines(apart, SHADOW_SECONDS, "error", f"{about}, the difference"), SHADOW_CAPTION, title),
+            ]
+    return found
+
+
 def _draw_horizon(runs: Sequence[Run]) -> str:
     series = {}
     for run in runs:
@@ -251,6 +273,8 @@ LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin lin
 SALIENCY_CAPTION = "Predicted change of what the cameras see, in units of the calibrated scale."
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."
 CHUNKS_CAPTION = "Chunks of the history that live on as a summary."
+SHADOW_SECONDS = "seconds of the recording"
+SHADOW_CAPTION = "The difference: above 0 the policy would have told the robot more than the person did."
 HORIZON_CAPTION = "Mean difference to what the robot did (action units), by the place of an action in its horizon."
 
 
