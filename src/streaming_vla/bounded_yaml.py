@@ -53,9 +53,9 @@ def check(text: str) -> None:
     extent = _Extent()
     try:
         for event in yaml.parse(text, Loader=LOADER):
-            extent.take(event)
+            is_key = extent.take(event)
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
-                if event.value == "<<":  # doubles with every level
+                if is_key and event.value == "<<":  # doubles with every level
                     raise YamlRefused(f"it merges mappings{_place(event)}: write them out")
                 if len(event.value) > LONGEST_PLAIN:
                     raise YamlRefused(f"it has a word of {len(event.value)} characters{_place(event)}")
@@ -70,6 +70,8 @@ class _Part:
     anchor: str | None = None
     size: int = 1
     levels: int = 1
+    mapping: bool = False
+    children: int = 0
 
 
 class _Extent:
@@ -80,11 +82,16 @@ class _Extent:
         self._known: dict[str, _Part] = {}
         self._size = 0
 
-    def take(self, event: Any) -> None:
-        """Count one event; YamlRefused when it is too much."""
+    def take(self, event: Any) -> bool:
+        """Count one event; True when it is a key of a mapping, YamlRefused when it is too much."""
+        is_key = False
+        if self._open and isinstance(event, yaml.NodeEvent):
+            parent = self._open[-1]
+            is_key = parent.mapping and parent.children % 2 == 0
+            parent.children += 1
         if isinstance(event, yaml.CollectionStartEvent):
             self._add(event, _Part(None, 1, 1))
-            self._open.append(_Part(event.anchor))
+            self._open.append(_Part(event.anchor, mapping=isinstance(event, yaml.MappingStartEvent)))
         elif isinstance(event, yaml.CollectionEndEvent):
             part = self._open.pop()
             self._name(part.anchor, part)
@@ -100,6 +107,7 @@ class _Extent:
             part = _Part(None, len(event.value) + 1, 0)
             self._add(event, part, inside=True)
             self._name(event.anchor, part)
+        return is_key
 
     def _add(self, event: Any, part: _Part, inside: bool = False) -> None:
         self._size += part.size
