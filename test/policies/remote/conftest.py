@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "engine"))
+sys.path.append(str(Path(__file__).parents[2] / "engine"))  # behind: it has a conftest too
 
 from remote_servers import GrootToy, OpenpiToy
 
