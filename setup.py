@@ -26,7 +26,7 @@ setup(
             "pydantic>=2",
             "transformers>=5.23",
         ],  # checkpoints of LeRobot; with safetensors, tokenizers
-        "remote": ["msgpack>=1.1", "pydantic>=2", "pyzmq>=26", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
+        "remote": ["msgpack>=1.1", "pydantic>=2", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
         "serve": [
             "msgpack>=1.1",
             "numpy",
@@ -53,7 +53,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            "streaming-vla = streaming_vla.cli:main",
+            "streaming-vla = streaming_vla.__main__:main",
             *(f"{node} = streaming_vla.ros.nodes.{node}:main" for node in NODES),
         ]
     },

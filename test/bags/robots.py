@@ -99,7 +99,7 @@ def sent(context: int, index: int, values: Sequence[float], number: int = 1) -> 
 def playing(context: int, index: int, mode: int = 2, number: int = 1) -> Any:
     return make(EXECUTION, header=header(), session="/", episode=number, instruction="go", mode=mode, context=context,
                 index=index, queue_depth=0, executed=0, cumulative_action=np.zeros(3, np.float32), held=False,
-                starved=False, held_s=0.0, starved_s=0.0, hand_overs=0, rejected=0)  # fmt: skip
+                starved=False, held_s=0.0, starved_s=0.0, hand_overs=0, rejected=0, dry_run=False)  # fmt: skip
 
 
 def pictures(

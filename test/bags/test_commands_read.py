@@ -245,7 +245,7 @@ def test_commands_that_do_not_tell_the_action_are_refused(
 
 
 def test_a_twist_in_more_directions_than_the_action_has_is_refused() -> None:
-    options = ActionOptions(("x", "g"), (False, True), ("x", ""), (1.0, 1.0), 0.05)
+    options = ActionOptions(("x", "g"), (False, True), ("x", ""), (1.0, 1.0), 0.05, (0.0,))
     reader = ActionReader(options, {"/command": TWIST}, REST)
     with pytest.raises(ValueError, match=r"angular y of the twist is 0.5, but 1 dimensions of the action are changes"):
         reader.take("/command", twist([1.0, 0.0, 0.0], [0.0, 0.5, 0.0]), 0.0)
@@ -303,6 +303,9 @@ def test_nameless_joints_are_named_by_a_parameter(tmp_path: Path) -> None:
         assert np.allclose(state[:, 1] - state[:, 0], 10 if given == STATE_JOINTS else -10, atol=1e-5)
     with pytest.raises(BagError, match="gives no step"):
         export(bag, tmp_path / "set", options(state_names=STATE_JOINTS[:2]))
+    export(bag, tmp_path / "named", options({"observer": {"robot_state_nameless_joints": STATE_JOINTS}}))
+    state, _, _ = read(tmp_path / "named")
+    assert np.allclose(state[:, 1] - state[:, 0], 10, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [POSE_STAMPED, POSE])
@@ -351,8 +354,19 @@ def test_a_state_that_cannot_be_used_changes_nothing(message: Any, sentence: str
     assert values is not None and values.tolist() == [1.0, 2.0] and state.oldest_s() == 0.0
 
 
+def test_the_state_of_a_data_set_is_in_the_units_of_the_policy(tmp_path: Path) -> None:
+    units = {"robot_state_scale": (0.5,), "robot_state_offset": (1.0, 0.0, -1.0)}
+    bag = write(tmp_path / "bag", in_time(pictures(2.0), states(2.0), commands(2.0)))
+    export(bag, tmp_path / "own")
+    export(bag, tmp_path / "set", options({"observer": {"robot_state_joints": STATE_JOINTS, **units}}))
+    own, converted = read(tmp_path / "own")[0], read(tmp_path / "set")[0]
+    assert np.allclose(converted, (own - [1.0, 0.0, -1.0]) / 0.5, atol=1e-5)
+    with Dataset(tmp_path / "set") as data:
+        assert data.facts.state_units == ()
+
+
 def test_options_of_the_action_must_fit() -> None:
     with pytest.raises(ValueError, match="scale of b is 0"):
-        ActionOptions(("a", "b"), (True, True), ("a", "b"), (1.0, 0.0), 0.05)
+        ActionOptions(("a", "b"), (True, True), ("a", "b"), (1.0, 0.0), 0.05, (0.0,))
     with pytest.raises(ValueError, match="joints has 1 values, expected one for each of a, b"):
-        ActionOptions(("a", "b"), (True, True), ("a",), (1.0, 1.0), 0.05)
+        ActionOptions(("a", "b"), (True, True), ("a",), (1.0, 1.0), 0.05, (0.0,))

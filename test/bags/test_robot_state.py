@@ -10,6 +10,7 @@ import pytest
 from making import BEGIN_NS, floats, header, make
 
 from streaming_vla.commands.robot_state import ARRAY, JOINTS, TYPES, StateReader
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import RobotStateOptions
 
 
@@ -62,6 +63,34 @@ def test_a_state_of_another_size_is_refused(message: Any) -> None:
     assert StateReader(kind, size=2)(message).tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="the state has 2 numbers, the policy needs 4: set the observer's"):
         StateReader(kind, size=4)(message)
+
+
+def test_a_state_is_told_in_the_units_of_the_policy() -> None:
+    degrees = Units((np.pi / 180.0,))
+    assert StateReader(JOINTS, ("a", "b"), units=degrees)(joint_state(["b", "a"], [np.pi, 0.0])).tolist() == [
+        0.0,
+        180.0,
+    ]
+    shares = Units((0.01, 0.02), (0.5, 0.0))  # of a range from -100 to 100
+    assert StateReader(ARRAY, units=shares)(floats([1.5, -2.0])).tolist() == [100.0, -100.0]
+    with pytest.raises(ValueError, match="1 numbers, but scale and offset are given for 2"):
+        StateReader(ARRAY, units=shares)(floats([1.5]))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"robot_state_scale": (1.0, 0.0)}, "no entry may be 0"),
+        ({"robot_state_scale": (1.0, 2.0), "robot_state_offset": (0.0,) * 3}, "has 2 and robot_state_offset 3 entries"),
+        (
+            {"robot_state_offset": (0.0,) * 3, "robot_state_joints": ("a", "b"), "robot_state_type": JOINTS},
+            "one for all or one for each number of the state, 2 joints",
+        ),
+    ],
+)
+def test_units_that_do_not_fit_are_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        RobotStateOptions(**given)
 
 
 def test_parameters_name_the_joints() -> None:

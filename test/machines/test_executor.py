@@ -29,6 +29,13 @@ def test_first_action_plays_at_once_and_is_reported() -> None:
     assert (state.held, state.starved, state.starved_s) == (False, False, 0.0)
 
 
+def test_a_dry_run_is_said_and_changes_no_command() -> None:
+    dry, wet = (playing(OPTIONS.changed(dry_run=dry_run)) for dry_run in (True, False))
+    assert (dry.state(0.0).dry_run, wet.state(0.0).dry_run) == (True, False)
+    shown, sent = (commands(each.poll(PERIOD_S + OPTIONS.hold_s)) for each in (dry, wet))
+    assert [(each.kind, each.values.tolist()) for each in shown] == [(each.kind, each.values.tolist()) for each in sent]
+
+
 def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
     executor = Executor(LAYOUT, OPTIONS.changed(jump_limit=(1.0, 1.0, 0.2)))
     executor.on_episode(EPISODE, 0.0)

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.options.option import Option, OptionError, Options, option
 from streaming_vla.parameters.document import as_yaml, comment, render
-from streaming_vla.parameters.load import ParameterFileError, origin, read
+from streaming_vla.parameters.load import ParameterFileError, origin, read, survey
 from streaming_vla.parameters.nodes import AGREED, NODES, SECTIONS, SuiteOptions
 from streaming_vla.parameters.sections import EVERY_NODE, KEY
 
@@ -74,16 +75,19 @@ def test_an_option_is_declared_in_one_place() -> None:
     ]
     assert len(found) == len(set(found))
     twice = {name for place, (_, name) in enumerate(found) for _, other in found[:place] if name == other}
-    assert twice == {"realtime_priority", "image_size"}, "own defaults; pictures of the policy, and of the simulation"
+    # own defaults; pictures of the policy, and of the simulation; JPEG for the policy, and in place of raw in a bag
+    assert twice == {"realtime_priority", "image_size", "jpeg_quality"}
     assert {name for _, name in found} == {name for kind in NODES.values() for name in kind.declared}
 
 
 def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
-    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
-    # of a scene, of strategies, and what a policy or a data set says of itself
+    # of a checkpoint, of a training, of a report
+    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py", "shape.py"}
+    # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
+        "dry_run",
         "seed",
         "task",
         "model",
@@ -168,6 +172,11 @@ def test_options_are_values() -> None:
         ("observer:\n  ros__parameters: {image_siz: 96}", r"no parameter 'image_siz' \(did you mean 'image_size'"),
         ("observer:\n  ros__parameters: {image_size: big}", "'image_size' is 'big', expected a whole number"),
         ("executor:\n  ros__parameters: {hold_s: -1}", "'hold_s' is -1, expected a number from 0 to 600"),
+        (
+            "executor:\n  ros__parameters: {velocity_limit: [0.5, 1]}",
+            "of several kinds, .* write every number with a point",
+        ),
+        ("a: &b 1\nexecutor: *b", r"line 2, column 11: '\*b' is an alias, which ROS does not take"),
         ("executor:\n  ros__parameters: {command_type: servo}", "expected one of array, twist, trajectory, joints"),
         ("executor:\n  hold_s: 1", "section 'executor' needs 'ros__parameters:'"),
         ("/**:\n  ros__parameters: {hold_s: 1}", "section '/\\*\\*': there is no parameter 'hold_s'"),
@@ -188,6 +197,28 @@ def test_a_bad_file_says_where(tmp_path: Path, text: str, message: str) -> None:
         read(path)
     assert re.match(re.escape(str(path)), str(error.value))
     assert "\n" not in str(error.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(
+        "/**/executor: {ros__parameters: {hold: 1.0, decelerate_s: -1, scale: [1, 2.0], hold_s: 5e-1}}\n"
+        "/**/generator: {ros__parameters: {control_period_s: 0.1}}\n/**/observr: {ros__parameters: {a: 1}}",
+        encoding="utf-8",
+    )
+    options, problems = survey(path)
+    assert options.executor.hold_s == 0.5 and len(problems) == 5
+    with pytest.raises(ParameterFileError) as error:
+        read(path)
+    assert str(error.value).splitlines() == problems
+    for sentence in (
+        "'hold'",
+        "'decelerate_s' is -1",
+        "'scale' is [1, 2.0]",
+        "it must be the same",
+        "'/**/observr'",
+    ):
+        assert sum(sentence in problem for problem in problems) == 1
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
@@ -303,3 +334,12 @@ def test_the_place_that_counts_is_the_last_one(tmp_path: Path) -> None:
     assert origin(files, "/right/executor", ["hold_s", "scale"]) == f"{first}: section '/**/executor'"
     assert origin(files, "/right/executor", ["hold_s", "lead_actions"]) == f"{second}: section '/**'"
     assert origin(files, "/right/executor", ["scale"]) == ""
+
+
+def test_a_long_value_and_a_long_name_are_cut_in_a_refusal() -> None:
+    with pytest.raises(OptionError) as long_value:
+        ExecutorOptions(velocity_limit=[0.0] * 200_000)
+    with pytest.raises(OptionError) as long_name:
+        ExecutorOptions(**{"\x1b[31m" + "a" * 100_000: 1.0})
+    assert len(str(long_value.value)) < 500
+    assert len(str(long_name.value)) < 1000 and "\x1b" not in str(long_name.value)

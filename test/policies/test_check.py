@@ -18,10 +18,13 @@ FITTING: dict[str, Any] = {
     "image_size": 96,
     "control_period_s": 0.05,
     "layout": LAYOUT,
+    "state_joints": (),
 }
 
 
-@pytest.mark.parametrize("changes", [{}, {"control_period_s": 0.0502}, {"cameras": ["front", "wrist"]}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"control_period_s": 0.0502}, {"cameras": ["front", "wrist"]}, {"state_joints": "ab"}]
+)
 def test_a_robot_that_fits_is_told_nothing(changes: dict[str, Any]) -> None:
     assert check_policy(SPEC, **(FITTING | changes)) == []
 
@@ -39,6 +42,12 @@ def test_a_policy_that_does_not_say_how_long_an_action_lasts_takes_any() -> None
     [
         ({"cameras": ("wrist", "front")}, "cameras are wrist, front, policy toy needs front, wrist, in that order"),
         ({"cameras": ()}, "cameras are none, policy toy needs front, wrist, in that order"),
+        ({"state_joints": ("a",)}, "robot_state_joints are a, the state of policy toy has 2 numbers"),
+        (
+            {"layout": replace(LAYOUT, low=(-1.0, 80.0), high=(1.0, 90.0))},
+            "action_low to action_high of 'grip' is 80 to 90, policy toy acts from -1 to 1: none of its actions would "
+            "be played as it is, are the units the same?",
+        ),
         ({"image_size": 64}, "image_size is 64 pixels, policy toy needs 96"),
         (
             {"control_period_s": 0.02},
@@ -64,4 +73,4 @@ def test_each_parameter_that_does_not_fit_is_one_sentence(changes: dict[str, Any
 
 def test_all_that_does_not_fit_is_told() -> None:
     layout = ActionLayout(("x",), (False,), (-1.0,), (1.0,), (0.0,))
-    assert len(check_policy(SPEC, ("top",), 8, 1.0, layout)) == 4
+    assert len(check_policy(SPEC, ("top",), 8, 1.0, layout, "abc")) == 5

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 
+from streaming_vla.commands.action_reader import TRAJECTORY, ActionReader
+from streaming_vla.commands.action_reader import ActionOptions as CommandUnits
 from streaming_vla.commands.joint import TrajectoryWriter
 from streaming_vla.commands.types import WRITERS, TwistWriter
 from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Command, CommandKind
 from streaming_vla.machines.executor_options import ExecutorOptions
-from streaming_vla.options.shared import layout_values
+from streaming_vla.options.shared import ARRAY, JOINTS, layout_values
 from streaming_vla.policies.layout import ActionLayout
 
 STAMP = Time(sec=7)
+TYPE_NAMES = {"array": ARRAY, "trajectory": TRAJECTORY, "joints": JOINTS}
 PLAY, HOLD, DECELERATE, STOP = CommandKind.PLAY, CommandKind.HOLD, CommandKind.DECELERATE, CommandKind.STOP
 
 
@@ -59,6 +62,39 @@ def test_array_is_the_scaled_action() -> None:
     assert array.write(command(PLAY, 0.5, 1.0), STAMP).data.tolist() == [1.0, 2.0]
     assert array.write(command(HOLD, 0.0, 1.0), STAMP).data.tolist() == [0.0, 2.0]
     assert not array.has_rest
+
+
+@pytest.mark.parametrize("kind", ["array", "trajectory", "joints"])
+def test_an_offset_counts_on_the_way_out_and_back(kind: str) -> None:
+    degrees = options((True, True), scale=0.1).changed(offset=(2.0, -1.0))
+    out = WRITERS[kind](degrees)
+    out.measure({"joint_0": 2.0, "joint_1": -0.5})
+    message = out.write(command(PLAY, 0.5, 1.0), STAMP)
+    assert (list(message.data) if kind == "array" else positions(message)) == pytest.approx([2.05, -0.9])
+    reader = ActionReader(
+        CommandUnits(degrees.action_names, (True, True), degrees.joints, degrees.scale, 0.05, degrees.offset),
+        {"/command": TYPE_NAMES[kind]},
+    )
+    reader.take("/command", message, 0.0)
+    reader.begin(0.0)
+    read = reader.action(0.05)
+    assert read is not None and read.tolist() == pytest.approx([0.5, 1.0])
+    if kind != "array":
+        measured, sent = out.measured(), out.sent()
+        assert measured is not None and measured.tolist() == pytest.approx([0.0, 5.0])
+        assert sent is not None and sent.tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_what_a_gripper_takes_has_its_offset() -> None:
+    out = TwistWriter(options((False, True), scale=0.5).changed(offset=(0.0, 1.0)))
+    assert out.rest(command(HOLD, 0.0, 1.0)).data.tolist() == [1.5]
+
+
+def test_an_offset_is_for_absolute_dimensions_and_for_each() -> None:
+    with pytest.raises(ValueError, match="offset of 'joint_0' is 1, but 'joint_0' is a change"):
+        options((False, True)).changed(offset=(1.0,))
+    with pytest.raises(ValueError, match="offset has 3 values, expected one for all or one for each"):
+        options((True, True)).changed(offset=(0.0,) * 3)
 
 
 def test_twist_is_zero_unless_playing() -> None:

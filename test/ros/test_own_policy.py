@@ -15,6 +15,7 @@ import yaml
 from flight import flying
 from robot_stand_in import RobotStandIn
 from stalls import StallWitness
+from std_msgs.msg import Float64MultiArray
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 DOCS = Path(__file__).parents[2] / "docs"
@@ -145,6 +146,21 @@ def test_a_chunk_takes_over_at_the_row_that_fits_and_is_guided(
         assert np.abs(1000 * target[planned, 1] - each["before"] - planned).max() <= 1.01
         assert weight[0] == 1.0 and np.all(np.diff(weight) <= 0.0)
     assert sum(np.array(each["guide"][1])[:3].min() == 1.0 for each in guides[3:]) > 0, "the expected delay is told"
+
+
+def test_a_dry_run_flies_the_whole_graph_and_moves_nothing(
+    probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int
+) -> None:
+    previews = probe.record(Float64MultiArray, "command_preview")
+    text = parameters({"/**/executor": {"ros__parameters": {"dry_run": True}}}, model="python:flow_policy:GoalPolicy")
+    with flying(probe, robot, tmp_path, domain, text, [EXAMPLES]) as flight:
+        before = robot.hand
+        flight.begin()
+        flight.run(hand_overs=3)
+        newest = flight.newest()
+    assert newest.dry_run and newest.executed > 10
+    assert len(previews) >= newest.executed and np.any(previews[0][1].data[:3])
+    assert robot.commands == [] and np.array_equal(robot.hand, before)
 
 
 def test_the_synchronous_baseline_executes_a_chunk_and_then_looks(

@@ -29,7 +29,7 @@ OTHER_TYPES = {
     },
 }
 """Message type by the suite's name of the topic: a robot may use the same name for something else."""
-ADDED_LATER = {"context": {"trained_delay", "chunk", "control_period_s"}}
+ADDED_LATER = {"context": {"trained_delay", "chunk", "control_period_s"}, "execution_state": {"dry_run"}}
 """Fields that bags of older versions lack and that nothing here reads, by the suite's name of the topic."""
 COMMAND_TYPE = ARRAY  # the others say where joints are to go, which is no action before scale and start are known
 

@@ -32,7 +32,7 @@ except RenderError as error:
 
 
 class Trouble(Exception):
-    """A check failed; the message says what, and how it is repaired."""
+    """A check failed; each argument is a sentence that says what, and how it is repaired."""
 
 
 class Note(str):
@@ -117,27 +117,6 @@ def package() -> str:
     return str(prefix)
 
 
-def model(path: Path | None, namespace: str) -> str:
-    """Load the policy of a parameter file, or of the defaults, and compare its needs with the robot's parameters."""
-    from streaming_vla.engine.loading import load_model
-    from streaming_vla.parameters import load
-    from streaming_vla.policies.registry import model_files
-
-    try:
-        suite = load.read(path, namespace)
-    except load.ParameterFileError as error:
-        raise Trouble("the parameter file has to be repaired first") from error
-    name = suite.inference.model
-    try:
-        policy, files = load_model(suite.inference), model_files(name)
-        suite.check_policy(policy.spec)
-    except ValueError as error:
-        raise Trouble(str(error)) from error
-    sizes = [f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files] or [name]
-    predictor = "no saliency model" if getattr(policy, "predictor", None) is None else "with its saliency model"
-    return f"{', '.join(sizes)}, {predictor}"
-
-
 def simulator() -> str:
     """Render both simulated cameras; a robot of your own does without."""
     if importlib.util.find_spec("metaworld") is None:
@@ -194,33 +173,3 @@ def launch() -> str:
     if importlib.util.find_spec("launch_ros") is None:
         return "no `ros2 launch` here (it is not on PyPI); `streaming-vla up` starts the same nodes"
     return "`ros2 launch streaming_vla streaming_vla.launch.py` is available"
-
-
-def parameters(path: Path, namespace: str) -> str:
-    """Check every key and value of a parameter file."""
-    from streaming_vla.parameters import load
-
-    try:
-        load.read(path, namespace)
-    except load.ParameterFileError as error:
-        raise Trouble("; ".join(str(error).splitlines())) from error
-    return f"{path}: every value is valid"
-
-
-def cameras(path: Path, namespace: str) -> str:
-    """Look for a publisher of each topic that the observer of the parameter file needs."""
-    from streaming_vla.parameters import load
-    from streaming_vla.ros.topics import publishers
-
-    try:
-        observer = load.read(path, namespace).observer
-    except load.ParameterFileError as error:
-        raise Trouble("the parameter file has to be repaired first") from error
-    counts = publishers(full_namespace(namespace), (*observer.camera_topics, observer.robot_state_topic))
-    silent = [topic for topic, count in counts.items() if count == 0]
-    if silent:
-        raise Trouble(
-            f"nobody publishes {', '.join(silent)}: start the robot's drivers, or correct camera_topics and "
-            f"robot_state_topic of the observer in {path}"
-        )
-    return f"{', '.join(counts)} have publishers"

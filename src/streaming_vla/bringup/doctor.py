@@ -1,15 +1,16 @@
-"""`streaming-vla doctor`: checks an installation, one line per check, with the fix."""
+"""`streaming-vla doctor`: checks an installation, a parameter file and a model; a line per finding, with the fix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from streaming_vla.bringup import checks
 from streaming_vla.bringup.checks import Note, Trouble
+from streaming_vla.bringup.suite_checks import SuiteChecks
 
-Check = Callable[[], str]
+Check = Callable[[], str | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -24,29 +25,41 @@ class Finding:
         return f"{self.grade:<5}{self.name:<12}{self.text}"
 
 
-def examine(params_file: Path | None, namespace: str) -> int:
-    """Print one line per check and return the exit code: 1 when a check failed.
+def examine(params_file: Path | None, namespace: str, inference: Mapping[str, str]) -> int:
+    """Print a line for every finding and return the exit code: 1 when a check failed.
 
     Args:
-        params_file: also checked, with the topics that it names; None leaves that out.
+        params_file: also checked, with the model and the topics that it names; None leaves that out.
         namespace: of the robot.
+        inference: model and its options in place of the file's; without a file only what a model needs is checked.
     """
+    suite = SuiteChecks(params_file, namespace, inference)
     wanted: list[tuple[str, Check]] = [
         ("python", checks.python),
         ("cpu", checks.cpu),
         ("libraries", checks.libraries),
+    ]
+    if inference and params_file is None:
+        return report([*wanted, ("model", suite.model)], print)
+    wanted += [
         ("ros", checks.ros),
         ("messages", checks.messages),
         ("package", checks.package),
-        ("model", lambda: checks.model(params_file, namespace)),
+        *([("parameters", suite.parameters)] if params_file is not None else []),
+        ("model", suite.model),
+        ("policy", suite.policy),
+        ("cache", suite.cache),
         ("simulator", checks.simulator),
         ("dds", checks.dds),
         ("domain", lambda: checks.domain(namespace)),
         ("launch", checks.launch),
     ]
     if params_file is not None:
-        wanted.append(("parameters", lambda: checks.parameters(params_file, namespace)))
-        wanted.append(("cameras", lambda: checks.cameras(params_file, namespace)))
+        wanted += [
+            ("commands", suite.commands),
+            ("names", suite.names),
+            ("topics", suite.topics),
+        ]
     return report(wanted, print)
 
 
@@ -54,19 +67,21 @@ def report(wanted: Iterable[tuple[str, Check]], say: Callable[[str], None]) -> i
     """Run the checks, say each finding as it comes, and return the exit code."""
     failures = 0
     for name, check in wanted:
-        finding = find(name, check)
-        failures += finding.grade == "FAIL"
-        say(str(finding))
-    say(f"{failures} of the checks failed." if failures else "Everything is in order.")
+        findings = find(name, check)
+        failures += sum(finding.grade == "FAIL" for finding in findings)
+        for finding in findings:
+            say(str(finding))
+    say(f"{failures} findings have to be repaired." if failures else "Everything is in order.")
     return 1 if failures else 0
 
 
-def find(name: str, check: Check) -> Finding:
+def find(name: str, check: Check) -> list[Finding]:
     """Run one check; whatever it raises is a failure of that check alone."""
     try:
-        text = check()
+        found = check()
     except Trouble as trouble:
-        return Finding("FAIL", name, str(trouble))
+        return [Finding("FAIL", name, str(sentence)) for sentence in trouble.args]
     except Exception as error:
-        return Finding("FAIL", name, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return Finding("note" if isinstance(text, Note) else "ok", name, text)
+        return [Finding("FAIL", name, f"{type(error).__name__}: {' '.join(str(error).split())}")]
+    texts = [found] if isinstance(found, str) else found
+    return [Finding("note" if isinstance(text, Note) else "ok", name, text) for text in texts]

@@ -1,7 +1,7 @@
 """Commands of a robot back into actions: what the writers of this folder do, the other way round. No rclpy.
 
 A command says where joints are to go or how fast; an action is that in the policy's own dimensions and units: divided
-by `scale`, and, of a dimension that is a change, the difference of two targets.
+by `scale` behind `offset`, and, of a dimension that is a change, the difference of two targets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from streaming_vla.commands.finite import finite
 from streaming_vla.commands.sent_actions import ACTION, EXECUTION_STATE, SentActions
 from streaming_vla.commands.targets import Reached, Target, trajectory_targets
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import ARRAY, JOINTS
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -35,6 +36,7 @@ class ActionOptions:
         joints: joint of each dimension, [A]; empty where a dimension has none.
         scale: command units per action unit, [A].
         period_s: duration of an action.
+        offset: command units of an absolute action of 0, [A] or one for all; of changes it is 0.
 
     Raises:
         ValueError: a length that is not A, or a scale of 0.
@@ -45,6 +47,7 @@ class ActionOptions:
     joints: tuple[str, ...]
     scale: tuple[float, ...]
     period_s: float
+    offset: tuple[float, ...]
 
     def __post_init__(self) -> None:
         for name in ("absolute", "joints", "scale"):
@@ -71,7 +74,8 @@ class ActionReader:
     def __init__(self, options: ActionOptions, topics: Mapping[str, str], rest: str | None = None) -> None:
         self._options, self._topics, self._rest = options, dict(topics), rest
         self._first = next(iter(self._topics))
-        self._scale = np.asarray(options.scale)
+        self._units = Units(options.scale, options.offset)
+        self._size = len(options.scale)
         self._absolute = np.asarray(options.absolute)
         self._sent = SentActions(len(options.names), options.absolute)
         self._targets: dict[int, Target] = {}
@@ -105,7 +109,7 @@ class ActionReader:
         if kind in (TWIST, TWIST_STAMPED):
             self._set(np.flatnonzero(~self._absolute), self._velocity(message, kind), time_s)
         elif kind == ARRAY:
-            self._set(np.arange(len(self._scale)), np.array(message.data, dtype=np.float64), time_s)
+            self._set(np.arange(self._size), np.array(message.data, dtype=np.float64), time_s)
         elif kind == ACTION:
             self._sent.take(message)
             if self._sent.timed:
@@ -131,8 +135,7 @@ class ActionReader:
         if told is None or self._before is None:
             return None
         changes = told - self._before if self._topics[self._first] in TARGETS else told
-        action: Vector = np.where(self._absolute, told, changes) / self._scale
-        return action
+        return self._units.to_policy(np.where(self._absolute, told, changes))
 
     def missing(self) -> list[str]:
         """Return the dimensions that nobody has told anything about."""
@@ -151,9 +154,9 @@ class ActionReader:
         self._before = self.told_s = self.covered_s = None
 
     def _reached(self, now_s: float) -> Vector | None:
-        if len(self._targets) < len(self._scale):
+        if len(self._targets) < self._size:
             return None
-        return np.array([self._targets[place].value(now_s) for place in range(len(self._scale))], dtype=np.float64)
+        return np.array([self._targets[place].value(now_s) for place in range(self._size)], dtype=np.float64)
 
     def _set(self, places: npt.NDArray[np.int64], values: Vector, time_s: float) -> None:
         if len(values) != len(places):

@@ -63,7 +63,7 @@ class _JointWriter(CommandWriter):
             return problem
         if self._measured is None and self.unheard():
             return ""
-        unmeasured = np.asarray(self.options.layout.initial) * self._scale if self._sent is None else self._sent
+        unmeasured = self._units.to_robot(np.asarray(self.options.layout.initial)) if self._sent is None else self._sent
         self._measured = unmeasured.copy()
         self._measured[self._own] = [self._known[name] for name in self._joints]
         return ""
@@ -90,17 +90,17 @@ class _JointWriter(CommandWriter):
         return sentence if missing else ""
 
     def measured(self) -> Vector | None:
-        return None if self._measured is None else self._measured / self._scale
+        return None if self._measured is None else self._units.to_policy(self._measured)
 
     def sent(self) -> Vector | None:
-        return None if self._sent is None else self._sent / self._scale
+        return None if self._sent is None else self._units.to_policy(self._sent)
 
     def begin(self) -> None:
         self._held = self._sent = None
 
     def target(self, command: Command) -> Vector:
         """Return the joint positions to command, [A], in the joints' units."""
-        values = command.values * self._scale
+        values = self._units.to_robot(command.values)
         if self._measured is None:
             if command.kind is not CommandKind.PLAY:
                 self._sent = np.where(self._kept, values, self._start())

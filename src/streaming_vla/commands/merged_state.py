@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.commands.finite import LARGEST, finite
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import ARRAY, JOINTS
 
 POSE, POSE_STAMPED = "geometry_msgs/msg/Pose", "geometry_msgs/msg/PoseStamped"
@@ -28,9 +29,17 @@ class MergedState:
         joints: names of the joints whose positions are wanted; () takes every joint in the order in which it is heard
             until `settle`.
         nameless: names of the positions of a JointState without names.
+        units: from the robot's to the policy's; None: they are the same.
     """
 
-    def __init__(self, topics: Mapping[str, str], joints: Sequence[str] = (), nameless: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        topics: Mapping[str, str],
+        joints: Sequence[str] = (),
+        nameless: Sequence[str] = (),
+        units: Units | None = None,
+    ) -> None:
+        self._units = units or Units()
         self._topics, self._nameless = dict(topics), tuple(nameless)
         has_joints = JOINTS in self._topics.values()
         self._joints = list(joints) if has_joints else []
@@ -61,12 +70,16 @@ class MergedState:
         self._settled = True
 
     def values(self) -> npt.NDArray[np.float64] | None:
-        """Return the state [S]; None until all of it has been heard."""
+        """Return the state [S] in policy units; None until all of it has been heard.
+
+        Raises:
+            ValueError: units are given for another number of values.
+        """
         if self.missing():
             return None
         joints = [self._positions[name][0] for name in self._joints]
         rest = [self._parts[topic][0] for topic, kind in self._topics.items() if kind != JOINTS]
-        return np.concatenate([np.array(joints, dtype=np.float64), *rest])
+        return self._units.to_policy(np.concatenate([np.array(joints, dtype=np.float64), *rest]))
 
     def oldest_s(self) -> float:
         """Return when the part was heard that was heard longest ago."""
@@ -93,14 +106,14 @@ class MergedState:
         return tuple(f"{name}_{place}" for place, name in enumerate(found)) if doubled else tuple(found)
 
     def units(self) -> tuple[str, ...]:
-        """Return the unit of every number, empty where the message type does not say."""
+        """Return the unit of every number, empty where the message type does not say, or where it is converted."""
         found = [JOINT_UNIT] * len(self._joints)
         for topic, kind in self._topics.items():
             if kind == ARRAY:
                 found += [""] * len(self._parts[topic][0])
             elif kind != JOINTS:
                 found += POSE_UNITS
-        return tuple(found)
+        return tuple(found) if self._units.same else ("",) * len(found)
 
     def forget(self) -> None:
         """Forget every value: what was heard before is another episode's."""
@@ -112,7 +125,7 @@ class MergedState:
         if not names:
             raise ValueError(
                 f"{len(message.position)} positions without the names of their joints: give the names, in order, with "
-                "--state-names"
+                "--state-names, or as the observer's robot_state_nameless_joints"
             )
         if len(message.position) != len(names):
             raise ValueError(

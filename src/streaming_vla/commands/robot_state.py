@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import ARRAY, JOINTS
 
 TYPES = (ARRAY, JOINTS)
@@ -24,17 +25,27 @@ class StateReader:
         joints: names of the joints whose positions are the state, in order; () takes those of the first JointState, in
             its order, for all that follow.
         size: numbers that the policy needs; None where nobody knows.
+        units: from the robot's to the policy's; None: they are the same.
+        nameless: names of the positions of a JointState that has none, in its order: servo drivers send such.
     """
 
-    def __init__(self, kind: str, joints: Sequence[str] = (), size: int | None = None) -> None:
-        self._kind, self._joints, self._size = kind, tuple(joints), size
+    def __init__(
+        self,
+        kind: str,
+        joints: Sequence[str] = (),
+        size: int | None = None,
+        units: Units | None = None,
+        nameless: Sequence[str] = (),
+    ) -> None:
+        self._kind, self._joints, self._size, self._units = kind, tuple(joints), size, units or Units()
+        self._nameless = tuple(nameless)
 
     def __call__(self, message: Any) -> npt.NDArray[np.float64]:
-        """Return the state [state_size]: numbers as they are, or joint positions (rad, m).
+        """Return the state [state_size] in policy units, of numbers or of joint positions.
 
         Raises:
             ValueError: a joint is missing, twice there or at no finite position, names and positions do not match, or
-                the state has another size.
+                the state or its units have another size.
         """
         state = self._positions(message) if self._kind == JOINTS else np.array(message.data, dtype=np.float64)
         if self._size is not None and len(state) != self._size:
@@ -42,10 +53,15 @@ class StateReader:
                 f"the state has {len(state)} numbers, the policy needs {self._size}: set the observer's "
                 "robot_state_topic and robot_state_joints to what the policy was trained with"
             )
-        return state
+        return self._units.to_policy(state)
 
     def _positions(self, message: Any) -> npt.NDArray[np.float64]:
-        names = tuple(message.name)
+        names = tuple(message.name) or self._nameless
+        if not names and len(message.position):
+            raise ValueError(
+                f"{len(message.position)} positions without a name, expected one for every joint: let the driver send "
+                "them, or list them in the observer's robot_state_nameless_joints"
+            )
         if not names or len(message.position) != len(names):
             raise ValueError(
                 f"{len(message.position)} positions for {len(names)} joints, expected a position for every joint"

@@ -18,13 +18,13 @@ TWIST_FIELDS = 6  # linear x, y, z and angular x, y, z
 
 
 class ArrayWriter(CommandWriter):
-    """std_msgs/Float64MultiArray: the action itself, scaled. Changes are zero in every hold and stop."""
+    """std_msgs/Float64MultiArray: the action itself, in command units. Changes are zero in every hold and stop."""
 
     message_type = Float64MultiArray
 
     def write(self, command: Command, stamp: Time) -> Float64MultiArray:
-        """Return the scaled action, [A]."""
-        return Float64MultiArray(data=array.array("d", (command.values * self._scale).tolist()))
+        """Return the action in command units, [A]."""
+        return Float64MultiArray(data=array.array("d", self._units.to_robot(command.values).tolist()))
 
 
 class TwistWriter(CommandWriter):
@@ -49,7 +49,7 @@ class TwistWriter(CommandWriter):
         """Return the velocities of the dimensions that are changes."""
         velocity = np.zeros(TWIST_FIELDS)
         if command.kind is CommandKind.PLAY:
-            moves = (command.values * self._scale)[self._own]
+            moves = self._units.to_robot(command.values)[self._own]
             velocity[: len(moves)] = moves
         twist = TwistStamped(header=self._header(stamp))
         linear, angular = twist.twist.linear, twist.twist.angular

@@ -12,6 +12,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Float64MultiArray, Header
 
+from streaming_vla.commands.units import Units
 from streaming_vla.machines.events import Command, Vector
 from streaming_vla.machines.executor_options import ExecutorOptions
 
@@ -24,7 +25,7 @@ class CommandWriter(ABC):
     def __init__(self, options: ExecutorOptions) -> None:
         self.options = options
         self.clamped: Counter[str] = Counter()  # commands that were clamped on their way, by limit and dimension
-        self._scale = np.asarray(options.scale)
+        self._units = Units(options.scale, options.offset)
         self._own = np.ones(len(options.scale), dtype=bool)  # [A], dimensions that `write` expresses
 
     @abstractmethod
@@ -41,8 +42,8 @@ class CommandWriter(ABC):
         return not self._own.all()
 
     def rest(self, command: Command) -> Float64MultiArray:
-        """Return the scaled values of these dimensions; a hold and a stop keep the last ones."""
-        return Float64MultiArray(data=array.array("d", (command.values * self._scale)[~self._own].tolist()))
+        """Return the converted values of these dimensions; a hold and a stop keep the last ones."""
+        return Float64MultiArray(data=array.array("d", self._units.to_robot(command.values)[~self._own].tolist()))
 
     def measure(self, positions: Mapping[str, float]) -> str:
         """Take measured joint positions by name; return what is missing to command the robot, empty when nothing is.

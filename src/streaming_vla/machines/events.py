@@ -23,6 +23,7 @@ class Reason(IntEnum):
     QUEUE_EMPTY = 2
     EARLY = 3
     MAX_SILENCE = 4
+    LAST_CHANCE = 5
 
 
 class Mode(IntEnum):
@@ -202,6 +203,7 @@ class ExecutionState:
     hand_overs: int
     rejected: int
     instruction: str = ""
+    dry_run: bool = False
 
 
 class CommandKind(IntEnum):

@@ -170,6 +170,7 @@ class Executor:
             hand_overs=self._hand_overs,
             rejected=self._rejected,
             instruction=self._episode.instruction,
+            dry_run=self._options.dry_run,
         )
 
     def _advance(self, due_s: float, now: float) -> list[ExecutorEffect]:

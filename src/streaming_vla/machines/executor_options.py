@@ -11,6 +11,7 @@ from streaming_vla.machines.limits import Limits
 from streaming_vla.options.option import option
 from streaming_vla.options.shared import ActionOptions, NodeOptions, realtime_priority
 
+PREVIEW = "_preview"  # behind the topics of commands, in a dry run
 Positive = Annotated[float, Field(ge=0.001, le=1.0e6)]
 
 
@@ -22,10 +23,21 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "Message on `command`: array = std_msgs/Float64MultiArray, twist = geometry_msgs/TwistStamped, "
         "trajectory = trajectory_msgs/JointTrajectory, joints = sensor_msgs/JointState.",
     )
+    dry_run: bool = option(
+        False,
+        "Compute and limit every command, but publish it on `command_preview` (`gripper_command_preview`) only: the "
+        "robot is not moved, and a person may move it meanwhile.",
+    )
     command_frame: str = option("base_link", "frame_id of stamped commands.")
     scale: tuple[Annotated[float, Field(ge=-1000.0, le=1000.0)], ...] = option(
         (1.0, 1.0, 1.0, 1.0),
         "Command units per action unit and dimension (twist: m/s or rad/s; trajectory and joints: rad or m).",
+    )
+    offset: tuple[Annotated[float, Field(ge=-1.0e6, le=1.0e6)], ...] = option(
+        (0.0,),
+        "Command where an absolute action is 0, per dimension or one for all (command = action * scale + offset); of "
+        "dimensions that are changes it is 0.",
+        "command units",
     )
     maximum_lead: tuple[Positive, ...] = option(
         (0.3, 0.3, 0.3, 0.3),
@@ -110,10 +122,20 @@ class ExecutorOptions(ActionOptions, NodeOptions):
             count = len(self.joints if name == "joint_names" else getattr(self, name))
             if count != len(self.action_names):
                 raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.action_names)}")
+        self._check_offset()
         self.limits.check(self.layout)
         if doubled := [name for name, count in Counter(self.joints).items() if name and count > 1]:
             raise ValueError(f"joint_names has {', '.join(doubled)} twice, expected one joint for each dimension")
         return self
+
+    def _check_offset(self) -> None:
+        if len(self.offset) not in (1, len(self.action_names)):
+            names = ", ".join(self.action_names)
+            raise ValueError(f"offset has {len(self.offset)} values, expected one for all or one for each of {names}")
+        offsets = self.offset * len(self.action_names) if len(self.offset) == 1 else self.offset
+        for name, absolute, offset in zip(self.action_names, self.action_absolute, offsets, strict=True):
+            if offset and not absolute:
+                raise ValueError(f"offset of '{name}' is {offset:g}, but '{name}' is a change: a change of 0 is none")
 
     @model_validator(mode="after")
     def _check_start(self) -> ExecutorOptions:

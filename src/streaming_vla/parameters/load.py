@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from streaming_vla import bounded_yaml
 from streaming_vla.options.option import OptionError, suggest
+from streaming_vla.parameters import rcl_yaml
 from streaming_vla.parameters.nodes import NODES, SECTIONS, SuiteOptions
 from streaming_vla.parameters.sections import EVERY_NODE, KEY, full_namespace, is_for, last_name, qualified, rank
 
@@ -19,18 +21,6 @@ class ParameterFileError(ValueError):
     """The parameter file cannot be used; the message has one line per problem."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice: of two sections of one name the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> Any:
     """Return what the YAML file `path` holds.
 
@@ -38,15 +28,20 @@ def read_yaml(path: Path) -> Any:
         ParameterFileError: unreadable, not YAML, or a key that stands twice.
     """
     try:
-        # _Loader is a SafeLoader: it makes plain values only
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = bounded_yaml.read(path)
+        try:
+            bounded_yaml.check(text)
+        except bounded_yaml.YamlRefused as error:
+            if not isinstance(error.__cause__, yaml.YAMLError):  # which the loader tells in its own words
+                raise
+        return yaml.load(text, Loader=rcl_yaml.Loader)  # a SafeLoader: it makes plain values only
     except OSError as error:
         raise ParameterFileError(f"{path}: the parameter file cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ParameterFileError(f"{path}: this is not valid YAML: {place}{error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # characters, or a value that is none
         raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -61,9 +56,22 @@ def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
         ParameterFileError: unreadable, not YAML, an unknown section or key, a refused value, a section that none of the
             robot's nodes gets, one that ROS would let win over a closer one, or values that do not fit together.
     """
-    options = SuiteOptions()
     if path is None:
-        return options
+        return SuiteOptions()
+    options, problems = survey(path, namespace)
+    if problems:
+        raise ParameterFileError("\n".join(problems))
+    return options
+
+
+def survey(path: Path, namespace: str = "/") -> tuple[SuiteOptions, list[str]]:
+    """Return the options as far as they can be used, and a line for everything that `read` would refuse.
+
+    What is refused has its default: more can be said of the rest.
+
+    Raises:
+        ParameterFileError: unreadable, or not YAML.
+    """
     closest: dict[str, str] = {}  # section by node
     met: set[str] = set()  # what sections that a node gets are for
     missed: dict[str, str] = {}
@@ -90,8 +98,8 @@ def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
                 f"'{section}' first"
             )
         closest.update(dict.fromkeys(reached, section))
-        values = {key: value for key, value in entries.items() if not key.startswith(ROS_PREFIXES)}
-        problems += [f"{path}: section '{section}': {reason}" for reason in SECTIONS[name].refusals(values)]
+        values, refused = _checked(name, entries)
+        problems += [f"{path}: section '{section}': {reason}" for reason in refused]
         for node in reached:
             given[node] |= {key: value for key, value in values.items() if key in NODES[node].declared}
     names_robot = any(rank(section) == 2 for section in closest.values())  # then the others may be other robots'
@@ -102,8 +110,7 @@ def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
                 f"{path}: section '{section}' is for no node of namespace '{full_namespace(namespace)}': "
                 f"write '{wide}', or give the robot's namespace"
             )
-    if problems:
-        raise ParameterFileError("\n".join(problems))
+    options = SuiteOptions()
     for node, values in given.items():
         try:
             options = options.changed(node, values)
@@ -113,9 +120,24 @@ def read(path: Path | None, namespace: str = "/") -> SuiteOptions:
         options.check_agreement()
     except ValueError as error:
         problems.append(f"{path}: {error}")
-    if problems:
-        raise ParameterFileError("\n".join(dict.fromkeys(problems)))  # of "/**" several nodes may say the same
-    return options
+    return options, list(dict.fromkeys(problems))  # of "/**" several nodes may say the same
+
+
+def _checked(section: str, entries: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a section that are allowed, each by itself, and why the others are not."""
+    kind = SECTIONS[section]
+    values = {key: value for key, value in entries.items() if not key.startswith(ROS_PREFIXES)}
+    mixed = {key: value for key, value in values.items() if isinstance(value, rcl_yaml.Mixed)}
+    refused = [f"parameter '{key}' {value.refusal}" for key, value in mixed.items()]
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in mixed:
+            continue
+        if reasons := kind.refusals({key: value}):
+            refused += reasons
+        else:
+            kept[key] = value
+    return kept, refused
 
 
 def origin(files: Iterable[Path], node: str, names: Iterable[str]) -> str:

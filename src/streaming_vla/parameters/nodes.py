@@ -69,10 +69,14 @@ class SuiteOptions(NamedTuple):
         Raises:
             ValueError: it acts otherwise, at another rate, or sees other pictures; a sentence for each, "; " between.
         """
-        seen, acted = self.observer, self.generator
-        found = check_policy(spec, seen.cameras, seen.image_size, acted.control_period_s, acted.layout)
-        if found:
+        if found := self.policy_findings(spec):
             raise ValueError("; ".join(found))
+
+    def policy_findings(self, spec: PolicySpec) -> list[str]:
+        """Return a sentence for everything in which a policy sees or acts otherwise than the options say."""
+        seen, acted = self.observer, self.generator
+        period_s, layout = acted.control_period_s, acted.layout
+        return check_policy(spec, seen.cameras, seen.image_size, period_s, layout, seen.state_joints)
 
 
 NODES: dict[str, type[Options]] = {node: type(options) for node, options in SuiteOptions()._asdict().items()}

@@ -51,7 +51,12 @@ def check_actions(
 
 
 def check_policy(
-    spec: PolicySpec, cameras: Sequence[str], image_size: int, control_period_s: float, layout: ActionLayout
+    spec: PolicySpec,
+    cameras: Sequence[str],
+    image_size: int,
+    control_period_s: float,
+    layout: ActionLayout,
+    state_joints: Sequence[str],
 ) -> list[str]:
     """Return a sentence for every parameter of a robot that does not fit a policy.
 
@@ -61,14 +66,34 @@ def check_policy(
         image_size: of these pictures, pixels.
         control_period_s: an action of the robot lasts so long, seconds.
         layout: of its actions.
+        state_joints: whose positions are its state; empty: not told.
     """
     who, found = f"policy {spec.name}", []
     if tuple(cameras) != spec.cameras:
         found.append(f"cameras are {_listed(cameras)}, {who} needs {_listed(spec.cameras)}, in that order")
     if image_size != spec.image_size:
         found.append(f"image_size is {image_size} pixels, {who} needs {spec.image_size}")
+    if state_joints and len(state_joints) != spec.state_size:
+        found.append(
+            f"robot_state_joints are {_listed(state_joints)}, the state of {who} has {spec.state_size} numbers"
+        )
     needed = spec.layout
-    return found + check_actions(needed.names, needed.absolute, spec.control_period_s, layout, control_period_s, who)
+    found += check_actions(needed.names, needed.absolute, spec.control_period_s, layout, control_period_s, who)
+    return found + _check_limits(needed, layout, who)
+
+
+def _check_limits(needed: ActionLayout, layout: ActionLayout, who: str) -> list[str]:
+    """Return a sentence for every dimension of which no action of the policy is allowed: the units are others."""
+    if needed.names != layout.names:
+        return []
+    return [
+        f"action_low to action_high of '{name}' is {low:g} to {high:g}, {who} acts from {least:g} to {most:g}: none of "
+        "its actions would be played as it is, are the units the same?"
+        for name, low, high, least, most in zip(
+            needed.names, layout.low, layout.high, needed.low, needed.high, strict=True
+        )
+        if most < low or high < least
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

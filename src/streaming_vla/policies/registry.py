@@ -61,7 +61,7 @@ SCHEMES = {
     "openpi": Scheme(
         "streaming_vla.policies.remote.openpi:connect", "msgpack websockets", "remote", options=RemoteOptions
     ),
-    "groot": Scheme("streaming_vla.policies.remote.groot:connect", "msgpack pyzmq", "remote", options=RemoteOptions),
+    "groot": Scheme("streaming_vla.policies.remote.groot:connect", "msgpack", "remote", options=RemoteOptions),
 }
 
 

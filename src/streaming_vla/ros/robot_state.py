@@ -11,6 +11,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from streaming_vla.commands.robot_state import StateReader
+from streaming_vla.commands.units import Units
 from streaming_vla.options.shared import ARRAY, JOINTS, RobotStateOptions
 from streaming_vla.ros.base import BEST_EFFORT, SuiteNode
 
@@ -34,7 +35,12 @@ def listen_to_robot_state(
     Raises:
         ValueError: the parameters do not fit together.
     """
-    read = StateReader(options.robot_state_type, options.state_joints)
+    read = StateReader(
+        options.robot_state_type,
+        options.state_joints,
+        units=Units(*options.state_units),
+        nameless=options.nameless_joints,
+    )
 
     def convert(message: Any) -> npt.NDArray[np.float64]:
         heard()

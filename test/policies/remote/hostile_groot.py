@@ -12,6 +12,8 @@ import msgpack
 import numpy as np
 from remote_servers import SILENT, TIMEOUT_S, groot_actions, groot_answer, modalities
 
+from streaming_vla.policies.remote.zeromq import GREETING
+
 
 class BadGroot(NamedTuple):
     """A bad GR00T server: how it answers, or what is on its port instead."""
@@ -70,11 +72,60 @@ def chatters(connection: socket.socket) -> None:
         time.sleep(1e-3)
 
 
+def ready(kind: bytes = b"REP") -> bytes:
+    """Return the command by which a server of ZeroMQ says that it is ready."""
+    body = b"\x05READY\x0bSocket-Type" + struct.pack("!I", len(kind)) + kind
+    return bytes((4, len(body))) + body
+
+
+def zeromq(*parts: bytes, endless: bytes = b"", stays: bool = True) -> Callable[[socket.socket], None]:
+    """Send the parts, each after something has come, and then the same bytes again and again."""
+
+    def behave(connection: socket.socket) -> None:
+        for part in parts:
+            connection.recv(1 << 16)
+            connection.sendall(part)
+        while endless:
+            connection.sendall(endless)
+            time.sleep(1e-3)
+        while stays and connection.recv(1 << 16):
+            pass
+
+    return behave
+
+
+CURVE = GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:]
+BUSY = b"\x04\x0b\x05ERROR\x04busy"
+TERABYTE = b"\x01\0\x02" + struct.pack("!Q", 1 << 40)
 ARM = groot_actions(1.0)["single_arm"]
 GROOT = (
     BadGroot("silent without ZeroMQ", SILENT, raw=reads),
-    BadGroot("closes at once", SILENT, raw=lambda _connection: None),
-    BadGroot("speaks another protocol", SILENT, raw=chatters),
+    BadGroot("closes at once", "closed the connection", raw=lambda connection: connection.recv(64)),
+    BadGroot("speaks another protocol", "does not speak ZeroMQ", raw=chatters),
+    BadGroot("speaks an older ZeroMQ", "does not speak ZeroMQ", raw=zeromq(GREETING[:10] + b"\x01" + GREETING[11:])),
+    BadGroot(
+        "wants encryption",
+        "wants the security mechanism CURVE",
+        raw=zeromq(GREETING.replace(b"NULL", b"CURVE", 1)[:64]),
+    ),
+    BadGroot("greets by halves", SILENT, raw=zeromq(GREETING[:30])),
+    BadGroot(
+        "refuses the client", "refuses this client (?ERROR?busy)", raw=zeromq(GREETING, b"\x04\x0b\x05ERROR\x04busy")
+    ),
+    BadGroot("answers no requests", "answers no requests", raw=zeromq(GREETING, ready(b"PUB"))),
+    BadGroot("a command too long", "a frame of 70000 bytes", raw=zeromq(GREETING, b"\x06" + struct.pack("!Q", 70_000))),
+    BadGroot("no frame", "no frame of ZeroMQ (flags 0x50)", raw=zeromq(GREETING, ready(), b"P")),
+    BadGroot("no delimiter", "has no delimiter", raw=zeromq(GREETING, ready(), b"\x00\x00")),
+    BadGroot("a delimiter that is none", "at most 0 are taken", raw=zeromq(GREETING, ready(), b"\x01\x05hello")),
+    BadGroot(
+        "claims a terabyte",
+        "at most 1048656 are taken",
+        raw=zeromq(GREETING, ready(), b"\x01\0\x02" + struct.pack("!Q", 1 << 40)),
+    ),
+    BadGroot("cuts a frame", "closed the connection", raw=zeromq(GREETING, ready(), b"\x01\0\x00\x64abc", stays=False)),
+    BadGroot("parts without end", "several parts", raw=zeromq(GREETING, ready(), b"\x01\0" + b"\x01\x01a" * 100_000)),
+    BadGroot("commands without end", SILENT, raw=zeromq(GREETING, ready(), endless=b"\x04\x0b\x04PING\0\0abcd")),
+    BadGroot("does not read", SILENT, raw=lambda _connection: time.sleep(2.0 * TIMEOUT_S)),
     BadGroot("silent", SILENT, lambda _request: None),
     BadGroot("silent about actions", SILENT, on("get_action", None)),
     BadGroot("slow", SILENT, on("get_action", slow)),
@@ -86,7 +137,7 @@ GROOT = (
     BadGroot("an error of another kind", "it says: [1, 2]", on("get_action", {"error": [1, 2]})),
     BadGroot("ERROR", "it says ERROR", on("get_action", b"ERROR")),
     BadGroot("no msgpack", "the message", on("get_action", b"\xc1")),
-    BadGroot("an answer too large", SILENT, on("get_action", b"\xc4" * 3_000_000)),
+    BadGroot("an answer too large", "at most 1048656 are taken", on("get_action", b"\xc4" * 3_000_000)),
     BadGroot("two parts", "several parts", on("get_action", (b"\x80", b"\x80"))),
     BadGroot("a map", "its answer is a dict", on("get_action", {"actions": 1})),
     BadGroot("no gripper", "nothing under 'gripper'", on("get_action", [{"single_arm": ARM}, {}])),

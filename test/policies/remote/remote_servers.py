@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 import yaml
 import zmq
+from websockets.exceptions import WebSocketException
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -203,7 +204,7 @@ class OpenpiToy:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, EOFError):
+        with connection, contextlib.suppress(OSError, EOFError, WebSocketException):
             peer = Peer(self.wrap(connection))
             self.greet(peer)
             while True:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zmq
 from remote_servers import (
     GROOT_KEYS,
     OPENPI_KEYS,
@@ -134,6 +137,33 @@ def test_a_server_that_is_not_there_yet(groot_toy: GrootToy, tmp_path: Path, cap
     assert "cannot be reached: Connection refused; observations are refused until it answers" in caplog.text
     with pytest.raises(PolicyUnavailable, match="cannot be reached: Connection refused"):
         asked(policy, 1.0)
+
+
+@pytest.mark.parametrize("heartbeat_ms", [0, 20])
+def test_a_server_with_the_socket_that_gr00t_has(tmp_path: Path, heartbeat_ms: int) -> None:
+    served = zmq.Context.instance().socket(zmq.REP)
+    served.setsockopt(zmq.LINGER, 0)
+    served.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+    port = served.bind_to_random_port("tcp://127.0.0.1")
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            if served.poll(10):
+                request = groot_wire.unpack(served.recv(), 1 << 24)
+                served.send(groot_wire.pack(groot_answer(request)))
+        served.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    options = RemoteOptions(described(tmp_path, GROOT_KEYS, image_size=32), timeout_s=LONG_S)
+    policy = groot.connect(f"localhost:{port}", options)
+    for mark in (1.0, 2.0, 3.0):
+        np.testing.assert_allclose(asked(policy, mark), rows_of(mark), rtol=1e-6)
+        time.sleep(0.1)  # several beats that nobody answers: the connection is made anew
+    assert policy.figures()["server_failed"] == 0
+    over.set()
+    thread.join(5.0)
 
 
 @pytest.mark.parametrize("address", ["", ":5555", "host:five", "host/path", "me@host", "tcp://host"])

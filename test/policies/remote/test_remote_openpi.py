@@ -74,7 +74,8 @@ def view_behind(policy: RemotePolicy, mark: float, view: CacheView) -> CacheView
     return CacheView(torch.zeros_like(values), values, view.next_position + 1)
 
 
-def test_a_server_of_the_websockets_library_as_openpi_runs_it(tmp_path: Path) -> None:
+def test_a_server_of_the_websockets_library_as_openpi_runs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     questions: list[dict[Any, Any]] = []
     headers: list[str | None] = []
 
@@ -104,7 +105,9 @@ def test_a_server_of_the_websockets_library_as_openpi_runs_it(tmp_path: Path) ->
             np.testing.assert_allclose(asked(policy, mark), rows_of(mark), rtol=1e-6)
         figures = policy.figures()
         server.shutdown()
-    assert headers == ["Api-Key secret"], "one connection"
+    assert headers == ["Api-Key secret"] * 2, "one connection for the greeting, and one for all questions"
+    ours = [record for record in caplog.records if record.name != "websockets.server"]
+    assert not any("secret" in record.getMessage() for record in ours), "no log holds the key"
     assert figures["server"] == f"openpi://127.0.0.1:{port}" and figures["server_answered"] == 2
     assert figures["server_infer_ms"] == 41.5 and figures["server_prev_total_ms"] == 50.5
     assert isinstance(figures["server_round_trip_ms"], float) and "server_nan" not in figures

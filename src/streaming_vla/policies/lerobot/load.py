@@ -131,7 +131,7 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         max(flow.height, flow.width),
         BOTH_SIDES if flow.centred else LEFT_TOP,
     )
-    load(set_precision(flow.network, dtype), _weights(folder), flow.names, device)
+    load(set_precision(flow.network, dtype), weights_of(folder), flow.names, device)
     lay_out(flow.network.expert)
     sizes = PolicySizes(
         flow.height,
@@ -165,7 +165,7 @@ def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPol
         BOTH_SIDES,
     )
     network.to(dtype)
-    load(network, _weights(folder), names, device)
+    load(network, weights_of(folder), names, device)
     return ACTPolicy(spec, network, before, after, shapes, device)
 
 
@@ -178,6 +178,7 @@ def set_precision(network: Network, dtype: torch.dtype) -> Network:
     return network
 
 
-def _weights(folder: Folder) -> TensorArchive:
+def weights_of(folder: Folder) -> TensorArchive:
+    """Return the checkpoint's weights, of which the header is read; CheckpointError when they cannot be used."""
     path = folder.file(WEIGHTS, "it holds the policy's weights: copy it too, in one piece")
     return TensorArchive(path, f"{folder.who}: {WEIGHTS}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -99,9 +100,7 @@ class Preprocessor:
             self._apply.append(self._normaliser(step, options))
         elif isinstance(options, Tokenize) and vocabulary:
             wanted = options.tokenizer_name or ""
-            inside = self._folder.path / wanted  # newer lerobot saves the tokenizer in a folder of the checkpoint
-            own = [inside] if wanted and "/" not in wanted and not wanted.startswith(".") else []
-            folders = [*([assets.path] if assets else []), *own, self._folder.path]
+            folders = tokenizer_folders(self._folder, assets, wanted)
             self.tokenizer = Tokenizer(find_tokenizer(folders, wanted), options.max_length, vocabulary)
             self._apply.append(self._tokenize)
         elif isinstance(options, Relative):
@@ -183,6 +182,17 @@ class Postprocessor:
         offset = np.zeros(len(self._relative), dtype=np.float32)
         offset[self._relative] = raw_state[: len(self._relative)][self._relative[: len(raw_state)]]
         return offset
+
+
+def tokenizer_folders(folder: Folder, assets: Folder | None, wanted: str) -> list[Path]:
+    """Return where the tokenizer of a checkpoint may be.
+
+    Args:
+        wanted: name that the checkpoint has for it.
+    """
+    inside = folder.path / wanted  # newer lerobot saves the tokenizer in a folder of the checkpoint
+    own = [inside] if wanted and "/" not in wanted and not wanted.startswith(".") else []
+    return [*([assets.path] if assets else []), *own, folder.path]
 
 
 class _Statistics:

@@ -7,13 +7,11 @@ description. A new episode is told to the server by `reset`.
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import zmq
 
 from streaming_vla.policies.contract import PolicySpec, PolicyUnavailable
 from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
@@ -26,6 +24,7 @@ from streaming_vla.policies.remote.messages import WireError
 from streaming_vla.policies.remote.modality import check_modalities
 from streaming_vla.policies.remote.options import RemoteOptions
 from streaming_vla.policies.remote.policy import Answer, Question, RemotePolicy
+from streaming_vla.policies.remote.zeromq import RequestSocket
 
 LOGGER = logging.getLogger(__name__)
 PORT = 5555
@@ -80,15 +79,9 @@ class GrootLink:
     def __init__(
         self, host: str, port: int, key: str, most_bytes: int, keys: Keys, spec: PolicySpec, deadline_s: float
     ) -> None:
-        # ZeroMQ does not say that nobody listens
-        socket.create_connection((host, port), max(1e-3, deadline_s - time.monotonic())).close()
         self._key, self._most_bytes = key, most_bytes
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
+        self._socket = RequestSocket(host, port, most_bytes, deadline_s)
         try:
-            self._socket.setsockopt(zmq.LINGER, 0)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
-            self._socket.setsockopt(zmq.IPV6, 1)
-            self._socket.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
             told = self.ask({"endpoint": "get_modality_config"}, deadline_s)
             self.instruction = check_modalities(told, keys, spec)
         except BaseException:
@@ -98,15 +91,7 @@ class GrootLink:
     def ask(self, request: dict[str, Any], deadline_s: float) -> Any:
         """Return the answer to a request; raises what the constructor raises."""
         message = groot_wire.pack(request | ({"api_token": self._key} if self._key else {}))
-        try:
-            self._socket.send(message, zmq.NOBLOCK)
-            if not self._socket.poll(max(0, round(1000.0 * (deadline_s - time.monotonic()))), zmq.POLLIN):
-                raise TimeoutError
-            received = self._socket.recv(zmq.NOBLOCK)
-            if self._socket.getsockopt(zmq.RCVMORE):
-                raise LinkError("its answer has several parts, expected one")
-        except zmq.ZMQError as error:
-            raise LinkError(f"the connection is broken: {error}") from error
+        received = self._socket.ask(message, deadline_s)
         if received == b"ERROR":
             raise LinkError("it says ERROR: see its log")
         found = groot_wire.unpack(received, self._most_bytes)
@@ -115,12 +100,12 @@ class GrootLink:
         return found
 
     def usable(self) -> bool:
-        """A request has been answered, and ZeroMQ delivers nothing that is no answer."""
-        return True
+        """See Link."""
+        return self._socket.usable()
 
     def close(self) -> None:
         """See Link."""
-        self._socket.close(linger=0)
+        self._socket.close()
 
 
 class GrootServer:

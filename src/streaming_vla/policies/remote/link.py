@@ -65,7 +65,7 @@ class Reconnecting(Generic[Kind]):
             raise type(self._failure)(str(self._failure))
         try:
             if self._link is not None and not self._link.usable():
-                self._drop()
+                self.close()
             if self._link is None:
                 self._link = self._connect(deadline_s)
             result = work(self._link)
@@ -82,24 +82,25 @@ class Reconnecting(Generic[Kind]):
         except OSError as error:
             raise self._failed(PolicyUnavailable(f"{self.address} cannot be reached: {_reason(error)}")) from error
         except BaseException:
-            self._drop()
+            self.close()
             raise
         if self._failure is not None:
             LOGGER.info("%s answers again", self.address)
         self._failure, self._pause_s = None, 0.0
         return result
 
+    def close(self) -> None:
+        """End the connection."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
     def _failed(self, failure: PolicyUnavailable) -> PolicyUnavailable:
-        self._drop()
+        self.close()
         self._failure = failure
         self._pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2.0 * self._pause_s))
         self._not_before_s = time.monotonic() + self._pause_s
         return failure
-
-    def _drop(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
 
 
 def _reason(error: OSError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from typing import Any
 
 from websockets.exceptions import InvalidURI
@@ -52,9 +53,8 @@ def connect(address: str, options: RemoteOptions | None = None) -> RemotePolicy:
     if key and not where.secure and where.host not in LOOPBACK:
         LOGGER.warning("%s: the key travels in the clear; openpi:wss://... encrypts it", who)
     described = read_description(options.remote) if options.remote else None
-    largest = OTHER_BYTES if described is None else most_bytes(described[0])
-    link = Reconnecting(who, lambda deadline_s: OpenpiLink(where, key, largest, deadline_s))
-    greeting = _greeting(link, options.timeout_s, may_come_later=described is not None)
+    with closing(Reconnecting(who, lambda deadline_s: OpenpiLink(where, key, GREETING_BYTES, deadline_s))) as first:
+        greeting = _greeting(first, options.timeout_s, may_come_later=described is not None)
     told = greeting.get(SPEC_KEY)
     if described is not None and told is not None:
         raise CheckpointError(f"{who} says itself what its policy is fed: leave model_remote empty")
@@ -68,11 +68,19 @@ def connect(address: str, options: RemoteOptions | None = None) -> RemotePolicy:
         served = with_cameras(spec, keys, options)
     except WireError as error:
         raise CheckpointError(str(error)) from error
+    largest = 8 * spec.trained_horizon * spec.layout.size + OTHER_BYTES
+    link = Reconnecting(who, lambda deadline_s: OpenpiLink(where, key, largest, deadline_s))
     return RemotePolicy(OpenpiServer(link, *served, wire.pack(told)), served[0], options.timeout_s)
 
 
 class OpenpiLink:
     """A connection, greeted.
+
+    Args:
+        where: the server.
+        key: that it wants; empty: none.
+        largest: bytes of an answer; a greeting may have GREETING_BYTES.
+        deadline_s: time.monotonic() by which it has to be there.
 
     Raises:
         LinkError, WireError, OSError: there is none, or the greeting is none.
@@ -157,11 +165,6 @@ def _taken(question: Question, optional: Any) -> dict[str, Any]:
     if question.planned is not None:
         extras |= {PLANNED_KEY: question.planned.actions, DELAY_KEY: question.planned.delay}
     return {key: value for key, value in extras.items() if isinstance(optional, list) and key in optional}
-
-
-def most_bytes(spec: PolicySpec) -> int:
-    """Return the bytes that an answer may have."""
-    return 8 * spec.trained_horizon * spec.layout.size + OTHER_BYTES
 
 
 def _told(told: Any, who: str) -> tuple[PolicySpec, Keys]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import time
@@ -16,8 +17,11 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from streaming_vla.policies.lerobot.errors import shortened
+from streaming_vla.policies.remote.deadline import left_s
 from streaming_vla.policies.remote.link import LinkError
 
+QUIET = logging.getLogger(f"{__name__}.protocol")
+QUIET.setLevel(logging.CRITICAL)  # debugging would print the key, and what a stranger sends ends in a LinkError
 READ_BYTES = 1 << 13  # frames of two bytes each take their time, within which no deadline is looked at
 PARTING_S = 0.05  # for a short frame to leave
 KEY_REFUSED = (401, 403)
@@ -39,11 +43,11 @@ class WebSocket:
     """
 
     def __init__(self, where: WebSocketURI, headers: Mapping[str, str], most_bytes: int, deadline_s: float) -> None:
-        self._protocol = ClientProtocol(where, max_size=most_bytes)
+        self._protocol = ClientProtocol(where, max_size=most_bytes, logger=QUIET)
         self._messages: deque[bytes | str] = deque()
         self._parts: list[bytes] = []
         self._is_text = False
-        self._socket = socket.create_connection((where.host, where.port), _left_s(deadline_s))
+        self._socket = socket.create_connection((where.host, where.port), left_s(deadline_s))
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             if where.secure:
@@ -117,7 +121,7 @@ class WebSocket:
 
     def _read(self, deadline_s: float) -> None:
         """Take what comes next."""
-        self._socket.settimeout(_left_s(deadline_s))
+        self._socket.settimeout(left_s(deadline_s))
         self._take_all(self._socket.recv(READ_BYTES), deadline_s)
 
     def _take_all(self, data: bytes, deadline_s: float) -> None:
@@ -145,22 +149,15 @@ class WebSocket:
     def _write(self, deadline_s: float) -> None:
         for data in self._protocol.data_to_send():
             if data:
-                self._socket.settimeout(_left_s(deadline_s))
+                self._socket.settimeout(left_s(deadline_s))
                 self._socket.sendall(data)
             else:  # nothing more will be sent
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_WR)
 
 
-def _left_s(deadline_s: float) -> float:
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0.0:
-        raise TimeoutError
-    return left_s
-
-
 def _with_tls(plain: socket.socket, host: str, deadline_s: float) -> socket.socket:
-    plain.settimeout(_left_s(deadline_s))
+    plain.settimeout(left_s(deadline_s))
     try:
         return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:

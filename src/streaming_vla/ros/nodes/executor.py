@@ -16,14 +16,16 @@ from streaming_vla.commands.types import WRITERS
 from streaming_vla.commands.writer import CommandWriter
 from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
 from streaming_vla.machines.executor import Executor, ExecutorEffect
-from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
+from streaming_vla.machines.stops import NO_ACTION, Level, Speaker, cause
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
 from streaming_vla.ros.transport import avoid_shared_memory
 
+DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not moved"
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 # drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
@@ -42,10 +44,12 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         """Make the command type and connect to the generator and the robot."""
         self._layout = self.options.layout
         self._writer = self._new_writer()
-        self._commands = self.create_publisher(self._writer.message_type, "command", reliable(10))
+        # in a dry run nothing in this process could move the robot
+        end = PREVIEW if self.options.dry_run else ""
+        self._commands = self.create_publisher(self._writer.message_type, f"command{end}", reliable(10))
         self._rest = None
         if self._writer.has_rest:
-            self._rest = self.create_publisher(Float64MultiArray, "gripper_command", reliable(10))
+            self._rest = self.create_publisher(Float64MultiArray, f"gripper_command{end}", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
         self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
@@ -62,7 +66,10 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._mismatch = ""
         self._writer = self._new_writer()  # anew: what was measured before says nothing of the robot of now
         self._lateness = LatencyTracker(warm_up=0)
+        self._speaker = Speaker()
         self._said_s = time.monotonic()
+        if self.options.dry_run:
+            self.get_logger().warning(DRY_RUN)
         self.raise_priority(self.options.realtime_priority)
 
     def deactivate(self) -> None:
@@ -107,6 +114,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         lateness = self._lateness.summary()
         figures: dict[str, object] = {
             "mode": state.mode.name.lower(),
+            "dry_run": "yes" if state.dry_run else "no",
             "queue_depth": state.queue_depth,
             "executed": state.executed,
             "held_s": state.held_s,
@@ -117,7 +125,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             "tick_late_p99_ms": 1e3 * lateness.p99_s,
             "tick_late_max_ms": 1e3 * lateness.max_s,
         }
-        return self._mismatch or self._hindered(state.mode), {
+        return self._mismatch or self._hindered(state.mode) or (DRY_RUN if state.dry_run else ""), {
             **figures,
             **self.machine.counters.as_dict(),
             **self._writer.clamped,
@@ -125,16 +133,22 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def failed(self) -> str:
         """Say that the ladder has ended."""
-        if self.machine.state(time.monotonic()).mode is not Mode.ERROR:
-            return ""
-        return "the robot was stopped, no action came in time: start a new episode"
+        state = self.machine.state(time.monotonic())
+        return f"the robot was stopped, {cause(state)}: start a new episode" if state.mode is Mode.ERROR else ""
 
     def _hindered(self, mode: Mode) -> str:
         """Return why the robot does not move in an episode, empty when it does."""
-        if self.machine.robot_silent(time.monotonic()) and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
-            of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
-            return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}': the robot is not moved"
-        return "no action came in time: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
+        silence = self._silence()
+        if silence and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
+            return f"{silence}: the robot is not moved"
+        return f"{NO_ACTION}: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
+
+    def _silence(self) -> str:
+        """Return what is not heard of the robot, empty when it is heard."""
+        if not self.machine.robot_silent(time.monotonic()):
+            return ""
+        of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
+        return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}'"
 
     def _new_writer(self) -> CommandWriter:
         return WRITERS[self.options.command_type](self.options)
@@ -170,6 +184,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             else:
                 self._say(effect)
                 self._show(effect)
+                self._speak(effect)
 
     def _command(self, command: Command) -> None:
         stamp = self.stamp()
@@ -190,6 +205,19 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
     def _say(self, state: ExecutionState) -> None:
         self._said_s = time.monotonic()
         self._states.publish(messages.execution_state_to(state, self.session, self.stamp()))
+
+    def _speak(self, state: ExecutionState) -> None:
+        """Tell the operator of holds and stops; the robot has its command already."""
+        refused = {name: count for name, count in self.machine.counters.as_dict().items() if name.startswith("action_")}
+        said = self._speaker.on_state(state, refused, self._silence() or self._mismatch, time.monotonic())
+        if said is None:
+            return
+        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
+            self.get_logger().error(said.sentence)
+        elif said.level is Level.WARN:
+            self.get_logger().warning(said.sentence)
+        else:
+            self.get_logger().info(said.sentence)
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""

@@ -13,9 +13,7 @@ from typing import Any
 
 import cv2
 import torch
-from rclpy.exceptions import InvalidNamespaceException
 from rclpy.publisher import Publisher
-from rclpy.validate_namespace import validate_namespace
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
@@ -29,12 +27,14 @@ from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.options.texts import cut
 from streaming_vla.policies.contract import reported_figures
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
 from streaming_vla.ros.side_node import SideNode
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import check_sessions, resolved_session
 
 LONGEST_ANSWER_S = 2.0
 NO_ANSWER = f"the model has not answered for {LONGEST_ANSWER_S:g} s: restart this node"
@@ -79,18 +79,16 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         options = self.options
+        begun_s = time.monotonic()
         self._policy = load_model(options)
+        self.get_logger().info(f"model '{self._policy.spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
         self._engine_options, warnings = fitted(options, self._policy)
         for sentence in warnings:
             self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
-        names = [self._resolve(name) for name in options.sessions]
-        if len(set(names)) != len(names) or len(names) > options.max_sessions:
-            raise ValueError(
-                f"sessions are {', '.join(names)}, expected at most {options.max_sessions} different ones "
-                "(max_sessions)"
-            )
+        names = [resolved_session(name, self.session) for name in options.sessions]
+        check_sessions(names, options.max_sessions)
         self._side = SideNode(self, len(names))
         for name in names:
             self._connect(name, self._side)
@@ -167,20 +165,6 @@ class InferenceNode(SuiteNode[InferenceOptions]):
                 asked.response.reason = NO_ANSWER
                 asked.done.set_result(asked.response)
 
-    def _resolve(self, name: str) -> str:
-        """Return the namespace that `name` means, as the robot's own nodes say it; ValueError when it is none."""
-        if name == ".":
-            return self.session
-        session = name if name.startswith("/") else f"{self.session.rstrip('/')}/{name}"
-        session = session.rstrip("/") or "/"
-        try:
-            validate_namespace(session if name else "")
-        except InvalidNamespaceException as error:
-            raise ValueError(
-                f"sessions has '{name}', which is no namespace: expected letters, digits, '_' and '/', as in /left"
-            ) from error
-        return session
-
     def _connect(self, session: str, side: SideNode) -> None:
         prefix = session.rstrip("/")
         convert = partial(messages.observation_from, cameras=self._policy.spec.cameras)
@@ -218,7 +202,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self._contexts[session].publish(context)
             self._later(self._say_prefilled, reply, value)
         elif isinstance(value, Refusal):
-            self.get_logger().warning(f"observation refused: {value.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"observation refused: {cut(value.reason)}", throttle_duration_sec=1.0)
         elif reply.request is not None:
             self._answer(reply.request, value)
 
@@ -229,7 +213,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
-            self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"actions refused: {cut(action.reason)}", throttle_duration_sec=1.0)
         elif not self._policy.spec.chunk:  # of a chunk it was done with the context
             begin_s = reply.done_s - action.compute_s
             self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
@@ -252,7 +236,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
         if request.session not in self._contexts:  # it would take the cache of a robot that is served
-            response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
+            response.reason = (
+                f"session '{cut(request.session)}' is not served here: expected {' or '.join(self._contexts)}"
+            )
             self.refuse("session_not_served", response.reason)
             return response
         return self._ask(

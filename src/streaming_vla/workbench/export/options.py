@@ -49,9 +49,10 @@ def export_options(
         namespace,
         actions=action_options(suite, float(1 / rate)),
         state_topics=tuple(state_topics),
-        nameless=tuple(state_names),
+        nameless_joints=tuple(state_names) or observer.nameless_joints,
         action_topics=tuple(action_topics),
         instruction=instruction.strip(),
+        state_units=observer.state_units,
     )
     turned = {camera: options.rotation for camera, options in camera_options(observer).items()}
     return ExportOptions(robot, StepOptions(rate, square, turned, longest_gap_s), storage, robot_type)
@@ -61,4 +62,4 @@ def action_options(suite: SuiteOptions, period_s: float) -> ActionOptions:
     """Return what commands mean, from the options of generator and executor."""
     names, executor = suite.generator.action_names, suite.executor
     joints = names if executor.joint_names == ("",) else executor.joint_names
-    return ActionOptions(names, suite.generator.action_absolute, joints, executor.scale, period_s)
+    return ActionOptions(names, suite.generator.action_absolute, joints, executor.scale, period_s, executor.offset)

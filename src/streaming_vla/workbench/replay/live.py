@@ -52,12 +52,19 @@ class LiveEpisode:
         elif topic == "kv_cache_stats":
             self.kv_bytes.append((time_s, int(message.bytes)))
 
+    @property
+    def whole(self) -> bool:
+        """True when the recording was there at the begin of the episode, whose first sequence is 0."""
+        return min({*(at.sequence for at in self.requests), *self.observed, *self.prefilled}, default=0) == 0
+
     def played(self) -> list[tuple[float, Vector]]:
         """Return what the robot was told, by the time at which each action began."""
         found = []
         newest = (-1, -1)
         for at in self.states:
             key = (at.state.context, at.state.index)
+            if at.state.dry_run:  # somebody else told the robot
+                continue
             if at.state.mode is Mode.PLAYING and key != newest and key in self.actions:
                 found.append((at.time_s, self.actions[key]))
                 newest = key
@@ -69,4 +76,5 @@ def _execution_state(message: Any) -> ExecutionState:
         message.episode, Mode(message.mode), message.context, message.index, message.queue_depth, message.executed,
         np.array(message.cumulative_action, dtype=np.float64), message.held, message.starved, message.held_s,
         message.starved_s, message.hand_overs, message.rejected, instruction=message.instruction,
+        dry_run=getattr(message, "dry_run", False),  # which older suites did not know
     )  # fmt: skip
