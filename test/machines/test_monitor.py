@@ -127,6 +127,21 @@ def test_early_is_asked_when_the_context_comes_late_into_its_horizon() -> None:
     assert reasons(monitor.on_execution_state(state(context=0, index=5, executed=3), 0.3)) == [(1, Reason.EARLY)]
 
 
+def test_rows_that_a_late_chunk_leaves_out_are_no_actions_that_are_left() -> None:
+    """A checkpoint of LeRobot executes its whole chunk: its execution horizon never comes when it begins late."""
+    monitor = started()
+    monitor.on_context(replace(context(0, 6, 6), chunk=True), 0.1)
+    for index in range(5):
+        asked = monitor.on_execution_state(state(context=0, index=index, executed=index + 1), 0.1)
+    assert reasons(asked) == [(1, Reason.EARLY)], "two actions are left"
+    monitor.on_context(replace(context(1, 6, 6), chunk=True), 0.3)
+    found = [
+        reasons(monitor.on_execution_state(state(context=1, index=index, executed=8 + index), 0.3))
+        for index in range(2)  # three rows were over when it took over, so three are played
+    ]
+    assert found == [[], [(2, Reason.EARLY)]], "two actions are left"
+
+
 def test_the_old_context_does_not_count_once_there_is_a_newer_one() -> None:
     monitor = played()
     monitor.on_execution_state(state(context=0, index=2, executed=3), 0.2)

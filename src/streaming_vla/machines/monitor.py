@@ -251,14 +251,13 @@ class Monitor:
         if state is None or context is None or state.mode is not Mode.PLAYING or state.context != context.sequence:
             return []
         early = self._early_actions(context, state)
-        if context.execution_horizon - state.index > early:
-            return []
-        if self._options.mode == "off":
+        left = context.trained_horizon - self._step(context, state)
+        # a context that began late has left steps out: it may end before its execution horizon does
+        if self._options.mode == "off" or min(context.execution_horizon - state.index, left) > early:
             return []
         if self.request_latency.smoothed_s is None and not self._options.early_actions and self._given_decision is None:
             self.counters.count("sent_latency_unknown")  # nobody knows yet when it would be too late
             return [self._ask(episode, Reason.EARLY, now)]
-        left = context.trained_horizon - self._step(context, state)
         if self._options.last_chance and left <= early + SPARE < context.trained_horizon:
             self.counters.count("sent_last_chance")
             # mode always would observe at this action or the next anyway
