@@ -114,9 +114,10 @@ def test_halting_is_read_from_the_executors_own_times() -> None:
             (9.0, Mode.IDLE, 2, 4, 8.0, 2),
         ),
         PERIOD_S,
+        succeeded=True,
     )
     assert (halting.executed, halting.hand_overs) == (4, 2)
-    assert halting.t_action_ms == pytest.approx(50 + 120 / 4), "what follows the last action counts nowhere"
+    assert halting.t_action_ms == pytest.approx(50 + 120 / 4), "what follows the last action of a success is no halt"
     assert halting.t_halt_ms == pytest.approx(60.0)
     assert halting.t_halt_p95_ms == pytest.approx(114.0)
     assert halting.longest_ms == pytest.approx(120.0)

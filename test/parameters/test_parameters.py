@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.options.option import Option, OptionError, Options, option
 from streaming_vla.parameters.document import as_yaml, comment, render
 from streaming_vla.parameters.load import ParameterFileError, origin, read, survey
@@ -81,7 +82,8 @@ def test_an_option_is_declared_in_one_place() -> None:
 def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
-    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
+    # of a checkpoint, of a training, of a report
+    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py", "shape.py"}
     # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
         "dry_run",
@@ -331,3 +333,12 @@ def test_the_place_that_counts_is_the_last_one(tmp_path: Path) -> None:
     assert origin(files, "/right/executor", ["hold_s", "scale"]) == f"{first}: section '/**/executor'"
     assert origin(files, "/right/executor", ["hold_s", "lead_actions"]) == f"{second}: section '/**'"
     assert origin(files, "/right/executor", ["scale"]) == ""
+
+
+def test_a_long_value_and_a_long_name_are_cut_in_a_refusal() -> None:
+    with pytest.raises(OptionError) as long_value:
+        ExecutorOptions(velocity_limit=[0.0] * 200_000)
+    with pytest.raises(OptionError) as long_name:
+        ExecutorOptions(**{"\x1b[31m" + "a" * 100_000: 1.0})
+    assert len(str(long_value.value)) < 500
+    assert len(str(long_name.value)) < 1000 and "\x1b" not in str(long_name.value)

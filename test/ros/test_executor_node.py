@@ -132,7 +132,7 @@ def test_values_outside_of_the_limits_are_clamped(robot: Robot) -> None:
     assert robot.commands[0][1].data.tolist() == [1.0, -1.0, 0.0, HELD_EFFORT]
 
 
-def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot) -> None:
+def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot, suite: Any) -> None:
     robot.begin()
     robot.live(0.1)
     robot.send(0)
@@ -151,6 +151,11 @@ def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot) -> None
     told = "the robot was stopped, no action came in time: start a new episode"
     robot.probe.wait(lambda: robot.probe.problem("executor") == told, "the error is not told")
     assert robot.probe.level("executor") == DiagnosticStatus.ERROR
+    said = [line for line in suite.log("executor").splitlines() if "the robot " in line][-3:]
+    assert [line.split("]")[0] for line in said] == ["[WARN", "[WARN", "[ERROR"]
+    assert "is held: no action came in time; action 0 of context 0" in said[0]
+    assert "brought to rest: held for 0.4 s" in said[1]
+    assert "stopped after 0.6 s: no action came in time" in said[2] and "call start_episode" in said[2]
     robot.send(1)
     count = len(robot.commands)
     robot.live(0.3)

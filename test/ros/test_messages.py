@@ -34,7 +34,6 @@ from streaming_vla.ros import messages
 STAMP = Time(sec=3, nanosec=5)
 uint32 = st.integers(0, 2**32 - 1)
 uint16 = st.integers(0, 2**16 - 1)
-int32 = st.integers(-1, 2**31 - 1)
 float32 = st.floats(width=32, allow_nan=False)
 seconds = st.floats(0, 1e6, allow_nan=False)
 vectors = st.lists(float32, min_size=0, max_size=8).map(np.array)
@@ -87,8 +86,8 @@ def test_a_nan_action_arrives_as_nan() -> None:
         ExecutionState,
         uint32,
         st.sampled_from(Mode),
-        st.integers(-1, 2**32),
-        int32,
+        st.integers(-1, 2**32 - 1),
+        st.integers(-1, 2**16 - 1),
         uint32,
         uint32,
         vectors,
@@ -102,6 +101,13 @@ def test_a_nan_action_arrives_as_nan() -> None:
 )
 def test_execution_state(state: ExecutionState) -> None:
     assert same(messages.execution_state_from(over_the_wire(messages.execution_state_to(state, "/", STAMP))), state)
+
+
+@pytest.mark.parametrize(("context", "index"), [(2**32, 0), (-2, 0), (0, 2**16), (0, -(2**31))])
+def test_a_state_of_an_action_that_cannot_be_is_refused(context: int, index: int) -> None:
+    message = msg.ExecutionState(context=context, index=index)
+    with pytest.raises(ValueError, match=f"its action is {index} of context {context}, expected -1 to 65535"):
+        messages.execution_state_from(message)
 
 
 @given(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from streaming_vla.machines.events import ExecutionState, Mode, Reason
+from streaming_vla.machines.stops import stop_of
 from streaming_vla.workbench.report.records import (
     ContextAt,
     EpisodeRecord,
@@ -28,6 +31,20 @@ def _state(mode: Mode, context: int, index: int, executed: int, starved_s: float
     return ExecutionState(
         1, mode, context, index, 0, executed, np.zeros(4), starved, starved, starved_s, starved_s, hand_overs, 0
     )
+
+
+def stopped_episode(mode: str = "streaming") -> EpisodeRecord:
+    """Return an episode that the executor ended by its ladder: 3 s without an action, and 2 s in its error."""
+    record = make_episode(mode, contexts=2, success=False)
+    last, at_s = record.states[-1].state, record.end_s
+    starved_s = last.starved_s
+    for begin_s, what in ((0.0, Mode.HOLD), (2.0, Mode.DECELERATE), (3.0, Mode.ERROR), (5.0, Mode.ERROR)):
+        state = _state(what, last.context, last.index, last.executed, starved_s + begin_s, last.hand_overs)
+        state = replace(state, held=True, starved=True, held_s=starved_s + begin_s)
+        record.states.append(StateAt(at_s + begin_s, state))
+    record.end_s = at_s + 5.0
+    record.problem = stop_of([at.state for at in record.states])
+    return record
 
 
 def make_episode(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from episodes import make_episode
+from episodes import make_episode, stopped_episode
 from rich.console import Console
 
 from streaming_vla.parameters.nodes import NODES
@@ -94,6 +94,20 @@ def test_without_a_terminal_every_episode_is_one_line() -> None:
     assert len(lines) == 2
     assert "synchronous" in lines[0] and "T_halt 52.0 ms" in lines[0] and "1 of 1" in lines[0]
     assert "streaming" in lines[1] and "T_halt 0.0 ms" in lines[1]
+
+
+def test_a_stop_is_told_with_its_cause_in_the_lines_and_the_report(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    record = stopped_episode()
+    with Display(console, [Scene("door-open", 10_000)], tuple(MODES)) as display:
+        display.finish(record)
+    line = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "stopped" in line and "no action came in time for 3.0 s" in line and "no success" not in line
+    _present([record, stopped_episode("synchronous")], console, DemoOptions(out=tmp_path))
+    html = (tmp_path / "report.html").read_text()
+    assert "1 of 1 episodes were stopped: the executor stopped the robot: no action came in time for 3.0 s" in html
+    assert "It ended with a stop: the executor stopped the robot" in html
+    assert len(list((tmp_path / "filmstrips").iterdir())) == 2
 
 
 def test_on_a_terminal_the_table_shows_both_modes() -> None:

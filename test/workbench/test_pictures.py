@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from episodes import HORIZON, PERIOD_S, PREPARE_S, STEP_S, make_episode
+from episodes import HORIZON, PERIOD_S, PREPARE_S, STEP_S, make_episode, stopped_episode
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -73,6 +73,15 @@ def test_film_strip_shows_both_cameras_at_every_moment(tmp_path: Path) -> None:
     assert picture.size == (2 * 14 + 6 * 64 + 5 * 6, 44 + 2 * 70 + 26)
     first, last = picture.getpixel((14 + 32, 44 + 50)), picture.getpixel((14 + 5 * 70 + 32, 44 + 50))
     assert first == (60, 60, 60) and last == (200, 200, 200)
+
+
+def test_film_strip_of_a_stop_has_a_red_line_that_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "strip.png"
+    draw_filmstrip(stopped_episode(), path, columns=6, size=64)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert picture.shape[0] == 44 + 2 * 70 + 26 + 24
+    line = picture[-24:]
+    assert ((line[..., 0] > 180) & (line[..., 1] < 80)).sum() > 100
 
 
 def test_film_strip_refuses_an_episode_without_a_picture(tmp_path: Path) -> None:

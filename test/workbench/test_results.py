@@ -8,11 +8,12 @@ import math
 from pathlib import Path
 
 import pytest
-from episodes import HORIZON, PREPARE_S, STEP_S, make_episode
+from episodes import HORIZON, PREPARE_S, STEP_S, make_episode, stopped_episode
 from rich.console import Console
 
 from streaming_vla.workbench.report.markdown import comparison_table, summary_sentences
 from streaming_vla.workbench.report.results import aggregate, compare, write_json
+from streaming_vla.workbench.report.rows import rows, verdict
 
 HALT_MS = 1000 * (PREPARE_S + HORIZON * STEP_S)
 HEADLINES = ("success", "episodes", "t_halt_ms", "t_action_ms", "episode_s", "observations_per_s")
@@ -26,7 +27,8 @@ def test_synchronous_halts_for_the_whole_preparation() -> None:
     assert numbers["t_action_ms"] == pytest.approx(50.0 + 7 * HALT_MS / 80, abs=0.01)
     assert numbers["episode_s"] == pytest.approx(8 * (0.5 + HALT_MS / 1000), abs=1e-3)
     assert numbers["observations_per_s"] == pytest.approx(8 / numbers["episode_s"], rel=1e-6)
-    assert numbers["observations"]["by_reason"] == {"start": 1, "queue_empty": 7, "early": 0, "max_silence": 0}
+    expected = {"start": 1, "queue_empty": 7, "early": 0, "max_silence": 0, "last_chance": 0}
+    assert numbers["observations"]["by_reason"] == expected
 
 
 def test_streaming_does_not_halt() -> None:
@@ -35,6 +37,23 @@ def test_streaming_does_not_halt() -> None:
     assert numbers["t_halt"]["count"] == 7
     assert numbers["t_action_ms"] == pytest.approx(50.0, abs=1e-6)
     assert numbers["observations"]["by_reason"]["early"] == 7
+
+
+def test_the_time_before_a_stop_is_halting_and_the_stop_is_told_with_its_cause() -> None:
+    numbers = aggregate([stopped_episode(), make_episode("streaming", contexts=2)])
+    assert numbers["t_halt"]["count"] == 3 and numbers["hand_overs"] == 2
+    assert numbers["t_halt"]["max"] == pytest.approx(3000.0, abs=0.01)
+    assert numbers["starved_s"] == pytest.approx(3.0, abs=1e-4)
+    assert numbers["t_action_ms"] == pytest.approx(50.0 + 3000.0 / 40, abs=0.01)
+    why = "the executor stopped the robot: no action came in time for 3.0 s, action 9 of context 1 is the newest"
+    assert (numbers["stopped"], numbers["stops"]) == (1, [why])
+    assert numbers["by_episode"][0]["stopped"] == why
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(comparison_table({"streaming": numbers}))
+    assert "stopped by the executor" in console.export_text()
+    run = {"name": "streaming", "numbers": numbers}
+    assert ("bad", f"streaming: 1 of 2 episodes were stopped: {why}.") in verdict([run])
+    assert ("stopped by the executor", ["1"]) in rows([run])
 
 
 def test_stage_latencies_carry_their_counts() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from streaming_vla.engine.refused import Refused, checked
 from streaming_vla.engine.sessions import Session
+from streaming_vla.machines.episodes import episode_is_far_ahead, is_far_ahead
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.policies.contract import PlannedActions, PolicySpec
 from streaming_vla.policies.layout import Vector
@@ -52,14 +53,22 @@ class Grants:
         anew may still need an older one meanwhile.
 
         Raises:
-            Refused: an old episode, a context that is no longer kept, a step outside of the horizon, or vectors that
-                are none.
+            Refused: an old episode, numbers far ahead of all before, a context that is no longer kept, a step outside
+                of the horizon, or vectors that are none.
         """
         known = -1 if session is None else session.episode
         if request.episode < max(self.episode, known):
             raise Refused(
                 "old_episode",
                 f"actions of episode {request.episode} are asked for, the robot is in {max(self.episode, known)}",
+            )
+        if episode_is_far_ahead(request.episode, max(self.episode, known)) or is_far_ahead(
+            request.context, session.newest if session is not None and request.episode == known else -1
+        ):
+            raise Refused(
+                "far_ahead",
+                f"actions of context {request.context} of episode {request.episode} are asked for, far ahead of all "
+                f"that the robot has sent in episode {max(self.episode, known)}",
             )
         if session is not None and _is_gone(request.episode, request.context, session):
             session.context(request.episode, request.context)  # says what is kept

@@ -12,6 +12,7 @@ from kv_cache.cache import MAX_BYTES, CacheView, SessionCache, required_bytes
 from kv_cache.policies import CacheFullError
 from streaming_vla.engine.cache import RETUNED, EngineOptions
 from streaming_vla.engine.refused import Refused
+from streaming_vla.machines.episodes import episode_is_far_ahead, is_far_ahead
 from streaming_vla.policies.contract import PolicySpec, Prefilled
 from streaming_vla.policies.layout import Vector
 
@@ -59,13 +60,21 @@ class Session:
         """Begin a newer episode; accept only a newer sequence of the present one.
 
         Raises:
-            Refused: an older episode, or a sequence that is not newer.
+            Refused: an older episode, a sequence that is not newer, or numbers far ahead of all before.
         """
         if episode < self.episode:
             raise Refused(
                 "old_episode",
                 f"observation is of episode {episode}, {self.name} is in {self.episode}: it is late, or the robot's "
                 "clock was set back (then call reset_session)",
+            )
+        if episode_is_far_ahead(episode, self.episode) or is_far_ahead(
+            sequence, self._sequence if episode == self.episode else -1
+        ):
+            raise Refused(
+                "far_ahead",
+                f"observation {sequence} of episode {episode} is far ahead of all that {self.name} has sent in "
+                f"episode {self.episode}",
             )
         if episode > self.episode:
             self.begin(episode)

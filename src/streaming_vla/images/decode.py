@@ -18,7 +18,7 @@ from streaming_vla.images.points import range_picture
 
 IMAGE, COMPRESSED, POINTS = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2"
 TYPES = (IMAGE, COMPRESSED, POINTS)
-LARGEST_PIXELS = 1 << 26
+LARGEST_PIXELS = 1 << 24  # 4096 x 4096: more takes a callback longer than a picture's period
 DEPTH_LIMIT_M = 5.0
 DEPTH_HEADER_BYTES = 12  # of compressed_depth_image_transport, before the PNG
 
@@ -34,6 +34,7 @@ def check_picture(image: Any) -> Any:
         raise ValueError(f"encoding '{image.encoding}' is not supported, expected one of {known}")
     if image.width < 1 or image.height < 1:
         raise ValueError(f"the picture is {image.width}x{image.height} px, expected at least 1x1")
+    _check_size("picture", image.width, image.height)
     pixel_bytes, rows, (down, along) = _layout(image)
     if image.height % down or image.width % along:
         raise ValueError(
@@ -55,6 +56,8 @@ def check_message(message: Any, kind: str) -> Any:
     """Return a message of type `kind` (one of `TYPES`) when it can be used; ValueError when it cannot."""
     if kind == IMAGE:
         return check_picture(message)
+    if kind == POINTS:
+        _check_size("picture of points", message.width, message.height)
     if kind == COMPRESSED and not len(message.data):
         raise ValueError(f"the compressed picture (format '{message.format}') has no data")
     return message
@@ -94,6 +97,13 @@ def _layout(image: Any) -> tuple[int, int, tuple[int, int]]:
     return encoding.pixel_bytes, encoding.rows(image.height), encoding.shared
 
 
+def _check_size(what: str, width: int, height: int) -> None:
+    if width * height > LARGEST_PIXELS:
+        raise ValueError(
+            f"the {what} is {width}x{height} px, expected at most {LARGEST_PIXELS} px: let the driver scale it down"
+        )
+
+
 def _compressed(message: Any, depth_limit_m: float) -> Pixels:
     data = np.frombuffer(message.data, dtype=np.uint8)
     if "compressedDepth" in message.format:
@@ -103,8 +113,7 @@ def _compressed(message: Any, depth_limit_m: float) -> Pixels:
             width, height = header.size
     except Exception as error:  # Pillow's plugins raise what they like, DecompressionBombError among them
         raise ValueError(f"the compressed picture (format '{message.format}') cannot be read: {error}") from error
-    if width * height > LARGEST_PIXELS:
-        raise ValueError(f"the compressed picture is {width}x{height} px, expected at most {LARGEST_PIXELS} px")
+    _check_size("compressed picture", width, height)
     depth = message.format.startswith("16UC1") or "compressedDepth" in message.format
     try:
         decoded: npt.NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED if depth else cv2.IMREAD_COLOR)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from streaming_vla.machines.episodes import is_far_ahead
 from streaming_vla.machines.events import Action
 
 MAX_QUEUE = 256  # actions; far above any horizon, bounds memory against a sender gone wild
@@ -29,6 +30,8 @@ class ActionQueue:
             return "queue_full"
         if action.context < self._context:
             return "late"
+        if is_far_ahead(action.context, self._context):
+            return "far_ahead"
         if action.context > self._context:
             return None if action.index == 0 else "gap"
         if self._next_index is None:

@@ -39,7 +39,7 @@ import numpy as np
 
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.credits import SPARE_STEPS, Credits
-from streaming_vla.machines.episodes import CurrentEpisode
+from streaming_vla.machines.episodes import CurrentEpisode, is_far_ahead
 from streaming_vla.machines.events import (
     Action,
     ContextReady,
@@ -123,6 +123,9 @@ class Generator:
         if not self._episode.runs(request.episode):
             self.counters.count("request_other_episode")
             return []
+        if is_far_ahead(request.sequence, self._newest_sequence):
+            self.counters.count("request_far_ahead")
+            return []
         self.hand_over.on_picture(request.sequence)
         self._flows.on_request(request.sequence, now)
         if self._options.release != "stream" or request.sequence <= self._newest_sequence:
@@ -136,6 +139,8 @@ class Generator:
         flow = self._flows.candidate(context.sequence)
         if not self._episode.runs(context.episode):
             self.counters.count("context_other_episode")
+        elif is_far_ahead(context.sequence, self._newest_sequence):
+            self.counters.count("context_far_ahead")
         elif context.sequence <= self._newest_sequence:
             self.counters.count("context_not_newer")
         elif not 1 <= context.execution_horizon <= context.trained_horizon:

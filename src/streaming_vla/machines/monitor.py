@@ -35,6 +35,7 @@ from collections import deque
 
 from streaming_vla.machines.action_history import ActionHistory
 from streaming_vla.machines.counters import Counters
+from streaming_vla.machines.episodes import LARGEST_EPISODE, episode_is_far_ahead, is_far_ahead
 from streaming_vla.machines.events import (
     ContextReady,
     Episode,
@@ -77,6 +78,7 @@ class Monitor:
         # context and saliency of the newest episode, for calibration
         self.judged: deque[tuple[int, float]] = deque(maxlen=JUDGED_KEPT)
         self._last_episode, self._ended = last_episode, ended
+        self._far_ahead = 0  # the episode that the executor says it is in, where no monitor comes to it
         self._instruction = ""
         self._episode: Episode | None = None
         self._given_decision = decision
@@ -120,11 +122,16 @@ class Monitor:
         """Begin the next episode (the one before is over) and ask for its first observation.
 
         Raises:
-            ValueError: no instruction is given and none was heard.
+            ValueError: no instruction is given and none was heard, or the executor would not take the episode's number.
         """
         text = instruction.strip() or self._instruction
         if not text:
             raise ValueError("no instruction: pass one to start_episode, or publish it on the topic 'instruction'")
+        if self._far_ahead or self._last_episode >= LARGEST_EPISODE:
+            raise ValueError(
+                f"the executor is in episode {self._far_ahead or self._last_episode}, far ahead of every number that "
+                "this node gives out, and would take no other: start the nodes of the robot again"
+            )
         self._last_episode += 1
         self._episode = Episode(self._last_episode, active=True, instruction=text)
         self._begin(now, 0)
@@ -141,6 +148,11 @@ class Monitor:
 
     def on_execution_state(self, state: ExecutionState, now: float) -> list[MonitorEffect]:
         """Learn what the executor does; decide whether to observe."""
+        far = episode_is_far_ahead(state.episode, self._last_episode)
+        self._far_ahead = state.episode if far else 0
+        if far or state.context > LARGEST_EPISODE:
+            self.counters.count("state_far_ahead")
+            return []
         self._last_episode = max(self._last_episode, state.episode)
         if self._episode is None:
             return self._adopt(state, now)
@@ -155,6 +167,12 @@ class Monitor:
 
     def on_context(self, context: ContextReady, now: float) -> list[MonitorEffect]:
         """Learn that an observation was prefilled: the request for it is answered."""
+        newest = -1 if self._context is None else self._context.sequence
+        if episode_is_far_ahead(context.episode, self._last_episode) or is_far_ahead(
+            context.sequence, max(newest, self._next_sequence)
+        ):
+            self.counters.count("context_far_ahead")
+            return []
         self._last_episode = max(self._last_episode, context.episode)
         if not self._runs(context.episode):
             self.counters.count("context_other_episode")
@@ -224,7 +242,8 @@ class Monitor:
         if now < self._asked_s + self._options.request_timeout_s:
             return None
         self.counters.count("request_timeout")
-        return Reason.QUEUE_EMPTY if asked.reason is Reason.EARLY and self._dry() else asked.reason
+        early = asked.reason in (Reason.EARLY, Reason.LAST_CHANCE)
+        return Reason.QUEUE_EMPTY if early and self._dry() else asked.reason
 
     def _early(self, episode: Episode, now: float) -> list[MonitorEffect]:
         """Let the mode decide when few actions of the newest context are left."""
@@ -242,7 +261,9 @@ class Monitor:
         left = context.trained_horizon - self._step(context, state)
         if self._options.last_chance and left <= early + SPARE < context.trained_horizon:
             self.counters.count("sent_last_chance")
-            return [self._ask(episode, Reason.EARLY, now)]
+            # mode always would observe at this action or the next anyway
+            reason = Reason.EARLY if self._options.mode == "always" else Reason.LAST_CHANCE
+            return [self._ask(episode, reason, now)]
         return self._judge(episode, context, state, now)
 
     def _judge(self, episode: Episode, context: ContextReady, state: ExecutionState, now: float) -> list[MonitorEffect]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.machines.counters import Counters
-from streaming_vla.machines.episodes import CurrentEpisode
+from streaming_vla.machines.episodes import CurrentEpisode, is_far_ahead
 from streaming_vla.machines.events import Episode, ObserveRequest, Snapshot, Vector
 from streaming_vla.machines.observer_options import ObserverOptions
 
@@ -74,6 +74,9 @@ class Observer:
         """Answer with a snapshot now or as soon as the frames are there; a newer request replaces one that waits."""
         if not self._episode.runs(request.episode):
             self.counters.count("request_other_episode")
+            return []
+        if is_far_ahead(request.sequence, self._newest_sequence):
+            self.counters.count("request_far_ahead")
             return []
         if request.sequence <= self._newest_sequence:
             self.counters.count("request_repeated")

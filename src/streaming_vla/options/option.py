@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from streaming_vla.options.texts import cut
+
 Value = bool | int | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 Self = TypeVar("Self", bound="Options")
 
@@ -144,7 +146,7 @@ class Options(BaseModel):
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return the sentence that refuses the parameter `name`, which is not one of `known`."""
-    names = sorted(known)
+    names, name = sorted(known), cut(name)
     return f"there is no parameter '{name}'{suggest(name, names)}; parameters are {', '.join(names)}"
 
 
@@ -162,8 +164,8 @@ def _sentences(kind: type[Options], values: Mapping[str, Any], error: Validation
         if found["type"] == "extra_forbidden":
             sentences[name] = unknown(name, kind.declared)
         elif name:
-            value = _plain(values[name])
-            sentences[name] = f"parameter '{name}' is {value!r}, expected {kind.declared[name].allowed}"
+            value = cut(repr(_plain(values[name])))
+            sentences[name] = f"parameter '{name}' is {value}, expected {kind.declared[name].allowed}"
         elif whole:
             sentences[name] = str(found["ctx"]["error"])
     return list(sentences.values())

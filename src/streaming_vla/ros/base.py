@@ -17,11 +17,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from streaming_vla_interfaces import msg as wire
 
-from streaming_vla.machines.episodes import Change, CurrentEpisode
+from streaming_vla.machines.episodes import DROPPED, CurrentEpisode
 from streaming_vla.machines.events import Episode
 from streaming_vla.options.shared import NodeOptions
+from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.declare import ConfigError, Declared, StartError, located
+from streaming_vla.ros.guard import guard_services
 from streaming_vla.ros.priority import raise_priority
 from streaming_vla.ros.topics import name_problem
 
@@ -71,6 +73,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         self._starting = False
         self._made: list[tuple[Callable[[Any], object], Any]] = []
         self._declared = Declared(self, kind, self.update)
+        guard_services(self, self.refuse)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
@@ -162,7 +165,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
             try:
                 value = convert(message)
             except ValueError as error:
-                self.refuse(f"malformed_{topic.rsplit('/', 1)[-1]}", f"message on '{topic}' dropped: {error}")
+                self.refuse(f"malformed_{topic.rsplit('/', 1)[-1]}", f"message on '{topic}' dropped: {cut(str(error))}")
                 return
             handle(value)
 
@@ -259,6 +262,8 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         result = self._transition(self._hand_over_episode)
         if result != TransitionCallbackReturn.SUCCESS:
             self.on_deactivate(state)
+        else:
+            self.get_logger().info("active")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -312,8 +317,10 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
             self.refusals["other_session"] += 1
             return
         episode = messages.episode_from(message)
-        if self._current.take(episode) is Change.OLD:  # as the machines do, which forget on deactivation
-            self.refusals["old_episode"] += 1
+        change = self._current.take(episode)  # as the machines do, which forget on deactivation
+        if change in DROPPED:
+            known = f"episode {self._current.number} is the newest that is known"
+            self.refuse(DROPPED[change], f"message on 'episode' dropped: it is of episode {episode.number}, {known}")
             return
         self.episode = episode
         if self.active:

@@ -30,6 +30,7 @@ from streaming_vla.machines.events import (
     Vector,
 )
 from streaming_vla.options.shared import ActionOptions
+from streaming_vla.options.texts import cut
 from streaming_vla.policies.check import check_actions
 from streaming_vla.policies.layout import ActionLayout
 
@@ -122,7 +123,7 @@ def policy_mismatch(options: ActionOptions, context: msg.Context) -> str:
     """Return what of a robot's actions does not fit the policy which made `context`; empty when all does."""
     period_s = context.control_period_s or None
     names, absolute = context.action_names, context.action_absolute
-    return "; ".join(check_actions(names, absolute, period_s, options.layout, options.control_period_s))
+    return cut("; ".join(check_actions(names, absolute, period_s, options.layout, options.control_period_s)))
 
 
 def context_from(message: msg.Context) -> ContextReady:
@@ -226,7 +227,12 @@ def execution_state_to(state: ExecutionState, session: str, stamp: Time) -> msg.
 
 
 def execution_state_from(message: msg.ExecutionState) -> ExecutionState:
-    """Return what ExecutionState.msg says; ValueError for an unknown mode."""
+    """Return what ExecutionState.msg says; ValueError for an unknown mode, or an action that cannot be."""
+    if not (-1 <= message.context < 1 << 32 and -1 <= message.index < 1 << 16):
+        raise ValueError(
+            f"its action is {message.index} of context {message.context}, expected -1 to {(1 << 16) - 1} of -1 to "
+            f"{(1 << 32) - 1}"
+        )
     return ExecutionState(
         message.episode,
         Mode(message.mode),

@@ -18,6 +18,7 @@ from streaming_vla.machines.events import Action, Command, CommandKind, Episode,
 from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
+from streaming_vla.machines.stops import NO_ACTION, Level, Speaker, cause
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
@@ -65,6 +66,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._mismatch = ""
         self._writer = self._new_writer()  # anew: what was measured before says nothing of the robot of now
         self._lateness = LatencyTracker(warm_up=0)
+        self._speaker = Speaker()
         self._said_s = time.monotonic()
         if self.options.dry_run:
             self.get_logger().warning(DRY_RUN)
@@ -131,16 +133,22 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def failed(self) -> str:
         """Say that the ladder has ended."""
-        if self.machine.state(time.monotonic()).mode is not Mode.ERROR:
-            return ""
-        return "the robot was stopped, no action came in time: start a new episode"
+        state = self.machine.state(time.monotonic())
+        return f"the robot was stopped, {cause(state)}: start a new episode" if state.mode is Mode.ERROR else ""
 
     def _hindered(self, mode: Mode) -> str:
         """Return why the robot does not move in an episode, empty when it does."""
-        if self.machine.robot_silent(time.monotonic()) and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
-            of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
-            return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}': the robot is not moved"
-        return "no action came in time: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
+        silence = self._silence()
+        if silence and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
+            return f"{silence}: the robot is not moved"
+        return f"{NO_ACTION}: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
+
+    def _silence(self) -> str:
+        """Return what is not heard of the robot, empty when it is heard."""
+        if not self.machine.robot_silent(time.monotonic()):
+            return ""
+        of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
+        return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}'"
 
     def _new_writer(self) -> CommandWriter:
         return WRITERS[self.options.command_type](self.options)
@@ -176,6 +184,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             else:
                 self._say(effect)
                 self._show(effect)
+                self._speak(effect)
 
     def _command(self, command: Command) -> None:
         stamp = self.stamp()
@@ -196,6 +205,19 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
     def _say(self, state: ExecutionState) -> None:
         self._said_s = time.monotonic()
         self._states.publish(messages.execution_state_to(state, self.session, self.stamp()))
+
+    def _speak(self, state: ExecutionState) -> None:
+        """Tell the operator of holds and stops; the robot has its command already."""
+        refused = {name: count for name, count in self.machine.counters.as_dict().items() if name.startswith("action_")}
+        said = self._speaker.on_state(state, refused, self._silence() or self._mismatch, time.monotonic())
+        if said is None:
+            return
+        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
+            self.get_logger().error(said.sentence)
+        elif said.level is Level.WARN:
+            self.get_logger().warning(said.sentence)
+        else:
+            self.get_logger().info(said.sentence)
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""

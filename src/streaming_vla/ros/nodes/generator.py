@@ -11,6 +11,7 @@ from streaming_vla_interfaces import msg as wire
 from streaming_vla.machines.events import Action, ContextReady, Episode, GeneratedAction, GenerateRequest
 from streaming_vla.machines.generator import Generator, GeneratorEffect
 from streaming_vla.machines.generator_options import GeneratorOptions
+from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
@@ -115,7 +116,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
 
     def _on_generated(self, action: GeneratedAction) -> None:
         if not action.accepted:
-            self.refuse("generate_refused", f"actions of context {action.context} refused: {action.reason}")
+            self.refuse("generate_refused", f"actions of context {action.context} refused: {cut(action.reason)}")
         self.dispatch(Generator.on_generated, action)
         granted_s = self._granted_s.pop((action.context, action.revision, action.step), None)
         if granted_s is not None and action.accepted:  # last, so that the timeline costs no action its time

@@ -27,6 +27,7 @@ from streaming_vla.engine.sessions import check_fit
 from streaming_vla.engine.thread import EngineThread
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
+from streaming_vla.options.texts import cut
 from streaming_vla.policies.contract import reported_figures
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
@@ -78,7 +79,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         options = self.options
+        begun_s = time.monotonic()
         self._policy = load_model(options)
+        self.get_logger().info(f"model '{self._policy.spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
         self._engine_options, warnings = fitted(options, self._policy)
         for sentence in warnings:
             self.get_logger().warning(sentence)
@@ -199,7 +202,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self._contexts[session].publish(context)
             self._later(self._say_prefilled, reply, value)
         elif isinstance(value, Refusal):
-            self.get_logger().warning(f"observation refused: {value.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"observation refused: {cut(value.reason)}", throttle_duration_sec=1.0)
         elif reply.request is not None:
             self._answer(reply.request, value)
 
@@ -210,7 +213,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _say_generated(self, reply: Reply, action: GeneratedAction) -> None:
         if not action.accepted:
-            self.get_logger().warning(f"actions refused: {action.reason}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"actions refused: {cut(action.reason)}", throttle_duration_sec=1.0)
         elif not self._policy.spec.chunk:  # of a chunk it was done with the context
             begin_s = reply.done_s - action.compute_s
             self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
@@ -233,7 +236,9 @@ class InferenceNode(SuiteNode[InferenceOptions]):
 
     def _on_reset_session(self, request: srv.ResetSession.Request, response: srv.ResetSession.Response) -> Any:
         if request.session not in self._contexts:  # it would take the cache of a robot that is served
-            response.reason = f"session '{request.session}' is not served here: expected {' or '.join(self._contexts)}"
+            response.reason = (
+                f"session '{cut(request.session)}' is not served here: expected {' or '.join(self._contexts)}"
+            )
             self.refuse("session_not_served", response.reason)
             return response
         return self._ask(

@@ -16,6 +16,7 @@ from streaming_vla.images.decode import COMPRESSED, IMAGE, POINTS
 from streaming_vla.machines.events import Episode, ObserveRequest, Snapshot
 from streaming_vla.machines.observer import Observer
 from streaming_vla.machines.observer_options import ObserverOptions
+from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import BEST_EFFORT, reliable
 from streaming_vla.ros.images import camera_options, check_message, encode_message
@@ -29,6 +30,7 @@ MESSAGES = {
     POINTS: sensor_msgs.PointCloud2,
 }
 SILENT_S = 3.0
+GRACE_S = 15.0  # a driver that begins beside this node may need so long for its first picture: no line in the log
 ROBOT_STATE = "robot state"  # beside the cameras' names
 
 
@@ -61,8 +63,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
     def activate(self) -> None:
         """Begin: nobody counts as silent yet."""
         super().activate()
-        self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), time.monotonic())
-        self._requested_s = time.monotonic()
+        self._active_s = self._requested_s = time.monotonic()
+        self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), self._active_s)
         self._early: ObserveRequest | None = None
 
     def on_episode(self, episode: Episode) -> None:
@@ -82,8 +84,9 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
         if problem:
             types = self.get_topic_names_and_types()
             sending = [name for name, kinds in types if MESSAGES.keys() & set(kinds) and self._is_sent(name)]
-            problem += f"; picture topics with a publisher: {', '.join(sending) or 'none'}"
-            self.get_logger().warning(problem, throttle_duration_sec=10.0)
+            problem += f"; picture topics with a publisher: {cut(', '.join(sending)) or 'none'}"
+            if now > self._active_s + GRACE_S or any(self._heard_s[name] > self._active_s for name in silent):
+                self.get_logger().warning(problem, throttle_duration_sec=10.0)
         return problem, {"observations": self._sent, **self.machine.counters.as_dict()}
 
     def _silence(self, name: str, topic: str) -> str:
@@ -125,7 +128,9 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
             try:
                 pictures[name] = encode_message(message, options[name])
             except ValueError as error:
-                self.get_logger().warning(f"picture of camera '{name}' dropped: {error}", throttle_duration_sec=1.0)
+                self.get_logger().warning(
+                    f"picture of camera '{name}' dropped: {cut(str(error))}", throttle_duration_sec=1.0
+                )
                 self.dispatch(Observer.on_damaged, snapshot, name)
                 return None
         return pictures

@@ -13,6 +13,7 @@ from streaming_vla_interfaces import srv
 from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
 from streaming_vla.machines.monitor import Monitor, MonitorEffect
 from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import LATCHED, reliable
 from streaming_vla.ros.machine import MachineNode
@@ -130,8 +131,8 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
             self.execute(self.machine.start_episode(time.monotonic(), instruction))
         elif self.machine.episode is None:
             self.get_logger().warning(
-                f"'{instruction}' was there before this node, and an episode has ended: it is not begun again, call "
-                "start_episode or publish the instruction again"
+                f"'{cut(instruction)}' was there before this node, and an episode has ended: it is not begun again, "
+                "call start_episode or publish the instruction again"
             )
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> None:
@@ -163,6 +164,8 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
                     self._asked_s.clear()
                 self.episode = effect
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
+                what = "begun" if effect.active else "ended"
+                self.get_logger().info(f"episode {effect.number} {what}: '{cut(effect.instruction)}'")
             elif isinstance(effect, SaliencyQuestion):
                 self._ask(effect)
             else:
@@ -178,7 +181,9 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
 
     def _answer(self, reply: SaliencyReply) -> None:
         if not reply.accepted:
-            self.refuse("saliency_refused", f"no saliency, so the observation is sent: {reply.reason or NO_SERVICE}")
+            self.refuse(
+                "saliency_refused", f"no saliency, so the observation is sent: {cut(reply.reason) or NO_SERVICE}"
+            )
         self.dispatch(Monitor.on_saliency, reply)
 
     def handle_responses(self) -> None:

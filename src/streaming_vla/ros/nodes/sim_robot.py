@@ -21,6 +21,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64, Float64MultiArray, String
 from streaming_vla_interfaces.srv import ResetRobot
 
+from streaming_vla.options.texts import cut
 from streaming_vla.ros.base import BEST_EFFORT, LATCHED, SuiteNode, reliable
 from streaming_vla.ros.images import picture_message
 from streaming_vla.ros.simulations import SIMULATIONS, Simulation
@@ -211,7 +212,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         try:
             self._running.command(command, stamp.sec * NANOSECONDS + stamp.nanosec)
         except ValueError as error:
-            self.refuse("malformed_command", f"message on 'command' dropped: {error}")
+            self.refuse("malformed_command", f"message on 'command' dropped: {cut(str(error))}")
 
     def _on_reset(self, request: ResetRobot.Request, response: ResetRobot.Response) -> None:
         robot = self._running.robot
@@ -219,7 +220,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
             robot.reset(request.task, request.seed, variant=self.options.instruction_variant)
         except ValueError as error:
             self.refusals["reset_refused"] += 1
-            response.reason = str(error)
+            response.reason = cut(str(error))
             return
         self._announce()
         self._restart()

@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 from streaming_vla_interfaces import srv
 
 from streaming_vla.machines.events import Mode
+from streaming_vla.machines.stops import stop_of
 from streaming_vla.ros.base import LATCHED
 from streaming_vla.workbench.demo.recording import Counts, Recorder, counted
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
@@ -135,7 +136,7 @@ class Driver:
                 record.end_s = self._succeeded_s
                 return
             if states and states[-1].state.mode == Mode.ERROR:
-                record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
+                record.problem = stop_of([at.state for at in states])
                 return
             if now_s - record.begin_s >= time_limit_s:
                 return

@@ -23,11 +23,14 @@ from streaming_vla.workbench.report.statistics import summarise
 MS = 1000.0
 
 
-def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict[str, Any]:
+def summarise_replays(
+    replays: Sequence[Replayed], names: Sequence[str], threshold: float | None = None
+) -> dict[str, Any]:
     """Return the numbers of all episodes of all bags, ready for JSON.
 
     Args:
         names: of the action's dimensions.
+        threshold: of the saliency, where the monitor's mode reads one.
 
     Raises:
         ValueError: no bag holds an episode.
@@ -57,11 +60,17 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
         **numbers,
         "bags": bags,
         "kv_cache": _cache(episodes),
-        "saliency": asdict(summarise(value for episode in episodes for _, value in episode.judged)),
+        "saliency": _saliency([value for episode in episodes for _, value in episode.judged], threshold),
         "live": _live(episodes),
         "action_error": action_error(episodes, names),
         "shadow": summarise_shadows([each.shadow for each in replays if each.shadow is not None]),
     }
+
+
+def _saliency(values: Sequence[float], threshold: float | None) -> dict[str, Any]:
+    """Return the summary of all saliencies, the threshold, and the share that is at or above it."""
+    share = None if threshold is None or not values else float(np.mean(np.asarray(values) >= threshold))
+    return {**asdict(summarise(values)), "threshold": threshold, "share_above": share}
 
 
 def action_error(episodes: Sequence[ReplayedEpisode], names: Sequence[str]) -> dict[str, Any]:
@@ -135,20 +144,18 @@ def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
     told = [episode for episode in episodes if episode.live.states]
     if not told:
         return {}
-    halts = [
-        value
+    measured = [
+        measure([(at.time_s, at.state) for at in episode.live.states], episode.record.control_period_s)
         for episode in told
-        for value in measure(
-            [(at.time_s, at.state) for at in episode.live.states], episode.record.control_period_s
-        ).halts_ms
     ]
+    halts = [value for each in measured for value in each.halts_ms]
     replayed = [value for episode in told for value in halting(episode.record).halts_ms]
     agreed, total = decision_agreement(told)
     same, compared, error = same_observations(told)
     live_mean, replay_mean = summarise(halts).mean, summarise(replayed).mean
     return {
         "t_halt": asdict(summarise(halts)),
-        "starved_s": sum(episode.live.states[-1].state.starved_s for episode in told),
+        "starved_s": sum(each.starved_ms for each in measured) / MS,
         "executed_actions": sum(episode.live.states[-1].state.executed for episode in told),
         "by_reason": _reasons([at.reason for episode in told for at in episode.live.requests]),
         "decision_agreement": agreed / total if total else None,

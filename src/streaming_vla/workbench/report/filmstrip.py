@@ -7,17 +7,18 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from streaming_vla.workbench.report.colours import FAINT, INK
 from streaming_vla.workbench.report.records import EpisodeRecord, Frame
+from streaming_vla.workbench.report.results import halting, outcome
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 BACKGROUND = "#ffffff"
-INK = "#24292f"
-FAINT = "#57606a"
-OUTCOME = {True: ("success", "#1a7f37"), False: ("no success", "#d1242f")}
+GOOD, PLAIN, BAD = "#1a7f37", "#9a6700", "#d1242f"
 GAP = 6  # pixels between pictures
 MARGIN = 14
 HEADER = 44
 FOOTER = 26
+STOP_LINE = 24
 
 
 def draw_filmstrip(record: EpisodeRecord, path: Path, columns: int = 8, size: int = 176) -> None:
@@ -34,7 +35,8 @@ def draw_filmstrip(record: EpisodeRecord, path: Path, columns: int = 8, size: in
     cameras = list(dict.fromkeys(frame.camera for frame in record.frames))
     moments = [record.begin_s + record.duration_s * column / (columns - 1) for column in range(columns)]
     width = 2 * MARGIN + columns * size + (columns - 1) * GAP
-    height = HEADER + len(cameras) * (size + GAP) + FOOTER
+    below = FOOTER + (STOP_LINE if halting(record).stopped else 0)
+    height = HEADER + len(cameras) * (size + GAP) + below
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     _header(pen, record, width)
@@ -49,7 +51,8 @@ def draw_filmstrip(record: EpisodeRecord, path: Path, columns: int = 8, size: in
     for column, moment in enumerate(moments):
         centre = MARGIN + column * (size + GAP) + size / 2
         text = f"{moment - record.begin_s:.1f} s"
-        pen.text((centre, height - FOOTER / 2 - 2), text, fill=FAINT, font=_font(13), anchor="mm")
+        pen.text((centre, height - below + FOOTER / 2 - 2), text, fill=FAINT, font=_font(13), anchor="mm")
+    _footer(pen, record, height)
     sheet.save(path)
 
 
@@ -64,11 +67,18 @@ def _header(pen: ImageDraw.ImageDraw, record: EpisodeRecord, width: int) -> None
     pen.text((MARGIN, middle), title, fill=INK, font=bold, anchor="lm")
     about = f"{record.task}, seed {record.seed}, {record.mode}"
     pen.text((MARGIN + pen.textlength(title, font=bold) + 14, middle), about, fill=FAINT, font=_font(14), anchor="lm")
-    word, colour = OUTCOME[record.success]
-    text = f"{word} after {record.duration_s:.1f} s" if record.success else f"{word} in {record.duration_s:.1f} s"
+    word = outcome(record)
+    colour = {"success": GOOD, "stopped": BAD}.get(word, PLAIN)
+    text = f"{word} {'in' if word == 'no success' else 'after'} {record.duration_s:.1f} s"
     pen.text((width - MARGIN, middle), text, fill=colour, font=bold, anchor="rm")
     dot = width - MARGIN - pen.textlength(text, font=bold) - 16
     pen.ellipse((dot - 6, middle - 6, dot + 6, middle + 6), fill=colour)
+
+
+def _footer(pen: ImageDraw.ImageDraw, record: EpisodeRecord, height: int) -> None:
+    """Say below the pictures why the robot was stopped, where it was."""
+    if why := halting(record).stopped:
+        pen.text((MARGIN, height - STOP_LINE / 2 - 2), why, fill=BAD, font=_font(13), anchor="lm")
 
 
 def _label(pen: ImageDraw.ImageDraw, camera: str, left: int, top: int) -> None:

@@ -22,14 +22,22 @@ MS = 1000.0
 
 def halting(record: EpisodeRecord) -> Halting:
     """Return the halting of one episode."""
-    return measure([(at.time_s, at.state) for at in record.states], record.control_period_s)
+    return measure([(at.time_s, at.state) for at in record.states], record.control_period_s, record.success)
+
+
+def outcome(record: EpisodeRecord) -> str:
+    """Return how an episode ended: success, stopped (by the executor's ladder) or no success."""
+    if record.success:
+        return "success"
+    return "stopped" if halting(record).stopped else "no success"
 
 
 def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | None = None) -> dict[str, Any]:
     """Return the numbers of the episodes of one mode, ready for JSON.
 
-    `t_halt_ms` is the mean over all hand-overs of all episodes, `t_action_ms` over all actions; `episode_s` is the
-    mean time to success over the `paired` (task, seed), or over all successes when there are none.
+    `t_halt_ms` is the mean over all hand-overs of all episodes and the gaps that they ended in, `t_action_ms` over all
+    actions, `stopped` how many episodes the executor ended by its ladder, and `stops` why; `episode_s` is the mean
+    time to success over the `paired` (task, seed), or over all successes when there are none.
 
     Args:
         paired: (task, seed) that succeeded in every mode compared, so that the modes are compared on the same scenes.
@@ -40,6 +48,7 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
     if not records:
         raise ValueError("results need at least one episode, but no episode was recorded")
     measured = [halting(record) for record in records]
+    pairs = list(zip(records, measured, strict=True))
     halts_ms = [value for each in measured for value in each.halts_ms]
     successes = [record for record in records if record.success]
     compared = [record for record in successes if paired and (record.task, record.seed) in paired] or successes
@@ -56,7 +65,9 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "t_action_ms": _per_action(measured),
         "episode_s": summarise(record.duration_s for record in compared).mean,
         "observations_per_s": observations / seconds if seconds > 0 else None,
-        "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over"},
+        "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over, or gap that the episode ended in"},
+        "stopped": sum(bool(each.stopped) for each in measured),
+        "stops": list(dict.fromkeys(record.problem or each.stopped for record, each in pairs if each.stopped)),
         "episode": {
             "unit": "s",
             "compared_on": EVERY_MODE if paired else "successes of this mode",
@@ -67,12 +78,12 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "first_action_ms": asdict(summarise(each.first_action_ms for each in measured if each.executed)),
         "executed_actions": sum(each.executed for each in measured),
         "hand_overs": sum(each.hand_overs for each in measured),
-        "starved_s": sum(record.states[-1].state.starved_s for record in records if record.states),
+        "starved_s": sum(each.starved_ms for each in measured) / MS,
         "rejected_actions": sum(record.states[-1].state.rejected for record in records if record.states),
         "observations": _observations(records),
         "stages_ms": stage_latencies(records),
         "counters": _counters(records),
-        "by_episode": [_episode(record, each) for record, each in zip(records, measured, strict=True)],
+        "by_episode": [_episode(record, each) for record, each in pairs],
     }
 
 
@@ -137,6 +148,7 @@ def _episode(record: EpisodeRecord, measured: Halting) -> dict[str, Any]:
         "task": record.task,
         "seed": record.seed,
         "success": record.success,
+        "stopped": measured.stopped,
         "seconds": record.duration_s,
         "executed_actions": measured.executed,
         "hand_overs": measured.hand_overs,

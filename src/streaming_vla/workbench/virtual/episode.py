@@ -19,6 +19,7 @@ from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.observer import Observer
 from streaming_vla.machines.observer_options import ObserverOptions
+from streaming_vla.machines.stops import stop_of
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY
@@ -128,7 +129,7 @@ def run_episode(
     record.success = world.succeeded_s is not None
     record.end_s = world.now
     if record.states[-1].state.mode is Mode.ERROR:
-        record.problem = "the executor starved for longer than its ladder allows and stopped the robot"
+        record.problem = stop_of([at.state for at in record.states])
     elif robot.failed:
         record.problem = "another goal was chosen, or none in time"
     record.counters = {name: getattr(world, name).counters.as_dict() for name in MACHINES}
