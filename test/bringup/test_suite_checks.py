@@ -50,7 +50,7 @@ def test_everything_wrong_in_a_file_is_a_line(tmp_path: Path) -> None:
     assert len(policy) == 2 and all(line.startswith("FAIL") for line in policy)
     assert "cameras are x, z" in policy[0] and "image_size is 64" in policy[1]
     cache = said(checks.cache)
-    assert len(cache) == 2 and "latency profile 'moon' is unknown" in cache[0] and "keeps the newest 1" in cache[1]
+    assert len(cache) == 2 and "keeps the newest 1" in cache[0] and "latency profile 'moon' is unknown" in cache[1]
     names = said(checks.names)
     assert [line[:25] for line in names[:2]] == ["FAIL 'a b' is no topic na", "FAIL 'bad name' is no top"]
     assert len(names) == 4 and "'b c', which is no namespace" in names[2] and "different ones" in names[3]

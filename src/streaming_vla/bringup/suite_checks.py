@@ -86,10 +86,9 @@ class SuiteChecks:
 
     def cache(self) -> Sequence[str]:
         """Check the KV cache, its gate and the latency profile."""
-        from streaming_vla.engine.cache import differences, engine_options
+        from streaming_vla.engine.cache import engine_options
         from streaming_vla.engine.latency_profile import find_profile
-        from streaming_vla.engine.sessions import check_fit
-        from streaming_vla.policies.registry import model_files
+        from streaming_vla.engine.loading import fitted
 
         inference, policy = self._options.inference, self._loaded[0]
         said: list[str] = []
@@ -102,15 +101,12 @@ class SuiteChecks:
                 found.append(str(error))
                 return None
 
-        tokens = 1 if policy is None else policy.spec.tokens_per_observation
-        engine = check(lambda: engine_options(inference, tokens, inference.max_sessions))
+        if policy is None:  # what can be said without it
+            check(lambda: engine_options(inference, 1, inference.max_sessions))
+        elif (made := check(lambda: fitted(inference, policy))) is not None:
+            said += [Note(each) for each in made[1]]
         if inference.latency_profile and (profile := check(lambda: find_profile(inference.latency_profile))):
             said.append(Note(f"latency profile '{profile.name}' holds answers back: {profile.description}"))
-        if policy is not None and engine is not None:
-            check(lambda: check_fit(policy.spec, engine))
-            if engine.gate is not None and inference.cache_policy == "gated":
-                trained = engine.gate.training
-                said += [Note(each) for each in differences(trained, engine.cache, model_files(inference.model))]
         if found:
             raise Trouble(*found)
         return said or [f"cache policy {inference.cache_policy}, {inference.max_sessions} sessions at most"]
