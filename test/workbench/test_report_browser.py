@@ -129,7 +129,7 @@ def run(name: str, dimensions: tuple[str, ...] = JOINTS[:4], said: str = "", **m
             "compared": 5, "mean": 0.25, "by_dimension": dict.fromkeys(dimensions, 0.123),
             "by_horizon": {str(index): 0.01 * index for index in range(16)},
         },
-        "shadow": {"by_dimension": dict.fromkeys(dimensions[:1], {"p50": 0.1, "p95": 0.3})},
+        "shadow": {"by_dimension": {key: {"p50": 0.1, "p95": 0.3} for key in dimensions[:1]}},
         "live": {"decision_agreement": 0.95, "t_halt": {"mean": 3.0}},
         "saliency": {"count": 40, "mean": 0.6, "threshold": 0.5, "share_above": 0.7},
         "bags": [{
