@@ -53,7 +53,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            "streaming-vla = streaming_vla.cli:main",
+            "streaming-vla = streaming_vla.__main__:main",
             *(f"{node} = streaming_vla.ros.nodes.{node}:main" for node in NODES),
         ]
     },

@@ -75,7 +75,8 @@ def test_an_option_is_declared_in_one_place() -> None:
     ]
     assert len(found) == len(set(found))
     twice = {name for place, (_, name) in enumerate(found) for _, other in found[:place] if name == other}
-    assert twice == {"realtime_priority", "image_size"}, "own defaults; pictures of the policy, and of the simulation"
+    # own defaults; pictures of the policy, and of the simulation; JPEG for the policy, and in place of raw in a bag
+    assert twice == {"realtime_priority", "image_size", "jpeg_quality"}
     assert {name for _, name in found} == {name for kind in NODES.values() for name in kind.declared}
 
 

@@ -98,7 +98,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         model = [f"lerobot:{made}", *(("--assets", str(assets)) if assets else ())]
-        self._command = [sys.executable, "-m", "streaming_vla.cli", "serve", *model, "--port", str(self.port)]
+        self._command = [sys.executable, "-m", "streaming_vla", "serve", *model, "--port", str(self.port)]
         self._log = log
         self.start()
 

@@ -53,7 +53,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
     (folder / "sitecustomize.py").write_text(NO_ROS, encoding="utf-8")
     path = os.pathsep.join(map(str, (folder, SOURCE, Path(__file__).parent)))
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "streaming_vla.cli", "serve", *arguments]
+    command = [sys.executable, "-m", "streaming_vla", "serve", *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=folder)
     try:
         assert process.stderr is not None

@@ -101,6 +101,33 @@ def test_two_reports_side_by_side(tmp_path: Path) -> None:
         compare(tmp_path / "a", tmp_path, tmp_path / "both")
 
 
+def damaged(held: Any) -> list[Any]:
+    """Return reports of other shapes: each value in turn is something else or missing."""
+    found: list[Any] = []
+    others: tuple[Any, ...] = (None, 7, [[]], {"a": 1})
+    for key in held["runs"][0]:
+        for other in others:
+            found.append({**held, "runs": [{**held["runs"][0], key: other}]})
+        found.append({**held, "runs": [{name: value for name, value in held["runs"][0].items() if name != key}]})
+    return [*found, *others, *({"runs": other} for other in others), *({"runs": [other]} for other in others)]
+
+
+def test_reports_of_other_shapes_are_refused_or_shown(tmp_path: Path) -> None:
+    write_report(tmp_path / "a", "A", "", [run("streaming")])
+    refused = 0
+    for other in damaged(json.loads((tmp_path / "a" / "report.json").read_text())):
+        (tmp_path / "b.json").write_text(json.dumps(other))
+        try:
+            compare(tmp_path / "a", tmp_path / "b.json", tmp_path / "both")
+        except ReportError as error:
+            assert "b.json' holds no report.json of a demo or replay" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 20
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(ReportError, match=r"b\.json' holds no report\.json"):
+        compare(tmp_path / "a", tmp_path / "b.json", tmp_path / "both")
+
+
 def test_names_cannot_break_the_page() -> None:
     made = run("<b>bold</b>")
     html = page("<script>alert(1)</script>", "&", [made])

@@ -179,6 +179,28 @@ def test_a_url_of_no_database_is_one_sentence(tmp_path: Path) -> None:
         open_study(TuneOptions(1, 1, "postgresql://me:secret@host/x", tmp_path), create=True)
 
 
+@pytest.mark.parametrize(
+    "url", ["postgres//me:secret@host/x", "foo://me:secret@host/x", "me:se/cr@t@host", "@@secret@"]
+)
+def test_no_sentence_holds_a_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="no URL of a database") as refusal:
+        open_study(TuneOptions(1, 1, url, tmp_path), create=True)
+    assert "secret" not in str(refusal.value) and "se/cr" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    ["no json\nno json\n", "{}\n", "[1, 2]\n", "1\n", '{"op_code": 99, "worker_id": "x"}\n',
+     '{"op_code": 0, "worker_id": "x"}\n', "[" * 100_000 + "\n",
+     '{"op_code": 0, "worker_id": "x", "study_name": "streaming_vla", "directions": [1]}\n'],
+)  # fmt: skip
+def test_a_journal_of_something_else_is_one_sentence(tmp_path: Path, text: str, create: bool) -> None:
+    (tmp_path / "study.journal").write_text(text)
+    with pytest.raises(ValueError, match=r"study.journal' holds (no study of this command|a study of something else)"):
+        open_study(TuneOptions(1, 1, "", tmp_path), create)
+
+
 def test_defaults_that_nothing_beats_stay(
     tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,8 +140,8 @@ def _decisions(requests: Sequence[RequestAt], states: Sequence[StateAt]) -> dict
 
 
 def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
-    """Return what the suite did when the bag was recorded; empty for bags of other robots."""
-    told = [episode for episode in episodes if episode.live.states]
+    """Return what the suite did when whole episodes were recorded; empty for bags of other robots."""
+    told = [episode for episode in episodes if episode.live.states and episode.live.whole]
     if not told:
         return {}
     measured = [

@@ -96,7 +96,7 @@ def replay_all(
         if done is not None:
             done(path, refusals.get(path, ""))
     if not found:
-        raise BagError("\n".join(refusals.values()))
+        raise BagError(*refusals.values())
     for path, sentence in refusals.items():
         found[path] = Replayed(path, 0.0, [], [sentence])
     return [found[path] for path in bags]

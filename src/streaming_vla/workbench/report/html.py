@@ -80,7 +80,7 @@ def compare(first: Path, second: Path, folder: Path) -> Path:
     Raises:
         ReportError: one of them holds no report.
     """
-    runs = []
+    runs: list[Run] = []
     alike = first.name == second.name
     for path in (first, second):
         file = path / "report.json" if path.is_dir() else path
