@@ -129,6 +129,7 @@ def run(name: str, dimensions: tuple[str, ...] = JOINTS[:4], said: str = "", **m
             "compared": 5, "mean": 0.25, "by_dimension": dict.fromkeys(dimensions, 0.123),
             "by_horizon": {str(index): 0.01 * index for index in range(16)},
         },
+        "shadow": {"by_dimension": {key: {"p50": 0.1, "p95": 0.3} for key in dimensions[:1]}},
         "live": {"decision_agreement": 0.95, "t_halt": {"mean": 3.0}},
         "saliency": {"count": 40, "mean": 0.6, "threshold": 0.5, "share_above": 0.7},
         "bags": [{
@@ -137,11 +138,12 @@ def run(name: str, dimensions: tuple[str, ...] = JOINTS[:4], said: str = "", **m
         }],
     }  # fmt: skip
     actions = {part: {"replayed": curve, "recorded": curve} for part in dimensions}
+    shadow = {part: {"person": curve, "dry run": curve, "error": curve} for part in dimensions[:1]}
     parameters = "observer:\n  camera_topics: [" + f"a_rather_long_topic/image{said}, " * 20 + "]\n"
     return make_run(
         name + said, [record], numbers, parameters, saliency=curve, saliency_threshold=0.5,
         kv_bytes=[[t, 1e5 + 1e6 * v] for t, v in curve], kv_full_bytes=[[t, 1e7 * t] for t, _ in curve],
-        chunks_kept=curve, actions=actions, **memory,
+        chunks_kept=curve, actions=actions, shadow=shadow, **memory,
     )  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def test_the_page_is_whole_at_every_width(browser: str, tmp_path: Path, dimensio
     for width, seen in found.items():
         assert not seen["problems"], f"{width} px: {seen['problems']}"
         assert seen["images"] == 2 * 2 * 12 + 1  # two runs of two cameras, and a map of the memory
-        assert seen["drawings"] == 2 + 2 + 1 + 2 + 2 * dimensions + 1
+        assert seen["drawings"] == 2 + 2 + 1 + 2 + 2 * dimensions + 1 + 2 * 2
         assert seen["figures"] > seen["images"]
         assert seen["scripts"] == 0
         assert said or seen["verdict_px"] < 250  # on the first screen

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from streaming_vla.workbench.report.markdown import comparison_table, summary_sentences
 from streaming_vla.workbench.report.results import aggregate, compare, write_json
-from streaming_vla.workbench.report.rows import rows, verdict
+from streaming_vla.workbench.report.rows import LOOK, rows, verdict
 
 HALT_MS = 1000 * (PREPARE_S + HORIZON * STEP_S)
 HEADLINES = ("success", "episodes", "t_halt_ms", "t_action_ms", "episode_s", "observations_per_s")
@@ -52,7 +52,7 @@ def test_the_time_before_a_stop_is_halting_and_the_stop_is_told_with_its_cause()
     console.print(comparison_table({"streaming": numbers}))
     assert "stopped by the executor" in console.export_text()
     run = {"name": "streaming", "numbers": numbers}
-    assert ("bad", f"streaming: 1 of 2 episodes were stopped: {why}.") in verdict([run])
+    assert ("bad", f"streaming: 1 of 2 episodes were stopped: {why}. {LOOK}") in verdict([run])
     assert ("stopped by the executor", ["1"]) in rows([run])
 
 

@@ -220,7 +220,7 @@ def _draw_actions(runs: Sequence[Run]) -> list[dict[str, Any]]:
             charts.lines(
                 {key: curves[key] for key in ("recorded", "replayed")},
                 "seconds of the episode",
-                "action units",
+                UNITS,
                 f"{name}: replayed and recorded actions over time",
                 broad="recorded",
             ),
@@ -232,13 +232,13 @@ def _draw_actions(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw_shadow(runs: Sequence[Run]) -> list[dict[str, str]]:
+def _draw_shadow(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         for name, curves in run.get("shadow", {}).items():
             error = run["numbers"]["shadow"]["by_dimension"][name]
             caption = (
-                f"{name}, action units: what the policy would have told the robot, and what the person told it. They "
+                f"{name}: what the policy would have told the robot, and what the person told it. They "
                 f"are {error['p50']:.3g} apart at the median, 95 % of the time less than {error['p95']:.3g}."
             )
             title = f"{run['name']}: {name}"
@@ -246,8 +246,8 @@ def _draw_shadow(runs: Sequence[Run]) -> list[dict[str, str]]:
             apart = {"dry run minus person": curves["error"]}
             about = f"{name}: dry run and person over time"
             found += [
-                part(charts.lines(told, SHADOW_SECONDS, name, about, broad="person"), caption, title),
-                part(charts.lines(apart, SHADOW_SECONDS, "error", f"{about}, the difference"), SHADOW_CAPTION, title),
+                part(charts.lines(told, SHADOW_SECONDS, UNITS, about, broad="person"), caption, title),
+                part(charts.lines(apart, SHADOW_SECONDS, UNITS, f"{about}, the difference"), SHADOW_CAPTION, title),
             ]
     return found
 
@@ -302,6 +302,7 @@ LATENCY_CAPTION = "Median (bar), 95th (thick line) and 99th percentile (thin lin
 SALIENCY_CAPTION = "Saliency that the monitor judged by, in the units of its mode; dashed: its threshold."
 KV_CAPTION = "Keys and values held for the history, and what an uncompressed cache would hold."
 CHUNKS_CAPTION = "Chunks of the history that live on as a summary."
+UNITS = "action units"
 SHADOW_SECONDS = "seconds of the recording"
 SHADOW_CAPTION = "The difference: above 0 the policy would have told the robot more than the person did."
 HORIZON_CAPTION = "Mean difference to what the robot did (action units), by the place of an action in its horizon."

@@ -8,6 +8,7 @@ from typing import Any
 Numbers = Mapping[str, Any]
 NOTHING = "–"  # noqa: RUF001 (a dash is meant)
 DRY, EARLY = ("queue_empty",), ("early", "last_chance")  # reasons: nothing was left, or some was
+LOOK = "Look in the counters of results.json and the nodes' logs for what was late or missing (docs/how-to/tune.md)."
 GOOD_HALT_MS = 10.0  # a halt that no one sees: a fifth of a control period of 50 ms
 GOOD_AGREEMENT = 0.99
 
@@ -54,7 +55,7 @@ def _outcome(numbers: Numbers) -> list[tuple[str, str]]:
     said = []
     if numbers.get("stopped"):
         why = "; ".join(numbers["stops"])
-        said.append(("bad", f"{numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}."))
+        said.append(("bad", f"{numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}. {LOOK}"))
     if numbers.get("episodes") and "success" in numbers:
         kind = "good" if numbers["success"] == numbers["episodes"] else "plain"
         said.append((kind, f"{numbers['success']} of {numbers['episodes']} episodes succeed."))

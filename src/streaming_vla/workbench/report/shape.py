@@ -46,6 +46,7 @@ class _Run(BaseModel):
     parameters: str
     halts_ms: list[float]
     timeline: _Timeline | Annotated[dict[str, Any], Field(max_length=0)]
+    stopped: str = ""
     strips: list[_Strip]
     saliency: Curve = []
     saliency_threshold: float = 0.0
@@ -54,6 +55,7 @@ class _Run(BaseModel):
     chunks_kept: Curve = []
     memory_map: _MemoryMap | None = None
     actions: dict[str, _Actions] = {}
+    shadow: dict[str, dict[str, Curve]] = {}
 
 
 def check_run(run: object) -> None:

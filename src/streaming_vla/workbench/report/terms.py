@@ -1,6 +1,6 @@
 """What the figures' names mean: said wherever one is used first, in the terminal and on a page."""
 
-T_HALT = "T_halt: time without an action to execute when a newer observation takes over (a hand-over)."
+T_HALT = "T_halt: time without an action when a newer observation takes over (a hand-over), or before a stop."
 T_ACTION = "T_action: time per action with its share of the halts."
 REASONS = (
     "Why an observation is sent: start; queue empty (nothing is left to execute); early (the monitor's mode chose the "
