@@ -27,6 +27,18 @@ setup(
             "transformers>=5.23",
         ],  # checkpoints of LeRobot; with safetensors, tokenizers
         "remote": ["msgpack>=1.1", "pydantic>=2", "torch>=2.5", "websockets>=15"],  # openpi://, groot://
+        "serve": [
+            "msgpack>=1.1",
+            "numpy",
+            "opencv-python-headless",
+            "pillow",
+            "pydantic>=2",
+            "pyyaml",
+            "safetensors",
+            "torch>=2.5",
+            "typer",
+            "websockets>=15",
+        ],  # streaming-vla serve, on a machine without ROS; for LeRobot's checkpoints with extra vla
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
         "test": ["pytest"],  # tells colcon test to run pytest
     },
@@ -41,7 +53,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            "streaming-vla = streaming_vla.cli:main",
+            "streaming-vla = streaming_vla.__main__:main",
             *(f"{node} = streaming_vla.ros.nodes.{node}:main" for node in NODES),
         ]
     },

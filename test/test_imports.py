@@ -15,11 +15,13 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # what the modules of a folder may import of the other folders; a module of its own folder always
 ALLOWED = {
     "kv_cache": set(),
+    "streaming_vla.bounded_yaml": set(),
     "streaming_vla.options": {"streaming_vla.policies"},
     "streaming_vla.images": {"streaming_vla.machines"},
     "streaming_vla.commands": {"streaming_vla.machines", "streaming_vla.options"},
     "streaming_vla.datasets": set(),
     "streaming_vla.bags": {
+        "streaming_vla.bounded_yaml",
         "streaming_vla.images",
         "streaming_vla.commands",
         "streaming_vla.options",
@@ -30,10 +32,19 @@ ALLOWED = {
     "streaming_vla.machines": {"streaming_vla.policies", "streaming_vla.saliency", "streaming_vla.options"},
     "streaming_vla.engine": {
         "kv_cache",
+        "streaming_vla.bounded_yaml",
         "streaming_vla.policies",
         "streaming_vla.saliency",
         "streaming_vla.machines",
         "streaming_vla.options",
+    },
+    "streaming_vla.serving": {
+        "streaming_vla.policies",
+        "streaming_vla.machines",
+        "streaming_vla.engine",
+        "streaming_vla.images",
+        "streaming_vla.parameters",
+        "streaming_vla.refusal",
     },
 }
 BELOW_ROS = {*ALLOWED, *(f"streaming_vla.{name}" for name in ("sim", "parameters", "training"))}

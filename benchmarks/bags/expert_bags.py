@@ -36,9 +36,10 @@ class _Bag:
     def __init__(self, folder: Path) -> None:
         self._store = standard()
         self._writer = BagWriter(folder)
+        self._topics = {}
         for name, kind in TOPICS.items():
             text, _ = self._store.generate_msgdef(kind, ros_version=2)
-            self._writer.add_topic(Topic(name, kind, definition=text, definition_format="ros2msg"))
+            self._topics[name] = Topic(name, kind, definition=text, definition_format="ros2msg")
 
     def make(self, kind: str, **fields: Any) -> Any:
         return self._store.types[kind](**fields)
@@ -54,7 +55,7 @@ class _Bag:
     def say(self, topic: str, time_ns: int, message: Any) -> None:
         data = bytes(self._store.serialize_cdr(message, TOPICS[topic]))
         now_s = (time_ns - BEGIN_NS) * 1e-9
-        self._writer.write(topic, data, time_ns, time_ns, now_s)
+        self._writer.write(self._topics[topic], data, time_ns, time_ns, now_s)
         self._writer.tick(now_s)
 
     def close(self, time_ns: int) -> None:

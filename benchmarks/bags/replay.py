@@ -35,10 +35,11 @@ def write(folder: Path, megabytes: int) -> None:
     types = store.types
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
     writer = BagWriter(folder)
-    topics = {**{f"/camera/{name}/image": IMAGE for name in CAMERAS}, "/robot_state": STATE}
-    for name, kind in topics.items():
-        text, _ = store.generate_msgdef(kind, ros_version=2)
-        writer.add_topic(Topic(name, kind, definition=text, definition_format="ros2msg"))
+    kinds = {**{f"/camera/{name}/image": IMAGE for name in CAMERAS}, "/robot_state": STATE}
+    topics = {
+        name: Topic(name, kind, definition=store.generate_msgdef(kind, ros_version=2)[0], definition_format="ros2msg")
+        for name, kind in kinds.items()
+    }
     layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
     state = bytes(store.serialize_cdr(types[STATE](layout=layout, data=np.array([0.0, 0.6, 0.2, 1.0])), STATE))
     for step in range(megabytes * 1_000_000 // (len(CAMERAS) * noise.size)):
@@ -51,8 +52,8 @@ def write(folder: Path, megabytes: int) -> None:
         )
         data = bytes(store.serialize_cdr(image, IMAGE))
         for name in CAMERAS:
-            writer.write(f"/camera/{name}/image", data, now_ns, now_ns, step / RATE_HZ)
-        writer.write("/robot_state", state, now_ns, now_ns, step / RATE_HZ)
+            writer.write(topics[f"/camera/{name}/image"], data, now_ns, now_ns, step / RATE_HZ)
+        writer.write(topics["/robot_state"], state, now_ns, now_ns, step / RATE_HZ)
         writer.tick(step / RATE_HZ)
     writer.close(step / RATE_HZ)
 

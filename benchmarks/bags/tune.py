@@ -49,8 +49,9 @@ def main() -> None:
     search = TuneOptions(options.trials, options.workers, "", options.folder / "study")
     with Progress() as progress:
         task = progress.add_task("trials", total=options.trials)
-        found = tune(searched, ReplayJob(profile=PROFILE), search, lambda: progress.advance(task), kept)
-    write_tuned(options.folder / "study", found)
+        job = ReplayJob(profile=PROFILE)
+        found = tune(searched, job, search, lambda: progress.advance(task), kept)
+    write_tuned(options.folder / "study", found, job.suite())
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     results["tune"] = {
         "default": asdict(found.default),

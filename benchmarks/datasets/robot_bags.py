@@ -58,14 +58,15 @@ def write(
     types = STORE.types
     writer = BagWriter(folder)
     topics = {f"/camera/{name}/image": IMAGE for name in cameras}
+    known: dict[str, Topic] = {}
     for name, kind in {**topics, "/robot_state": ARRAY, "/command": ARRAY, "/instruction": STRING}.items():
         text, _ = STORE.generate_msgdef(kind, ros_version=2)
-        writer.add_topic(Topic(name, kind, definition=text, definition_format="ros2msg"))
+        known[name] = Topic(name, kind, definition=text, definition_format="ros2msg")
     layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
 
     def say(name: str, kind: str, message: Any, time_ns: int) -> None:
         now_s = (time_ns - BEGIN_NS) * 1e-9
-        writer.write(name, bytes(STORE.serialize_cdr(message, kind)), time_ns, time_ns, now_s)
+        writer.write(known[name], bytes(STORE.serialize_cdr(message, kind)), time_ns, time_ns, now_s)
         writer.tick(now_s)
 
     say("/instruction", STRING, types[STRING](data=task), BEGIN_NS)

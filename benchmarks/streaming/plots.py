@@ -26,7 +26,7 @@ from matplotlib.transforms import Bbox
 OURS = "ours"
 # drawn above each other: each of the others above ours
 TIMELINE = {
-    "synchronous_10": "synchronous_10: observe, denoise a chunk, execute ten actions, in turns",
+    "synchronous_10": "synchronous_10: observe, denoise a chunk, execute ten actions, synchronous",
     "afm": "afm: one action at a time, but observed when nothing is left",
     OURS: "ours: observed while actions are left, the old context goes on meanwhile",
 }
@@ -42,7 +42,7 @@ class Family:
     marker: str
 
 
-TURNS = Family("chunks in turns", "#57606a", "D")
+TURNS = Family("chunks, synchronous", "#57606a", "D")
 # by the beginning of a strategy's name; the longest that fits counts
 FAMILIES = {
     "ours": Family("ours: action flow, observed in time", "#1a7f37", "o"),

@@ -173,7 +173,7 @@ def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
 
 @dataclass(frozen=True)
 class _Synchronous:
-    """Makes control in turns."""
+    """Makes synchronous control."""
 
     execute: int
     steps: int = 10

@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+KINDS = ("F32", "F16", "BF16")  # of numbers, as safetensors names them
+
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -114,7 +116,8 @@ class TensorFile:
         It is made without memory at first: a shape that the file does not hold is refused before it is taken.
 
         Raises:
-            ValueError: the format's `error`: a name or a shape is not that of the module, or numbers are not finite.
+            ValueError: the format's `error`: a name or a shape is not that of the module, or numbers are of another
+                kind than `KINDS` or not finite.
         """
         with torch.device("meta"):
             expected = {name: tuple(value.shape) for name, value in make().state_dict().items()}
@@ -122,9 +125,12 @@ class TensorFile:
         if different:
             raise self._error(f"{self.who} misses or adds tensors, first '{different[0]}' of {len(different)}")
         for name, shape in expected.items():
-            found = tuple(self._tensors.get_slice(name).get_shape())
+            tensor = self._tensors.get_slice(name)
+            found, kind = tuple(tensor.get_shape()), tensor.get_dtype()
             if found != shape:
                 raise self._error(f"{self.who}: tensor '{name}' has shape {found}, expected {shape}")
+            if kind not in KINDS:  # whole numbers need scales, of complex ones half would be lost
+                raise self._error(f"{self.who}: tensor '{name}' holds {kind}, expected one of {', '.join(KINDS)}")
         state: dict[str, Tensor] = {}
         for name in expected:
             state[name] = self._tensors.get_tensor(name).float()

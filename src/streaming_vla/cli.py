@@ -12,7 +12,9 @@ import typer
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.new_robot.command import new_robot
+from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
+from streaming_vla.serving.command import serve
 from streaming_vla.sim.tasks import select_tasks
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
@@ -109,13 +111,17 @@ def record(
     include: Annotated[list[str] | None, typer.Option(help="regular expression of topics; more than once")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="regular expression of topics left out")] = None,
     compression: Annotated[str | None, typer.Option(help="none, zstd or lz4")] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(help="quality with which raw pictures are stored as JPEG", min=1, max=100)
+    ] = None,
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
     """Record the topics of the robot and the suite as a rosbag2 folder (MCAP) until Ctrl-C."""
-    from streaming_vla.bringup.starter import SuiteError, checked_namespace
-    from streaming_vla.parameters.sections import qualified, write_settings
-    from streaming_vla.ros.nodes.recorder import main as run_recorder
+    with ending_at_once():
+        from streaming_vla.bringup.starter import SuiteError, checked_namespace
+        from streaming_vla.parameters.sections import qualified, write_settings
+        from streaming_vla.ros.nodes.recorder import main as run_recorder
 
     try:
         full_namespace = checked_namespace(namespace, params_file)
@@ -128,6 +134,7 @@ def record(
         "include": include,
         "exclude": exclude,
         "compression": compression,
+        "jpeg_quality": jpeg,
     }
     arguments = ["recorder", "--ros-args", "-r", f"__ns:={full_namespace}"]
     arguments += ["--params-file", str(params_file)] if params_file else []
@@ -162,14 +169,6 @@ def doctor(
 app.command()(new_robot)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(serve)
 bag_commands.register(app)
 app.add_typer(train_app, name="train")
-
-
-def main() -> None:
-    """Entry point of the command."""
-    app(prog_name="streaming-vla")
-
-
-if __name__ == "__main__":
-    main()

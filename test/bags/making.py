@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,8 +100,13 @@ def content(steps: int = STEPS, times_ns: Sequence[int] | None = None) -> Conten
 
 
 def topic(name: str) -> Topic:
-    definition, _ = STORE.generate_msgdef(TYPES[name], ros_version=2)
-    return Topic(name, TYPES[name], definition=definition, definition_format="ros2msg")
+    return described(name, TYPES[name])
+
+
+@cache
+def described(name: str, kind: str) -> Topic:
+    definition, _ = STORE.generate_msgdef(kind, ros_version=2)
+    return Topic(name, kind, definition=definition, definition_format="ros2msg", type_hash=STORE.hash_rihs01(kind))
 
 
 def write_own(folder: Path, said: Content, options: WriterOptions | None = None, close: bool = True) -> Path:
@@ -109,9 +115,8 @@ def write_own(folder: Path, said: Content, options: WriterOptions | None = None,
     now_s = 0.0
     for name, time_ns, data in said:
         now_s = (time_ns - BEGIN_NS) * 1e-9
-        writer.add_topic(topic(name), STORE.hash_rihs01(TYPES[name]))
         writer.tick(now_s)
-        writer.write(name, data, time_ns, time_ns, now_s)
+        writer.write(topic(name), data, time_ns, time_ns, now_s)
     writer.tick(now_s + 10.0)
     if close:
         writer.close(now_s)

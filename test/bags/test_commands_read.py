@@ -303,6 +303,9 @@ def test_nameless_joints_are_named_by_a_parameter(tmp_path: Path) -> None:
         assert np.allclose(state[:, 1] - state[:, 0], 10 if given == STATE_JOINTS else -10, atol=1e-5)
     with pytest.raises(BagError, match="gives no step"):
         export(bag, tmp_path / "set", options(state_names=STATE_JOINTS[:2]))
+    export(bag, tmp_path / "named", options({"observer": {"robot_state_nameless_joints": STATE_JOINTS}}))
+    state, _, _ = read(tmp_path / "named")
+    assert np.allclose(state[:, 1] - state[:, 0], 10, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [POSE_STAMPED, POSE])

@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from making import BEGIN_NS, STATE, STEP_NS, STEPS, Content, content, topic, write_own, write_rosbags
+from making import BEGIN_NS, STATE, STEP_NS, STEPS, TYPES, Content, content, topic, write_own, write_rosbags
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from streaming_vla.bags.errors import BagError, ClockJump, CorruptBag, EmptyBag, NotABag, TruncatedBag, WrongType
+from streaming_vla.bags.mcap_records import CHUNK, Record, records
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.recorder_options import WriterOptions
 from streaming_vla.bags.repair import repair
+from streaming_vla.bags.source import MemorySource
 from streaming_vla.bags.writer import BagWriter
 
 SAID = content()
@@ -107,6 +109,22 @@ def test_a_wrong_length_is_passed_over(tmp_path: Path) -> None:
     assert CorruptBag in kinds(problems)
 
 
+@pytest.mark.parametrize("opcode", [0x10, 0x20, 0x7F, 0x80, 0x90, 0xFF])
+@pytest.mark.parametrize("size", [0, 30, 3_000_000])
+@pytest.mark.parametrize("way", ["none", "zstd"])
+def test_records_that_the_format_does_not_define_yet_are_ignored(
+    tmp_path: Path, opcode: int, size: int, way: str
+) -> None:
+    """As its specification asks for; in front of a chunk, where other programs put theirs."""
+    file = next(write_own(tmp_path / "bag", SAID, WAYS[way]).glob("*.mcap"))
+    data = file.read_bytes()
+    chunks = [each for each in records(MemorySource(data), 8) if isinstance(each, Record) and each.opcode == CHUNK]
+    place = chunks[1].begin - 9
+    more = bytes([opcode]) + size.to_bytes(8, "little") + b"\x07" * size
+    (tmp_path / "more.mcap").write_bytes(data[:place] + more + data[place:])
+    assert read(tmp_path / "more.mcap") == (SAID, [])
+
+
 @pytest.mark.parametrize("part", [0.4, 0.8])
 def test_a_cut_database_is_read_as_far_as_it_goes(tmp_path: Path, part: float) -> None:
     folder = write_rosbags(tmp_path / "bag", SAID, StoragePlugin.SQLITE3)
@@ -140,18 +158,19 @@ def test_rows_of_a_database_that_are_no_messages_are_told(tmp_path: Path) -> Non
         database.execute("UPDATE messages SET data = 'text' WHERE id = 5")
     found, problems = read(folder)
     assert found == SAID[5:]
-    assert [str(problem).rsplit(".db3: ", 1)[1] for problem in problems] == [
+    assert [str(problem).split(": ", 1)[1] for problem in problems] == [
         "3 messages are of topics that nothing describes, left out",
         "2 messages have a time that is no whole number, or data that are no bytes, left out",
+        f"messages that metadata.yaml tells of are not there: {', '.join(f'39 of 40 of {name}' for name in TYPES)} are "
+        "readable",
     ]
 
 
 def test_a_repaired_bag_tells_when_its_messages_were_published(tmp_path: Path) -> None:
     writer = BagWriter(tmp_path / "bag")
-    writer.add_topic(topic(STATE))
     for name, time_ns, data in SAID:
         if name == STATE:
-            writer.write(name, data, time_ns, time_ns - 7_000_000, 0.0)
+            writer.write(topic(name), data, time_ns, time_ns - 7_000_000, 0.0)
     writer.tick(10.0)  # and never closed
     count, problems = repair(tmp_path / "bag", tmp_path / "whole")
     assert count == STEPS and len(problems) == 1
@@ -162,10 +181,10 @@ def test_a_repaired_bag_tells_when_its_messages_were_published(tmp_path: Path) -
 def test_what_no_bag_can_hold_is_left_out_of_a_repaired_one(tmp_path: Path) -> None:
     """And a repair that fails in the middle leaves nothing behind that would be in the way of the next."""
     writer = BagWriter(tmp_path / "bag")
-    writer.add_topic(replace(topic(STATE), qos="- {history: ["))  # damaged
+    damaged = replace(topic(STATE), qos="- {history: [")
     for name, time_ns, data in SAID:
         if name == STATE:
-            writer.write(name, data, time_ns, time_ns, 0.0)
+            writer.write(damaged, data, time_ns, time_ns, 0.0)
     writer.tick(10.0)
     count, _ = repair(tmp_path / "bag", tmp_path / "whole")
     assert count == STEPS
@@ -199,11 +218,11 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
     assert "jumps back by 1.4 s" in str(problems[0])
 
 
-def test_a_long_pause_is_told(tmp_path: Path) -> None:
+def test_a_long_pause_is_none_of_the_clock(tmp_path: Path) -> None:
     said = content(STEPS, [BEGIN_NS + step * STEP_NS + (step >= 20) * 60 * 10**9 for step in range(STEPS)])
     found, problems = read(write_own(tmp_path / "bag", said))
     assert found == said
-    assert "jumps ahead by 60.0 s" in str(problems[0])
+    assert problems == []
 
 
 @pytest.mark.parametrize("name", ["bag.mcap", "bag.db3"])
@@ -268,8 +287,7 @@ begin_s = time.monotonic()
 while True:
     for name, time_ns, data in said:
         now_s = time.monotonic()
-        writer.add_topic(topic(name))
-        writer.write(name, data, time_ns, round(now_s * 1e9), now_s)
+        writer.write(topic(name), data, time_ns, round(now_s * 1e9), now_s)
         writer.tick(now_s)
     print(time.monotonic() - begin_s, flush=True)
     time.sleep(0.05)

@@ -17,6 +17,7 @@ from rosbags.rosbag2 import Reader
 
 from streaming_vla.bags.errors import TruncatedBag
 from streaming_vla.bags.reader import Bag
+from streaming_vla.images.decode import COMPRESSED, pixels_of
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 rclpy = pytest.importorskip("rclpy", reason="the ROS interfaces are not built or not sourced")
@@ -81,9 +82,9 @@ def robot() -> Iterator[Robot]:
     robot.close()
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, **more: str) -> subprocess.Popen[str]:
     settings = {"autostart": "true", "bag_folder": str(folder), "bag_name": "bag", "exclude": "['.*/secret']",
-                "flush_s": "0.2"}  # fmt: skip
+                "flush_s": "0.2", **more}  # fmt: skip
     command = [sys.executable, "-m", "streaming_vla.ros.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
     for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
@@ -146,6 +147,117 @@ def test_a_killed_recorder_loses_a_second_at_most(robot: Robot, tmp_path: Path) 
     found, bag = read(tmp_path / "bag")
     assert {type(problem) for problem in bag.problems} == {TruncatedBag}
     assert found["/arm/action"][-1].index >= last - 1
+
+
+@pytest.mark.parametrize("latched_first", [True, False])
+def test_latched_and_volatile_publishers_of_one_topic_are_both_recorded(
+    robot: Robot, tmp_path: Path, latched_first: bool
+) -> None:
+    """What was latched before the recorder began is in the bag, and nothing is in it twice."""
+    volatile = robot.node.create_publisher(String, "instruction", QoSProfile(depth=10)) if latched_first else None
+    process = start(tmp_path)
+    try:
+        robot.wait_for_listener()
+        if volatile is None:
+            volatile = robot.node.create_publisher(String, "instruction", QoSProfile(depth=10))
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while not volatile.get_subscription_count():
+            assert time.monotonic() < end_s, "the recorder does not listen to the volatile publisher"
+            time.sleep(0.05)
+        time.sleep(1.0)  # until both subscriptions know both publishers
+        for number in range(5):
+            volatile.publish(String(data=f"volatile {number}"))
+            robot.instruction.publish(String(data=f"latched {number}"))
+            time.sleep(0.1)
+        time.sleep(0.3)
+        said = stop(process, signal.SIGINT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    found = sorted(message.data for message in read(tmp_path / "bag")[0]["/arm/instruction"])
+    expected = ["open the drawer"] + [f"{kind} {number}" for kind in ("latched", "volatile") for number in range(5)]
+    assert found == sorted(expected)
+
+
+def test_raw_pictures_are_stored_as_jpeg(robot: Robot, tmp_path: Path) -> None:
+    process = start(tmp_path, jpeg_quality="90")
+    try:
+        robot.wait_for_listener()
+        for _ in range(10):
+            robot.step()
+        time.sleep(0.3)
+        said = stop(process, signal.SIGINT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    found, bag = read(tmp_path / "bag")
+    assert bag.problems == [] and "/arm/camera/image" not in bag.topics
+    assert bag.topics["/arm/camera/image/compressed"].type == COMPRESSED
+    last = found["/arm/camera/image/compressed"][-1]
+    assert np.abs(pixels_of(last, COMPRESSED).astype(int) - (robot.steps - 1)).max() <= 2
+    assert found["/arm/robot_state"][-1].data[0] == robot.steps - 1
+
+
+def test_a_full_disk_ends_the_recorder_with_an_error(robot: Robot, tmp_path: Path) -> None:
+    """The files of the bag may not grow beyond a limit of the system, as on a disk without room."""
+    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+    limit += "from streaming_vla.ros.nodes.recorder import main; main(sys.argv)"
+    command = [sys.executable, "-c", limit, "--ros-args", "-r", "__ns:=/arm"]
+    for name, value in {"autostart": "true", "bag_folder": str(tmp_path), "bag_name": "bag", "flush_s": "0.1"}.items():
+        command += ["-p", f"{name}:={value}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        robot.wait_for_listener()
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while process.poll() is None:
+            assert time.monotonic() < end_s, "the recorder goes on without a disk"
+            robot.step()
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "[ERROR]" in said and f"bag '{tmp_path}/bag' cannot be written: File too large" in said
+    assert "Traceback" not in said
+    found, bag = read(tmp_path / "bag")
+    assert {type(problem) for problem in bag.problems} == {TruncatedBag}
+    pictures = [int(message.data[0]) for message in found["/arm/camera/image"]]
+    assert len(pictures) >= 10 and pictures == list(range(pictures[0], pictures[0] + len(pictures)))
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+module, bag = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+sys.meta_path.insert(0, Finder())
+from streaming_vla.__main__ import main
+sys.argv[1:] = ["record", "--out", bag]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch", "rclpy"])
+def test_an_interrupt_while_importing_ends_the_command_at_once(tmp_path: Path, module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, module, str(tmp_path / "bag")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert not (tmp_path / "bag").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_node_is_made_ends_it_in_order(tmp_path: Path, number: int) -> None:
+    interrupted = "import os, rclpy, sys; init = rclpy.init; "
+    interrupted += f"rclpy.init = lambda **given: (os.kill(os.getpid(), {int(number)}), init(**given)); "
+    interrupted += "from streaming_vla.ros.nodes.recorder import main; main(sys.argv)"
+    command = [sys.executable, "-c", interrupted, "--ros-args", "-p", f"bag_folder:={tmp_path}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:

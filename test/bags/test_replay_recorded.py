@@ -114,9 +114,8 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool = False)
         late_s = STALL_S[1] - part_s if STALL_S[0] <= part_s < STALL_S[1] else 0.0
         if older and name == "/generate":
             continue
-        said_as = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
-        writer.add_topic(said_as[0])
-        writer.write(name, said_as[1], published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
+        told, stored = as_older(topic(name), data) if older and name == "/context" else (topic(name), data)
+        writer.write(told, stored, published_ns + round(late_s * 1e9) + 200_000, published_ns, 0.0)
     writer.close(0.0)
     return tmp_path / "recording"
 
@@ -225,6 +224,27 @@ def test_what_an_older_suite_recorded_is_read(tmp_path: Path, monkeypatch: pytes
     assert agreed >= 0.9 * decisions
     live = summarise_replays([replayed], LAYOUT.names)["live"]
     assert live["halting_ratio_live_to_replay"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("missing", [0.3, 0.7])
+def test_a_bag_that_begins_in_the_middle_of_an_episode_says_so(tmp_path: Path, recording: Path, missing: float) -> None:
+    """The latched `episode` is there all the same, and sequences do not begin at 0."""
+    writer = BagWriter(tmp_path / "later")
+    with Bag(recording) as whole:
+        said = list(whole.messages())
+        begin_ns = said[round(missing * len(said))].time_ns
+        for message in said:
+            assert message.described is not None
+            if message.time_ns >= begin_ns or message.topic == "/episode":
+                time_ns = max(message.time_ns, begin_ns)
+                writer.write(message.described, message.data, time_ns, max(message.published_ns, begin_ns), 0.0)
+    writer.close(0.0)
+    replayed = replay(tmp_path / "later", ToyPolicy(), options(QUICK))
+    [problem] = replayed.problems
+    assert replayed.latencies == "quick" and "began before the recording" in problem and "'quick'" in problem
+    [episode] = replayed.episodes
+    assert len(episode.record.requests) > 3 and not episode.live.whole
+    assert summarise_replays([replayed], LAYOUT.names)["live"] == {}
 
 
 def test_other_latencies_make_another_run(recording: Path) -> None:

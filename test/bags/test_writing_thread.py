@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from making import STATE, STEPS, content, topic
 
-from streaming_vla.bags import writer as module
+from streaming_vla.bags import written_file as module
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.recorder_options import WriterOptions
 from streaming_vla.bags.writer import BagWriter
@@ -24,22 +24,22 @@ SMALL = WriterOptions(chunk_bytes=10 * len(SAID[0][1]), flush_s=60.0, sync_s=600
 
 def record(folder: Path, options: WriterOptions, limit_bytes: int = 1 << 20) -> WritingThread:
     thread = WritingThread(BagWriter(folder, options), limit_bytes)
-    thread.add_topic(topic(STATE), "")
     for time_ns, data in SAID:
-        thread.take(STATE, data, time_ns, time_ns)
+        thread.take(topic(STATE), data, time_ns, time_ns)
     thread.close()
     return thread
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: Callable[[bytes], bool]) -> None:
-    put = module._File._put
+    write = module.Stream.write
 
-    def putting(self: Any, data: bytes) -> None:
+    def writing(self: Any, data: bytes) -> int:
         if after(data):
+            write(self, data[: len(data) // 2])  # a disk takes what has room
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(self, data)
+        return write(self, data)
 
-    monkeypatch.setattr(module._File, "_put", putting)
+    monkeypatch.setattr(module.Stream, "write", writing)
 
 
 def in_the_bag(folder: Path) -> int:
@@ -86,15 +86,21 @@ def test_a_file_that_cannot_be_made_is_counted(tmp_path: Path, monkeypatch: pyte
     assert thread.written == 0 and thread.dropped == {"disk": STEPS}
 
 
-@pytest.mark.parametrize(("name", "time_ns", "reason"), [("/other", 1, "KeyError: '/other'"), (STATE, -1, "error: ")])
-def test_errors_of_every_kind_are_told(tmp_path: Path, name: str, time_ns: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("log_ns", "publish_ns", "data", "reason"),
+    [
+        (-1, 1, b"", "ValueError: the times of a message of /robot_state are -1 and 1 ns"),
+        (1, 1 << 64, b"", "ValueError: the times of a message of /robot_state are 1 and 18446744073709551616 ns"),
+        (1, 1, "no bytes", "TypeError: "),
+    ],
+)
+def test_errors_of_every_kind_are_told(tmp_path: Path, log_ns: int, publish_ns: int, data: Any, reason: str) -> None:
     thread = WritingThread(BagWriter(tmp_path / "bag"), 1 << 20)
-    thread.add_topic(topic(STATE), "")
-    thread.take(name, b"", time_ns, 1)  # a topic that nobody has declared, or a time that the format has no number for
+    thread.take(topic(STATE), data, log_ns, publish_ns)
     end_s = time.monotonic() + 20.0
     while not thread.failure and time.monotonic() < end_s:
         time.sleep(0.01)
-    thread.take(STATE, b"", 2, 2)
+    thread.take(topic(STATE), b"", 2, 2)
     thread.close()
     assert f"cannot be written: {reason}" in thread.failure
     assert thread.written == 0 and thread.dropped == {"disk": 2}

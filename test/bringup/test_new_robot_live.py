@@ -35,7 +35,7 @@ def domain() -> Iterator[int]:
 def call(domain: int, *arguments: str) -> tuple[int, str]:
     """Run the command; return exit code and everything that it has said."""
     done = subprocess.run(
-        [sys.executable, "-m", "streaming_vla.cli", *arguments],
+        [sys.executable, "-m", "streaming_vla", *arguments],
         env={**os.environ, "ROS_DOMAIN_ID": str(domain)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

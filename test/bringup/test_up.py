@@ -29,7 +29,7 @@ def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     with (
         reserved_domain() as domain,
         subprocess.Popen(
-            [sys.executable, "-m", "streaming_vla.cli", "up", *arguments],
+            [sys.executable, "-m", "streaming_vla", "up", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -156,7 +156,7 @@ def test_points_of_a_scanner_are_seen_from_its_origin() -> None:
 
 
 def test_points_that_cannot_be_used() -> None:
-    with pytest.raises(ValueError, match="has no z; its fields are x, y, i"):
+    with pytest.raises(ValueError, match="has no z; its fields are 'x', 'y', 'i'"):
         pixels_of(cloud(np.zeros((4, 3)), 2, "xyi"), POINTS)
     broken = cloud(np.zeros((4, 3)), 2)
     broken.width = 9
@@ -205,12 +205,6 @@ def test_a_bomb_is_not_opened(side: int, sentence: str) -> None:
     head[29:33] = zlib.crc32(head[12:29]).to_bytes(4, "big")
     with pytest.raises(ValueError, match=sentence):
         pixels_of(SimpleNamespace(format="png", data=np.frombuffer(bytes(head), np.uint8)), COMPRESSED)
-
-
-def test_whatever_a_plugin_of_pillow_raises_is_a_refusal() -> None:
-    data = np.frombuffer(b"DDS " + (124).to_bytes(4, "little") + bytes(120), np.uint8)  # NotImplementedError
-    with pytest.raises(ValueError, match=r"cannot be read: Unknown pixel format"):
-        pixels_of(SimpleNamespace(format="dds", data=data), COMPRESSED)
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])

@@ -65,6 +65,7 @@ class MonitorMachine(RuleBasedStateMachine):
             if self.outstanding is not None:
                 assert self.now >= self.asked_s + TIMEOUT_S - 1e-9, "two requests outstanding"
             assert request.reason is not Reason.EARLY or self.mode == "always"
+            assert request.reason is not Reason.LAST_CHANCE  # off has none, always needs none
             self.outstanding = request
             self.sequence = request.sequence
             self.asked_s = self.now

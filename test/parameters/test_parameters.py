@@ -75,14 +75,16 @@ def test_an_option_is_declared_in_one_place() -> None:
     ]
     assert len(found) == len(set(found))
     twice = {name for place, (_, name) in enumerate(found) for _, other in found[:place] if name == other}
-    assert twice == {"realtime_priority", "image_size"}, "own defaults; pictures of the policy, and of the simulation"
+    # own defaults; pictures of the policy, and of the simulation; JPEG for the policy, and in place of raw in a bag
+    assert twice == {"realtime_priority", "image_size", "jpeg_quality"}
     assert {name for _, name in found} == {name for kind in NODES.values() for name in kind.declared}
 
 
 def test_the_default_of_an_option_stands_nowhere_else() -> None:
     """No other field or argument of an option's name has a default of its own, but in what a checkpoint says."""
     names = {name for kind in NODES.values() for name in kind.declared}
-    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py"}  # of a checkpoint, and of a training
+    # of a checkpoint, of a training, of a report
+    own = {"config.py", "plan.py", "gate_plan.py", "saliency_plan.py", "shape.py"}
     # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
         "dry_run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import rclpy
@@ -21,13 +22,18 @@ PICTURE_S, STATE_S = 0.05, 0.02
 
 
 class RobotStandIn:
-    """Publishes what `sim_robot` does: two cameras, state (hand and gripper) and joint states, on a thread of its own.
+    """Publishes what `sim_robot` does: two cameras, state and joint states, on a thread of its own.
+
+    Args:
+        start: state at the beginning; hand and gripper unless it is given.
+        absolute: commands are the new state, not changes of the hand.
 
     Attributes:
-        commands: every command that came, [4], holds included.
+        commands: every command that came, [A], holds included.
     """
 
-    def __init__(self, domain: int) -> None:
+    def __init__(self, domain: int, start: Sequence[float] = (0.0, 0.6, 0.2, 1.0), absolute: bool = False) -> None:
+        self._start, self._absolute = start, absolute
         self._context = Context()
         rclpy.init(args=[], context=self._context, domain_id=domain)
         self._node = node = rclpy.create_node("robot", context=self._context)
@@ -47,7 +53,7 @@ class RobotStandIn:
     def begin(self) -> None:
         """Put the hand at its start and forget the commands."""
         self.commands: list[tuple[float, np.ndarray]] = []
-        self._state = np.array([0.0, 0.6, 0.2, 1.0])
+        self._state = np.array(self._start)
 
     @property
     def hand(self) -> np.ndarray:
@@ -73,7 +79,10 @@ class RobotStandIn:
     def _on_command(self, message: Float64MultiArray) -> None:
         values = np.array(message.data)
         self.commands.append((time.monotonic(), values))
-        self._state[:3] += UNIT * values[:3]
+        if self._absolute:
+            self._state = values
+        else:
+            self._state[:3] += UNIT * values[:3]
         self._publish_state()
 
     def _publish_state(self) -> None:

@@ -27,6 +27,7 @@ def observer(suite: Any, probe: Any) -> Any:
         robot_state_topic="joint_states",
         robot_state_type=JOINT_STATE,
         robot_state_joints=["wrist", "elbow"],
+        robot_state_nameless_joints=["finger", "wrist", "elbow"],
         image_size=48,
         frame_timeout_s=5.0,
     )
@@ -64,6 +65,7 @@ def test_named_joints_become_the_state_and_bad_ones_are_refused(observer: Any, s
         (["elbow", "finger"], [0.5, 0.0], "joint wrist is not among elbow, finger: correct the observer's"),
         (["elbow", "wrist"], [0.5, math.nan], "joint wrist at nan, expected finite positions"),
         (["elbow", "wrist"], [0.5], "1 positions for 2 joints, expected a position for every joint"),
+        ([], [0.5, 0.25], "2 positions for 3 joints, expected a position for every joint"),
     )
     for names, positions, sentence in refused:  # a warning is said at most once a second
 
@@ -75,6 +77,25 @@ def test_named_joints_become_the_state_and_bad_ones_are_refused(observer: Any, s
     assert int(observer.figure("observer", "malformed_joint_states")) > 0 and not observations
     for _ in range(50):
         say(["elbow", "finger", "wrist"], [0.5, 9.0, 0.25])
+        if observations:
+            break
+    assert list(observations[0][1].state) == [0.25, 0.5]
+
+
+def test_positions_without_names_are_named_by_a_parameter(observer: Any) -> None:
+    observations = observer.record(Observation, "observation", 10)
+    pictures = observer.publisher(Image, "front/image")
+    joints = observer.publisher(JointState, "joint_states")
+    asked = observer.publisher(ObserveRequest, "observe_request")
+    observer.publisher(Episode, "episode", LATCHED).publish(
+        Episode(session="/", number=2, active=True, instruction="open the drawer")
+    )
+    observer.spin(0.2)
+    asked.publish(ObserveRequest(session="/", episode=2, sequence=0, reason=1))
+    for _ in range(50):
+        pictures.publish(picture_message(np.full((60, 80, 3), 128, np.uint8), "front"))
+        joints.publish(JointState(position=[9.0, 0.25, 0.5]))
+        observer.spin(0.05)
         if observations:
             break
     assert list(observations[0][1].state) == [0.25, 0.5]

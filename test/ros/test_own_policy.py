@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from flight import flying
 from robot_stand_in import RobotStandIn
 from stalls import StallWitness
 from std_msgs.msg import Float64MultiArray
-from streaming_vla_interfaces.msg import Action, ExecutionState
-from streaming_vla_interfaces.srv import StartEpisode
-
-from streaming_vla.bringup import graph
-from streaming_vla.bringup.starter import Suite
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 PAGE = (DOCS / "how-to" / "own-policy.md").read_text(encoding="utf-8")
 GOAL = np.array([0.1, 0.7, 0.25])
 PERIOD_S = 0.05
@@ -104,61 +98,13 @@ def robot(domain: int) -> Iterator[RobotStandIn]:
     made.close()
 
 
-class Flight:
-    """The graph at work on the stand-in."""
-
-    def __init__(self, probe: Any, robot: RobotStandIn) -> None:
-        self.probe, self.robot = probe, robot
-        self.states = probe.record(ExecutionState, "execution_state")
-        self.actions = probe.record(Action, "action")
-
-    def begin(self) -> None:
-        """Start an episode."""
-        self.robot.begin()
-        answer = self.probe.call(StartEpisode, "start_episode", instruction="go to the place")
-        assert answer.accepted, answer.reason
-        self.number = answer.episode
-
-    def run(self, hand_overs: int) -> None:
-        """Fly until so many contexts have taken over."""
-        self.probe.wait(lambda: self.newest().hand_overs >= hand_overs, "no context takes over", 40.0)
-
-    def newest(self) -> Any:
-        """Return the newest state of the executor in this episode."""
-        states = [state for _, state in self.states if state.episode == self.number]
-        return states[-1] if states else ExecutionState()
-
-    def starved_s(self) -> float:
-        """Return how long it had no action after its first one, seconds."""
-        return float(self.newest().starved_s)
-
-    def indices(self) -> dict[int, list[int]]:
-        """Return the indices of the actions that were sent, by context."""
-        sent = [action for _, action in self.actions if action.episode == self.number]
-        return {context: [a.index for a in each] for context, each in itertools.groupby(sent, lambda a: a.context)}
-
-
-@contextmanager
-def flying(
-    probe: Any, robot: RobotStandIn, folder: Path, domain: int, text: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Flight]:
-    """Start the nodes of one robot as `streaming-vla up` does, with a parameter file."""
-    file = folder / "my_robot.yaml"
-    file.write_text(text, encoding="utf-8")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    path = f"{folder}{os.pathsep}{DOCS / 'examples'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    monkeypatch.setenv("PYTHONPATH", path)
-    with Suite(graph.nodes(simulated=False), params_file=file, log_folder=folder, say=lambda line: None):
-        yield Flight(probe, robot)
-
-
 @pytest.mark.parametrize("model", ["python:flow_policy:GoalPolicy", "python:chunk_policy:GoalChunkPolicy"])
 def test_the_examples_bring_the_hand_to_its_place(
-    probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int, monkeypatch: pytest.MonkeyPatch, model: str
+    probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int, model: str
 ) -> None:
     witness = StallWitness()
     try:
-        with flying(probe, robot, tmp_path, domain, parameters(model=model), monkeypatch) as flight:
+        with flying(probe, robot, tmp_path, domain, parameters(model=model), [EXAMPLES]) as flight:
             flight.begin()
             begin_s = time.time()
             probe.wait(lambda: np.abs(robot.hand - GOAL).max() < 0.01, "the hand does not arrive", 60.0)
@@ -179,7 +125,7 @@ def test_a_chunk_takes_over_at_the_row_that_fits_and_is_guided(
     monkeypatch.setenv("GUIDES", str(tmp_path / "guides.jsonl"))
     inference = {"latency_profile": str(tmp_path / "slow.yaml"), "model_denoise_steps": 4}
     text = parameters({"/**/inference": {"ros__parameters": inference}}, model="python:counting_policy:Counting")
-    with flying(probe, robot, tmp_path, domain, text, monkeypatch) as flight:
+    with flying(probe, robot, tmp_path, domain, text, [EXAMPLES]) as flight:
         flight.begin()
         flight.run(hand_overs=5)
         first = {context: each[0] for context, each in flight.indices().items()}
@@ -203,11 +149,11 @@ def test_a_chunk_takes_over_at_the_row_that_fits_and_is_guided(
 
 
 def test_a_dry_run_flies_the_whole_graph_and_moves_nothing(
-    probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int, monkeypatch: pytest.MonkeyPatch
+    probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int
 ) -> None:
     previews = probe.record(Float64MultiArray, "command_preview")
     text = parameters({"/**/executor": {"ros__parameters": {"dry_run": True}}}, model="python:flow_policy:GoalPolicy")
-    with flying(probe, robot, tmp_path, domain, text, monkeypatch) as flight:
+    with flying(probe, robot, tmp_path, domain, text, [EXAMPLES]) as flight:
         before = robot.hand
         flight.begin()
         flight.run(hand_overs=3)
@@ -221,7 +167,7 @@ def test_the_synchronous_baseline_executes_a_chunk_and_then_looks(
     probe: Any, robot: RobotStandIn, tmp_path: Path, domain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = parameters(yaml.safe_load(blocks("yaml")[1]), model="python:chunk_policy:GoalChunkPolicy")
-    with flying(probe, robot, tmp_path, domain, text, monkeypatch) as flight:
+    with flying(probe, robot, tmp_path, domain, text, [EXAMPLES]) as flight:
         flight.begin()
         flight.run(hand_overs=3)
         indices, starved_s = flight.indices(), flight.starved_s()

@@ -53,6 +53,11 @@ pytestmark = pytest.mark.ros
             "robot_state_joints names elbow, but robot_state_type is std_msgs/msg/Float64MultiArray, which has no",
         ),
         (
+            "observer",
+            "{observer: {ros__parameters: {robot_state_nameless_joints: [elbow]}}}",
+            "robot_state_nameless_joints names elbow, but robot_state_type is std_msgs/msg/Float64MultiArray, which",
+        ),
+        (
             "generator",
             "{generator: {ros__parameters: {action_low: [2.0, 0.0, 0.0, 0.0]}}}",
             "action_low of 'dx' is 2.0, expected less than its",

@@ -229,6 +229,7 @@ def test_the_last_chance_of_a_context_is_taken_whatever_the_mode_says(mode: str)
     played = Played(mode, saliency_threshold=1e6, random_rate=0.0)
     index, effect = played.until_asked()
     assert index == TRAINED - EARLY - SPARE and isinstance(effect, ObserveRequest)
+    assert effect.reason is Reason.LAST_CHANCE
     assert played.monitor.counters["sent_last_chance"] == 1
 
 

@@ -1,4 +1,4 @@
-"""The report's page in a real browser (headless Chromium), as wide as a laptop and as a phone."""
+"""The report's page in a real browser (headless Chromium), from a phone's width to a laptop's, with hostile texts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ from streaming_vla.workbench.report.html import make_run, page
 from streaming_vla.workbench.report.results import aggregate
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WIDTHS_PX = (1280, 390)  # laptop and phone
+WIDTHS_PX = (1400, 1100, 390)  # laptop, half of a screen, phone
+JOINTS = (
+    "shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint",
+    "gripper_finger_joint",
+)  # fmt: skip
+HOSTILE = (
+    "<script>document.title='run'</script><img src=x onerror=alert(1)>\"'&amp;{{ 7*7 }}$x_1$"
+    + 60 * "W"
+    + "\u202e\u6f22"
+)
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-    "--enable-logging=stderr", "--window-size=1400,900", "--virtual-time-budget=5000", "--dump-dom",
+    "--enable-logging=stderr", "--window-size=1500,900", "--virtual-time-budget=5000", "--dump-dom",
 )  # fmt: skip
 TIME_LIMIT_S = 100
 
@@ -47,15 +57,27 @@ function overlaps(parts) {
   return said;
 }
 function look(frame) {
-  const page = frame.contentDocument, all = (what, of = page) => [...of.querySelectorAll(what)], said = [];
+  const shown = (part) => part.getClientRects().length > 0;
+  const page = frame.contentDocument, said = [];
+  const all = (what, of = page) => [...of.querySelectorAll(what)].filter(shown);
   if (page.documentElement.scrollWidth > frame.clientWidth) said.push('the page is wider than the screen');
-  said.push(...overlaps(all('section, header, h1, h2, h3, p, li, .wide, .strip, figcaption, summary, img')));
+  said.push(...overlaps(all('section, header, h1, h2, h3, p, li, .wide, .chart, .strip, figcaption, summary, img')));
+  said.push(...overlaps(all('th, td')));
+  for (const cell of all('th, td')) {
+    const box = cell.getBoundingClientRect();
+    if (box.left < 0 || box.right > frame.clientWidth) said.push(name(cell) + ' is hidden');
+    if (cell.scrollWidth > cell.clientWidth + 1) said.push(name(cell) + ' runs out of its cell');
+    if (cell.textContent.trim() && cell.clientWidth < 24) said.push(name(cell) + ' is too narrow to read');
+  }
+  for (const part of all('section, header, h1, h3, p, li, figcaption, .chart'))
+    if (part.scrollWidth > part.clientWidth + 1) said.push(name(part) + ' runs out of its box');
   for (const drawing of all('svg')) {
     const texts = all('text', drawing), box = drawing.getBoundingClientRect();
     said.push(...overlaps(texts));
     texts.filter((t) => !inside(box, t.getBoundingClientRect())).forEach((t) => said.push(name(t) + ' is cut off'));
     if (!drawing.getAttribute('aria-label')) said.push('a drawing without a text');
-    if (!box.height) said.push('a drawing without a height');
+    texts.filter((t) => parseFloat(getComputedStyle(t).fontSize) * box.width / drawing.viewBox.baseVal.width < 8)
+      .forEach((t) => said.push(name(t) + ' is too small to read'));
   }
   for (const figure of all('figure'))
     if (!all('figcaption', figure).some((c) => c.textContent.trim())) said.push('a picture without a caption');
@@ -66,7 +88,8 @@ function look(frame) {
   }
   const counts = {images: all('img').length, drawings: all('svg').length, figures: all('figure').length};
   const first = all('.verdict li')[0].getBoundingClientRect();
-  return {problems: said, ...counts, verdict_px: first.top, scripts: all('script').length};
+  const scripts = page.querySelectorAll('script, [onerror]').length;
+  return {problems: [...new Set(said)], ...counts, verdict_px: first.top, scripts};
 }
 function watch(frame) {
   found[frame.clientWidth] = look(frame);
@@ -94,23 +117,31 @@ def memory_map() -> dict[str, str]:
     return {"data": base64.b64encode(drawn.getvalue()).decode(), "about": map_of.in_words()}
 
 
-def run(name: str, **memory: Any) -> dict[str, Any]:
-    record = make_episode(name)
+def run(name: str, dimensions: tuple[str, ...] = JOINTS[:4], said: str = "", **memory: Any) -> dict[str, Any]:
+    """Return a run whose actions have these dimensions; `said` stands wherever a text comes from outside."""
+    record = make_episode(name.split(maxsplit=1)[0], task=said or "door-open")
+    for place, frame in enumerate(record.frames):
+        record.frames[place] = replace(frame, camera=frame.camera + said)
     curve = [[0.1 * step, abs(np.sin(step))] for step in range(40)]
     numbers = {
         **aggregate([record]),
         "action_error": {
-            "compared": 5, "mean": 0.25, "by_dimension": dict.fromkeys(("dx", "dy", "dz", "gripper"), 0.123),
+            "compared": 5, "mean": 0.25, "by_dimension": dict.fromkeys(dimensions, 0.123),
             "by_horizon": {str(index): 0.01 * index for index in range(16)},
         },
         "live": {"decision_agreement": 0.95, "t_halt": {"mean": 3.0}},
-        "bags": [{"bag": "b", "problems": ["/a/rather/long/path/of/a/recording/robot_2026-11-26T14-00-00 breaks off"]}],
+        "saliency": {"count": 40, "mean": 0.6, "threshold": 0.5, "share_above": 0.7},
+        "bags": [{
+            "bag": "b", "latencies": said or "measured", "episodes": 1,
+            "problems": [f"/a/rather/long/path/of/a/recording/robot_2026-11-26T14-00-00{said} breaks off"],
+        }],
     }  # fmt: skip
-    actions = {part: {"replayed": curve, "recorded": curve} for part in ("dx", "dy", "dz", "gripper")}
-    parameters = "observer:\n  camera_topics: [" + "a_rather_long_topic/image, " * 20 + "]\n"
+    actions = {part: {"replayed": curve, "recorded": curve} for part in dimensions}
+    parameters = "observer:\n  camera_topics: [" + f"a_rather_long_topic/image{said}, " * 20 + "]\n"
     return make_run(
-        name, [record], numbers, parameters, saliency=curve, kv_bytes=[[t, 1e5 + 1e6 * v] for t, v in curve],
-        kv_full_bytes=[[t, 1e7 * t] for t, _ in curve], chunks_kept=curve, actions=actions, **memory,
+        name + said, [record], numbers, parameters, saliency=curve, saliency_threshold=0.5,
+        kv_bytes=[[t, 1e5 + 1e6 * v] for t, v in curve], kv_full_bytes=[[t, 1e7 * t] for t, _ in curve],
+        chunks_kept=curve, actions=actions, **memory,
     )  # fmt: skip
 
 
@@ -130,29 +161,36 @@ def look(browser: str, text: str, folder: Path) -> tuple[dict[str, Any], str]:
     return json.loads(html.unescape(title.group(1))), done.stderr
 
 
-def test_the_page_is_whole_on_a_laptop_and_on_a_phone(browser: str, tmp_path: Path) -> None:
-    why = {"about": "The cache keeps no chunks by score (cache_policy window): it held the newest 25 tokens."}
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("dimensions", "said"), [(1, ""), (4, HOSTILE), (7, ""), (7, HOSTILE)])
+def test_the_page_is_whole_at_every_width(browser: str, tmp_path: Path, dimensions: int, said: str) -> None:
+    why = {"about": f"The cache keeps no chunks by score (cache_policy window): it held the newest 25 tokens.{said}"}
+    names = tuple(joint + said for joint in JOINTS[:dimensions])
     runs = [
-        run(name, memory_map=memory)
-        for name, memory in (("synchronous", memory_map()), ("streaming", memory_map()), ("without", why))
+        run(name, names, said, memory_map=memory)
+        for name, memory in (("synchronous", memory_map()), ("streaming", why))
     ]
-    found, said = look(browser, page("Three runs", "Of the same bag.", runs), tmp_path)
+    found, told = look(browser, page("Two runs" + said, "Of the same bag." + said, runs), tmp_path)
     assert set(found) == {str(width) for width in WIDTHS_PX}
     for width, seen in found.items():
         assert not seen["problems"], f"{width} px: {seen['problems']}"
-        assert seen["images"] == 3 * 2 * 12 + 2  # three runs of two cameras, and two maps of the memory
-        assert seen["drawings"] > 12
+        assert seen["images"] == 2 * 2 * 12 + 1  # two runs of two cameras, and a map of the memory
+        assert seen["drawings"] == 2 + 2 + 1 + 2 + 2 * dimensions + 1
         assert seen["figures"] > seen["images"]
         assert seen["scripts"] == 0
-        assert seen["verdict_px"] < 250  # on the first screen
-    assert "CONSOLE" not in said
+        assert said or seen["verdict_px"] < 250  # on the first screen
+    assert "CONSOLE" not in told
 
 
 def test_what_is_wrong_is_seen(browser: str, tmp_path: Path) -> None:
     text = page("Run", "", [run("streaming")])
-    damaged = text.replace("</main>", '<p style="width: 3000px; margin-top: -200px">over</p><img src="x"></main>')
+    damaged = text.replace("table-layout: fixed", "white-space: nowrap").replace(
+        "</main>", '<p style="width: 3000px; margin-top: -200px">over</p><img src="x" onerror="1"></main>'
+    )
     found, _ = look(browser, damaged, tmp_path)
     for seen in found.values():
         told = " ".join(seen["problems"])
         for problem in ("wider than the screen", "lies over", "without an alternative text", "outside of a figure"):
             assert problem in told
+        assert seen["scripts"] == 1
+    assert " is hidden" in " ".join(found["390"]["problems"])

@@ -27,7 +27,8 @@ def test_synchronous_halts_for_the_whole_preparation() -> None:
     assert numbers["t_action_ms"] == pytest.approx(50.0 + 7 * HALT_MS / 80, abs=0.01)
     assert numbers["episode_s"] == pytest.approx(8 * (0.5 + HALT_MS / 1000), abs=1e-3)
     assert numbers["observations_per_s"] == pytest.approx(8 / numbers["episode_s"], rel=1e-6)
-    assert numbers["observations"]["by_reason"] == {"start": 1, "queue_empty": 7, "early": 0, "max_silence": 0}
+    expected = {"start": 1, "queue_empty": 7, "early": 0, "max_silence": 0, "last_chance": 0}
+    assert numbers["observations"]["by_reason"] == expected
 
 
 def test_streaming_does_not_halt() -> None:

@@ -9,19 +9,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from episodes import make_episode
 
 from streaming_vla.bags.errors import BagError
 from streaming_vla.parameters.load import read
 from streaming_vla.parameters.nodes import SuiteOptions
-from streaming_vla.workbench.replay.replay import Replayed
+from streaming_vla.workbench.replay.live import LiveEpisode
+from streaming_vla.workbench.replay.replay import Replayed, ReplayedEpisode
 from streaming_vla.workbench.replay.run import ReplayJob
+from streaming_vla.workbench.report.records import CacheAt
 from streaming_vla.workbench.tuning import study as study_module
 from streaming_vla.workbench.tuning import subject as subject_module
 from streaming_vla.workbench.tuning import tune as module
-from streaming_vla.workbench.tuning.files import parameter_file, verdict, write_tuned
+from streaming_vla.workbench.tuning.effects import without_effect
+from streaming_vla.workbench.tuning.files import verdict, write_tuned
 from streaming_vla.workbench.tuning.study import TuneOptions, open_study
-from streaming_vla.workbench.tuning.tune import Score, Tuned, changes_of, tune
+from streaming_vla.workbench.tuning.tune import Point, Score, Tuned, changes_of, tune
 
+BUDGET = "cache_budget has no effect in these bags: nothing had to leave for want of room."
 BAGS = [Path("one"), Path("two"), Path("three")]
 
 
@@ -129,6 +134,7 @@ def replay_all(bags, job):
     return [dict((name, value) for _, name, value in job.changes)]
 
 module.replay_all = replay_all
+module.without_effect = lambda replays, suite: []
 module.score = lambda replays, absolute: module.Score(1.0, abs(replays[0].get("max_silence_s", 2.0) - 3.0))
 options = TuneOptions(6, 1, sys.argv[1], Path(sys.argv[2]))
 rounds = []
@@ -173,6 +179,28 @@ def test_a_url_of_no_database_is_one_sentence(tmp_path: Path) -> None:
         open_study(TuneOptions(1, 1, "postgresql://me:secret@host/x", tmp_path), create=True)
 
 
+@pytest.mark.parametrize(
+    "url", ["postgres//me:secret@host/x", "foo://me:secret@host/x", "me:se/cr@t@host", "@@secret@"]
+)
+def test_no_sentence_holds_a_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="no URL of a database") as refusal:
+        open_study(TuneOptions(1, 1, url, tmp_path), create=True)
+    assert "secret" not in str(refusal.value) and "se/cr" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    ["no json\nno json\n", "{}\n", "[1, 2]\n", "1\n", '{"op_code": 99, "worker_id": "x"}\n',
+     '{"op_code": 0, "worker_id": "x"}\n', "[" * 100_000 + "\n",
+     '{"op_code": 0, "worker_id": "x", "study_name": "streaming_vla", "directions": [1]}\n'],
+)  # fmt: skip
+def test_a_journal_of_something_else_is_one_sentence(tmp_path: Path, text: str, create: bool) -> None:
+    (tmp_path / "study.journal").write_text(text)
+    with pytest.raises(ValueError, match=r"study.journal' holds (no study of this command|a study of something else)"):
+        open_study(TuneOptions(1, 1, "", tmp_path), create)
+
+
 def test_defaults_that_nothing_beats_stay(
     tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +208,7 @@ def test_defaults_that_nothing_beats_stay(
     found = tune(BAGS, ReplayJob(), options(tmp_path, 3), lambda: None)
     assert found.values == ()
     assert verdict(found).startswith("The given parameters are on the front: no trial beats them")
-    other = replace(found, front=(Score(0.0, 0.0),))
+    other = replace(found, front=(Point(Score(0.0, 0.0)),))
     assert verdict(other).startswith("The given parameters stay")
     assert found.tuned == found.default
 
@@ -198,12 +226,73 @@ def test_bags_that_are_not_there(tmp_path: Path) -> None:
 def test_the_parameter_file_is_ready_to_use(tmp_path: Path) -> None:
     values = (("saliency_monitor", "mode", "action_norm"), ("saliency_monitor", "max_silence_s", 3.0),
               ("/**", "lead_actions", 2))  # fmt: skip
-    found = Tuned(Score(2.0, 0.5), Score(1.0, 0.4), values, (Score(1.0, 0.4),), (Score(2.0, 0.5), Score(1.0, 0.4)))
-    written = write_tuned(tmp_path, found)
+    point = Point(Score(1.0, 0.4), values, ("saliency_threshold 1 has no effect in these bags: none.",))
+    front = (Point(Score(0.5, 0.6), (("saliency_monitor", "max_silence_s", 4.0),)), point)
+    found = Tuned(Score(2.0, 0.5), Score(1.0, 0.4), values, front, (Score(2.0, 0.5), Score(1.0, 0.4)))
+    given = SuiteOptions().changed("observer", {"cameras": ("wrist",), "camera_topics": ("/arm/wrist/image",)})
+    given = given.changed("/**", {"control_period_s": 0.1}).changed("executor", {"realtime_priority": 9})
+    (tmp_path / "front").mkdir()
+    (tmp_path / "front" / "3.yaml").write_text("of an earlier search")
+    written = write_tuned(tmp_path, found, given)
+    assert [path.name for path in written] == ["tuned.yaml", "front", "pareto.png", "tune.json"]
     assert all(path.stat().st_size > 0 for path in written)
-    suite = SuiteOptions().changed("saliency_monitor", {"mode": "action_norm", "max_silence_s": 3.0})
+    suite = given.changed("saliency_monitor", {"mode": "action_norm", "max_silence_s": 3.0})
     assert read(written[0]) == suite.changed("/**", {"lead_actions": 2})
-    assert (
-        "# Longest time between two observations. [a number from 0.05 to 600 (s), live; default 2.0]"
-        in parameter_file(found)
-    )
+    assert sorted(path.name for path in written[1].iterdir()) == ["1.yaml", "2.yaml"]
+    assert read(written[1] / "1.yaml") == given.changed("saliency_monitor", {"max_silence_s": 4.0})
+    assert read(written[1] / "2.yaml") == read(written[0])
+    text = written[0].read_text()
+    assert "# Longest time between two observations. [a number from 0.05 to 600 (s), live; default 2.0; tuned]" in text
+    assert "# saliency_threshold 1 has no effect in these bags: none." in text
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        ([], "no saliency was judged by it."),
+        ([0.1, 0.3], "all 2 saliencies are below it, the largest is 0.3."),
+        ([0.5, 0.9], "all 2 saliencies are at or above it, the smallest is 0.5."),
+        ([0.1, 0.5], ""),
+    ],
+)
+def test_a_threshold_that_decides_nothing_is_told(judged: list[float], said: str) -> None:
+    episode = ReplayedEpisode(make_episode("streaming"), LiveEpisode(), judged=list(enumerate(judged)))
+    suite = SuiteOptions().changed("saliency_monitor", {"mode": "adaptive", "saliency_threshold": 0.5})
+    found = without_effect([Replayed(Path("bag"), 1.0, [episode], [])], suite)
+    assert found == [f"saliency_threshold 0.5 has no effect in these bags: {said}"] * bool(said)
+    assert without_effect([Replayed(Path("bag"), 1.0, [episode], [])], SuiteOptions()) == [], "always reads none"
+
+
+@pytest.mark.parametrize(
+    ("kept", "dropped", "evicted", "said"),
+    [
+        (3, 2, 1, []),
+        (3, 0, 1, ["cache_threshold has no effect in these bags: no chunk was dropped by it."]),
+        (0, 0, 0, ["cache_threshold has no effect in these bags: no chunk was judged.", BUDGET]),
+        (0, 4, 0, ["cache_threshold has no effect in these bags: it drops every chunk.", BUDGET]),
+        (3, 4, 0, [BUDGET]),
+    ],
+)
+def test_a_cache_that_keeps_or_drops_all_is_told(kept: int, dropped: int, evicted: int, said: list[str]) -> None:
+    record = make_episode("streaming")
+    record.cache = [CacheAt(1.0, 0, "gated", 25, 9, 25, 9, kept, dropped, evicted, ())]
+    replays = [Replayed(Path("bag"), 1.0, [ReplayedEpisode(record, LiveEpisode())], [])]
+    gated = SuiteOptions().changed("inference", {"cache_policy": "gated", "cache_gate": "compact_mt10_gate"})
+    assert without_effect(replays, gated) == said
+
+
+def test_what_a_mode_does_not_read_is_not_written() -> None:
+    drawn = {"saliency_monitor.saliency_of": "pictures", "saliency_monitor.saliency_threshold": 2.0}
+    of, threshold = (("saliency_monitor", key.split(".")[1], value) for key, value in drawn.items())
+    for mode, read_by in (("always", ()), ("action_norm", (threshold,)), ("adaptive", (of, threshold))):
+        found = changes_of({"saliency_monitor.mode": mode, **drawn})
+        assert {each for each in found if each[1].startswith("saliency")} == set(read_by)
+
+
+def test_every_point_of_the_front_has_its_values(tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]) -> None:
+    found = tune(BAGS, ReplayJob(), options(tmp_path), lambda: None)
+    costs = [point.score.observations_per_s for point in found.front]
+    assert costs == sorted(set(costs)) and len(costs) > 1
+    for point in found.front:
+        silence_s = {name: value for _, name, value in point.values}["max_silence_s"]
+        assert point.score == Score(4.0 / silence_s, abs(silence_s - 3.0) + 0.1)

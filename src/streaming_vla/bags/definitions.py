@@ -1,4 +1,4 @@
-"""Message types: from the definitions in a bag, else from the suite's own interfaces, else those of ROS 2 Kilted.
+"""Message types: from the definitions in a bag, else the suite's own, else those of the ROS 2 that recorded it.
 
 Decoding is that of `rosbags`, which makes Python code from a definition; so names are checked first, and constants,
 which decoding does not need, never reach it.
@@ -7,29 +7,40 @@ which decoding does not need, never reach it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
-from streaming_vla.bags.errors import WrongType
+from streaming_vla.bags.errors import BagError, CorruptBag, WrongType
 from streaming_vla.bags.topics import RawMessage, Topic
 
-LARGEST_DEFINITION_BYTES = 1 << 18
+LARGEST_DEFINITION_BYTES = 1 << 17
 LONGEST_SEQUENCE = 1 << 28
+MOST_LINES = 10_000  # of the code that reads one type
 OWN_PACKAGE = "streaming_vla_interfaces"
 _TYPE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*/(msg|action|srv)/[A-Za-z][A-Za-z0-9_]*")
+_IDL_SECTION = re.compile(r"^=+\nIDL: .*\n", re.MULTILINE)  # one for each type that the first one refers to
+_IDL_INCLUDE = re.compile(r"^[ \t]*#.*$", re.MULTILINE)  # what it names stands in a section of its own
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Decoder:
-    """Decodes the messages of the topics of one bag."""
+    """Decodes the messages of one bag, each by the description of its own publisher.
 
-    def __init__(self, topics: Mapping[str, Topic]) -> None:
-        self._topics = topics
-        self._stores: dict[str, Any] = {}  # by type: two types of a bag may define a third differently
+    Args:
+        topics: of the bag, for messages that do not say where they are from.
+        distro: ROS 2 whose types are taken where the bag defines none; "" takes Kilted.
+        report: is told of a definition that cannot be read, so that another one is taken.
+    """
+
+    def __init__(self, topics: Mapping[str, Topic], distro: str = "", report: Callable[[BagError], None] | None = None):
+        self._topics, self._report = topics, report
+        self._standard = standard(distro)
+        self._stores: dict[tuple[str, str], Any] = {}  # two types of a bag may define a third differently
 
     def decode(self, message: RawMessage) -> Any:
         """Return the message as an object with the fields of its type; arrays are NumPy arrays.
@@ -37,7 +48,7 @@ class Decoder:
         Raises:
             WrongType: the type is not known, or the bytes are not a message of it.
         """
-        topic = self._topics[message.topic]
+        topic = message.described or self._topics[message.topic]
         try:
             return self.store(topic).deserialize_cdr(message.data, topic.type)
         except WrongType:
@@ -65,10 +76,46 @@ class Decoder:
         """
         if topic.encoding not in ("cdr", ""):
             raise WrongType(f"topic {topic.name} is encoded as '{topic.encoding}', expected cdr")
-        if topic.type not in self._stores:
-            own = _from_definition(topic.type, topic.definition, topic.definition_format)
-            self._stores[topic.type] = own or _known(topic)
-        return self._stores[topic.type]
+        key = topic.type, topic.definition
+        if key not in self._stores:
+            own = None
+            try:
+                own = _from_definition(topic.type, topic.definition, topic.definition_format)
+            except ValueError as error:
+                self._tell(topic, error)
+            self._stores[key] = own or self._known(topic)
+        return self._stores[key]
+
+    def _known(self, topic: Topic) -> Any:
+        if topic.type in self._standard.fielddefs:
+            return self._standard
+        raise WrongType(
+            f"topic {topic.name} has type '{topic.type}', which neither the bag nor ROS 2 defines: record it with a "
+            "recorder that stores definitions (MCAP)"
+        )
+
+    def _tell(self, topic: Topic, error: ValueError) -> None:
+        if self._report is not None:
+            self._report(
+                CorruptBag(
+                    f"topic {topic.name}: the bag's definition of {topic.type} cannot be read ({error}); that of ROS 2 "
+                    "is taken where there is one"
+                )
+            )
+
+
+def definition(topic: Topic, distro: str = "") -> tuple[str, str]:
+    """Return the definition of a topic's type with all that it refers to, and the format of the text.
+
+    What the bag says is kept; else it is that of the suite or of ROS 2 `distro`. Both are "" when nobody knows it.
+    """
+    if topic.definition:
+        return topic.definition, topic.definition_format
+    types = standard(distro)
+    if topic.type not in types.fielddefs:
+        return "", ""
+    text: str = types.generate_msgdef(topic.type, ros_version=2)[0]
+    return text, "ros2msg"
 
 
 def parse(text: str, kind: str, form: str = "ros2msg") -> dict[str, Any]:
@@ -79,17 +126,53 @@ def parse(text: str, kind: str, form: str = "ros2msg") -> dict[str, Any]:
     """
     if len(text) > LARGEST_DEFINITION_BYTES:
         raise ValueError(f"the definition of {kind} has more than {LARGEST_DEFINITION_BYTES} characters")
+    text = text.replace("\r\n", "\n")
     try:
-        types = get_types_from_idl(text) if form == "ros2idl" else get_types_from_msg(text, kind)
+        if form == "ros2idl":
+            parts = [part for part in _IDL_SECTION.split(_IDL_INCLUDE.sub("", text)) if part.strip()]
+            types = {name: fields for part in parts for name, fields in get_types_from_idl(part).items()}
+        else:
+            types = get_types_from_msg(text, kind)
     except Exception as error:  # the parser meets arbitrary text
         raise ValueError(_one_line(error)) from error
+    empty = _empty(types)
     for name, (_, fields) in types.items():
         for word in (field for field, _ in fields):
             if not _FIELD.fullmatch(word):
                 raise ValueError(f"'{word}' is no name of a field")
         if not _TYPE.fullmatch(name):
             raise ValueError(f"'{name}' is no name of a type")
+        if sum(_lines(field, empty) for _, field in fields) > MOST_LINES:
+            raise ValueError(f"'{name}' has more than {MOST_LINES} fields, those of arrays counted one by one")
     return {name: ([], fields) for name, (_, fields) in types.items()}
+
+
+def _empty(types: Mapping[str, Any]) -> set[str]:
+    """Return the types that take no byte."""
+    found: set[str] = set()
+    while more := {
+        name
+        for name, (_, fields) in types.items()
+        if name not in found and all(kind == Nodetype.NAME and inner in found for _, (kind, inner) in fields)
+    }:
+        found |= more
+    return found
+
+
+def _lines(field: Any, empty: set[str]) -> int:
+    """Return how much code reads a field: `rosbags` writes a line for each text or message of a fixed array.
+
+    Raises:
+        ValueError: an array of messages without a field: any number of them takes no byte.
+    """
+    kind, inner = field
+    if kind not in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        return 1
+    (element, name), count = inner
+    if element == Nodetype.NAME and name in empty:
+        raise ValueError(f"there is an array of '{name}', which has no field")
+    numbers = element == Nodetype.BASE and name[0] not in ("string", "wstring")
+    return 1 if kind == Nodetype.SEQUENCE or numbers else int(count)
 
 
 @cache
@@ -102,39 +185,33 @@ def own_definitions() -> dict[str, str]:
 
 
 @cache
-def standard() -> Any:
-    """Return the types of ROS 2 Kilted and the suite's own."""
-    store = get_typestore(Stores.ROS2_KILTED)
+def standard(distro: str = "") -> Any:
+    """Return the types of a ROS 2 distribution (Kilted where it is not known) and the suite's own."""
+    names = {store.value.removeprefix("ros2_"): store for store in Stores if store.name.startswith("ROS2_")}
+    store = get_typestore(names.get(distro, Stores.ROS2_KILTED))
     store.max_sequence_length = LONGEST_SEQUENCE
     types: dict[str, Any] = {}
     for name, text in own_definitions().items():
         types.update(parse(text, name))
     if types:
-        store.register(types)
+        store.register({name: fields for name, fields in types.items() if name not in store.fielddefs})
     return store
 
 
 @lru_cache(maxsize=256)  # the bags of a robot share their definitions
 def _from_definition(kind: str, text: str, form: str) -> Any | None:
+    """Return the types of a definition, None of an empty one; ValueError when it cannot be read."""
     if not text:
         return None
+    types = parse(text, kind, form)
     try:
         store = get_typestore(Stores.EMPTY)
         store.max_sequence_length = LONGEST_SEQUENCE
-        store.register(parse(text, kind, form))
+        store.register(types)
         store.get_msgdef(kind)
-    except Exception:  # a type that is known otherwise can still be read
-        return None
+    except Exception as error:  # of a type that is not among those of the text
+        raise ValueError(_one_line(error)) from error
     return store
-
-
-def _known(topic: Topic) -> Any:
-    if topic.type in standard().fielddefs:
-        return standard()
-    raise WrongType(
-        f"topic {topic.name} has type '{topic.type}', which neither the bag nor ROS 2 Kilted defines: record it with a "
-        "recorder that stores definitions (MCAP)"
-    )
 
 
 def _installed() -> Path | None:

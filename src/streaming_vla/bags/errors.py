@@ -6,9 +6,28 @@ the bag is read all the same. The others end the work.
 
 from __future__ import annotations
 
+CONVERT_ROS1 = (
+    "convert the bag of ROS 1 with 'rosbags-convert --src {source} --dst {target}' and name the folder it makes"
+)
+
+
+LONGEST_SENTENCE = 2000
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a file may have put into it made visible: line ends and control characters as escapes."""
+    text = text if len(text) <= LONGEST_SENTENCE else f"{text[:LONGEST_SENTENCE]}..."
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
 
 class BagError(ValueError):
-    """A bag cannot be used as asked; the message is one sentence that names the bag and the fix."""
+    """A bag cannot be used as asked; the message is one sentence that names the bag and the fix.
+
+    Of several bags there is one sentence for each, a line each.
+    """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(map(printable, sentences)))
 
 
 class NotABag(BagError):

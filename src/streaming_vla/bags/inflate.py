@@ -8,9 +8,11 @@ import lz4.frame
 import zstandard
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAX_BYTES = 1 << 30  # of one chunk or message
+MAX_BYTES = 1 << 29  # of one chunk or message
+FREE_BYTES, LARGEST_RATIO = 1 << 26, 1000  # what is larger and was compressed by more is a bomb, no recording
 _LARGEST_WINDOW_BYTES = 1 << 27  # of zstd; `zstd --long` needs as much
 _PIECE_BYTES = 1 << 12  # a piece in which a damage lies is lost
+_ERRORS = (zstandard.ZstdError, RuntimeError, EOFError, MemoryError)
 
 
 def inflate(name: str, data: memoryview, size: int) -> tuple[bytes | memoryview, str]:
@@ -20,18 +22,29 @@ def inflate(name: str, data: memoryview, size: int) -> tuple[bytes | memoryview,
         name: of the compression, "" for none.
         size: that the content should have in bytes.
     """
-    if size > MAX_BYTES:
-        return b"", f"it claims {size} bytes, more than {MAX_BYTES}"
+    if trouble := refusal(len(data), size):
+        return b"", trouble
     if not name:
         return data[:size], "" if len(data) >= size else f"it has {len(data)} of {size} bytes"
     if name not in _WAYS:
         return b"", f"its compression '{name}' is not known, expected zstd, lz4 or none"
+    whole, pieces = _WAYS[name]
     try:
-        content = _WAYS[name](data, size)
-        trouble = "" if len(content) == size else f"{len(content)} of {size} bytes could be decompressed"
-    except (zstandard.ZstdError, RuntimeError, EOFError, MemoryError) as error:
-        return b"", f"it cannot be decompressed: {error}"
-    return content, trouble
+        content = whole(data, size)
+    except _ERRORS:
+        content = b""
+    if len(content) != size:
+        content = pieces(data, size)  # for what comes before the damage
+    return content, "" if len(content) == size else f"{len(content)} of {size} bytes could be decompressed"
+
+
+def refusal(packed: int, size: int) -> str:
+    """Return why so many bytes of content are not made of `packed` ones; "" when they are."""
+    if size > MAX_BYTES:
+        return f"it claims {size} bytes, more than {MAX_BYTES}"
+    if size > max(FREE_BYTES, LARGEST_RATIO * packed):
+        return f"it claims {size} bytes in {packed}, which no recording is compressed to"
+    return ""
 
 
 def inflate_message(data: memoryview) -> bytes:
@@ -52,26 +65,25 @@ def _zstd_size(data: memoryview) -> int:
         size: int = zstandard.get_frame_parameters(data).content_size
     except zstandard.ZstdError:
         return MAX_BYTES + 1
-    return min(size, MAX_BYTES + 1)
+    return size
 
 
 def _zstd(data: memoryview, size: int) -> bytes:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
-    if _zstd_size(data) == size:
-        try:
-            return decompressor.decompress(data)
-        except zstandard.ZstdError:
-            pass  # in pieces, for what comes before the damage
-    reader = decompressor.stream_reader(data)
-    return _pieces(reader.read, size)
+    if _zstd_size(data) != size:  # memory is taken by what the frame says
+        return b""
+    return zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES).decompress(data)
+
+
+def _zstd_pieces(data: memoryview, size: int) -> bytes:
+    return _read(zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES).stream_reader(data).read, size)
 
 
 def _lz4(data: memoryview, size: int) -> bytes:
-    try:
-        whole: bytes = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size)
-        return whole
-    except (RuntimeError, EOFError):
-        pass  # in pieces, for what comes before the damage
+    whole: bytes = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size)
+    return whole
+
+
+def _lz4_pieces(data: memoryview, size: int) -> bytes:
     decompressor = lz4.frame.LZ4FrameDecompressor()
     rest: list[memoryview | bytes] = [data]
 
@@ -81,19 +93,20 @@ def _lz4(data: memoryview, size: int) -> bytes:
         piece: bytes = decompressor.decompress(rest.pop() if rest else b"", max_length=count)
         return piece
 
-    return _pieces(read, size)
+    return _read(read, size)
 
 
-def _pieces(read: Callable[[int], bytes], size: int) -> bytes:
+def _read(read: Callable[[int], bytes], size: int) -> bytes:
     parts: list[bytes] = []
     left = size
     try:
         while left > 0 and (part := read(min(left, _PIECE_BYTES))):
             parts.append(part)
             left -= len(part)
-    except (zstandard.ZstdError, RuntimeError, EOFError):
+    except _ERRORS:
         pass  # what was read so far is returned; its length tells
     return b"".join(parts)
 
 
-_WAYS: dict[str, Callable[[memoryview, int], bytes]] = {"zstd": _zstd, "lz4": _lz4}
+_Way = Callable[[memoryview, int], bytes]
+_WAYS: dict[str, tuple[_Way, _Way]] = {"zstd": (_zstd, _zstd_pieces), "lz4": (_lz4, _lz4_pieces)}

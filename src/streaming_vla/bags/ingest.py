@@ -7,14 +7,15 @@ pixels: most of them are never looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType
+from streaming_vla.bags.compressing import ENDING
+from streaming_vla.bags.errors import BagError, MissingTopic, NoCamera, WrongType, printable
 from streaming_vla.bags.others import ADDED_LATER, COMMAND_TYPE, OTHER_TYPES, command_values
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import RawMessage, Topic
@@ -33,13 +34,15 @@ class IngestOptions:
     """Which topics are used, by the names of the parameter file.
 
     Args:
-        camera_topics: picture topic of each camera, in the policy's order of cameras.
+        camera_topics: picture topic of each camera, in the policy's order of cameras; where the bag has it not, the
+            same topic with `/compressed` at its end, as image_transport and `record --jpeg` name it.
         state_topic: topic of the robot's state.
         others: topics of `OTHER_TYPES` that are handed over where the bag has them.
         joints: names of the joints whose positions are the state, in order, see StateReader; for JointState.
         namespace: of the robot in the bag.
         state_size: numbers of the state; None takes any.
         action_topic: command of the robot, handed over where the bag has it; empty for none.
+        nameless_joints: names of the positions of a JointState that has none, see StateReader.
         state_units: scale and offset of the state, see commands.units.Units.
     """
 
@@ -50,6 +53,7 @@ class IngestOptions:
     namespace: str = "/"
     state_size: int | None = None
     action_topic: str = ""
+    nameless_joints: tuple[str, ...] = ()
     state_units: tuple[tuple[float, ...], tuple[float, ...]] = ((1.0,), (0.0,))
 
 
@@ -110,20 +114,23 @@ class Ingest:
     said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pictures = [topic for topic in self.bag.topics.values() if topic.type in PICTURE_TYPES]
+        shown = {each.name for each in self.bag.descriptions if each.type in PICTURE_TYPES}
+        pictures = [topic for topic in self.bag.topics.values() if topic.name in shown]
         if not pictures:
             there = ", ".join(f"{topic.name} ({topic.type})" for topic in self.bag.topics.values())
             raise NoCamera(f"{self.bag.path} has no picture topic; its topics are {there}: record the cameras as well")
-        self._cameras: dict[str, tuple[str, str]] = {}
+        self._cameras: dict[str, list[str]] = {}  # by topic: several may show one
         for camera, name in self.options.camera_topics.items():
             topic = self._find(name)
+            if topic is None or not topic.count:
+                topic = self._find(f"{name}/{ENDING}") or topic
             if topic is None:
                 names = ", ".join(f"{each.name} ({each.count})" for each in pictures)
                 raise MissingTopic(
                     f"{self.bag.path} has no topic {name} for camera {camera}; its picture topics are {names}: set the "
                     "observer's camera_topics"
                 )
-            self._cameras[self._checked(topic, PICTURE_TYPES).name] = (camera, topic.type)
+            self._cameras.setdefault(self._checked(topic, PICTURE_TYPES).name, []).append(camera)
         self._open_state()
         self.retime: Callable[[RawMessage], RawMessage] | None = None  # see Bag.messages
         self._others: dict[str, str] = {}
@@ -158,7 +165,11 @@ class Ingest:
             )
         self._state = self._checked(state, STATE_TYPES)
         self._values = StateReader(
-            self._state.type, self.options.joints, self.options.state_size, Units(*self.options.state_units)
+            self._state.type,
+            self.options.joints,
+            self.options.state_size,
+            Units(*self.options.state_units),
+            self.options.nameless_joints,
         )
 
     def _open_commands(self) -> None:
@@ -170,7 +181,7 @@ class Ingest:
         """Yield everything in the order of time; what cannot be used is counted and, but for a command, left out."""
         for message in self.bag.messages(self.topics, self.retime):
             try:
-                yield self._event(message)
+                yield from self._events(message)
             except (BagError, ValueError) as error:
                 self._count("undecodable" if isinstance(error, WrongType) else "malformed", message.topic, error)
                 if message.topic == self._commands:
@@ -178,7 +189,7 @@ class Ingest:
 
     def refuse(self, camera: str, error: ValueError) -> None:
         """Count a picture that turned out not to be readable when it was needed."""
-        topic = next(name for name, (each, _) in self._cameras.items() if each == camera)
+        topic = next(name for name, cameras in self._cameras.items() if camera in cameras)
         self._count("unreadable", topic, error)
 
     def refuse_said(self, event: Said, error: ValueError) -> None:
@@ -188,7 +199,7 @@ class Ingest:
     def _count(self, reason: str, topic: str, error: Exception) -> None:
         key = f"{reason}.{topic}"
         self.refused[key] += 1
-        self.said.setdefault(key, f"messages of {topic} are left out: {error}")
+        self.said.setdefault(key, printable(f"messages of {topic} are left out: {error}"))
 
     def other(self, name: str) -> str | None:
         """Return what the bag calls the topic `name` of `OTHER_TYPES`; None when it has none, or of another type."""
@@ -218,21 +229,26 @@ class Ingest:
             )
         return None
 
-    def _event(self, raw: RawMessage) -> Frame | State | Commanded | Said:
+    def _events(self, raw: RawMessage) -> Sequence[Frame | State | Commanded | Said]:
+        """Return what a message tells, by its own type: a topic may have several."""
         time_s = raw.time_ns * NS
+        kind = self.bag.type_of(raw)
         message = self.bag.decode(raw)
         if raw.topic in self._cameras:
-            return self._frame(raw, message)
+            return self._frames(raw, kind, message)
         if raw.topic == self._state.name:
-            return State(time_s, finite(self._values(message), "the state"))
+            return [State(time_s, finite(self._values(of_type(kind, (self._state.type,), message)), "the state"))]
         if raw.topic == self._commands:
-            return Commanded(time_s, command_values(message))
-        return Said(time_s, self._others[raw.topic], message)
+            return [Commanded(time_s, command_values(of_type(kind, (COMMAND_TYPE,), message)))]
+        name = self._others[raw.topic]
+        return [Said(time_s, name, of_type(kind, (OTHER_TYPES[name],), message))]
 
-    def _frame(self, raw: RawMessage, message: Any) -> Frame:
-        camera, kind = self._cameras[raw.topic]
-        stamp = message.header.stamp
-        return Frame(raw.time_ns * NS, camera, check_message(message, kind), kind, stamp.sec + stamp.nanosec * NS)
+    def _frames(self, raw: RawMessage, kind: str, message: Any) -> list[Frame]:
+        """Return a picture for each camera that shows the topic."""
+        stamp = of_type(kind, PICTURE_TYPES, message).header.stamp
+        check_message(message, kind)
+        taken_s = stamp.sec + stamp.nanosec * NS
+        return [Frame(raw.time_ns * NS, camera, message, kind, taken_s) for camera in self._cameras[raw.topic]]
 
     def _find(self, name: str) -> Topic | None:
         space = "/" + self.options.namespace.strip("/")
@@ -241,3 +257,10 @@ class Ingest:
 
     def _checked(self, topic: Topic, types: tuple[str, ...]) -> Topic:
         return self.bag.require(topic.name, types)
+
+
+def of_type(kind: str, types: tuple[str, ...], message: Any) -> Any:
+    """Return the message when it is of one of the types; WrongType when it is not."""
+    if kind not in types:
+        raise WrongType(f"one is of type {kind}, expected {' or '.join(types)}")
+    return message

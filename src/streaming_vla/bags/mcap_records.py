@@ -1,7 +1,7 @@
 """The records of an MCAP file or chunk in order; after a damaged place the next whole record is searched.
 
 A record is an opcode (1 byte), the length of its content (8 bytes, little endian) and the content; the format is
-described at mcap.dev/spec.
+described at mcap.dev/spec. Opcodes that it does not define are passed over, as it asks for.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from streaming_vla.bags.source import Source
 
 MAGIC = b"\x89MCAP0\r\n"
-HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = range(1, 7)
-STATISTICS, DATA_END = 0x0B, 0x0F
-PRIVATE = 0x80  # opcodes from here on are free to use by applications
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = range(1, 8)
+DATA_END = 0x0F
 # Smallest content of each opcode: a shorter one is damage.
 SMALLEST = {1: 8, 2: 20, 3: 14, 4: 16, 5: 22, 6: 40, 7: 6, 8: 64, 9: 36, 10: 36, 11: 46, 12: 8, 13: 20, 14: 17, 15: 4}
+HEAD = struct.Struct("<BQ")
 
-_HEAD = struct.Struct("<BQ")
 _CANDIDATE = re.compile(rb"[\x01-\x0f](?=.{5}\x00{3})", re.DOTALL)  # no record is 2^40 bytes long
-_WINDOW_BYTES = 1 << 20
+_SMALLEST_WINDOW_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def records(source: Source, begin: int) -> Iterator[Record | Damage]:
         if record is not None and record.begin + record.length <= limit:  # it is whole, what comes after it is not
             yield record
             position = record.begin + record.length
-        elif source.read(position, 1)[0] == CHUNK and limit > position + _HEAD.size:
-            yield Record(CHUNK, position + _HEAD.size, limit - position - _HEAD.size, cut=True)
+        elif source.read(position, 1)[0] == CHUNK and limit > position + HEAD.size:
+            yield Record(CHUNK, position + HEAD.size, limit - position - HEAD.size, cut=True)
         if position < limit:
             yield Damage(position, limit, following is None)
         position = limit
@@ -69,15 +68,13 @@ def records(source: Source, begin: int) -> Iterator[Record | Damage]:
 
 def record_at(source: Source, position: int) -> Record | None:
     """Return the record at `position`, or None when there is none that fits into the source."""
-    head = source.read(position, _HEAD.size)
-    if len(head) < _HEAD.size:
+    head = source.read(position, HEAD.size)
+    if len(head) < HEAD.size:
         return None
-    opcode, length = _HEAD.unpack(head)
-    if opcode not in SMALLEST and opcode < PRIVATE:
+    opcode, length = HEAD.unpack(head)
+    if not opcode or length < SMALLEST.get(opcode, 0) or position + HEAD.size + length > source.size:
         return None
-    if length < SMALLEST.get(opcode, 0) or position + _HEAD.size + length > source.size:
-        return None
-    return Record(opcode, position + _HEAD.size, length)
+    return Record(opcode, position + HEAD.size, length)
 
 
 def _goes_on(source: Source, record: Record) -> bool:
@@ -85,34 +82,27 @@ def _goes_on(source: Source, record: Record) -> bool:
     end = record.begin + record.length
     if end == source.size or record_at(source, end) is not None:
         return True
-    rest = source.size - end
     if record.opcode == FOOTER:
-        return rest <= len(MAGIC)
+        return source.size - end <= len(MAGIC)
     if record.opcode == CHUNK:  # its own fields say the same as its length: what is broken comes after it
-        return _chunk_agrees(source, record)
+        head = source.read(record.begin, 40 + 8)
+        name = int.from_bytes(head[28:32], "little")
+        return name <= 8 and record.length == 40 + name + int.from_bytes(head[32 + name : 40 + name], "little")
     return False
-
-
-def _chunk_agrees(source: Source, record: Record) -> bool:
-    head = source.read(record.begin, 40 + 16)
-    name = int.from_bytes(head[28:32], "little")
-    if name > 8:
-        return False
-    return record.length == 40 + name + int.from_bytes(head[32 + name : 40 + name], "little")
 
 
 def _search(source: Source, begin: int) -> int | None:
     """Return where the next two records in a row begin at or after `begin`."""
-    position = begin
+    position, size = begin, _SMALLEST_WINDOW_BYTES  # what is damaged is a few bytes, or much
     while position < source.size:
-        window = source.read(position, _WINDOW_BYTES + 8).tobytes()
+        window = source.read(position, size + 8).tobytes()
         for match in _CANDIDATE.finditer(window):
             found = position + match.start()
             record = record_at(source, found)
-            if record is None or record.opcode >= PRIVATE:
+            if record is None:
                 continue
             end = record.begin + record.length
             if end == source.size or record_at(source, end) is not None:
                 return found
-        position += _WINDOW_BYTES
+        position, size = position + size, min(2 * size, _WINDOW_BYTES)
     return None

@@ -4,32 +4,57 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
-from streaming_vla.bags.errors import BagError, CorruptBag, NotABag
-from streaming_vla.bags.topics import Topic
+from streaming_vla import bounded_yaml
+from streaming_vla.bags.errors import CONVERT_ROS1, BagError, CorruptBag, NotABag
+from streaming_vla.bags.topics import Topic, full_type
 
 NAME = "metadata.yaml"
 ROOT = "rosbag2_bagfile_information"
 NEWEST_VERSION = 9
-LARGEST_BYTES = 1 << 24
 ENDINGS = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML has it
+ROS1_ENDING, ROS1_MAGIC = ".bag", b"#ROSBAG V"
 
 
 @dataclass(frozen=True)
 class BagFiles:
-    """The storage files of a bag in order, and whether each message in them is compressed by itself (zstd)."""
+    """What is known of a bag before a storage file is opened.
+
+    Args:
+        files: of the storage, in order.
+        messages_compressed: each message in them is compressed by itself (zstd).
+        problems: what is wrong with the metadata.
+        distro: of ROS that recorded the bag, "" where nothing tells.
+        topics: type and count of messages that the metadata tell of, by topic.
+    """
 
     files: tuple[Path, ...]
     messages_compressed: bool = False
     problems: tuple[BagError, ...] = ()
+    distro: str = ""
+    topics: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def disagreements(self, found: Mapping[str, Topic]) -> Iterator[BagError]:
+        """Yield what the files hold less of, or otherwise, than the metadata tell, in a sentence each."""
+        folder = self.files[0].parent
+        there = {name: found[name].count if name in found else 0 for name in self.topics}
+        less = [
+            f"{there[name]} of {count} of {name}" for name, (_, count) in self.topics.items() if there[name] < count
+        ]
+        if less:
+            yield CorruptBag(f"{folder}: messages that {NAME} tells of are not there: {', '.join(less)} are readable")
+        for name, (kind, _) in self.topics.items():
+            if name in found and kind != found[name].type:
+                yield CorruptBag(
+                    f"{folder}: {NAME} says that {name} is of type {kind}, the file says {found[name].type}; it is "
+                    "read as that"
+                )
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,7 @@ def find(path: Path) -> BagFiles:
         NotABag: nothing is there, or nothing of it is a storage file.
     """
     if path.is_file():
+        _refuse_ros1(path)
         if not path.name.endswith(ENDINGS):
             raise NotABag(f"{path} is no bag: expected a folder of rosbag2, or a file ending in {', '.join(ENDINGS)}")
         return BagFiles((path,))
@@ -71,26 +97,45 @@ def find(path: Path) -> BagFiles:
     files = [file for file in named if file in there]
     files += [file for file in there if file not in files]
     if not files:
+        for file in path.glob(f"*{ROS1_ENDING}"):
+            _refuse_ros1(file)
         raise NotABag(f"{path} holds no bag: expected files ending in {', '.join(ENDINGS)}")
     compressed = str(information.get("compression_mode", "")).lower() == "message"
-    return BagFiles(tuple(files), compressed, tuple(problems))
+    distro = str(information.get("ros_distro") or "")
+    return BagFiles(tuple(dict.fromkeys(files)), compressed, tuple(problems), distro, _topics(information))
+
+
+def _refuse_ros1(file: Path) -> None:
+    with file.open("rb") as opened:
+        begin = opened.read(len(ROS1_MAGIC))
+    if begin == ROS1_MAGIC or (file.name.endswith(ROS1_ENDING) and not begin):
+        convert = CONVERT_ROS1.format(source=file, target=file.with_suffix(""))
+        raise NotABag(f"{file} is a bag of ROS 1: {convert}")
+
+
+def _topics(information: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return type and count of messages by topic, of as many as the metadata tell readably."""
+    found: dict[str, tuple[str, int]] = {}
+    entries = information.get("topics_with_message_count")
+    for entry in entries if isinstance(entries, list) else ():
+        topic = entry.get("topic_metadata") if isinstance(entry, dict) else None
+        if isinstance(topic, dict) and isinstance(count := entry.get("message_count"), int) and "name" in topic:
+            name, kind = str(topic["name"]), full_type(str(topic.get("type")))
+            found[name] = kind, count + (found[name][1] if name in found else 0)
+    return found
 
 
 def _profiles(text: str) -> list[Any]:
     """Return the QoS profiles that a file tells; none where its text is damaged."""
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = bounded_yaml.load(text)
+    except bounded_yaml.YamlRefused:
         return []
     return found if isinstance(found, list) else []
 
 
-def write(folder: Path, topics: Sequence[Topic], hashes: Mapping[str, str], files: Sequence[FileSpan]) -> None:
-    """Write the metadata of an MCAP bag; the file is replaced at once, so it is never half written.
-
-    Args:
-        hashes: type hash (RIHS01_...) by message type.
-    """
+def write(folder: Path, topics: Sequence[Topic], files: Sequence[FileSpan]) -> None:
+    """Write the metadata of an MCAP bag; the file is replaced at once, so it is never half written."""
     held = [file for file in files if file.messages]
     begin_ns = min((file.begin_ns for file in held), default=0)
     duration_ns = max((file.end_ns for file in held), default=0) - begin_ns
@@ -107,7 +152,7 @@ def write(folder: Path, topics: Sequence[Topic], hashes: Mapping[str, str], file
                     "type": topic.type,
                     "serialization_format": topic.encoding,
                     "offered_qos_profiles": _profiles(topic.qos),
-                    "type_description_hash": hashes.get(topic.type, ""),
+                    "type_description_hash": topic.type_hash,
                 },
                 "message_count": topic.count,
             }
@@ -135,17 +180,15 @@ def write(folder: Path, topics: Sequence[Topic], hashes: Mapping[str, str], file
 
 def _read(path: Path) -> Mapping[str, Any]:
     """Return the information of a metadata file; CorruptBag when it cannot be read."""
+    reason = "it is no mapping of rosbag2"
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise CorruptBag(f"{path} has more than {LARGEST_BYTES} bytes; the files beside it are read without it")
-        information = yaml.load(path.read_text(encoding="utf-8"), LOADER)[ROOT]
-        if not isinstance(information, dict) or not isinstance(information.get("relative_file_paths") or [], list):
-            raise TypeError("not a mapping")
-        return information
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
-        if isinstance(error, CorruptBag):
-            raise
-        raise CorruptBag(f"{path} is not readable as metadata of rosbag2; the files beside it are read") from error
+        content = bounded_yaml.load(bounded_yaml.read(path))
+        information = content.get(ROOT) if isinstance(content, dict) else None
+        if isinstance(information, dict) and isinstance(information.get("relative_file_paths") or [], list):
+            return information
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    raise CorruptBag(f"{path} is not readable as metadata of rosbag2 ({reason}); the files beside it are read")
 
 
 def _natural(path: Path) -> list[int | str]:

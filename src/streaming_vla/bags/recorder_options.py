@@ -39,6 +39,13 @@ class RecorderOptions(WriterOptions, NodeOptions):
     exclude: tuple[str, ...] = option(
         ("",), "Regular expressions of topics that are not recorded; an empty one excludes nothing."
     )
+    jpeg_quality: int = option(
+        0,
+        "Raw 8 bit pictures are stored as JPEG of this quality, on a topic with /compressed at its end; 0 stores them "
+        "as they are.",
+        ge=0,
+        le=100,
+    )
     queue_mb: float = option(
         256.0, "Messages that may wait for the disk; more are dropped and counted.", "MB", ge=1.0, le=1.0e5
     )

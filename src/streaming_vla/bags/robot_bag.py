@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from streaming_vla.bags.errors import BagError, ClockJump, MissingTopic, WrongType
-from streaming_vla.bags.ingest import NS, Frame, Ingest, IngestOptions, Said
+from streaming_vla.bags.errors import BagError, MissingTopic, WrongType
+from streaming_vla.bags.ingest import NS, Frame, Ingest, IngestOptions, Said, of_type
+from streaming_vla.bags.others import OTHER_TYPES
 from streaming_vla.bags.topics import RawMessage
 from streaming_vla.commands.action_reader import TYPES as COMMAND_TYPES
 from streaming_vla.commands.action_reader import ActionOptions, ActionReader, own_dimensions
@@ -15,7 +16,7 @@ from streaming_vla.commands.merged_state import TYPES as STATE_TYPES
 from streaming_vla.commands.merged_state import MergedState
 from streaming_vla.commands.sent_actions import ACTION
 from streaming_vla.commands.units import Units
-from streaming_vla.options.shared import JOINTS
+from streaming_vla.options.shared import ARRAY, JOINTS
 
 EPISODE, INSTRUCTION, EXECUTION, GRIPPER = "episode", "instruction", "execution_state", "gripper_command"
 SETTLED_S = 5.0  # so long joints are collected that nobody has named
@@ -28,14 +29,12 @@ class RobotOptions(IngestOptions):
     Args:
         actions: what commands become.
         state_topics: the state is what they tell together; empty for `state_topic` alone.
-        nameless: names of the positions of a JointState that holds none.
         action_topics: the first is the one that must go on coming.
         instruction: of bags without an `episode` topic, in place of their `instruction` topic.
     """
 
     actions: ActionOptions
     state_topics: tuple[str, ...] = ()
-    nameless: tuple[str, ...] = ()
     action_topics: tuple[str, ...] = ("command",)
     instruction: str = ""
 
@@ -86,7 +85,7 @@ class RobotBag(Ingest):
                 )
             self._states[topic.name] = self._checked(topic, STATE_TYPES).type
         self.state = MergedState(
-            self._states, self.options.joints, self.options.nameless, Units(*self.options.state_units)
+            self._states, self.options.joints, self.options.nameless_joints, Units(*self.options.state_units)
         )
         if not self.options.joints and JOINTS in self._states.values():
             self._settle()
@@ -99,7 +98,7 @@ class RobotBag(Ingest):
             if raw.time_ns - begin_ns > SETTLED_S / NS:
                 break
             try:
-                self.state.take(raw.topic, self.bag.decode(raw), 0.0)
+                self.state.take(raw.topic, of_type(self.bag.type_of(raw), (JOINTS,), self.bag.decode(raw)), 0.0)
             except (BagError, ValueError):
                 continue  # is told when it is read again
         self.state.settle()
@@ -139,7 +138,7 @@ class RobotBag(Ingest):
             self.commands = ActionReader(self.options.actions, kinds, rest.name if rest is not None else None)
         except ValueError as error:
             raise BagError(f"{self.bag.path}: {error}") from error
-        self._told = frozenset(self.commands.topics)
+        self._told = {name: kinds.get(name, ARRAY) for name in self.commands.topics}
 
     def check_instruction(self) -> None:
         """Raise MissingTopic where nothing says what the robot was asked to do."""
@@ -150,37 +149,27 @@ class RobotBag(Ingest):
             )
 
     def heard(self) -> Iterator[Frame | Heard | Said]:
-        """Yield everything in the order of time.
-
-        Raises:
-            BagError: the bag's own order is not that of time.
-        """
-        newest_ns = 0
+        """Yield everything in the order of time."""
         for raw in self.bag.messages(self.topics, self.retime):
-            back_s = (newest_ns - raw.time_ns) * NS
-            jumped = any(isinstance(each, ClockJump) for each in self.bag.problems)
-            if back_s > 2.0 * self.options.actions.period_s and not jumped:
-                raise BagError(
-                    f"{self.bag.path} does not hold its messages in the order of time: {raw.topic} goes back by "
-                    f"{back_s:.1f} s: sort it (mcap sort), or convert it with 'ros2 bag convert'"
-                )
-            newest_ns = raw.time_ns if jumped else max(newest_ns, raw.time_ns)
             yield from self._one(raw)
 
     def _one(self, raw: RawMessage) -> Iterator[Frame | Heard | Said]:
+        time_s, kind = raw.time_ns * NS, self.bag.type_of(raw)
         command = raw.topic in self._told
         try:
             message = self.bag.decode(raw)
             if command or raw.topic in self._states:
-                yield Heard(raw.time_ns * NS, raw.topic, message, command)
+                expected = self._told[raw.topic] if command else self._states[raw.topic]
+                yield Heard(time_s, raw.topic, of_type(kind, (expected,), message), command)
             elif raw.topic in self._others:
-                yield Said(raw.time_ns * NS, self._others[raw.topic], message)
+                name = self._others[raw.topic]
+                yield Said(time_s, name, of_type(kind, (OTHER_TYPES[name],), message))
             else:
-                yield self._frame(raw, message)
+                yield from self._frames(raw, kind, message)
         except (BagError, ValueError) as error:
             self._count("undecodable" if isinstance(error, WrongType) else "malformed", raw.topic, error)
             if command:
-                yield Heard(raw.time_ns * NS, raw.topic, None, command)
+                yield Heard(time_s, raw.topic, None, command)
 
     def refuse_heard(self, event: Heard, error: ValueError) -> None:
         """Count a message that turned out to mean nothing."""

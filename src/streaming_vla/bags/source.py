@@ -1,4 +1,4 @@
-"""Bytes to read from: a file, or a piece of memory, by position and without a state."""
+"""Bytes to read from: a file, or a piece of memory, by position."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
+
+_SMALL_BYTES = 64
+_WINDOW_BYTES = 1 << 14
 
 
 class Source(Protocol):
@@ -38,9 +41,19 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
+        self._begin, self._window = 0, memoryview(b"")  # heads of records that lie close to each other
 
     def read(self, position: int, count: int) -> memoryview:
         """Return the bytes at `position`."""
+        if count > _SMALL_BYTES:
+            return self._read(position, count)
+        offset = position - self._begin
+        if offset < 0 or offset + count > len(self._window):
+            self._begin, self._window = position, self._read(position, _WINDOW_BYTES)
+            offset = 0
+        return self._window[offset : offset + count]
+
+    def _read(self, position: int, count: int) -> memoryview:
         parts = []
         count = min(count, self.size - position)
         while count > 0:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
@@ -17,7 +18,7 @@ TICK_S = 0.1
 
 @dataclass(frozen=True)
 class _Item:
-    topic: str
+    topic: Topic
     data: bytes
     log_ns: int
     publish_ns: int
@@ -29,6 +30,7 @@ class WritingThread:
     Args:
         writer: used by this thread only, until `close`.
         limit_bytes: messages that would make more than this wait are dropped.
+        prepare: gives topic and data as they are stored, in this thread.
 
     Attributes:
         taken: messages handed over.
@@ -36,8 +38,11 @@ class WritingThread:
         failure: why nothing can be written any more; empty while it can.
     """
 
-    def __init__(self, writer: BagWriter, limit_bytes: int) -> None:
+    def __init__(
+        self, writer: BagWriter, limit_bytes: int, prepare: Callable[[Topic, bytes], tuple[Topic, bytes]] | None = None
+    ) -> None:
         self.writer = writer
+        self._prepare = prepare
         self.taken = 0
         self.dropped: Counter[str] = Counter()
         self.failure = ""
@@ -45,15 +50,15 @@ class WritingThread:
         self._limit_bytes = limit_bytes
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Item | tuple[Topic, str] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | Topic | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="bag writer")
         self._thread.start()
 
-    def add_topic(self, topic: Topic, type_hash: str) -> None:
-        """Declare a topic before its first message."""
-        self._queue.put((topic, type_hash))
+    def add_topic(self, topic: Topic) -> None:
+        """Declare a topic, which the bag then names also without a message."""
+        self._queue.put(topic)
 
-    def take(self, topic: str, data: bytes, log_ns: int, publish_ns: int) -> None:
+    def take(self, topic: Topic, data: bytes, log_ns: int, publish_ns: int) -> None:
         """Hand a message over; it is dropped and counted when too much waits or the disk has failed."""
         if self.failure:
             self._drop("disk")
@@ -95,9 +100,9 @@ class WritingThread:
                 self._guard(self.writer.tick)
         self._guard(self.writer.close)
 
-    def _handle(self, item: _Item | tuple[Topic, str]) -> None:
-        if isinstance(item, tuple):
-            self._guard(lambda _: self.writer.add_topic(*item))
+    def _handle(self, item: _Item | Topic) -> None:
+        if isinstance(item, Topic):
+            self.writer.add_topic(item)
             return
         with self._lock:
             self._waiting_bytes -= len(item.data)
@@ -105,7 +110,13 @@ class WritingThread:
             self._drop("disk")
             return
         self._given += 1
-        self._guard(lambda now_s: self.writer.write(item.topic, item.data, item.log_ns, item.publish_ns, now_s))
+        self._guard(partial(self._write, item))
+
+    def _write(self, item: _Item, now_s: float) -> None:
+        topic, data = item.topic, item.data
+        if self._prepare is not None:
+            topic, data = self._prepare(topic, data)
+        self.writer.write(topic, data, item.log_ns, item.publish_ns, now_s)
 
     def _guard(self, work: Callable[[float], None]) -> None:
         try:
@@ -115,6 +126,7 @@ class WritingThread:
             reason = (error.strerror if isinstance(error, OSError) else "") or f"{type(error).__name__}: {error}"
             self._drop("disk", self._given - self.written)  # what the writer holds in memory
             self.failure = f"bag '{self.writer.folder}' cannot be written: {reason}; nothing more is kept"
+            self.writer.give_up()
 
     def _drop(self, reason: str, count: int = 1) -> None:
         with self._lock:  # both threads do

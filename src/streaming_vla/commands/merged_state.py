@@ -125,7 +125,7 @@ class MergedState:
         if not names:
             raise ValueError(
                 f"{len(message.position)} positions without the names of their joints: give the names, in order, with "
-                "--state-names"
+                "--state-names, or as the observer's robot_state_nameless_joints"
             )
         if len(message.position) != len(names):
             raise ValueError(

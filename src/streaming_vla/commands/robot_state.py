@@ -26,12 +26,19 @@ class StateReader:
             its order, for all that follow.
         size: numbers that the policy needs; None where nobody knows.
         units: from the robot's to the policy's; None: they are the same.
+        nameless: names of the positions of a JointState that has none, in its order: servo drivers send such.
     """
 
     def __init__(
-        self, kind: str, joints: Sequence[str] = (), size: int | None = None, units: Units | None = None
+        self,
+        kind: str,
+        joints: Sequence[str] = (),
+        size: int | None = None,
+        units: Units | None = None,
+        nameless: Sequence[str] = (),
     ) -> None:
         self._kind, self._joints, self._size, self._units = kind, tuple(joints), size, units or Units()
+        self._nameless = tuple(nameless)
 
     def __call__(self, message: Any) -> npt.NDArray[np.float64]:
         """Return the state [state_size] in policy units, of numbers or of joint positions.
@@ -49,7 +56,12 @@ class StateReader:
         return self._units.to_policy(state)
 
     def _positions(self, message: Any) -> npt.NDArray[np.float64]:
-        names = tuple(message.name)
+        names = tuple(message.name) or self._nameless
+        if not names and len(message.position):
+            raise ValueError(
+                f"{len(message.position)} positions without a name, expected one for every joint: let the driver send "
+                "them, or list them in the observer's robot_state_nameless_joints"
+            )
         if not names or len(message.position) != len(names):
             raise ValueError(
                 f"{len(message.position)} positions for {len(names)} joints, expected a position for every joint"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from streaming_vla import bounded_yaml
 from streaming_vla.policies.shipped import shipped_folders
 
 NORMAL_P99 = 2.3263478740408408  # 99 % quantile of the normal distribution
@@ -116,12 +116,11 @@ def load_profile(path: Path) -> LatencyProfile:
         ProfileError: missing, not YAML, an unknown or missing key, or a number out of range.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = bounded_yaml.load(bounded_yaml.read(path))
     except OSError as error:
         raise ProfileError(f"profile '{path}' cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
-        raise ProfileError(f"profile '{path}' is not YAML ({line}); see config/profiles/paper.yaml") from error
+    except ValueError as error:  # no text, or no YAML that is taken
+        raise ProfileError(f"profile '{path}' is not YAML ({error}); see config/profiles/paper.yaml") from error
     if not isinstance(entries, Mapping):
         raise ProfileError(f"profile '{path}' holds no keys; see config/profiles/paper.yaml")
     try:

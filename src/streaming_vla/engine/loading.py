@@ -1,14 +1,16 @@
-"""From the options of the inference node to its policy."""
+"""From the options of the inference node to its policy, and to an engine that it fits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from streaming_vla.engine.options import ModelOptions
+from streaming_vla.engine.cache import EngineOptions, differences, engine_options
+from streaming_vla.engine.options import InferenceOptions, ModelOptions
+from streaming_vla.engine.sessions import check_fit
 from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
-from streaming_vla.policies.registry import load_policy
+from streaming_vla.policies.registry import load_policy, model_files
 from streaming_vla.policies.remote.options import RemoteOptions
 
 LEROBOT = "lerobot:"  # of models
@@ -48,3 +50,17 @@ def _load_options(options: ModelOptions) -> LoadOptions:
         cameras=options.cameras_by_name or None,
         action_absolute=options.model_action_absolute,
     )
+
+
+def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions, list[str]]:
+    """Return what an engine serves the policy with, and a sentence for everything that its gate was not trained for.
+
+    Raises:
+        ValueError: an observation of the policy does not fit into what its cache keeps, or a gate cannot be used.
+        MemoryError: the sessions' caches would be too large.
+    """
+    engine = engine_options(options, policy.spec.tokens_per_observation, options.max_sessions)
+    check_fit(policy.spec, engine)
+    if engine.gate is None or options.cache_policy != "gated":
+        return engine, []
+    return engine, differences(engine.gate.training, engine.cache, model_files(options.model))

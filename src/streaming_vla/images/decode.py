@@ -5,22 +5,17 @@ A message is anything with the fields of its ROS type: those of rclpy and those 
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image as Pillow
 
-from streaming_vla.images.encodings import DEPTHS, ENCODINGS, MM, Pixels, depth_picture
+from streaming_vla.images.compressed import decode_compressed, parse
+from streaming_vla.images.encodings import DEPTHS, ENCODINGS, Pixels, check_size, depth_picture
 from streaming_vla.images.points import range_picture
 
 IMAGE, COMPRESSED, POINTS = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2"
 TYPES = (IMAGE, COMPRESSED, POINTS)
-LARGEST_PIXELS = 1 << 24  # 4096 x 4096: more takes a callback longer than a picture's period
 DEPTH_LIMIT_M = 5.0
-DEPTH_HEADER_BYTES = 12  # of compressed_depth_image_transport, before the PNG
 
 
 def check_picture(image: Any) -> Any:
@@ -31,10 +26,10 @@ def check_picture(image: Any) -> Any:
     """
     if image.encoding not in ENCODINGS and image.encoding not in DEPTHS:
         known = ", ".join([*ENCODINGS, *DEPTHS])
-        raise ValueError(f"encoding '{image.encoding}' is not supported, expected one of {known}")
+        raise ValueError(f"encoding {image.encoding!r} is not supported, expected one of {known}")
     if image.width < 1 or image.height < 1:
         raise ValueError(f"the picture is {image.width}x{image.height} px, expected at least 1x1")
-    _check_size("picture", image.width, image.height)
+    check_size("picture", image.width, image.height)
     pixel_bytes, rows, (down, along) = _layout(image)
     if image.height % down or image.width % along:
         raise ValueError(
@@ -57,9 +52,11 @@ def check_message(message: Any, kind: str) -> Any:
     if kind == IMAGE:
         return check_picture(message)
     if kind == POINTS:
-        _check_size("picture of points", message.width, message.height)
-    if kind == COMPRESSED and not len(message.data):
-        raise ValueError(f"the compressed picture (format '{message.format}') has no data")
+        check_size("picture of points", message.width, message.height)
+    if kind == COMPRESSED:
+        parse(message.format)
+        if not len(message.data):
+            raise ValueError(f"the compressed picture (format {message.format!r}) has no data")
     return message
 
 
@@ -74,7 +71,7 @@ def pixels_of(message: Any, kind: str = IMAGE, depth_limit_m: float = DEPTH_LIMI
         ValueError: the content cannot be decoded.
     """
     if kind == COMPRESSED:
-        return _compressed(message, depth_limit_m)
+        return decode_compressed(message, depth_limit_m)
     if kind == POINTS:
         return depth_picture(range_picture(message), depth_limit_m)
     pixel_bytes, rows, _ = _layout(message)
@@ -95,34 +92,3 @@ def _layout(image: Any) -> tuple[int, int, tuple[int, int]]:
         return np.dtype(DEPTHS[image.encoding][0]).itemsize, image.height, (1, 1)
     encoding = ENCODINGS[image.encoding]
     return encoding.pixel_bytes, encoding.rows(image.height), encoding.shared
-
-
-def _check_size(what: str, width: int, height: int) -> None:
-    if width * height > LARGEST_PIXELS:
-        raise ValueError(
-            f"the {what} is {width}x{height} px, expected at most {LARGEST_PIXELS} px: let the driver scale it down"
-        )
-
-
-def _compressed(message: Any, depth_limit_m: float) -> Pixels:
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if "compressedDepth" in message.format:
-        data = data[DEPTH_HEADER_BYTES:]
-    try:
-        with Pillow.open(io.BytesIO(data.tobytes()[: 1 << 16])) as header:  # the size, without decoding
-            width, height = header.size
-    except Exception as error:  # Pillow's plugins raise what they like, DecompressionBombError among them
-        raise ValueError(f"the compressed picture (format '{message.format}') cannot be read: {error}") from error
-    _check_size("compressed picture", width, height)
-    depth = message.format.startswith("16UC1") or "compressedDepth" in message.format
-    try:
-        decoded: npt.NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED if depth else cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ValueError(f"the compressed picture (format '{message.format}') cannot be decoded") from error
-    if decoded is None:
-        raise ValueError(f"the compressed picture (format '{message.format}') cannot be decoded")
-    if not depth:
-        return np.asarray(decoded, np.uint8)
-    if decoded.ndim != 2 or decoded.dtype != np.uint16:
-        raise ValueError(f"the compressed depth (format '{message.format}') holds no 16 bit numbers")
-    return depth_picture((decoded / MM).astype(np.float32), depth_limit_m)

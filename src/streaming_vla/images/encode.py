@@ -68,7 +68,7 @@ def square(pixels: Pixels, size: int, rotation: int = 0) -> Pixels:
 
 
 def encode_pixels(pixels: Pixels, quality: int) -> bytes:
-    """Return [H, W, 3] BGR as JPEG."""
+    """Return [H, W, 3] BGR, or [H, W] grey, as JPEG."""
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)
 

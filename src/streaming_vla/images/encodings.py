@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 MM = 1000.0
+LARGEST_PIXELS = 1 << 24  # 4096 x 4096: more takes a callback longer than a picture's period
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,15 @@ ENCODINGS = {
     "nv21": _semi_planar(cv2.COLOR_YUV2BGR_NV21),
 }
 DEPTHS = {"16UC1": ("u2", 1.0 / MM), "32FC1": ("f4", 1.0)}  # kind of the numbers, metres per unit
+
+
+def check_size(what: str, width: int, height: int) -> None:
+    """Refuse a picture that is larger than LARGEST_PIXELS, before memory is taken for it.
+
+    Raises:
+        ValueError: it is.
+    """
+    if width * height > LARGEST_PIXELS:
+        raise ValueError(
+            f"the {what} is {width}x{height} px, expected at most {LARGEST_PIXELS} px: let the driver scale it down"
+        )

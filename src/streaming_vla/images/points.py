@@ -25,7 +25,9 @@ def range_picture(cloud: Any) -> npt.NDArray[np.float32]:
     fields = {field.name: field for field in cloud.fields}
     missing = [name for name in "xyz" if name not in fields]
     if missing:
-        raise ValueError(f"the point cloud has no {', '.join(missing)}; its fields are {', '.join(fields) or 'none'}")
+        raise ValueError(
+            f"the point cloud has no {', '.join(missing)}; its fields are {', '.join(map(repr, fields)) or 'none'}"
+        )
     data = np.frombuffer(cloud.data, np.uint8)
     rows, columns = cloud.height, cloud.width
     if cloud.row_step < columns * cloud.point_step or len(data) < rows * cloud.row_step or not rows * columns:
@@ -40,10 +42,10 @@ def range_picture(cloud: Any) -> npt.NDArray[np.float32]:
 
 def _values(points: npt.NDArray[np.uint8], field: Any, big: bool) -> npt.NDArray[np.float32]:
     if field.datatype not in KINDS:
-        raise ValueError(f"field '{field.name}' of the point cloud has the unknown type {field.datatype}")
+        raise ValueError(f"field {field.name!r} of the point cloud has the unknown type {field.datatype}")
     kind = np.dtype(f"{'>' if big else '<'}{KINDS[field.datatype]}")
     if field.offset + kind.itemsize > points.shape[2]:
-        raise ValueError(f"field '{field.name}' of the point cloud lies outside of its points")
+        raise ValueError(f"field {field.name!r} of the point cloud lies outside of its points")
     piece = np.ascontiguousarray(points[..., field.offset : field.offset + kind.itemsize])
     return piece.view(kind)[..., 0].astype(np.float32)
 

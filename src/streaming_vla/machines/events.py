@@ -23,6 +23,7 @@ class Reason(IntEnum):
     QUEUE_EMPTY = 2
     EARLY = 3
     MAX_SILENCE = 4
+    LAST_CHANCE = 5
 
 
 class Mode(IntEnum):

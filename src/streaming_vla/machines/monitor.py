@@ -242,7 +242,8 @@ class Monitor:
         if now < self._asked_s + self._options.request_timeout_s:
             return None
         self.counters.count("request_timeout")
-        return Reason.QUEUE_EMPTY if asked.reason is Reason.EARLY and self._dry() else asked.reason
+        early = asked.reason in (Reason.EARLY, Reason.LAST_CHANCE)
+        return Reason.QUEUE_EMPTY if early and self._dry() else asked.reason
 
     def _early(self, episode: Episode, now: float) -> list[MonitorEffect]:
         """Let the mode decide when few actions of the newest context are left."""
@@ -260,7 +261,9 @@ class Monitor:
         left = context.trained_horizon - self._step(context, state)
         if self._options.last_chance and left <= early + SPARE < context.trained_horizon:
             self.counters.count("sent_last_chance")
-            return [self._ask(episode, Reason.EARLY, now)]
+            # mode always would observe at this action or the next anyway
+            reason = Reason.EARLY if self._options.mode == "always" else Reason.LAST_CHANCE
+            return [self._ask(episode, reason, now)]
         return self._judge(episode, context, state, now)
 
     def _judge(self, episode: Episode, context: ContextReady, state: ExecutionState, now: float) -> list[MonitorEffect]:

@@ -27,8 +27,8 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
 
     mode: Mode = option(
         "always",
-        "off observes only when the queue is dry (sequential), always observes early; random, action_norm (how far the "
-        "arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
+        "off observes only when the queue is dry (synchronous), always observes early; random, action_norm (how far "
+        "the arm has moved) and adaptive (what the policy says) choose when, as long as the context lasts.",
         live=True,
     )
     random_rate: float = option(
@@ -87,6 +87,11 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
         le=100,
     )
     auto_start: bool = option(False, "Start an episode by itself when a new instruction arrives.", live=True)
+
+    @property
+    def threshold(self) -> float | None:
+        """The saliency's threshold; None where the mode reads none."""
+        return self.saliency_threshold if self.mode in ("action_norm", "adaptive") else None
 
     @property
     def rule(self) -> tuple[object, ...]:

@@ -23,6 +23,10 @@ def realtime_priority(default: int) -> Any:
     return option(default, about, ge=0, le=98)
 
 
+def _names(value: tuple[str, ...]) -> tuple[str, ...]:
+    return () if value == EVERY_JOINT else value
+
+
 class NodeOptions(Options):
     """Options of every node; each may have its own."""
 
@@ -105,6 +109,11 @@ class RobotStateOptions(Options):
         "For JointState: joints whose positions are the state, in the policy's order; one empty name takes every joint "
         "in the order of the first message.",
     )
+    robot_state_nameless_joints: tuple[str, ...] = option(
+        EVERY_JOINT,
+        "For JointState messages without names, as servo drivers send them: names of their positions, in order; one "
+        "empty name refuses such messages.",
+    )
     robot_state_scale: tuple[Annotated[float, Field(ge=-1.0e6, le=1.0e6)], ...] = option(
         (1.0,),
         "What one unit of the policy's state is worth in the robot's, per number or one for all: 0.0174533 for a "
@@ -120,7 +129,12 @@ class RobotStateOptions(Options):
     @property
     def state_joints(self) -> tuple[str, ...]:
         """Joints whose positions are the state; () for every joint of the first message."""
-        return () if self.robot_state_joints == EVERY_JOINT else self.robot_state_joints
+        return _names(self.robot_state_joints)
+
+    @property
+    def nameless_joints(self) -> tuple[str, ...]:
+        """Names of the positions of messages that have none; () where such are refused."""
+        return _names(self.robot_state_nameless_joints)
 
     @property
     def state_units(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,14 +143,18 @@ class RobotStateOptions(Options):
 
     @model_validator(mode="after")
     def _check_joints(self) -> RobotStateOptions:
+        for name, joints in (
+            ("robot_state_joints", self.state_joints),
+            ("robot_state_nameless_joints", self.nameless_joints),
+        ):
+            if "" in joints or len(set(joints)) != len(joints):
+                raise ValueError(f"{name} is {list(joints)}, expected the name of every joint once")
+            if joints and self.robot_state_type != JOINTS:
+                raise ValueError(
+                    f"{name} names {', '.join(joints)}, but robot_state_type is {self.robot_state_type}, which has no "
+                    f"joints: set it to {JOINTS}"
+                )
         joints = self.state_joints
-        if "" in joints or len(set(joints)) != len(joints):
-            raise ValueError(f"robot_state_joints is {list(joints)}, expected the name of every joint once")
-        if joints and self.robot_state_type != JOINTS:
-            raise ValueError(
-                f"robot_state_joints names {', '.join(joints)}, but robot_state_type is {self.robot_state_type}, "
-                f"which has no joints: set it to {JOINTS}"
-            )
         scales, offsets = self.state_units
         if 0.0 in scales:
             raise ValueError(f"robot_state_scale is {list(scales)}, expected what one unit is worth: no entry may be 0")

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from streaming_vla import bounded_yaml
 from streaming_vla.options.option import OptionError, suggest
 from streaming_vla.parameters import rcl_yaml
 from streaming_vla.parameters.nodes import NODES, SECTIONS, SuiteOptions
@@ -27,15 +28,20 @@ def read_yaml(path: Path) -> Any:
         ParameterFileError: unreadable, not YAML, or a key that stands twice.
     """
     try:
-        # a SafeLoader: it makes plain values only
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=rcl_yaml.Loader)
+        text = bounded_yaml.read(path)
+        try:
+            bounded_yaml.check(text)
+        except bounded_yaml.YamlRefused as error:
+            if not isinstance(error.__cause__, yaml.YAMLError):  # which the loader tells in its own words
+                raise
+        return yaml.load(text, Loader=rcl_yaml.Loader)  # a SafeLoader: it makes plain values only
     except OSError as error:
         raise ParameterFileError(f"{path}: the parameter file cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ParameterFileError(f"{path}: this is not valid YAML: {place}{error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # characters, or a value that is none
         raise ParameterFileError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from error
 
 

@@ -35,7 +35,12 @@ def listen_to_robot_state(
     Raises:
         ValueError: the parameters do not fit together.
     """
-    read = StateReader(options.robot_state_type, options.state_joints, units=Units(*options.state_units))
+    read = StateReader(
+        options.robot_state_type,
+        options.state_joints,
+        units=Units(*options.state_units),
+        nameless=options.nameless_joints,
+    )
 
     def convert(message: Any) -> npt.NDArray[np.float64]:
         heard()

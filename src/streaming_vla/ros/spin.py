@@ -31,6 +31,7 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
     configuration, which is the same when it is started again; else 1.
     """
     arguments = sys.argv if arguments is None else arguments
+    stopping = _Stop()
     try:
         for path in parameter_files(arguments):
             read_yaml(path)  # else ROS refuses it in words of its own
@@ -41,7 +42,7 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
     except Exception as error:
         return _refuse(f"ROS 2 cannot start: {_one_line(error)}")
     try:
-        return _run(make)
+        return _run(make, stopping)
     except ConfigError as error:
         return _refuse(str(error), CONFIG_ERROR)
     except (StartError, ValueError) as error:
@@ -50,10 +51,9 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
         rclpy.try_shutdown()
 
 
-def _run(make: Callable[[], SuiteNode[Any]]) -> int:
+def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
     node = make()
     spinner = make_spinner(node, events=not node.takes_raw)
-    stopping = _Stop()
     try:
         node.start()
         gc.collect()

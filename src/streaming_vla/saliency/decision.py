@@ -67,7 +67,7 @@ class EarlyDecision(Protocol):
 
 
 class Never:
-    """Observe only when nothing is left to execute (sequential control)."""
+    """Observe only when nothing is left to execute (synchronous control)."""
 
     def begin(self) -> None:
         """Nothing is remembered."""

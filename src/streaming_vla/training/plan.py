@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streaming_vla import bounded_yaml
 
 
 class Section(BaseModel):
@@ -210,11 +211,13 @@ def read_plan(path: Path, kind: type[Plan]) -> Plan:
         ValueError: no such file, no YAML, or an entry that is unknown, missing or out of range.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = bounded_yaml.load(bounded_yaml.read(path))
     except FileNotFoundError:
         raise ValueError(f"training plan '{path}' does not exist; the shipped ones are in config/training") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"training plan '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ValueError(f"training plan '{path}' cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no text, or no YAML that is taken
+        raise ValueError(f"training plan '{path}' is not YAML: {error}") from error
     try:
         return kind.model_validate(content)
     except ValidationError as error:

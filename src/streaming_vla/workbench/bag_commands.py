@@ -47,6 +47,7 @@ def replay(
     from streaming_vla.workbench.replay.run import ReplayJob, replay_all, report_run
     from streaming_vla.workbench.report.html import write_report
     from streaming_vla.workbench.report.results import write_json
+    from streaming_vla.workbench.report.rows import verdict
 
     console = Console(stderr=True)
     job = ReplayJob(params, (), profile, namespace, instruction, action_topic, seed)
@@ -68,6 +69,8 @@ def replay(
         write_json(run["numbers"], out / "results.json")
     except (ValueError, OSError) as error:
         refuse(error)
+    for _, sentence in verdict([run]):
+        print(sentence)
     print(f"Written: {path}, {out / 'results.json'}")
 
 
@@ -117,10 +120,13 @@ def tune(
             task = progress.add_task("trials", total=trials)
             options = TuneOptions(trials, workers, storage, out, seed)
             found = search(bags, job, options, lambda: progress.advance(task), held_out or ())
-        written = write_tuned(out, found)
+        written = write_tuned(out, found, job.suite())
     except (ValueError, OSError) as error:
         refuse(error)
     print(verdict(found))
+    for number, point in enumerate(found.front, 1):
+        for sentence in point.without_effect:
+            print(f"{out / 'front' / f'{number}.yaml'}: {sentence}")
     print("Written: " + ", ".join(str(path) for path in written))
 
 

@@ -17,10 +17,10 @@ from rclpy.publisher import Publisher
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.engine.cache import EngineOptions, differences, engine_options
+from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.loading import load_model
+from streaming_vla.engine.loading import fitted, load_model
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
@@ -29,7 +29,6 @@ from streaming_vla.engine.values import ContextReport, EncodedObservation, Refus
 from streaming_vla.machines.events import GeneratedAction, GenerateRequest
 from streaming_vla.options.texts import cut
 from streaming_vla.policies.contract import reported_figures
-from streaming_vla.policies.registry import model_files
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import SuiteNode, reliable
 from streaming_vla.ros.late_service import serve_late
@@ -82,13 +81,10 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         options = self.options
         begun_s = time.monotonic()
         self._policy = load_model(options)
-        spec = self._policy.spec
-        self.get_logger().info(f"model '{spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
-        engine = self._engine_options = engine_options(options, spec.tokens_per_observation, options.max_sessions)
-        check_fit(spec, engine)
-        if engine.gate is not None and options.cache_policy == "gated":
-            for sentence in differences(engine.gate.training, engine.cache, model_files(options.model)):
-                self.get_logger().warning(sentence)
+        self.get_logger().info(f"model '{self._policy.spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
+        self._engine_options, warnings = fitted(options, self._policy)
+        for sentence in warnings:
+            self.get_logger().warning(sentence)
         name = options.latency_profile
         self._profile = find_profile(name) if name else None
         names = [resolved_session(name, self.session) for name in options.sessions]

@@ -18,6 +18,7 @@ from streaming_vla.workbench.report.markdown import comparison_table, summary_se
 from streaming_vla.workbench.report.memory_series import memory_series
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import compare, halting, write_json
+from streaming_vla.workbench.report.terms import T_ACTION, T_HALT
 from streaming_vla.workbench.report.timeline import draw_timeline
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run(options: DemoOptions) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         console.print(f"Starting the nodes and the simulated robot; their logs go to {options.out / 'logs'}")
+        console.print(f"{T_HALT} {T_ACTION}")
         if options.profile:
             console.print(f"Latency profile: {find_profile(options.profile).description}")
         with driven_simulation(

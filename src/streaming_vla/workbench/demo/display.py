@@ -9,12 +9,12 @@ from types import TracebackType
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from streaming_vla.machines.halting import Halting
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting, outcome
+from streaming_vla.workbench.table import Cell, FittedTable
 
 
 class Display:
@@ -75,13 +75,12 @@ class Display:
 
     def __rich__(self) -> RenderableType:
         """Return what the terminal shows now."""
-        table = Table(header_style="bold", pad_edge=False)
-        table.add_column("task")
-        for mode in self._modes:
-            table.add_column(f"{mode}: {self._successes(mode)} succeeded", min_width=34)
-        for scene in self._scenes:
-            records = [self._done.get((scene, mode)) for mode in self._modes]
-            table.add_row(f"{scene.task}, seed {scene.seed}", *(_cell(record) for record in records))
+        header = ["task", *(f"{mode}: {self._successes(mode)} succeeded" for mode in self._modes)]
+        rows: list[list[Cell]] = [
+            [f"{scene.task}, seed {scene.seed}", *(_cell(self._done.get((scene, mode))) for mode in self._modes)]
+            for scene in self._scenes
+        ]
+        table = FittedTable(header, rows, right=False)
         return Group(self._progress, table, self._now)
 
     def _successes(self, mode: str) -> str:
@@ -92,7 +91,7 @@ class Display:
 def _cell(record: EpisodeRecord | None) -> Text:
     if record is None:
         return Text("")
-    mark = ("✔", "green") if record.success else ("✘", "red")
+    mark = ("✔", "green") if record.success else ("✘", "yellow")
     measured = halting(record)
     stopped = (" stopped", "red") if measured.stopped else ""
     return Text.assemble(mark, stopped, f" {record.duration_s:4.1f} s  {_smoothness(measured)}")

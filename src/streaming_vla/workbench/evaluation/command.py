@@ -107,7 +107,7 @@ def evaluate(
     from streaming_vla.workbench.evaluation.cache_options import choose_cache
     from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
     from streaming_vla.workbench.evaluation.memory_map import check_picture, draw_memory_map
-    from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
+    from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown, to_table
     from streaming_vla.workbench.processes import WorkerLost
     from streaming_vla.workbench.report.filmstrip import draw_filmstrip
 
@@ -156,7 +156,7 @@ def evaluate(
         broken = error  # what is finished is told all the same
     results.sort(key=lambda result: trials.index(result.trial))
     table = tabulate(results, options)
-    Console().print(to_markdown(table))
+    Console().print(to_table(table))
     if json_file is not None:
         try:
             json_file.parent.mkdir(parents=True, exist_ok=True)

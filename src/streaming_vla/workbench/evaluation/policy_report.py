@@ -9,6 +9,11 @@ from typing import Any
 from streaming_vla.workbench.evaluation.closed_loop import EpisodeResult
 from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
 from streaming_vla.workbench.report.statistics import summarise, wilson_interval
+from streaming_vla.workbench.table import FittedTable
+
+HEADER = [
+    "task", "successes", "rate", "95 % interval", "median steps", "tokens held", "of tokens", "cue held, by class",
+]  # fmt: skip
 
 
 def tabulate(results: Sequence[EpisodeResult], options: RunnerOptions) -> dict[str, Any]:
@@ -61,17 +66,33 @@ def _cache(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 
 def to_markdown(table: dict[str, Any]) -> str:
     """Return the table of `tabulate` as Markdown."""
-    lines = [
-        "| task | successes | rate | 95 % interval | median steps | tokens held | of | cue held, by class |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for task, row in [*table["per_task"].items(), ("**all**", table["all"])]:
-        steps = "" if row["median_steps"] is None else f"{row['median_steps']:.0f}"
+    *tasks, (_, *sums) = _cells(table)
+    rows = [HEADER, ["---"] * len(HEADER), *tasks, ["**all**", *sums]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def to_table(table: dict[str, Any]) -> FittedTable:
+    """Return the table of `tabulate` for a terminal; a column without a value is left out."""
+    rows = _cells(table)
+    kept = [place for place in range(len(HEADER)) if any(row[place] for row in rows)]
+    shown = [[row[place] for place in kept] for row in rows]
+    return FittedTable([HEADER[place] for place in kept], shown, sections=[len(rows) - 2])
+
+
+def _cells(table: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each task, and one for all of them."""
+    found = []
+    for task, row in [*table["per_task"].items(), ("all", table["all"])]:
         cache = row["cache"]
-        cues = "" if task == "**all**" else ", ".join(f"{held}/{count}" for held, count in cache["cue_held"].values())
-        lines.append(
-            f"| {task} | {row['successes']}/{row['episodes']} | {row['success']:.3f} "
-            f"| {row['low']:.3f} to {row['high']:.3f} | {steps} "
-            f"| {cache['tokens']:.0f} | {cache['full_tokens']:.0f} | {cues} |"
-        )
-    return "\n".join(lines) + "\n"
+        cues = [] if task == "all" else [f"{held}/{count}" for held, count in cache["cue_held"].values()]
+        found.append([
+            task,
+            f"{row['successes']}/{row['episodes']}",
+            f"{row['success']:.3f}",
+            f"{row['low']:.3f} to {row['high']:.3f}",
+            "" if row["median_steps"] is None else f"{row['median_steps']:.0f}",
+            f"{cache['tokens']:.0f}",
+            f"{cache['full_tokens']:.0f}",
+            ", ".join(cues),
+        ])  # fmt: skip
+    return found

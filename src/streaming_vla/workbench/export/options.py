@@ -49,7 +49,7 @@ def export_options(
         namespace,
         actions=action_options(suite, float(1 / rate)),
         state_topics=tuple(state_topics),
-        nameless=tuple(state_names),
+        nameless_joints=tuple(state_names) or observer.nameless_joints,
         action_topics=tuple(action_topics),
         instruction=instruction.strip(),
         state_units=observer.state_units,

@@ -92,7 +92,7 @@ def _export_all(
             )
         else:
             shutil.rmtree(parts, ignore_errors=True)
-        raise BagError("\n".join(refusals))
+        raise BagError(*refusals)
     made = [read_part(wanted[path]) for path in bags]
     return _join(made, folder, options, parts)
 
@@ -101,7 +101,7 @@ def _join(made: Sequence[Part], folder: Path, options: ExportOptions, parts: Pat
     none = [str(part.about["why_none"]) for part in made if not part.episodes]
     if len(none) == len(made):
         shutil.rmtree(parts, ignore_errors=True)
-        raise BagError("\n".join(none))
+        raise BagError(*none)
     episodes = join_parts(folder, made, options.storage)
     shutil.rmtree(parts, ignore_errors=True)
     problems = [str(problem) for part in made for problem in part.about["problems"]]
@@ -135,7 +135,7 @@ def _durations(bags: Sequence[Path], options: ExportOptions) -> dict[Path, float
             refusals.append(str(error))
             seconds[path] = 0.0
     if refusals:
-        raise BagError("\n".join(refusals))
+        raise BagError(*refusals)
     return seconds
 
 

@@ -14,14 +14,15 @@ import numpy as np
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.workbench.inspect.survey import BINS, Dimension
+from streaming_vla.workbench.report.colours import FAINT, RUNS
 
 COLUMNS = 4
-BLUE, RED, INK = "#2f6fb6", "#c62430", "#59636e"
+BLUE, INK = RUNS[0], FAINT
 STRIP_PICTURES, STRIP_PIXELS = 8, 96
 
 
 def histograms(dimensions: Sequence[Dimension]) -> str:
-    """Return how often each value comes, a small chart for each dimension, as PNG in base64; limits are red lines."""
+    """Return how often each value comes, a small chart for each dimension, as PNG in base64; limits are dashed."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -32,7 +33,7 @@ def histograms(dimensions: Sequence[Dimension]) -> str:
         axis.stairs(each.counts, edges, fill=True, color=BLUE)
         for limit in each.limits or ():
             if abs(limit) < 1e6:
-                axis.axvline(limit, color=RED, linewidth=1)
+                axis.axvline(limit, color=INK, linewidth=1, linestyle="--")
         axis.set_title(each.name, fontsize=9, color=INK)
         axis.tick_params(labelsize=7, colors=INK)
         axis.set_yticks([])

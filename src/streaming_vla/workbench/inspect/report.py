@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.workbench.inspect.drawings import histograms, lengths, task_strips
 from streaming_vla.workbench.inspect.survey import Survey
 from streaming_vla.workbench.report.charts import picture
-from streaming_vla.workbench.report.page import TEMPLATE
+from streaming_vla.workbench.report.page import part, render, section
 from streaming_vla.workbench.report.results import write_json
 from streaming_vla.workbench.report.strip import strip
 
@@ -27,14 +25,13 @@ def write_inspection(folder: Path, data: Dataset, found: Survey) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     title = f"Data set {data.folder.name}"
     rows = numbers(data, found)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE).render(
-        title=title,
-        about=_about(data, found),
-        verdict=verdict(found),
-        runs=[{"name": data.folder.name, "parameters": ""}],
-        rows=[(name, [value]) for name, value in rows.items()],
-        charts=[section for section in _sections(data, found) if section["parts"] or section["notes"]],
+    page = render(
+        title,
+        _about(data, found),
+        verdict(found),
+        [(name, [value]) for name, value in rows.items()],
+        _sections(data, found),
+        [{"name": data.folder.name, "parameters": ""}],
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -98,25 +95,22 @@ def _about(data: Dataset, found: Survey) -> str:
 def _sections(data: Dataset, found: Survey) -> list[dict[str, Any]]:
     seconds = [count / data.facts.fps for count in found.lengths.values()]
     tasks = [task for task, _ in found.tasks.most_common()]
-    strips = [_part(strip(name, pictures), "", name) for name, pictures in task_strips(data, tasks[:MOST_TASKS])]
-    limits = " Red: the limits." if any(each.limits for each in found.action) else ""
+    strips = [
+        part(strip(name, pictures), "", name, across=True) for name, pictures in task_strips(data, tasks[:MOST_TASKS])
+    ]
+    limits = " Dashed: the limits." if any(each.limits for each in found.action) else ""
     often = "How often each value comes."
     pauses = [f"episode {number}: from {begin:.1f} to {end:.1f} s" for number, begin, end in found.pauses]
     jumps = [f"episode {number}, step {step}: {what}" for number, step, what in found.jumps]
     said = [f"“{task}”: {count} steps, {count / data.facts.fps:.1f} s" for task, count in found.tasks.most_common()]
     return [
-        _section("Tasks", strips, said),
-        _section("Episodes", [_part(picture(lengths(seconds), "length of every episode"), "Length of every episode.")]),
-        _section("Actions", [_part(picture(histograms(found.action), often), often + limits)]),
-        _section("State", [_part(picture(histograms(found.state), often), often)]),
-        _section("Pauses", [], pauses[:MOST_SAID]),
-        _section("Jumps", [], jumps[:MOST_SAID]),
+        section("Tasks", strips, said),
+        section(
+            "Episodes",
+            [part(picture(lengths(seconds), "length of every episode"), "Length of every episode.", across=True)],
+        ),
+        section("Actions", [part(picture(histograms(found.action), often), often + limits, across=True)]),
+        section("State", [part(picture(histograms(found.state), often), often, across=True)]),
+        section("Pauses", [], pauses[:MOST_SAID]),
+        section("Jumps", [], jumps[:MOST_SAID]),
     ]
-
-
-def _section(title: str, parts: Sequence[Mapping[str, str]], notes: Sequence[str] = ()) -> dict[str, Any]:
-    return {"title": title, "parts": [part for part in parts if part["drawing"]], "notes": list(notes)}
-
-
-def _part(drawing: str, caption: str, name: str = "") -> dict[str, str]:
-    return {"drawing": drawing, "caption": caption, "name": name}

@@ -23,11 +23,14 @@ from streaming_vla.workbench.report.statistics import summarise
 MS = 1000.0
 
 
-def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict[str, Any]:
+def summarise_replays(
+    replays: Sequence[Replayed], names: Sequence[str], threshold: float | None = None
+) -> dict[str, Any]:
     """Return the numbers of all episodes of all bags, ready for JSON.
 
     Args:
         names: of the action's dimensions.
+        threshold: of the saliency, where the monitor's mode reads one.
 
     Raises:
         ValueError: no bag holds an episode.
@@ -57,11 +60,17 @@ def summarise_replays(replays: Sequence[Replayed], names: Sequence[str]) -> dict
         **numbers,
         "bags": bags,
         "kv_cache": _cache(episodes),
-        "saliency": asdict(summarise(value for episode in episodes for _, value in episode.judged)),
+        "saliency": _saliency([value for episode in episodes for _, value in episode.judged], threshold),
         "live": _live(episodes),
         "action_error": action_error(episodes, names),
         "shadow": summarise_shadows([each.shadow for each in replays if each.shadow is not None]),
     }
+
+
+def _saliency(values: Sequence[float], threshold: float | None) -> dict[str, Any]:
+    """Return the summary of all saliencies, the threshold, and the share that is at or above it."""
+    share = None if threshold is None or not values else float(np.mean(np.asarray(values) >= threshold))
+    return {**asdict(summarise(values)), "threshold": threshold, "share_above": share}
 
 
 def action_error(episodes: Sequence[ReplayedEpisode], names: Sequence[str]) -> dict[str, Any]:
@@ -131,8 +140,8 @@ def _decisions(requests: Sequence[RequestAt], states: Sequence[StateAt]) -> dict
 
 
 def _live(episodes: Sequence[ReplayedEpisode]) -> dict[str, Any]:
-    """Return what the suite did when the bag was recorded; empty for bags of other robots."""
-    told = [episode for episode in episodes if episode.live.states]
+    """Return what the suite did when whole episodes were recorded; empty for bags of other robots."""
+    told = [episode for episode in episodes if episode.live.states and episode.live.whole]
     if not told:
         return {}
     measured = [

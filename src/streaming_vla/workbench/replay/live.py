@@ -52,6 +52,11 @@ class LiveEpisode:
         elif topic == "kv_cache_stats":
             self.kv_bytes.append((time_s, int(message.bytes)))
 
+    @property
+    def whole(self) -> bool:
+        """True when the recording was there at the begin of the episode, whose first sequence is 0."""
+        return min({*(at.sequence for at in self.requests), *self.observed, *self.prefilled}, default=0) == 0
+
     def played(self) -> list[tuple[float, Vector]]:
         """Return what the robot was told, by the time at which each action began."""
         found = []

@@ -89,6 +89,12 @@ class RecordedEpisode:
                 found.setdefault(states[place][1], (times[place], act_s))
         return found
 
+    @property
+    def whole(self) -> bool:
+        """True when the bag was there at the begin of the episode, whose first sequence is 0."""
+        known = {*self.asked, *self.observed, *self.seen, *self.prefilled, *self.heard}
+        return min(known, default=0) == 0
+
     def unanswered(self, sequence: int) -> bool:
         """True when the observer was asked and sent no observation: pictures were missing, or the episode ended."""
         return bool(self.seen) and sequence in self.asked and sequence not in self.seen

@@ -128,10 +128,11 @@ def replay(
     state_topic, actions = observer.robot_state_topic, options.action_topic
     options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
-        ingest = Ingest(
-            bag,
-            IngestOptions(topics, state_topic, others, joints, options.namespace, size, actions, observer.state_units),
-        )
+        wanted = IngestOptions(
+            topics, state_topic, others, joints, options.namespace, size, actions, observer.nameless_joints,
+            observer.state_units,
+        )  # fmt: skip
+        ingest = Ingest(bag, wanted)
         if not (options.instruction or ingest.other("episode") or ingest.other(INSTRUCTION)):
             raise MissingTopic(
                 f"{path} has neither an episode nor an instruction topic: say with --instruction what the robot was "
@@ -157,7 +158,12 @@ def replay(
                 f"{path}: {player.cut_s:.0f} s without a message are left out, as a silence counts "
                 f"{LONGEST_GAP_S:.0f} s at most; the episode that ran ends there"
             )
-        latencies = RECORDED if times is not None else options.profile.name
+        problems += [
+            f"{path}: episode {number} began before the recording, so its latencies are those of the profile "
+            f"'{options.profile.name}', and it is not compared with the live run"
+            for number in player.begun_before
+        ]
+        latencies = RECORDED if player.followed else options.profile.name
         shadow = read_shadow(bag, options.suite, options.namespace, options.action_topic, problems)
         return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies, shadow)
 
@@ -168,7 +174,13 @@ def _times(bag: Bag, ingest: Ingest) -> RecordedTimes | None:
 
 
 class _Player:
-    """Tells the machines of one world what happens in the bag, when it happens; `cut_s` of silence are left out."""
+    """Tells the machines of one world what happens in the bag, when it happens.
+
+    Attributes:
+        cut_s: silence that was left out.
+        begun_before: numbers of the episodes of which the bag does not hold the begin.
+        followed: episodes that went by the bag's own latencies.
+    """
 
     def __init__(
         self,
@@ -192,6 +204,8 @@ class _Player:
         self._cameras = suite.observer.cameras
         self._pictures = camera_options(suite.observer)
         self.cut_s = 0.0
+        self.begun_before: list[int] = []
+        self.followed = 0
         self._clock_offset_s = 0.0
         self._bag_begin_s = 0.0
         self._newest: dict[str, Callable[[], None]] = {}
@@ -320,6 +334,10 @@ class _Player:
         self._newest.clear()  # as the observer does
         self._running = ReplayedEpisode(record, LiveEpisode())
         times = self._times.episodes.get(self._number) if self._times is not None else None
+        if times is not None and not times.whole:  # sequences count from its begin
+            self.begun_before.append(self._number)
+            times = None
+        self.followed += times is not None
         self._recording.follow(times, self._bag_begin_s - self._clock_offset_s)
         world.start(instruction)
         assert world.episode is not None, "the monitor has just begun one"

@@ -96,7 +96,7 @@ def replay_all(
         if done is not None:
             done(path, refusals.get(path, ""))
     if not found:
-        raise BagError("\n".join(refusals.values()))
+        raise BagError(*refusals.values())
     for path, sentence in refusals.items():
         found[path] = Replayed(path, 0.0, [], [sentence])
     return [found[path] for path in bags]
@@ -124,7 +124,8 @@ def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
     """Return the replays as a run of the report; its curves are those of the longest episode."""
     suite = job.suite()
     names = _policy(suite.inference).spec.layout.names
-    numbers = summarise_replays(replays, names)
+    threshold = suite.saliency_monitor.threshold
+    numbers = summarise_replays(replays, names, threshold)
     longest = max(
         (episode for each in replays for episode in each.episodes), key=lambda episode: episode.record.duration_s
     )
@@ -135,7 +136,8 @@ def report_run(name: str, replays: Sequence[Replayed], job: ReplayJob) -> Run:
     memory = memory_series(longest.record, suite.inference)
     shadows = [each.shadow for each in replays if each.shadow is not None]
     shadow = {"shadow": max(shadows, key=lambda each: len(each.times)).curves()} if shadows else {}
-    return make_run(name, records_of(replays), numbers, parameters, **_curves(longest, names), **memory, **shadow)
+    curves = {**_curves(longest, names), **({} if threshold is None else {"saliency_threshold": threshold}), **shadow}
+    return make_run(name, records_of(replays), numbers, parameters, **curves, **memory)
 
 
 def _curves(episode: ReplayedEpisode, names: Sequence[str]) -> dict[str, Any]:

@@ -1,41 +1,79 @@
-"""Charts of the report as inline SVG: scalable, without scripts, each with a text for those who cannot see it."""
+"""Charts of the report: matplotlib's SVG, made to stand inside the page, each with a text for those who cannot see it.
+
+No name of a bag, camera or joint is drawn: names stand in the page beside the chart, where they wrap and are escaped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 720, 250
-LEFT, RIGHT, TOP, BOTTOM = 108, 24, 14, 56  # room for the larger letters of a phone
-COLOURS = ("#2f6fb6", "#d9731a", "#3a8f5c", "#8a4fb0", "#5b6670", "#a8872b")  # none like that of a halt
-NAMES, LANE_NAMES = 210, 120  # width of what stands left of a chart
-HALT = "#d1242f"
+from streaming_vla.workbench.report.colours import FAINT, GRID, HALT, STAGES, of_run
+
+SMALL, BROAD = (5.0, 2.9), (10.0, 2.9)  # inches: half the page of a laptop and all of a phone, all of a laptop
 BINS = 24
 LEAST_HISTOGRAM = 24.0  # largest value on the axis at least, so that nothing but zeros looks like zeros
-MOST_POINTS = 1500  # of a line: more than the screen has pixels
-LANES = ("observe", "prefill", "flow_step", "generate", "execute")
+STYLE = {
+    "svg.fonttype": "none",  # letters stay letters
+    "svg.hashsalt": "report",  # the same chart is the same text
+    "font.family": "DejaVu Sans",  # which matplotlib brings: the room that is kept for letters is the same everywhere
+    "font.size": 11.0,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": FAINT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "grid.color": GRID,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "path.simplify_threshold": 0.5,  # of a point: a curve of an hour has more than a screen shows
+}
+# what an SVG file needs and one inside of a page does not: its head, and names that every chart would have again
+ALONE = re.compile(
+    r'<(metadata|style)\b.*?</\1>|\s(?:xmlns(?::\w+)?|version)="[^"]*"|\s(?:width|height)="[^"]*pt"|\sid="[^"]*_\d+"',
+    re.DOTALL,
+)
 
 Points = Sequence[Sequence[float]]
 
 
-def lines(series: Mapping[str, Points], x_label: str, y_label: str, about: str, broad: str = "") -> str:
-    """Return a line chart of (x, y) points per name; the line called `broad` can be seen under another one."""
-    drawn = {name: thinned(points) for name, points in series.items() if len(points)}
+def lines(
+    series: Mapping[str, Points],
+    x_label: str,
+    y_label: str,
+    about: str,
+    broad: str = "",
+    thresholds: Mapping[str, float] | None = None,
+) -> str:
+    """Return a line chart of (x, y) points per name; what is not finite is a gap.
+
+    Args:
+        broad: name of a line that can be seen under another one.
+        thresholds: y of a dashed line in the colour of that name.
+    """
+    drawn = {name: np.asarray(points, dtype=float) for name, points in series.items() if len(points)}
     if not drawn:
         return ""
-    xs = [point[0] for points in drawn.values() for point in points]
-    ys = [point[1] for points in drawn.values() for point in points]
-    frame = _Frame((min(xs), max(xs)), (min(0.0, *ys), max(ys)))
-    parts = [frame.axes(x_label, y_label)]
-    for place, (name, points) in enumerate(drawn.items()):
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-        dash = ' stroke-dasharray="6 4"' if place >= len(COLOURS) else ""
-        colour = COLOURS[place % len(COLOURS)]
-        width = '6" stroke-opacity="0.45' if name == broad else "2"
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>')
-    return _svg(parts, about) + legend(list(drawn))
+    with _chart(x_label, y_label) as (figure, axis):
+        for place, (name, points) in enumerate(drawn.items()):
+            width = {"lw": 6, "alpha": 0.45} if name == broad else {"lw": 2}
+            alone = {"marker": "o"} if len(points) == 1 else {}
+            axis.plot(*points.T, color=of_run(place), **width, **alone)
+            if thresholds and name in thresholds:
+                axis.axhline(thresholds[name], color=of_run(place), ls="--", lw=1.5)
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(0.0, low), max(high, 1e-9))
+        return _inline(figure, about) + legend(list(drawn))
 
 
 def histogram(values: Mapping[str, Sequence[float]], x_label: str, about: str) -> str:
@@ -43,67 +81,76 @@ def histogram(values: Mapping[str, Sequence[float]], x_label: str, about: str) -
     drawn = {name: list(each) for name, each in values.items() if len(each)}
     if not drawn:
         return ""
-    largest = max(LEAST_HISTOGRAM, *(max(each) for each in drawn.values()))
-    edges = np.linspace(0.0, largest, BINS + 1)
-    counts = {name: np.histogram(each, edges)[0] for name, each in drawn.items()}
-    frame = _Frame((0.0, largest), (0.0, float(max(each.max() for each in counts.values()))))
-    parts = [frame.axes(x_label, "hand-overs")]
-    width = (frame.x(edges[1]) - frame.x(edges[0])) / len(drawn)
-    for place, each in enumerate(counts.values()):
-        for edge, count in zip(edges, each, strict=False):
-            if count:
-                left, top = frame.x(edge) + place * width, frame.y(float(count))
-                parts.append(_bar(left, top, width - 1, frame.y(0.0) - top, COLOURS[place % len(COLOURS)]))
-    return _svg(parts, about) + legend(list(drawn))
+    edges = np.linspace(0.0, max(LEAST_HISTOGRAM, *(max(each) for each in drawn.values())), BINS + 1)
+    with _chart(x_label, "hand-overs") as (figure, axis):
+        axis.hist(list(drawn.values()), edges, color=[of_run(place) for place in range(len(drawn))])
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        return _inline(figure, about) + legend(list(drawn))
 
 
 def ranges(rows: Mapping[str, Mapping[str, Mapping[str, float]]], unit: str, about: str) -> str:
-    """Return p50 (bar), p95 and p99 (ticks) per row and name; `rows` is {row: {name: {p50, p95, p99}}}."""
+    """Return p50 (bar), p95 and p99 (ticks) per row and name; `rows` is {row: {name: {p50, p95, p99}}}.
+
+    The names of the rows are drawn, so they must be short words of our own.
+    """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    values = [number for row in rows.values() for each in row.values() for number in each.values()]
-    if not values:
+    if not names:
         return ""
-    height = 18.0 * sum(len(row) for row in rows.values()) + 14.0 * len(rows) + BOTTOM + TOP
-    frame = _Frame((0.0, max(values) or 1.0), (0.0, 1.0), height=height, left=NAMES)
-    parts = [frame.axes(unit, "", horizontal=False)]
-    top = float(TOP)
-    for row, each in rows.items():
-        middle = top + 9.0 * len(each) + 5
-        parts.append(f'<text x="{NAMES - 8}" y="{middle:.1f}" text-anchor="end">{escape(row)}</text>')
-        for name, numbers in each.items():
-            colour = COLOURS[names.index(name) % len(COLOURS)]
-            parts.append(_bar(frame.x(0.0), top + 3, frame.x(numbers["p50"]) - frame.x(0.0), 12, colour))
-            for key, thick in (("p95", 2), ("p99", 1)):
-                x = frame.x(numbers[key])
-                parts.append(f'<path d="M{x:.1f} {top:.1f}v18" stroke="{colour}" stroke-width="{thick}"/>')
-            top += 18
-        top += 14
-    return _svg(parts, about, height) + legend(names)
+    thick = 0.8 / len(names)
+    height = 1.0 + 0.2 * max(2, len(names)) * len(rows)
+    with _chart(unit, "", (SMALL[0], height)) as (figure, axis):
+        for place, each in enumerate(rows.values()):
+            for name, numbers in each.items():
+                at, colour = place - 0.4 + thick * (names.index(name) + 0.5), of_run(names.index(name))
+                axis.barh(at, numbers["p50"], 0.8 * thick, color=colour)
+                for key, width in (("p95", 2.5), ("p99", 1)):
+                    axis.vlines(numbers[key], at - thick / 2, at + thick / 2, color=colour, lw=width)
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.invert_yaxis()
+        axis.grid(visible=False, axis="y")
+        axis.set_xlim(left=0.0)
+        return _inline(figure, about) + legend(names)
 
 
-def timeline(spans: Sequence[tuple[str, float, float, bool]], seconds: float, about: str) -> str:
-    """Return what was done when; each span is (lane of `LANES`, begin, end, halted), seconds from the first action."""
-    height = 34.0 * len(LANES) + TOP + BOTTOM
-    frame = _Frame((0.0, seconds), (0.0, 1.0), height=height, left=LANE_NAMES)
-    parts = [frame.axes("seconds since the first action", "", horizontal=False)]
-    for place, lane in enumerate(LANES):
-        y = TOP + 34 * place
-        parts.append(_bar(LANE_NAMES, y, WIDTH - RIGHT - LANE_NAMES, 26, "#eef1f4"))
-        parts.append(
-            f'<text x="{LANE_NAMES - 8}" y="{y + 18}" text-anchor="end">{escape(lane.replace("_", " "))}</text>'
-        )
-    for lane, begin, end, halted in spans:
-        left, right = frame.x(max(0.0, begin)), frame.x(min(seconds, end))
-        if right >= left and lane in LANES:
-            colour = HALT if halted else COLOURS[LANES.index(lane)]
-            parts.append(_bar(left, TOP + 34 * LANES.index(lane), max(1.0, right - left - 0.5), 26, colour))
-    return _svg(parts, about, height)
+def timeline(spans: Sequence[tuple[str, float, float, bool]], begin: float, end: float, about: str) -> str:
+    """Return what was done from `begin` to `end`; each span is (stage, begin, end, halted), seconds.
+
+    It is drawn twice, as wide as a laptop and as a phone: the page shows the one that fits.
+    """
+    return "".join(_timeline(spans, begin, end, about, *form) for form in ((BROAD, "broad"), (SMALL, "narrow")))
+
+
+def _timeline(
+    spans: Sequence[tuple[str, float, float, bool]],
+    begin: float,
+    end: float,
+    about: str,
+    inches: tuple[float, float],
+    kind: str,
+) -> str:
+    with _chart("seconds since the first action", "", inches) as (figure, axis):
+        for place, (stage, colour) in enumerate(STAGES.items()):
+            bars = [
+                (left, max(right - left, (end - begin) / 2000))  # shorter work could not be seen
+                for name, left, right, halted in spans
+                if name == stage and not halted
+            ]
+            edge = {"edgecolor": "white", "lw": 0.5} if stage == "execute" else {"lw": 0}
+            axis.broken_barh(bars, (place - 0.36, 0.72), facecolor=colour, **edge)
+        halts = [(left, right - left) for _, left, right, halted in spans if halted]
+        lane = list(STAGES).index("execute")
+        axis.broken_barh(halts, (lane - 0.36, 0.72), facecolor="white", edgecolor=HALT, hatch="////", lw=1.2)
+        axis.set_yticks(range(len(STAGES)), [stage.replace("_", " ") for stage in STAGES])
+        axis.set_xlim(begin, end)
+        axis.set_ylim(len(STAGES) - 0.5, -0.5)
+        axis.grid(visible=False, axis="y")
+        return _inline(figure, about, kind)
 
 
 def picture(data: str, about: str) -> str:
     """Return a PNG (base64) as wide as the page, with a text for those who cannot see it."""
     image = f'<img class="picture" src="data:image/png;base64,{escape(data)}" alt="{escape(about, quote=True)}">'
-    return f'<div class="wide">{image}</div>'
+    return f'<div class="wide" tabindex="0">{image}</div>'
 
 
 def legend(names: Sequence[str]) -> str:
@@ -111,80 +158,27 @@ def legend(names: Sequence[str]) -> str:
     if len(names) < 2:
         return ""
     marks = [
-        f'<span><i style="background:{COLOURS[place % len(COLOURS)]}"></i>{escape(name)}</span>'
-        for place, name in enumerate(names)
+        f'<span><i style="background:{of_run(place)}"></i>{escape(name)}</span>' for place, name in enumerate(names)
     ]
     return f'<p class="legend">{"".join(marks)}</p>'
 
 
-def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MOST_POINTS` of the points whose numbers are finite, the last one among them."""
-    finite = [(float(x), float(y)) for x, y in points if np.isfinite(x) and np.isfinite(y)]
-    step = max(1, -(-len(finite) // MOST_POINTS))
-    return finite[::step] + ([finite[-1]] if len(finite) > 1 and (len(finite) - 1) % step else [])
+@contextmanager
+def _chart(x_label: str, y_label: str, inches: tuple[float, float] = SMALL) -> Iterator[tuple[Figure, Any]]:
+    """Yield a figure with one axis, in our style; it is not known to pyplot, so nothing has to be closed."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=inches, layout="constrained")
+        axis = figure.subplots()
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.tick_params(length=0)
+        yield figure, axis
 
 
-class _Frame:
-    """Maps numbers to pixels, and draws the axes."""
-
-    def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], height: float = HEIGHT, left: float = LEFT
-    ) -> None:
-        self._x, self._y, self._height, self._left = _wide(x), _wide(y), height, left
-
-    def x(self, value: float) -> float:
-        low, high = self._x
-        return self._left + (value - low) / (high - low) * (WIDTH - self._left - RIGHT)
-
-    def y(self, value: float) -> float:
-        low, high = self._y
-        return self._height - BOTTOM - (value - low) / (high - low) * (self._height - BOTTOM - TOP)
-
-    def axes(self, x_label: str, y_label: str, horizontal: bool = True) -> str:
-        parts = []
-        for value in ticks(*self._x):
-            x = self.x(value)
-            parts.append(f'<path d="M{x:.1f} {TOP}V{self._height - BOTTOM:.1f}" class="grid"/>')
-            parts.append(
-                f'<text x="{x:.1f}" y="{self._height - BOTTOM + 21:.1f}" text-anchor="middle">{_number(value)}</text>'
-            )
-        for value in ticks(*self._y) if horizontal else ():
-            y = self.y(value)
-            parts.append(f'<path d="M{self._left} {y:.1f}H{WIDTH - RIGHT}" class="grid"/>')
-            parts.append(f'<text x="{self._left - 7}" y="{y + 5:.1f}" text-anchor="end">{_number(value)}</text>')
-        middle = (self._left + WIDTH - RIGHT) / 2
-        parts.append(f'<text x="{middle}" y="{self._height - 6:.1f}" text-anchor="middle">{escape(x_label)}</text>')
-        if y_label:
-            centre = (TOP + self._height - BOTTOM) / 2
-            turned = f'transform="translate(20 {centre:.1f}) rotate(-90)" text-anchor="middle"'
-            parts.append(f"<text {turned}>{escape(y_label)}</text>")
-        return "".join(parts)
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from `low` to `high`, about five."""
-    step = 10.0 ** np.floor(np.log10((high - low) / 4))
-    for factor in (1, 2, 5, 10):
-        if (high - low) / (factor * step) <= 6:
-            step *= factor
-            break
-    return [float(round(value, 10)) + 0.0 for value in np.arange(np.ceil(low / step) * step, high + step / 1000, step)]
-
-
-def _number(value: float) -> str:
-    """Return a number of an axis, never longer than there is room for."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
-
-
-def _wide(limits: tuple[float, float]) -> tuple[float, float]:
-    low, high = limits
-    return (low, high) if high - low > 1e-12 else (low - 0.5, high + 0.5)
-
-
-def _bar(left: float, top: float, width: float, height: float, colour: str) -> str:
-    return f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}" fill="{colour}"/>'
-
-
-def _svg(parts: Sequence[str], about: str, height: float = HEIGHT) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(about, quote=True)}">'
-    return f'<div class="wide">{head}{"".join(parts)}</svg></div>'
+def _inline(figure: Figure, about: str, kind: str = "") -> str:
+    """Return a figure as an SVG element."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", transparent=True)
+    text = ALONE.sub("", drawn.getvalue()[drawn.getvalue().index("<svg") :])
+    head = f'<svg role="img" aria-label="{escape(about, quote=True)}" '
+    return f'<div class="chart {kind}">{head}{text.removeprefix("<svg ")}</div>'

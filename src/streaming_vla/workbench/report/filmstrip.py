@@ -7,14 +7,13 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from streaming_vla.workbench.report.colours import FAINT, INK
 from streaming_vla.workbench.report.records import EpisodeRecord, Frame
 from streaming_vla.workbench.report.results import halting, outcome
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 BACKGROUND = "#ffffff"
-INK = "#24292f"
-FAINT = "#57606a"
-GOOD, BAD = "#1a7f37", "#d1242f"
+GOOD, PLAIN, BAD = "#1a7f37", "#9a6700", "#d1242f"
 GAP = 6  # pixels between pictures
 MARGIN = 14
 HEADER = 44
@@ -68,12 +67,9 @@ def _header(pen: ImageDraw.ImageDraw, record: EpisodeRecord, width: int) -> None
     pen.text((MARGIN, middle), title, fill=INK, font=bold, anchor="lm")
     about = f"{record.task}, seed {record.seed}, {record.mode}"
     pen.text((MARGIN + pen.textlength(title, font=bold) + 14, middle), about, fill=FAINT, font=_font(14), anchor="lm")
-    word, colour = outcome(record), GOOD if record.success else BAD
-    text = (
-        f"{word} after {record.duration_s:.1f} s"
-        if record.success
-        else f"{word} {'after' if word == 'stopped' else 'in'} {record.duration_s:.1f} s"
-    )
+    word = outcome(record)
+    colour = {"success": GOOD, "stopped": BAD}.get(word, PLAIN)
+    text = f"{word} {'in' if word == 'no success' else 'after'} {record.duration_s:.1f} s"
     pen.text((width - MARGIN, middle), text, fill=colour, font=bold, anchor="rm")
     dot = width - MARGIN - pen.textlength(text, font=bold) - 16
     pen.ellipse((dot - 6, middle - 6, dot + 6, middle + 6), fill=colour)

@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.table import Table
-
 from streaming_vla.workbench.report.results import EVERY_MODE
+from streaming_vla.workbench.table import FittedTable
 
 Numbers = Mapping[str, Any]
 NOTHING = "-"
 
 
-def comparison_table(results: Mapping[str, Numbers]) -> Table:
+def comparison_table(results: Mapping[str, Numbers]) -> FittedTable:
     """Return one column per mode; `results` is what `results.compare` returns."""
-    table = Table(title="The same episodes", title_justify="left", title_style="bold", header_style="bold")
-    table.add_column("", no_wrap=True)
-    for mode in results:
-        table.add_column(mode, justify="right", no_wrap=True)
-    for name, text in ROWS:
-        table.add_row(name, *(text(numbers) for numbers in results.values()))
-    table.add_section()
-    for stage, name in STAGE_NAMES.items():
-        table.add_row(f"{name}, p95", *(_stage(numbers, stage) for numbers in results.values()))
-    return table
+    rows = [[name, *(text(numbers) for numbers in results.values())] for name, text in ROWS]
+    stages = [
+        [f"{name}, p95", *(_stage(numbers, stage) for numbers in results.values())]
+        for stage, name in STAGE_NAMES.items()
+    ]
+    return FittedTable(["", *results], rows + stages, "The same episodes", sections=[len(rows) - 1])
 
 
 def summary_sentences(results: Mapping[str, Numbers]) -> list[str]:
@@ -94,7 +89,7 @@ ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("T_halt p95, longest", _halt_extremes),
     ("time per episode, mean", _episode),
     ("observations sent", _observations),
-    ("  by reason", _reasons),
+    ("observations by reason", _reasons),
 )
 STAGE_NAMES = {
     "observe": "observe",

@@ -7,6 +7,7 @@ from typing import Any
 
 Numbers = Mapping[str, Any]
 NOTHING = "–"  # noqa: RUF001 (a dash is meant)
+DRY, EARLY = ("queue_empty",), ("early", "last_chance")  # reasons: nothing was left, or some was
 GOOD_HALT_MS = 10.0  # a halt that no one sees: a fifth of a control period of 50 ms
 GOOD_AGREEMENT = 0.99
 
@@ -18,31 +19,64 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 
 
 def verdict(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (good, bad or plain; sentence) for what the numbers say."""
+    """Return (good, bad or plain; sentence) for what the numbers say; a bad one says what is to be done."""
     said: list[tuple[str, str]] = []
     for run in runs:
-        numbers, name = run["numbers"], run["name"]
-        halt = numbers.get("t_halt_ms")
-        if halt is not None:
-            count = numbers["t_halt"]["count"]
-            kind = "good" if halt <= GOOD_HALT_MS else "bad"
-            said.append((kind, f"{name}: the arm waits {halt:.1f} ms at a hand-over ({count} hand-overs)."))
-        if numbers.get("stopped"):
-            why = "; ".join(numbers["stops"])
-            said.append(("bad", f"{name}: {numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}."))
-        if numbers.get("episodes") and "success" in numbers:
-            kind = "good" if numbers["success"] == numbers["episodes"] else "plain"
-            said.append((kind, f"{name}: {numbers['success']} of {numbers['episodes']} episodes succeed."))
-        error = numbers.get("action_error") or {}
-        if error:
-            text = f"{error['mean']:.3f} action units from what the robot did ({error['compared']} actions)"
-            said.append(("plain", f"{name}: actions are {text}."))
-        agreement = (numbers.get("live") or {}).get("decision_agreement")
-        if agreement is not None:
-            kind = "good" if agreement >= GOOD_AGREEMENT else "bad"
-            said.append((kind, f"{name}: {100 * agreement:.1f} % of the observations were asked for as when recorded."))
-        said += [("bad", problem) for bag in numbers.get("bags", []) for problem in bag["problems"]]
-    return said or [("bad", "No action was executed.")]
+        numbers = run["numbers"]
+        found = [_halting(numbers), *_outcome(numbers), _agreement(numbers)]
+        said += [(kind, f"{run['name']}: {sentence}") for kind, sentence in found if sentence]
+        said += [
+            ("plain" if bag["episodes"] else "bad", problem if bag["episodes"] else f"Not in these numbers: {problem}")
+            for bag in numbers.get("bags", [])
+            for problem in bag["problems"]
+        ]
+    return said
+
+
+def _halting(numbers: Numbers) -> tuple[str, str]:
+    halt = numbers.get("t_halt_ms")
+    if not numbers.get("executed_actions"):
+        return "bad", "no action was executed. What is missing says `streaming-vla doctor` with your parameter file."
+    if halt is None:
+        return "plain", "no newer observation took over, so there is no T_halt."
+    text = f"the arm waits {halt:.1f} ms at a hand-over (T_halt, mean of {numbers['t_halt']['count']})"
+    if halt <= GOOD_HALT_MS:
+        return "good", f"{text}."
+    reasons = _at("observations", "by_reason")(numbers) or {}
+    if any(reasons.get(name) for name in DRY) and not any(reasons.get(name) for name in EARLY):
+        return "plain", f"{text}: synchronous, it observes only when nothing is left to execute."
+    late = _at("stages_ms", "request_to_context", "p95")(numbers)
+    why = "" if late is None else f": contexts come up to {late:.0f} ms (p95) after they are asked for"
+    return "bad", f"{text}{why}. Ask earlier, with `early_actions` of `saliency_monitor` (docs/how-to/tune.md)."
+
+
+def _outcome(numbers: Numbers) -> list[tuple[str, str]]:
+    said = []
+    if numbers.get("stopped"):
+        why = "; ".join(numbers["stops"])
+        said.append(("bad", f"{numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}."))
+    if numbers.get("episodes") and "success" in numbers:
+        kind = "good" if numbers["success"] == numbers["episodes"] else "plain"
+        said.append((kind, f"{numbers['success']} of {numbers['episodes']} episodes succeed."))
+    error = numbers.get("action_error") or {}
+    if error:
+        text = f"actions are {error['mean']:.3f} action units from what the robot did"
+        said.append(("plain", f"{text} ({error['compared']} actions)."))
+    return said
+
+
+def _agreement(numbers: Numbers) -> tuple[str, str]:
+    agreement = _at("live", "decision_agreement")(numbers)
+    if agreement is None:
+        return "plain", ""
+    text = f"{100 * agreement:.1f} % of the observations were asked for as when recorded"
+    if agreement >= GOOD_AGREEMENT:
+        return "good", f"{text}."
+    profiles = {bag["latencies"] for bag in numbers.get("bags", []) if bag["latencies"]} - {"recorded"}
+    why = (
+        f"the latencies are those of profile {', '.join(sorted(profiles))}" if profiles else "other parameters, or gaps"
+    )
+    return "plain", f"{text}: {why}."
 
 
 def _number(value: float | None, unit: str = "", digits: int = 1) -> str:
@@ -88,6 +122,11 @@ def _dimensions(numbers: Numbers) -> str:
     return ", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or NOTHING
 
 
+def _share_above(numbers: Numbers) -> str:
+    share, threshold = _at("saliency", "share_above")(numbers), _at("saliency", "threshold")(numbers)
+    return NOTHING if share is None else f"{100 * share:.0f} % (threshold {threshold:g})"
+
+
 _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
     ("stopped by the executor", _row("", 0, "stopped")),
@@ -107,4 +146,5 @@ _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("full KV cache, mean", _kib("kv_cache", "full_bytes", "mean")),
     ("chunks kept, dropped, evicted", _chunks),
     ("saliency, mean", _row("", 3, "saliency", "mean")),
+    ("saliency at or above its threshold", _share_above),
 )

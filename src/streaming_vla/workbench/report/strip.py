@@ -16,11 +16,14 @@ PICTURES = 12
 PIXELS = 96
 
 
-def strips(record: EpisodeRecord, saliency: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+def strips(
+    record: EpisodeRecord, saliency: Sequence[Sequence[float]], threshold: float | None = None
+) -> list[dict[str, Any]]:
     """Return one strip per camera as plain values; at most `PICTURES` moments, evenly spread.
 
     Args:
         saliency: [[s of the episode, value]], in the order of time.
+        threshold: of the saliency.
     """
     found = []
     highest = max((value for _, value in saliency), default=0.0)
@@ -37,6 +40,7 @@ def strips(record: EpisodeRecord, saliency: Sequence[Sequence[float]]) -> list[d
             if newest:
                 shown["saliency"] = newest[-1]
                 shown["bar"] = round(100 * newest[-1] / highest) if highest > 0 else 0
+                shown["high"] = threshold is not None and newest[-1] >= threshold
             sent = [at.reason.name.lower() for at in record.requests if begin_s <= at.time_s < end_s]
             begin_s = end_s
             shown["sent"] = [reason.replace("_", " ") for reason in dict.fromkeys(sent)]
@@ -52,7 +56,8 @@ def strip(name: str, pictures: Sequence[Mapping[str, Any]]) -> str:
         about = f"{name} at {picture['time']} s"
         notes = [f"<b>{escape(picture['time'])} s</b>"]
         if picture["saliency"] is not None:
-            notes.append(f'<i class="bar"><i style="width:{picture["bar"]:d}%"></i></i>{picture["saliency"]:.2f}')
+            high = ' class="high"' if picture["high"] else ""
+            notes.append(f'<i class="bar"><i{high} style="width:{picture["bar"]:d}%"></i></i>{picture["saliency"]:.2f}')
         notes += [f'<span class="sent">{escape(reason)}</span>' for reason in picture["sent"]]
         drawn.append(
             f'<figure><img src="data:image/jpeg;base64,{escape(picture["data"])}" width="{PIXELS}" height="{PIXELS}" '
@@ -70,4 +75,5 @@ def _picture(frame: Frame, begin_s: float) -> dict[str, Any]:
         "time": f"{frame.time_s - begin_s:.1f}",
         "saliency": None,
         "bar": 0,
+        "high": False,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,19 @@ from typing import Any
 import matplotlib
 
 from streaming_vla.machines.events import Mode
+from streaming_vla.workbench.report.colours import ACTIONS, FAINT, HALT, INK, STAGES
 from streaming_vla.workbench.report.records import EpisodeRecord
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 
-INK = "#24292f"
-FAINT = "#8c959f"
-HALT = "#d1242f"
-SHADES = ("#4c9a6a", "#8cc7a1")  # of actions, alternating from one context to the next
 LANES = (
-    ("observer", "observe", "#e08e0b"),
-    ("inference: prefill", "prefill", "#7048b6"),
-    ("inference: flow steps", "flow_step", "#2f7fd0"),
-    ("generator", "generate", "#57b8d4"),
-    ("executor", "execute", SHADES[0]),
+    ("observer", "observe"),
+    ("inference: prefill", "prefill"),
+    ("inference: flow steps", "flow_step"),
+    ("generator", "generate"),
+    ("executor", "execute"),
 )
 EXECUTOR_LANE = len(LANES) - 1
 BAR = 0.62  # height of a bar, lanes are 1 apart
@@ -65,10 +62,28 @@ def stretches(record: EpisodeRecord) -> list[Stretch]:
     return found
 
 
+def worst_halt(parts: Sequence[Stretch]) -> Stretch | None:
+    """Return the longest halt, the first of several; None when there is none."""
+    return max((part for part in parts if part.halted), key=lambda part: part.end_s - part.begin_s, default=None)
+
+
+def window_of(parts: Sequence[Stretch], length_s: float) -> float:
+    """Return the begin, in seconds from the first action, of the `length_s` that are worth a look.
+
+    The worst halt is in their middle, as far as the episode goes; without one they are the first.
+    """
+    worst = worst_halt(parts)
+    if worst is None:
+        return 0.0
+    origin_s = parts[0].begin_s
+    middle_s = (worst.begin_s + worst.end_s) / 2 - origin_s
+    return max(0.0, min(middle_s - length_s / 2, parts[-1].end_s - origin_s - length_s))
+
+
 def _shade(parts: list[Stretch], part: Stretch) -> str:
     """Return the colour of an action: it changes with every hand-over."""
     contexts = list(dict.fromkeys(each.context for each in parts if not each.halted))
-    return SHADES[contexts.index(part.context) % 2]
+    return ACTIONS[contexts.index(part.context) % 2]
 
 
 def draw_timeline(
@@ -79,10 +94,10 @@ def draw_timeline(
     titles: Mapping[str, str] = MODES,
     about: str = "",
 ) -> None:
-    """Write a picture (2400 px wide) of the first seconds, counted from the first action, of two episodes of one scene.
+    """Write a picture (2400 px wide) of two episodes of one scene around the worst halt of either.
 
     Args:
-        window_s: at most so long; less where both episodes end before.
+        window_s: seconds that are shown, counted from the first action; less where both episodes are shorter.
         titles: of the records' modes.
         about: said behind the scene.
 
@@ -97,14 +112,17 @@ def draw_timeline(
     origins = [parts[0].begin_s for parts in played]
     longest_s = max(record.end_s - origin for record, origin in zip(records, origins, strict=True))
     window_s = min(window_s, WINDOW_STEP_S * math.ceil(longest_s / WINDOW_STEP_S))
+    worst = max(played, key=lambda parts: halt.end_s - halt.begin_s if (halt := worst_halt(parts)) else 0.0)
+    begin_s = window_of(worst, window_s)
+    window = (begin_s, begin_s + window_s)
     with plt.rc_context({"font.family": "DejaVu Sans", "font.size": 10.5, "text.color": INK, "hatch.linewidth": 0.9}):
         figure, axes = plt.subplots(3, 1, figsize=(12, 8.4), height_ratios=(1, 1, 0.42), gridspec_kw={"hspace": 0.46})
         figure.subplots_adjust(left=0.135, right=0.98, top=0.925, bottom=0.105)
         for axis, record, parts, origin in zip(axes[:2], records, played, origins, strict=True):
-            _panel(axis, record, parts, origin, window_s)
+            _panel(axis, record, parts, origin, window)
             axis.set_title(titles.get(record.mode, record.mode), loc="left", fontsize=12, weight="bold", pad=7)
         axes[1].set_xlabel("seconds since the first action", color=INK, labelpad=3)
-        _overview(axes[2], records, played, origins, window_s)
+        _overview(axes[2], records, played, origins, window)
         spans = (span for record in records for span in record.spans)
         _legend(figure, any(span.stage == "flow_step" and span.index < 0 for span in spans))
         scene = f"“{below.instruction}”  (task {below.task}, seed {below.seed}{about and f', {about}'})"
@@ -113,33 +131,36 @@ def draw_timeline(
         plt.close(figure)
 
 
-def _panel(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float, window_s: float) -> None:
-    begin = -max(0.06, 0.05 * window_s)
-    axis.set_xlim(begin, window_s)
+def _panel(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float, window: tuple[float, float]) -> None:
+    begin, end = window
+    before = 0.0 if begin else max(0.06, 0.05 * end)  # what led to the first action
+    axis.set_xlim(begin - before, end)
     axis.set_ylim(EXECUTOR_LANE + 0.6, -0.6)
-    axis.set_yticks(range(len(LANES)), [name for name, _, _ in LANES])
+    axis.set_yticks(range(len(LANES)), [name for name, _ in LANES])
     _plain(axis)
     for lane in range(len(LANES)):
         axis.axhspan(lane - BAR / 2, lane + BAR / 2, color="#f3f5f7", lw=0, zorder=0)
     for span in record.spans:
-        for lane, (_, stage, colour) in enumerate(LANES[:EXECUTOR_LANE]):
+        for lane, (_, stage) in enumerate(LANES[:EXECUTOR_LANE]):
             if span.stage == stage:
-                _bar(axis, lane, span.begin_s - origin, span.end_s - origin, colour)
+                _bar(axis, lane, span.begin_s - origin, span.end_s - origin, STAGES[stage])
     halted_s = 0.0
     for part in parts:
         left, right = part.begin_s - origin, part.end_s - origin
         if part.halted:
-            halted_s += max(0.0, min(right, window_s) - left)
+            halted_s += max(0.0, min(right, end) - max(left, begin))
             axis.axvspan(left, right, color=HALT, alpha=0.13, lw=0, zorder=1)
             _bar(axis, EXECUTOR_LANE, left, right, "white", edgecolor=HALT, hatch="/////", lw=1.2)
         else:
             _bar(axis, EXECUTOR_LANE, left, right, _shade(parts, part), edgecolor="white", lw=0.8)
-    _hand_overs(axis, record, parts, origin, window_s)
-    text = f"halted {1000 * halted_s:.0f} ms of these {window_s:g} s"
-    axis.set_title(text, loc="right", fontsize=12, weight="bold", pad=7, color=HALT if halted_s else SHADES[0])
+    _hand_overs(axis, record, parts, origin, window)
+    text = f"halted {1000 * halted_s:.0f} ms of these {end - begin:g} s"
+    axis.set_title(text, loc="right", fontsize=12, weight="bold", pad=7)
 
 
-def _hand_overs(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float, window_s: float) -> None:
+def _hand_overs(
+    axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: float, window: tuple[float, float]
+) -> None:
     """Join each observation to the first action that came from it."""
     first_action: dict[int, float] = {}
     for part in parts:
@@ -147,17 +168,21 @@ def _hand_overs(axis: Any, record: EpisodeRecord, parts: list[Stretch], origin: 
             first_action.setdefault(part.context, part.begin_s - origin)
     observed = {span.sequence: span.end_s - origin for span in record.spans if span.stage == "observe"}
     for context, action in first_action.items():
-        if observed.get(context, window_s) < window_s:
+        if observed.get(context, window[1]) < window[1] and action > window[0]:
             arrow = ConnectionPatch(
                 (observed[context], BAR / 2), (action, EXECUTOR_LANE - BAR / 2), "data", "data", axesA=axis, axesB=axis,
                 arrowstyle="-|>", mutation_scale=11, lw=1.1, color=INK, zorder=2.5, shrinkA=0, shrinkB=0,
             )  # fmt: skip
             axis.add_artist(arrow)
-            arrow.set_clip_box(axis.bbox)  # its action may lie behind the window
+            arrow.set_clip_box(axis.bbox)  # one of its ends may lie outside of the window
 
 
 def _overview(
-    axis: Any, records: tuple[EpisodeRecord, ...], played: list[list[Stretch]], origins: list[float], window_s: float
+    axis: Any,
+    records: tuple[EpisodeRecord, ...],
+    played: list[list[Stretch]],
+    origins: list[float],
+    window: tuple[float, float],
 ) -> None:
     """Draw the whole episodes: when the arm moved and when it had nothing to do."""
     longest = max(record.end_s - origin for record, origin in zip(records, origins, strict=True))
@@ -171,7 +196,7 @@ def _overview(
     axis.set_xlim(-0.055 * longest, 1.17 * longest)
     axis.set_ylim(1.7, -0.7)
     axis.set_yticks(range(len(records)), [record.mode for record in records])
-    axis.axvspan(0, min(window_s, longest), color=FAINT, alpha=0.16, lw=0, zorder=0)
+    axis.axvspan(window[0], min(window[1], longest), color=FAINT, alpha=0.16, lw=0, zorder=0)
     _plain(axis)
     axis.set_title("The whole episode (shaded: the part above)", loc="left", fontsize=12, weight="bold", pad=7)
 
@@ -193,9 +218,9 @@ def _plain(axis: Any) -> None:
 def _legend(figure: Any, chunks: bool) -> None:
     steps = "flow step, or steps of a chunk" if chunks else "one flow step"
     names = ("camera pictures encoded", "prefill into the KV cache", steps, "action generated and sent")
-    patches = [Patch(color=colour, label=name) for name, (_, _, colour) in zip(names, LANES[:4], strict=True)]
+    patches = [Patch(color=STAGES[stage], label=name) for name, (_, stage) in zip(names, LANES[:4], strict=True)]
     patches += [
-        Patch(facecolor=SHADES[0], label="action (shade: its observation)"),
+        Patch(facecolor=ACTIONS[0], label="action (shade: its observation)"),
         Patch(facecolor="white", edgecolor=HALT, hatch="/////", label="halt"),
     ]
     figure.legend(handles=patches, loc="lower center", ncols=6, frameon=False, fontsize=9.5, handlelength=1.3,

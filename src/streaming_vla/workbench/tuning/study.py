@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,29 @@ class TuneOptions:
 
 
 def open_study(options: TuneOptions, create: bool = False) -> optuna.Study:
-    """Return the study, made when it is not there."""
+    """Return the study, made when it is not there.
+
+    Raises:
+        ValueError: the place is none, cannot be opened, or holds something else.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = _database(options.storage) if options.storage else _journal(options.folder)
     sampler = _SampledByNumber(options.seed)
-    if create:
-        return optuna.create_study(
-            storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
-        )
-    return optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+    try:
+        storage = _database(options.storage) if options.storage else _journal(options.folder)
+        if not create:
+            study = optuna.load_study(study_name=STUDY, storage=storage, sampler=sampler)
+        else:
+            study = optuna.create_study(
+                storage=storage, study_name=STUDY, directions=["minimize"] * 2, sampler=sampler, load_if_exists=True
+            )
+        directions = study.directions
+    except (LookupError, TypeError, AttributeError, AssertionError, RecursionError, JSONDecodeError) as error:
+        raise ValueError(
+            f"'{where_of(options)}' holds no study of this command ({type(error).__name__}): name another place"
+        ) from error
+    if directions != [optuna.study.StudyDirection.MINIMIZE] * 2:
+        raise ValueError(f"'{where_of(options)}' holds a study of something else: name another place")
+    return study
 
 
 def where_of(options: TuneOptions) -> str:
@@ -71,7 +86,7 @@ def _database(url: str) -> RDBStorage:
             return RDBStorage(url, engine_kwargs=patience)
         except ArgumentError as error:
             raise ValueError(
-                f"'{url}' is no URL of a database, expected one such as sqlite:///FILE: {error}"
+                f"'{_without_password(url)}' is no URL of a database, expected one such as sqlite:///FILE: {error}"
             ) from error
         except ImportError as error:
             shown = _without_password(url)
@@ -86,7 +101,11 @@ def _database(url: str) -> RDBStorage:
 
 
 def _without_password(url: str) -> str:
-    return make_url(url).render_as_string(hide_password=True)
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:  # where the password is in it nobody knows
+        _, at, place = url.rpartition("@")
+        return f"***{at}{place}" if at else url
 
 
 class _SampledByNumber(optuna.samplers.BaseSampler):

@@ -26,6 +26,7 @@ from streaming_vla.workbench.replay.compare import records_of
 from streaming_vla.workbench.replay.replay import Replayed, ReplayedEpisode
 from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 from streaming_vla.workbench.report.results import halting
+from streaming_vla.workbench.tuning.effects import without_effect
 from streaming_vla.workbench.tuning.study import TuneOptions, open_study, where_of
 from streaming_vla.workbench.tuning.subject import claim, subject_of
 
@@ -43,6 +44,11 @@ SEARCH: dict[tuple[str, str], Range] = {
     ("inference", "cache_budget"): (16, 512),
 }
 MODE = "saliency_monitor.mode"
+READ_BY = {  # monitor modes that read an option; in the others it is left as it is
+    "saliency_monitor.saliency_of": ("adaptive",),
+    "saliency_monitor.saliency_threshold": ("adaptive", "action_norm"),
+}
+WITHOUT_EFFECT = "without_effect"  # attribute of a trial
 Change = tuple[str, str, Any]  # section, option, value
 
 
@@ -60,6 +66,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A trial that no other beats.
+
+    Args:
+        score: on the searched bags.
+        values: that were changed.
+        without_effect: sentences on thresholds that decided nothing there.
+    """
+
+    score: Score
+    values: tuple[Change, ...] = ()
+    without_effect: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What a search has found.
 
@@ -67,14 +88,14 @@ class Tuned:
         default: of the parameter file, on the bags that were kept from the search.
         tuned: of the values, on the same bags.
         values: (node, parameter, value) that were changed; empty when the given parameters are on the front.
-        front: scores on the searched bags that no other beats.
+        front: the trials that no other beats, by observations per second; of equal ones the first.
         trials: score of each trial on the searched bags, the first is that of the parameter file.
     """
 
     default: Score
     tuned: Score
     values: tuple[Change, ...]
-    front: tuple[Score, ...]
+    front: tuple[Point, ...]
     trials: tuple[Score, ...]
 
 
@@ -185,7 +206,10 @@ def _objective(trial: optuna.Trial, bags: Sequence[Path], job: ReplayJob) -> tup
         else:
             value = trial.suggest_float(key, float(limits[0]), float(limits[1]), log=True)
         drawn[key] = value
-    found = score_of(bags, replace(job, changes=(*job.changes, *changes_of(drawn))))
+    tried = replace(job, changes=(*job.changes, *changes_of(drawn)))
+    replays, suite = replay_all(bags, tried), tried.suite()
+    trial.set_user_attr(WITHOUT_EFFECT, without_effect(replays, suite))
+    found = score(replays, suite.executor.action_absolute)
     return found.observations_per_s, found.error
 
 
@@ -193,6 +217,8 @@ def changes_of(drawn: Mapping[str, Any]) -> tuple[Change, ...]:
     """Return the changes that a trial's values (by SECTION.OPTION) mean."""
     changes: list[Change] = []
     for key, value in drawn.items():
+        if MODE in drawn and drawn[MODE] not in READ_BY.get(key, (drawn[MODE],)):
+            continue
         section, name = key.split(".", 1)
         changes.append((section, name, value))
         if key == MODE and value != "always":  # who observes less often plays contexts to their end
@@ -225,6 +251,15 @@ def _finished(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
+def _front(study: optuna.Study) -> tuple[Point, ...]:
+    found: dict[Score, Point] = {}
+    for trial in sorted(study.best_trials, key=lambda trial: trial.number):
+        each = Score(*trial.values)
+        told = tuple(trial.user_attrs.get(WITHOUT_EFFECT, ()))
+        found.setdefault(each, Point(each, changes_of(trial.params), told))
+    return tuple(sorted(found.values(), key=lambda point: point.score.observations_per_s))
+
+
 def _judged(study: optuna.Study, searched: Sequence[Path], kept: Sequence[Path], job: ReplayJob) -> Tuned:
     trials = sorted(
         (trial for trial in study.get_trials(deepcopy=False) if trial.state == optuna.trial.TrialState.COMPLETE),
@@ -239,7 +274,7 @@ def _judged(study: optuna.Study, searched: Sequence[Path], kept: Sequence[Path],
     better = [(trial, each) for trial, each in zip(trials, scores, strict=True) if each.better(base)]
     # the one that gains most at what it gains least, as a share of the default
     better.sort(key=lambda pair: max(pair[1].observations_per_s / base.observations_per_s, pair[1].error / base.error))
-    front = tuple(Score(*trial.values) for trial in study.best_trials)
+    front = _front(study)
     for trial, _ in better:
         values = changes_of(trial.params)
         found = score_of(kept, replace(job, changes=(*job.changes, *values)))

@@ -1,0 +1,1 @@
+"""Serves a policy to other programs: a server with the messages of openpi, without ROS."""

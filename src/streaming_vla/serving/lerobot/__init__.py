@@ -1,0 +1,1 @@
+"""Policies that lerobot itself computes, in an environment of its own."""
