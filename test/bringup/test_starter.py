@@ -64,7 +64,11 @@ def test_killed_node_is_respawned_and_active_again(lines: list[str]) -> None:
         assert suite.wait_up(30)
         assert suite.node_process("second").pid != old.pid
         assert {node.name: suite.respawns(node.name) for node in NODES} == {"first": 0, "second": 1, "third": 0}
-    assert notes(lines).count("second activated") == 2
+    noted = notes(lines)
+    assert noted.count("second activated") == 2
+    assert noted.count("second starts itself") == 1, "only the process that was started again"
+    again = noted.index("second starts itself")
+    assert noted[again : again + 3] == ["second starts itself", "second configured", "second activated"]
     assert any("node 'second': ended by SIGKILL; respawned in 0.2 s" in line for line in lines)
 
 

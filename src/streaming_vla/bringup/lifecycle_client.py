@@ -16,7 +16,8 @@ from rclpy.signals import SignalHandlerOptions
 
 DISCOVERY_S = 1.0
 ASK_PERIOD_S = 0.1
-ANSWER_TIMEOUT_S = 1.0
+ASK_AGAIN_S = 0.25  # one that is not answered yet is kept: the node may be busy, or another may have got it
+QUESTIONS_KEPT = 40
 RESEND_S = 2.0
 NEXT_TRANSITION = {
     State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
@@ -91,7 +92,7 @@ class BringUp:
     def __init__(self, get_state: Client, change_state: Client) -> None:
         self._get_state = get_state
         self._change_state = change_state
-        self._question: Any = None
+        self._questions: list[Any] = []  # that are not answered, the oldest first
         self._asked_s = float("-inf")
         self._change: Any = None
         self._changed_s = float("-inf")
@@ -99,17 +100,22 @@ class BringUp:
 
     def step(self, now: float) -> Progress:
         """Take the newest answer and ask again; `now` is monotonic seconds."""
-        if self._question is not None and self._question.done():
-            state = self._question.result().current_state.id
-            self._question = None
-            return self._act(state, now)
-        waits_for_s = ASK_PERIOD_S if self._question is None else ANSWER_TIMEOUT_S
+        answered = [question for question in self._questions if question.done()]
+        if answered:
+            self._forget(len(self._questions))
+            return self._act(answered[-1].result().current_state.id, now)
+        waits_for_s = ASK_AGAIN_S if self._questions else ASK_PERIOD_S
         if now - self._asked_s >= waits_for_s and self._get_state.service_is_ready():
-            if self._question is not None:
-                self._get_state.remove_pending_request(self._question)
-            self._question = self._get_state.call_async(GetState.Request())
+            self._questions.append(self._get_state.call_async(GetState.Request()))
+            self._forget(len(self._questions) - QUESTIONS_KEPT)
             self._asked_s = now
         return Progress.COMING_UP
+
+    def _forget(self, count: int) -> None:
+        """Wait no more for the oldest questions."""
+        for question in self._questions[: max(0, count)]:
+            self._get_state.remove_pending_request(question)
+        del self._questions[: max(0, count)]
 
     def _act(self, state: int, now: float) -> Progress:
         if state == State.PRIMARY_STATE_ACTIVE:

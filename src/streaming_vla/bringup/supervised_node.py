@@ -51,8 +51,13 @@ class Member:
         self._been_active = False
 
     def spawn(self) -> None:
-        """Start the process."""
-        self.process = NodeProcess(self.node, self._ros_arguments, self._output)
+        """Start the process; one that is started again waits for nobody and activates itself.
+
+        To be asked for its transitions takes seconds more: requests still find the services of the process before it,
+        and none of those is answered.
+        """
+        alone = ["-p", "autostart:=true"] if self._been_active else []
+        self.process = NodeProcess(self.node, [*self._ros_arguments, *alone], self._output)
         self._spawned_s = time.monotonic()
         self._driver = self._client.bring_up(self.node.name)
 

@@ -55,6 +55,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))  # whoever notes "made" notes "stopped"
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Toy()
+    if node.declare_parameter("autostart", False).value:
+        node.note("starts itself")
+        node.trigger_configure()
+        node.trigger_activate()
     while node.deaf or not stopping:
         rclpy.spin_once(node, timeout_sec=0.05)
     node.note("stopped")
