@@ -16,17 +16,20 @@ from streaming_vla.bringup import graph
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-# Imported packages by the rosdep key or ROS package that brings them; None: no key exists, docs/install.md says so.
+# Imported packages by the rosdep key or ROS package that brings them; None: no key exists, or an extra
+# alone needs it; docs/install.md says so.
 KEYS = {
     "PIL": "python3-pil",
     "av": None,
     "cv2": "python3-opencv",
     "gymnasium": None,
     "jinja2": "python3-jinja2",
+    "lerobot": None,
     "lz4": None,
     "matplotlib": "python3-matplotlib",
     "mcap": None,
     "metaworld": None,
+    "msgpack": None,
     "mujoco": None,
     "numpy": "python3-numpy",
     "optuna": None,
@@ -36,10 +39,12 @@ KEYS = {
     "rich": "python3-rich",
     "rosbags": None,
     "safetensors": None,
+    "simplejpeg": None,
     "sqlalchemy": None,
     "torch": "python3-torch",
     "transformers": None,
     "typer": "python3-typer",
+    "websockets": None,
     "yaml": "python3-yaml",
     "zstandard": None,
 }
