@@ -35,6 +35,7 @@ setup(
             "pydantic>=2",
             "pyyaml",
             "safetensors",
+            "simplejpeg",
             "torch>=2.5",
             "typer",
             "websockets>=15",

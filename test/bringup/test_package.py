@@ -49,6 +49,7 @@ KEYS = {
     "zstandard": None,
 }
 BROUGHT = ("gymnasium", "mujoco", "sqlalchemy")  # by metaworld, the last one by optuna
+WHEELS = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}  # whose modules are named otherwise
 OWN = {"kv_cache", "streaming_vla"}
 
 
@@ -82,6 +83,16 @@ def test_packages_without_a_rosdep_key_are_documented() -> None:
     for name in imported():
         if name in KEYS and KEYS[name] is None and name not in BROUGHT:
             assert name in guide
+
+
+def test_the_extra_of_serve_names_what_the_server_imports() -> None:
+    listing = "import sys, streaming_vla.serving.command, streaming_vla.serving.server; print(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    used = {name.split(".")[0] for name in answer.stdout.split()} & set(KEYS)
+    match = re.search(r'"serve": \[(.*?)\]', (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)
+    assert match is not None
+    named = {re.split(r"[>=]", each)[0] for each in re.findall(r'"([^"]+)"', match[1])}
+    assert used == {WHEELS.get(name, name) for name in named} & used
 
 
 def test_versions_agree() -> None:
