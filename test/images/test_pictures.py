@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_vla.images.decode import COMPRESSED, IMAGE, POINTS, check_message, check_picture, pixels_of
-from streaming_vla.images.encode import PictureOptions, camera_options, encode_message, square
+from streaming_vla.images.encode import PictureOptions, camera_options, encode_message
 from streaming_vla.images.encodings import DEPTHS, ENCODINGS
+from streaming_vla.images.fit import square
 from streaming_vla.machines.observer_options import ObserverOptions
 
 SIZE = (24, 32)
@@ -244,6 +245,20 @@ def test_the_policy_gets_a_square_jpeg() -> None:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape == (16, 16, 3)
     assert np.abs(decoded.astype(int) - COLOUR).max() <= 4
+
+
+@pytest.mark.parametrize(("how", "shown"), [("crop", (0, 16)), ("letterbox", (4, 12)), ("letterbox_left_top", (8, 16))])
+def test_the_whole_picture_is_seen_where_it_is_padded(how: str, shown: tuple[int, int]) -> None:
+    pixels = np.full((32, 64, 3), 200, np.uint8)
+    pixels[:, :16] = 20  # what the middle leaves out
+    options = PictureOptions(16, 100, fit=how, pad_value=128)
+    data = encode_message(check_picture(message("bgr8", pixels, 32, 64)), options)
+    seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    first, last = shown
+    assert np.abs(seen[first + 1 : last - 1, 10:].astype(int) - 200).max() <= 6
+    assert (seen[first + 1 : last - 1, 1].astype(int) < 60).all() == (how != "crop")
+    padding = np.delete(seen, slice(max(0, first - 1), last + 1), axis=0).astype(int)
+    assert not padding.size or np.abs(padding - 128).max() <= 6
 
 
 @given(

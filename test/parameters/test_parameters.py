@@ -88,6 +88,7 @@ def test_the_default_of_an_option_stands_nowhere_else() -> None:
     # of a scene, of strategies, and what a policy, a data set or the executor says of itself
     given = {
         "dry_run",
+        "image_fit",
         "seed",
         "task",
         "model",

@@ -16,6 +16,8 @@ SPEC = PolicySpec("toy", ("front", "wrist"), 96, 2, LAYOUT, 4, 8, control_period
 FITTING: dict[str, Any] = {
     "cameras": ("front", "wrist"),
     "image_size": 96,
+    "image_fit": "crop",
+    "pad_value": 0,
     "control_period_s": 0.05,
     "layout": LAYOUT,
     "state_joints": (),
@@ -48,6 +50,7 @@ def test_a_policy_that_does_not_say_how_long_an_action_lasts_takes_any() -> None
             "action_low to action_high of 'grip' is 80 to 90, policy toy acts from -1 to 1: none of its actions would "
             "be played as it is, are the units the same?",
         ),
+        ({"image_fit": "letterbox"}, "image_fit is letterbox, policy toy needs crop"),
         ({"image_size": 64}, "image_size is 64 pixels, policy toy needs 96"),
         (
             {"control_period_s": 0.02},
@@ -71,6 +74,14 @@ def test_each_parameter_that_does_not_fit_is_one_sentence(changes: dict[str, Any
     assert check_policy(SPEC, **(FITTING | changes)) == [sentence]
 
 
+def test_the_padding_counts_where_there_is_one() -> None:
+    padded = replace(SPEC, image_fit="letterbox", pad_value=128)
+    assert check_policy(SPEC, **(FITTING | {"pad_value": 7})) == []
+    assert check_policy(padded, **(FITTING | {"image_fit": "letterbox"})) == [
+        "image_pad_value is 0, policy toy needs 128"
+    ]
+
+
 def test_all_that_does_not_fit_is_told() -> None:
     layout = ActionLayout(("x",), (False,), (-1.0,), (1.0,), (0.0,))
-    assert len(check_policy(SPEC, ("top",), 8, 1.0, layout, "abc")) == 5
+    assert len(check_policy(SPEC, ("top",), 8, "letterbox", 0, 1.0, layout, "abc")) == 6

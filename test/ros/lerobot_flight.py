@@ -77,6 +77,8 @@ def parameters(model: str, spec: PolicySpec, folder: Path, **inference: Any) -> 
             "cameras": list(spec.cameras),
             "camera_topics": ["camera/corner2/image", "camera/gripperPOV/image"],
             "image_size": spec.image_size,
+            "image_fit": spec.image_fit,
+            "image_pad_value": spec.pad_value,
         },
         "/**/executor": {
             "scale": [1.0] * size,

@@ -19,8 +19,8 @@ from streaming_vla.bags.ingest import Frame, Said
 from streaming_vla.bags.robot_bag import EPISODE, INSTRUCTION, Heard, RobotBag
 from streaming_vla.datasets.writer import Step
 from streaming_vla.images.decode import pixels_of
-from streaming_vla.images.encode import TURNS, square
 from streaming_vla.images.encodings import Pixels
+from streaming_vla.images.fit import TURNS, square
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from streaming_vla.images.encodings import DEPTHS, ENCODINGS, Pixels, check_size, depth_picture
+from streaming_vla.images.encodings import DEPTHS, ENCODINGS, LARGEST_PIXELS, Pixels, check_size, depth_picture
 from streaming_vla.images.jpeg import decode_jpeg, upright
 from streaming_vla.images.rvl import decode_rvl
 
@@ -185,9 +185,8 @@ def _rvl(body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     if len(body) < RVL_HEADER.size:
         raise ValueError("it has no size")
     width, height = RVL_HEADER.unpack(body[: RVL_HEADER.size].tobytes())
-    check_size("picture", width, height)
-    if not width * height:
-        raise ValueError("it has no pixel")
+    if not 0 < width * height <= LARGEST_PIXELS:
+        raise ValueError(f"it is {width}x{height} px, expected 1 to {LARGEST_PIXELS} px")
     return decode_rvl(body[RVL_HEADER.size :], width * height).reshape(height, width)
 
 

@@ -29,6 +29,12 @@ class ObserverOptions(RobotStateOptions, NodeOptions):
         (0,), "How far each camera's picture is turned clockwise to stand upright, or one for all.", "degrees"
     )
     image_size: int = option(96, "Width and height of the policy's pictures.", "px", ge=16, le=1024)
+    image_fit: Literal["crop", "letterbox", "letterbox_left_top"] = option(
+        "crop",
+        "How a camera's picture becomes square, as the policy was trained: crop keeps the middle, letterbox pads both "
+        "sides, letterbox_left_top the left and the top.",
+    )
+    image_pad_value: int = option(0, "Grey of that padding.", ge=0, le=255)
     jpeg_quality: int = option(92, "Quality of the encoded pictures.", live=True, ge=1, le=100)
     max_skew_s: float = option(
         0.08,

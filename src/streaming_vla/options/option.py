@@ -161,6 +161,8 @@ def _sentences(kind: type[Options], values: Mapping[str, Any], error: Validation
     sentences: dict[str, str] = {}
     for found in error.errors(include_url=False):
         name = str(found["loc"][0]) if found["loc"] else ""
+        if name in sentences:  # of another element of the same list
+            continue
         if found["type"] == "extra_forbidden":
             sentences[name] = unknown(name, kind.declared)
         elif name:

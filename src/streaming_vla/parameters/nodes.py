@@ -76,7 +76,8 @@ class SuiteOptions(NamedTuple):
         """Return a sentence for everything in which a policy sees or acts otherwise than the options say."""
         seen, acted = self.observer, self.generator
         period_s, layout = acted.control_period_s, acted.layout
-        return check_policy(spec, seen.cameras, seen.image_size, period_s, layout, seen.state_joints)
+        pictures = (seen.image_size, seen.image_fit, seen.image_pad_value)
+        return check_policy(spec, seen.cameras, *pictures, period_s, layout, seen.state_joints)
 
 
 NODES: dict[str, type[Options]] = {node: type(options) for node, options in SuiteOptions()._asdict().items()}

@@ -54,6 +54,8 @@ def check_policy(
     spec: PolicySpec,
     cameras: Sequence[str],
     image_size: int,
+    image_fit: str,
+    pad_value: int,
     control_period_s: float,
     layout: ActionLayout,
     state_joints: Sequence[str],
@@ -64,6 +66,7 @@ def check_policy(
         spec: of the policy.
         cameras: of the robot, in the order in which it sends their pictures.
         image_size: of these pictures, pixels.
+        image_fit, pad_value: how they became square (see PolicySpec).
         control_period_s: an action of the robot lasts so long, seconds.
         layout: of its actions.
         state_joints: whose positions are its state; empty: not told.
@@ -73,6 +76,10 @@ def check_policy(
         found.append(f"cameras are {_listed(cameras)}, {who} needs {_listed(spec.cameras)}, in that order")
     if image_size != spec.image_size:
         found.append(f"image_size is {image_size} pixels, {who} needs {spec.image_size}")
+    if image_fit != spec.image_fit:
+        found.append(f"image_fit is {image_fit}, {who} needs {spec.image_fit}")
+    elif image_fit != "crop" and pad_value != spec.pad_value:
+        found.append(f"image_pad_value is {pad_value}, {who} needs {spec.pad_value}")
     if state_joints and len(state_joints) != spec.state_size:
         found.append(
             f"robot_state_joints are {_listed(state_joints)}, the state of {who} has {spec.state_size} numbers"

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.images.encode import encode_pixels, square
+from streaming_vla.images.encode import encode_pixels
+from streaming_vla.images.fit import square
 
 JPEG_QUALITY = 92
 

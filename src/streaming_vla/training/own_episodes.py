@@ -21,7 +21,8 @@ from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import DatasetFacts
 from streaming_vla.datasets.rates import rate_of_period
 from streaming_vla.datasets.resample import Resampled, resample
-from streaming_vla.images.encode import encode_pixels, square
+from streaming_vla.images.encode import encode_pixels
+from streaming_vla.images.fit import square
 from streaming_vla.policies.layout import ActionLayout
 
 JPEG_QUALITY = 92  # of the arrays for training, as in the demonstrations

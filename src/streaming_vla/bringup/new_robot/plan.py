@@ -143,6 +143,8 @@ def _observer(policy: PolicyFacts, robot: RobotFacts, cameras: Sequence[CameraCh
         ),
         Entry("camera_types", tuple(choice.topic.kind for choice in cameras), "what is published there"),
         Entry("image_size", policy.spec.image_size, "the policy's"),
+        Entry("image_fit", policy.spec.image_fit, "the policy's"),
+        Entry("image_pad_value", policy.spec.pad_value, "the policy's"),
     )
 
 

@@ -23,7 +23,8 @@ from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import LatencyProfile
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.images.decode import pixels_of
-from streaming_vla.images.encode import camera_options, square
+from streaming_vla.images.encode import camera_options
+from streaming_vla.images.fit import square
 from streaming_vla.machines.events import Action
 from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.generator import Generator
