@@ -44,7 +44,7 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         write_parameters(Path("unused"), "always", "plan", "salient", calibrate(list(range(50)), 0.5))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 5e-324, 1e-05, 1.5e-07, 0.7, 3.0, 1e6])
+@pytest.mark.parametrize("threshold", [0.0, 2.3e-308, 1e-05, 1.5e-07, 0.7, 3.0, 1e6])
 def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshold: float) -> None:
     found = Calibration(threshold, 0.7, 101)
     write_parameters(tmp_path / "saliency.yaml", "adaptive", "pictures", "salient", found)
