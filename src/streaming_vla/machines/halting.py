@@ -22,11 +22,11 @@ class Halting:
         hand_overs: times that an action of a newer context followed one of an older.
         t_action_ms: T_e + starved time per action: what one action takes, with its share of halting.
         t_halt_ms: mean time without an action to execute, per hand-over; one without a gap counts as 0, and the gap
-            that the episode ended in as a hand-over that did not come.
+            before a stop as a hand-over that did not come.
         t_halt_p95_ms: 95th percentile of the same.
         longest_ms: longest of the same.
         first_action_ms: first state of the episode to its first action.
-        halts_ms: time without an action, of each hand-over and of the gap that the episode ended in.
+        halts_ms: time without an action, of each hand-over and of the gap before a stop.
         starved_ms: time without an action, all of it.
         stopped: why the executor stopped the robot by itself, one sentence; empty when it did not.
     """
@@ -49,7 +49,7 @@ def measure(
     """Return the halting of one episode.
 
     The gaps are read from the executor's own `starved_s`, so that neither transport nor the reader's clock
-    adds to them. One that the episode ends in counts up to the executor's stop or the episode's end.
+    adds to them. One that ends in the executor's stop counts up to there.
 
     Args:
         states: (time of reception in seconds, state) in order, of one episode.
@@ -78,8 +78,10 @@ def measure(
         if state.executed > executed:
             executed, starved_at_action_s = state.executed, state.starved_s
     hand_overs = len(halts_s)
-    total_s = starved_at_action_s if succeeded else max(starved_at_action_s, ended[1].starved_s)
-    if total_s > starved_at_action_s:
+    # a gap that the time limit cut off says not how long it would have lasted
+    total_s = starved_at_action_s
+    if ended[1].mode is Mode.ERROR and not succeeded and ended[1].starved_s > starved_at_action_s:
+        total_s = ended[1].starved_s
         halts_s.append(total_s - starved_s)
     t_halt = [1000.0 * value for value in halts_s] or [math.nan]
     return Halting(

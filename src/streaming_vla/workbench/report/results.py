@@ -35,7 +35,7 @@ def outcome(record: EpisodeRecord) -> str:
 def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | None = None) -> dict[str, Any]:
     """Return the numbers of the episodes of one mode, ready for JSON.
 
-    `t_halt_ms` is the mean over all hand-overs of all episodes and the gaps that they ended in, `t_action_ms` over all
+    `t_halt_ms` is the mean over all hand-overs of all episodes and the gaps before a stop, `t_action_ms` over all
     actions, `stopped` how many episodes the executor ended by its ladder, and `stops` why; `episode_s` is the mean
     time to success over the `paired` (task, seed), or over all successes when there are none.
 
@@ -65,7 +65,7 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "t_action_ms": _per_action(measured),
         "episode_s": summarise(record.duration_s for record in compared).mean,
         "observations_per_s": observations / seconds if seconds > 0 else None,
-        "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over, or gap that the episode ended in"},
+        "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over, or gap before a stop"},
         "stopped": sum(bool(each.stopped) for each in measured),
         "stops": list(dict.fromkeys(record.problem or each.stopped for record, each in pairs if each.stopped)),
         "episode": {
