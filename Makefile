@@ -6,7 +6,7 @@ demo: setup
 	@tools/run streaming-vla demo $(ARGS)
 
 test: setup
-	@tools/run python -m pytest $(ARGS)
+	@tools/test $(ARGS)
 
 lint: setup
 	@tools/run ruff check .
