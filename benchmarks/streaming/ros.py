@@ -63,6 +63,7 @@ def summarise(records: list[EpisodeRecord], profile: str) -> dict[str, Any]:
     )
     return {
         "profile": profile or "this machine",
+        "parameter_file": "config/streaming_vla.yaml",
         "starved_fraction": starved_s / acting_s,
         "success": everything["success_rate"],
         "success_interval_95": everything["success_interval_95"],

@@ -38,6 +38,7 @@ from streaming_vla.workbench.progress import counting
 from streaming_vla.workbench.virtual.runs import policy_of_process
 
 HERE = Path(__file__).parent
+PARAMETERS = "config/streaming_vla.yaml"  # but what a strategy sets otherwise (strategies.py, tuned.json)
 PROFILES = ("paper", "measured", "jetson", "remote_wifi")
 
 
@@ -165,7 +166,8 @@ def main(
     simple_rows = summarise(simple, kept, cost)
     rows = simple_rows + summarise(recalling, kept, cost)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    told = [{**row, "parameter_file": PARAMETERS} for row in rows]
+    (out / "results.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(rows), encoding="utf-8")
     draw_pareto(simple_rows, out / "pareto.png")
     draw_timelines(simple, models, out)
