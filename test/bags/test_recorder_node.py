@@ -98,6 +98,21 @@ def stop(process: subprocess.Popen[str], number: int) -> str:
     return said
 
 
+def recorded(robot: Robot, process: subprocess.Popen[str], steps: int) -> int:
+    """Record so many steps of the robot and end the recorder; return the number of the first one."""
+    try:
+        robot.wait_for_listener()
+        first = robot.steps
+        for _ in range(steps):
+            robot.step()
+        time.sleep(0.3)
+        said = stop(process, signal.SIGINT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    return first
+
+
 def read(path: Path) -> tuple[dict[str, list[Any]], Bag]:
     found: dict[str, list[Any]] = {}
     with Bag(path) as bag:
@@ -107,17 +122,7 @@ def read(path: Path) -> tuple[dict[str, list[Any]], Bag]:
 
 
 def test_what_is_published_is_recorded(robot: Robot, tmp_path: Path) -> None:
-    process = start(tmp_path)
-    try:
-        robot.wait_for_listener()
-        first = robot.steps
-        for _ in range(40):
-            robot.step()
-        time.sleep(0.3)
-        said = stop(process, signal.SIGINT)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said
+    first = recorded(robot, start(tmp_path), steps=40)
     found, bag = read(tmp_path / "bag")
     assert bag.problems == []
     assert {"/arm/robot_state", "/arm/camera/image", "/arm/action", "/arm/instruction"} <= set(found)
@@ -180,16 +185,7 @@ def test_latched_and_volatile_publishers_of_one_topic_are_both_recorded(
 
 
 def test_raw_pictures_are_stored_as_jpeg(robot: Robot, tmp_path: Path) -> None:
-    process = start(tmp_path, jpeg_quality="90")
-    try:
-        robot.wait_for_listener()
-        for _ in range(10):
-            robot.step()
-        time.sleep(0.3)
-        said = stop(process, signal.SIGINT)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said
+    recorded(robot, start(tmp_path, jpeg_quality="90"), steps=10)
     found, bag = read(tmp_path / "bag")
     assert bag.problems == [] and "/arm/camera/image" not in bag.topics
     assert bag.topics["/arm/camera/image/compressed"].type == COMPRESSED

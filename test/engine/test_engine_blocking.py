@@ -63,21 +63,12 @@ def driven(function: Callable[..., object], timeout_s: float = WAIT_S, **changes
     return Served(Engine(policy, options(**({"max_sessions": 3} | changes))))
 
 
-def wait_for(made: Served, done: Callable[[], bool]) -> None:
-    """Drive an engine until something has happened."""
-    end_s = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < end_s, made.replies
-        made.finish()
-        time.sleep(0.001)
-
-
 def test_a_function_gives_a_context_and_its_rows() -> None:
     plain = Plain()
     made = driven(plain)
     made.observe(observation(0, mark=4.0))
     made.ask(flow(0, steps=5))
-    wait_for(made, lambda: len(made.replies) == 6)
+    made.wait_for(lambda: len(made.replies) == 6)
     assert made.report(0).chunk and made.report(0).tokens == 1
     values = np.array([action.values for action in made.actions()])
     np.testing.assert_allclose(values, [[row / 10, 0.004] for row in range(5)], rtol=1e-6)
@@ -91,7 +82,7 @@ def test_other_robots_generate_while_it_blocks_and_their_pictures_wait_their_tur
     plain = Plain()
     made = driven(plain)
     made.observe(observation(0, session="/b"))
-    wait_for(made, lambda: len(made.replies) == 1)
+    made.wait_for(lambda: len(made.replies) == 1)
     made.observe(observation(0, mark=9.0))
     made.finish()
     assert plain.inside.wait(WAIT_S)
@@ -101,7 +92,7 @@ def test_other_robots_generate_while_it_blocks_and_their_pictures_wait_their_tur
     made.finish()
     assert len(plain.calls) == 2 and made.engine.deadline() == float("inf"), "one call at a time, and no busy loop"
     plain.go_on.set()
-    wait_for(made, lambda: len(made.replies) == 8)
+    made.wait_for(lambda: len(made.replies) == 8)
     assert made.report(0, "/a").chunk and made.report(1, "/b").chunk
 
 
@@ -109,10 +100,10 @@ def test_a_function_that_blocks_for_ever_is_one_sentence_each_time_and_the_old_c
     plain = Plain()
     made = driven(plain, timeout_s=0.2)
     made.observe(observation(0))
-    wait_for(made, lambda: len(made.replies) == 1)
+    made.wait_for(lambda: len(made.replies) == 1)
     waiting = made.ask(flow(1))
     made.observe(observation(1, mark=9.0))
-    wait_for(made, lambda: len(made.replies) == 2)
+    made.wait_for(lambda: len(made.replies) == 2)
     refusal = made.refusal(1)
     assert refusal.code == "policy_timeout"
     assert refusal.reason == (
@@ -121,15 +112,15 @@ def test_a_function_that_blocks_for_ever_is_one_sentence_each_time_and_the_old_c
     time.sleep(0.25)
     begin_s = time.monotonic()
     made.observe(observation(2, mark=2.0))
-    wait_for(made, lambda: len(made.replies) == 3)
+    made.wait_for(lambda: len(made.replies) == 3)
     assert time.monotonic() - begin_s < 0.15, "it is known to be stuck"
     assert "has been in one call for" in made.refusal(2).reason
     assert made.stepped(flow(0)).accepted
     assert len(plain.calls) == 2
     plain.go_on.set()
-    wait_for(made, lambda: not made.engine.policy.policy._thread.busy_s())  # type: ignore[attr-defined]
+    made.wait_for(lambda: not made.engine.policy.policy._thread.busy_s())  # type: ignore[attr-defined]
     made.observe(observation(3, mark=2.0))
-    wait_for(made, lambda: len(made.replies) == 6)
+    made.wait_for(lambda: len(made.replies) == 6)
     assert made.report(3).sequence == 3, "it has come back"
     assert made.answer(waiting).code == "no_context", "context 1 will not come any more"
     assert made.engine.counts()["policy_timeout"] == 2
@@ -143,12 +134,12 @@ def test_a_call_that_was_given_up_while_it_waited_is_not_made() -> None:
     made.finish()
     assert plain.inside.wait(WAIT_S)
     made.observe(observation(0, session="/b", mark=1.0))
-    wait_for(made, lambda: len(made.replies) == 2)
+    made.wait_for(lambda: len(made.replies) == 2)
     assert {made.refusal(0, name).code for name in ("/a", "/b")} == {"policy_timeout"}
     plain.go_on.set()
-    wait_for(made, lambda: not policy._thread.busy_s())
+    made.wait_for(lambda: not policy._thread.busy_s())
     made.observe(observation(1, session="/b", mark=3.0))
-    wait_for(made, lambda: len(made.replies) == 3)
+    made.wait_for(lambda: len(made.replies) == 3)
     assert [mark for _, mark, _, _ in plain.calls] == [9.0, 3.0]
 
 
@@ -167,7 +158,7 @@ def test_a_call_that_was_given_up_while_it_waited_is_not_made() -> None:
 def test_a_bad_function_is_one_sentence(function: Callable[..., object], sentence: str) -> None:
     made = driven(function)
     made.observe(observation(0))
-    wait_for(made, lambda: len(made.replies) == 1)
+    made.wait_for(lambda: len(made.replies) == 1)
     assert made.refusal(0).code == "policy_failed"
     assert re.search(sentence, made.refusal(0).reason), made.refusal(0).reason
 

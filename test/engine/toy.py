@@ -152,6 +152,14 @@ class Served:
         while self.engine.deadline() <= self.now:
             self.poll()
 
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        """Poll until something has happened that a thread of the policy does."""
+        end_s = time.monotonic() + WAIT_S
+        while not done():
+            assert time.monotonic() < end_s, self.replies
+            self.finish()
+            time.sleep(0.001)
+
     def until(self, end_s: float) -> None:
         """Let time pass and poll when something is due."""
         while (due_s := max(self.now, self.engine.deadline())) <= end_s:

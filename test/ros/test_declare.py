@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import rclpy
 import yaml
+from own_context import own_context
 from rclpy.context import Context
 
 from streaming_vla.options.option import Options
 from streaming_vla.parameters.nodes import NODES, SECTIONS
 from streaming_vla.parameters.sections import EVERY_NODE, KEY
 from streaming_vla.ros.declare import Declared
-from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
@@ -23,11 +23,8 @@ CONFIG = Path(__file__).parents[2] / "config" / "streaming_vla.yaml"
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[Context]:
-    with reserved_domain() as domain:
-        own = Context()
-        rclpy.init(args=[], context=own, domain_id=domain)
+    with own_context() as own:
         yield own
-        rclpy.try_shutdown(context=own)
 
 
 @pytest.mark.parametrize(("name", "kind"), NODES.items())

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import rclpy
 from lifecycle_msgs.srv import ChangeState
+from own_context import own_context
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters, SetParametersAtomically
 from rclpy.context import Context
@@ -20,7 +20,6 @@ from streaming_vla.options.texts import LONGEST
 from streaming_vla.parameters.nodes import NODES
 from streaming_vla.ros.declare import Declared
 from streaming_vla.ros.guard import guard_services
-from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 SETS = 250  # of each node
@@ -32,11 +31,8 @@ REASON_LONGEST = 4 * LONGEST  # with the value cut and what is allowed behind it
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[Context]:
-    with reserved_domain() as domain:
-        own = Context()
-        rclpy.init(args=[], context=own, domain_id=domain)
+    with own_context() as own:
         yield own
-        rclpy.try_shutdown(context=own)
 
 
 class Asked:

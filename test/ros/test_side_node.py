@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import rclpy
-from rclpy.context import Context
+from own_context import own_context
 from std_msgs.msg import Empty
 
 from streaming_vla.ros.side_node import SideNode
@@ -19,15 +19,13 @@ LONG_S, SHORT_S = 0.9, 0.5  # a wait that must end early, and when it must have
 
 
 @pytest.fixture(params=[True, False], ids=["events", "wait sets"])
-def side(request: pytest.FixtureRequest, domain: int) -> Iterator[tuple[SideNode, Any]]:
-    context = Context()
-    rclpy.init(context=context, domain_id=domain)
-    node = rclpy.create_node("beside", context=context)
-    made = SideNode(node, robots=2, events=request.param)
-    yield made, node
-    made.close()
-    node.destroy_node()
-    rclpy.try_shutdown(context=context)
+def side(request: pytest.FixtureRequest) -> Iterator[tuple[SideNode, Any]]:
+    with own_context() as context:
+        node = rclpy.create_node("beside", context=context)
+        made = SideNode(node, robots=2, events=request.param)
+        yield made, node
+        made.close()
+        node.destroy_node()
 
 
 def ends_after_s(side: SideNode, timeout_s: float | None) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import rclpy
+from own_context import own_context
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Empty
@@ -16,7 +17,6 @@ from std_srvs.srv import Trigger
 
 from streaming_vla.ros.executors import EventsExecutor, make_spinner
 from streaming_vla.ros.spin import _spin_once
-from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
 ENOUGH = 100  # spins
@@ -24,11 +24,8 @@ ENOUGH = 100  # spins
 
 @pytest.fixture
 def context() -> Iterator[Context]:
-    with reserved_domain() as domain:
-        own = Context()
-        rclpy.init(args=[], context=own, domain_id=domain)
+    with own_context() as own:
         yield own
-        rclpy.try_shutdown(context=own)
 
 
 class Served:

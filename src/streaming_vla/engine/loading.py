@@ -10,10 +10,8 @@ from streaming_vla.engine.sessions import check_fit
 from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
-from streaming_vla.policies.registry import load_policy, model_files
+from streaming_vla.policies.registry import lerobot_folder, load_policy, model_files
 from streaming_vla.policies.remote.options import RemoteOptions
-
-LEROBOT = "lerobot:"  # of models
 
 
 def load_model(options: ModelOptions) -> FlowPolicy:
@@ -35,11 +33,12 @@ def load_model(options: ModelOptions) -> FlowPolicy:
 
 def survey_model(options: ModelOptions) -> list[str]:
     """Return a sentence for everything that keeps the model from being loaded, as far as it is seen without weights."""
-    if not options.model.startswith(LEROBOT):
+    folder = lerobot_folder(options.model)
+    if folder is None:
         return []
     from streaming_vla.policies.lerobot.survey import survey
 
-    return survey(Path(options.model.removeprefix(LEROBOT)).expanduser(), _load_options(options))
+    return survey(folder, _load_options(options))
 
 
 def _load_options(options: ModelOptions) -> LoadOptions:

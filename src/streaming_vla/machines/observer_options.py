@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from streaming_vla.options.option import option
 from streaming_vla.options.shared import NodeOptions, RobotStateOptions
+from streaming_vla.policies.image_fit import ImageFit
 
 T = TypeVar("T")
 CameraType = Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2"]
@@ -29,7 +30,7 @@ class ObserverOptions(RobotStateOptions, NodeOptions):
         (0,), "How far each camera's picture is turned clockwise to stand upright, or one for all.", "degrees"
     )
     image_size: int = option(96, "Width and height of the policy's pictures.", "px", ge=16, le=1024)
-    image_fit: Literal["crop", "letterbox", "letterbox_left_top"] = option(
+    image_fit: ImageFit = option(
         "crop",
         "How a camera's picture becomes square, as the policy was trained: crop keeps the middle, letterbox pads both "
         "sides, letterbox_left_top the left and the top.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.policies.guide import Guide, Matrix
+from streaming_vla.policies.image_fit import ImageFit
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 __all__ = [
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 EMPTY_TOKEN = CacheSpec(layers=1, kv_heads=1, head_dim=2)  # stands for an observation that nobody remembers
-FITS = ("crop", "letterbox", "letterbox_left_top")
+FITS = get_args(ImageFit)
 Result = TypeVar("Result")
 
 

@@ -110,12 +110,18 @@ def model_files(model: str) -> list[Path]:
     Raises:
         CheckpointError: there is no such file.
     """
-    scheme, address = _split(model)
-    if scheme == "lerobot":
-        return sorted(_folder(address).glob(f"*{SUFFIX}"))
-    if scheme or not (_is_file(model) or model in shipped_models()):
+    folder = lerobot_folder(model)
+    if folder is not None:
+        return sorted(folder.glob(f"*{SUFFIX}"))
+    if _split(model)[0] or not (_is_file(model) or model in shipped_models()):
         return []
     return [find_model(model)]
+
+
+def lerobot_folder(model: str) -> Path | None:
+    """Return the folder of the LeRobot checkpoint that a model names, None of any other model."""
+    scheme, address = _split(model)
+    return _folder(address) if scheme == "lerobot" else None
 
 
 def _split(model: str) -> tuple[str, str]:

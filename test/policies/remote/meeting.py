@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from hostile_groot import BadGroot
@@ -54,13 +55,16 @@ def comes_back(policy: RemotePolicy) -> None:
         assert time.monotonic() < end_s, "it does not come back"
 
 
+Toy = TypeVar("Toy", OpenpiToy, GrootToy)
+
+
 @contextlib.contextmanager
-def openpi_policy() -> Iterator[tuple[OpenpiToy, RemotePolicy]]:
+def _working(
+    toy: Toy, connect: Callable[[str, RemoteOptions], RemotePolicy], keys: str
+) -> Iterator[tuple[Toy, RemotePolicy]]:
     """Yield a server and a policy that has worked with it."""
-    toy = OpenpiToy()
     with tempfile.TemporaryDirectory() as folder:
-        options = RemoteOptions(described(Path(folder), OPENPI_KEYS), timeout_s=TIMEOUT_S)
-        policy = openpi.connect(f"127.0.0.1:{toy.port}", options)
+        policy = connect(f"127.0.0.1:{toy.port}", RemoteOptions(described(Path(folder), keys), timeout_s=TIMEOUT_S))
     try:
         comes_back(policy)
         yield toy, policy
@@ -68,18 +72,14 @@ def openpi_policy() -> Iterator[tuple[OpenpiToy, RemotePolicy]]:
         toy.close()
 
 
-@contextlib.contextmanager
-def groot_policy() -> Iterator[tuple[GrootToy, RemotePolicy]]:
-    """Yield a server and a policy that has worked with it."""
-    toy = GrootToy()
-    with tempfile.TemporaryDirectory() as folder:
-        options = RemoteOptions(described(Path(folder), GROOT_KEYS), timeout_s=TIMEOUT_S)
-        policy = groot.connect(f"127.0.0.1:{toy.port}", options)
-    try:
-        comes_back(policy)
-        yield toy, policy
-    finally:
-        toy.close()
+def openpi_policy() -> contextlib.AbstractContextManager[tuple[OpenpiToy, RemotePolicy]]:
+    """Return an openpi server and a policy that has worked with it."""
+    return _working(OpenpiToy(), openpi.connect, OPENPI_KEYS)
+
+
+def groot_policy() -> contextlib.AbstractContextManager[tuple[GrootToy, RemotePolicy]]:
+    """Return a GR00T server and a policy that has worked with it."""
+    return _working(GrootToy(), groot.connect, GROOT_KEYS)
 
 
 def meet_openpi(bad: Bad) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from remote_servers import OPENPI_KEYS, TIMEOUT_S, OpenpiToy, Peer, answer, described, rows_of
-from toy import Served, flow, observation, options
+from toy import WAIT_S, Served, flow, observation, options
 
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.loading import load_model
@@ -23,8 +21,6 @@ from streaming_vla.policies.registry import PolicyError, load_policy
 from streaming_vla.policies.remote.options import RemoteOptions
 from streaming_vla.policies.remote.policy import RemotePolicy
 
-WAIT_S = 20.0
-
 
 def driven(toy: OpenpiToy, folder: Path, timeout_s: float = WAIT_S) -> tuple[Served, RemotePolicy]:
     """Return a driven engine and its policy, loaded as the node does it."""
@@ -34,15 +30,6 @@ def driven(toy: OpenpiToy, folder: Path, timeout_s: float = WAIT_S) -> tuple[Ser
     policy = load_model(options_told)
     assert isinstance(policy, ChunkAsStream) and isinstance(policy.policy, RemotePolicy)
     return Served(Engine(policy, options(max_sessions=3))), policy.policy
-
-
-def wait_for(made: Served, done: Callable[[], bool]) -> None:
-    """Drive an engine until something has happened."""
-    end_s = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < end_s, made.replies
-        made.finish()
-        time.sleep(0.001)
 
 
 class Gate:
@@ -63,7 +50,7 @@ def test_a_chunk_comes_as_a_stream(openpi_toy: OpenpiToy, tmp_path: Path) -> Non
     made, policy = driven(openpi_toy, tmp_path)
     made.observe(observation(0, mark=4.0))
     made.ask(flow(0, steps=5))
-    wait_for(made, lambda: len(made.replies) == 6)
+    made.wait_for(lambda: len(made.replies) == 6)
     np.testing.assert_allclose([action.values for action in made.actions()], rows_of(4.0), rtol=1e-6)
     assert made.report(0).chunk and policy.figures()["server_answered"] == 1
     assert made.engine.policy.figures() == policy.figures()  # type: ignore[attr-defined]
@@ -73,7 +60,7 @@ def test_others_generate_while_the_server_thinks(openpi_toy: OpenpiToy, tmp_path
     openpi_toy.answer = gate = Gate()
     made, _ = driven(openpi_toy, tmp_path)
     made.observe(observation(0, session="/b"))
-    wait_for(made, lambda: len(made.replies) == 1)
+    made.wait_for(lambda: len(made.replies) == 1)
     made.observe(observation(0, mark=9.0))
     made.finish()
     assert gate.inside.wait(WAIT_S)
@@ -81,7 +68,7 @@ def test_others_generate_while_the_server_thinks(openpi_toy: OpenpiToy, tmp_path
         assert made.stepped(flow(0, step=row), "/b").accepted
     assert made.engine.deadline() == float("inf"), "no busy loop"
     gate.go_on.set()
-    wait_for(made, lambda: len(made.replies) == 7)
+    made.wait_for(lambda: len(made.replies) == 7)
     assert made.report(0, "/a").chunk
 
 
@@ -96,7 +83,7 @@ def test_nothing_of_an_old_episode_comes_back(openpi_toy: OpenpiToy, tmp_path: P
     made.ask(flow(0, episode=2, steps=5))
     made.finish()
     gate.go_on.set()
-    wait_for(made, lambda: len(made.steps()) == 5)
+    made.wait_for(lambda: len(made.steps()) == 5)
     values = [action.values for action in made.actions() if action.accepted]
     np.testing.assert_allclose(values, rows_of(3.0), rtol=1e-6)
     assert policy.figures()["server_dropped"] == 1
@@ -115,7 +102,7 @@ def test_questions_of_an_old_episode_that_still_wait_are_not_asked(openpi_toy: O
     made.observe(observation(0, episode=2, mark=3.0))
     made.finish()
     gate.go_on.set()
-    wait_for(made, lambda: len(openpi_toy.questions) == 2)
+    made.wait_for(lambda: len(openpi_toy.questions) == 2)
     assert [float(question["observation/joints"][0]) for question in openpi_toy.questions] == [9.0, 3.0]
 
 
@@ -125,10 +112,10 @@ def test_a_server_that_goes_and_comes_back_is_refusals_and_then_a_context(
     caplog.set_level(logging.INFO)
     made, _ = driven(openpi_toy, tmp_path, TIMEOUT_S)
     made.observe(observation(0))
-    wait_for(made, lambda: len(made.replies) == 1)
+    made.wait_for(lambda: len(made.replies) == 1)
     openpi_toy.close()
     made.observe(observation(1))
-    wait_for(made, lambda: len(made.replies) == 2)
+    made.wait_for(lambda: len(made.replies) == 2)
     refusal = made.refusal(1)
     assert refusal.code == "policy_unavailable"
     assert refusal.reason.startswith(f"policy toy: openpi://127.0.0.1:{openpi_toy.port} ")
@@ -139,7 +126,7 @@ def test_a_server_that_goes_and_comes_back_is_refusals_and_then_a_context(
     while "policy_timeout" not in codes:
         sequence += 1
         made.observe(observation(sequence))
-        wait_for(made, lambda: len(made.replies) == sequence + 1)  # noqa: B023
+        made.wait_for(lambda: len(made.replies) == sequence + 1)  # noqa: B023
         codes.add(made.refusal(sequence).code)
     assert made.stepped(flow(0)).accepted, "the context of before can be played to its end"
     openpi_toy.answer = answer
@@ -147,7 +134,7 @@ def test_a_server_that_goes_and_comes_back_is_refusals_and_then_a_context(
     while not isinstance(made.replies[-1].value, ContextReport):
         sequence, came = sequence + 1, came + 1
         made.observe(observation(sequence, mark=5.0))
-        wait_for(made, lambda: len(made.replies) == came)  # noqa: B023
+        made.wait_for(lambda: len(made.replies) == came)  # noqa: B023
     np.testing.assert_allclose(made.stepped(flow(sequence, step=1)).values, rows_of(5.0)[1], rtol=1e-6)
     assert not any(record.exc_info for record in caplog.records), "no traceback"
 

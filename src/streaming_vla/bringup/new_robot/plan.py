@@ -12,11 +12,11 @@ from streaming_vla.bringup.new_robot.joints import StateChoice, is_gripper
 from streaming_vla.bringup.new_robot.units import RADIANS, RANGE, UnitChoice
 from streaming_vla.options.option import Value
 from streaming_vla.options.shared import ARRAY, JOINTS
+from streaming_vla.policies.registry import lerobot_folder
 
 FULL_RANGE_S = 2.0  # a joint crosses the range of the training data in so long, at the speed that is guessed
 LEAD_S = 0.2  # a target runs ahead of the measured joint by what it moves in so long
 SMALLEST = 0.001  # of a limit
-LEROBOT = "lerobot:"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def make_plan(policy: PolicyFacts, robot: RobotFacts, choices: Choices) -> Plan:
 
 def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
     layout = policy.spec.layout
-    of_lerobot = policy.model.startswith(LEROBOT)
+    of_lerobot = lerobot_folder(policy.model) is not None
     limits = "the statistics of the training data, a tenth of their range wider" if of_lerobot else "the policy's"
     names = "the policy's"
     if policy.action_names and policy.action_names != layout.names:
@@ -153,7 +153,7 @@ def _inference(policy: PolicyFacts) -> tuple[Entry, ...]:
     found += [Entry(name, value, "as the command says") for name, value in policy.inference.items()]
     if policy.spec.chunk:
         why = "the policy was trained on one observation at a time"
-        found.append(Entry("cache_policy", "newest", why, policy.model.startswith(LEROBOT)))
+        found.append(Entry("cache_policy", "newest", why, lerobot_folder(policy.model) is not None))
     return tuple(found)
 
 

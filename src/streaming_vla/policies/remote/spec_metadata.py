@@ -7,11 +7,12 @@ What is not there (cache, tokens, denoising) stays with the server: the robot's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.image_fit import ImageFit
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.policies.lerobot.errors import shortened
 from streaming_vla.policies.lerobot.stated import wrong_values
@@ -35,7 +36,7 @@ class _Spec(BaseModel):
     name: Name
     cameras: Names
     image_size: Annotated[int, Field(strict=True, ge=1, le=4096)]
-    image_fit: Literal["crop", "letterbox", "letterbox_left_top"] = "crop"
+    image_fit: ImageFit = "crop"
     pad_value: Annotated[int, Field(strict=True, ge=0, le=255)] = 0
     state_size: Annotated[int, Field(strict=True, ge=1, le=MOST_NAMES)]
     state_names: Names = ()
