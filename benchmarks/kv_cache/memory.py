@@ -22,7 +22,7 @@ from plots import draw_memory
 
 from kv_cache.tensor_file import file_digest
 from streaming_vla.engine.options import CacheOptions
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.sim.tasks import HELD_OUT_SEED, TASKS, select_tasks
 from streaming_vla.workbench.evaluation.cache_options import choose_cache, gated_cache, with_gate_digest

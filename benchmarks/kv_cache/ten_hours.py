@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from streaming_vla.engine.options import CacheOptions
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.policies.contract import run_slices
-from streaming_vla.policies.loading import load_policy
 from streaming_vla.sim.memory_episode import Phase
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.workbench.evaluation.closed_loop import Trial, wording

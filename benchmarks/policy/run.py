@@ -23,8 +23,8 @@ from kv_cache.cache import SessionCache
 from kv_cache.policies import make_policy
 from kv_cache.tensor_file import file_digest
 from streaming_vla.engine.options import CacheOptions
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole
-from streaming_vla.policies.loading import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.sim.memory_rules import EPISODES
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS

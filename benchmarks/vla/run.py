@@ -27,10 +27,10 @@ from servers import hostile_servers, round_trip
 from torch import Tensor, nn
 
 from kv_cache.cache import CacheView
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.check.case import Case, check_case
 from streaming_vla.policies.lerobot.check.formula import with_weights
 from streaming_vla.policies.lerobot.config import SmolVLAConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.layers import LayerSizes
 from streaming_vla.policies.lerobot.load import load_lerobot

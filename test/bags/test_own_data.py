@@ -24,10 +24,10 @@ from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import Camera, DatasetFacts, read_facts
 from streaming_vla.datasets.parts import Storage
 from streaming_vla.datasets.writer import Step, write_dataset
+from streaming_vla.policies.compact.checkpoint import load_model, load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.loading import load_model, load_policy, save_policy
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations
 from streaming_vla.training.own_data import WORDS, OwnData, prepare, windows, write_demonstrations
 from streaming_vla.training.own_episodes import ReadOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from streaming_vla.engine.cache import differences, engine_options
 from streaming_vla.parameters.load import read
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.policies.models import find_model
 from streaming_vla.workbench.evaluation.cache_options import gated_cache
 

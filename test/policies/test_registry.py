@@ -16,11 +16,12 @@ import torch
 from kv_cache import CacheView
 from streaming_vla.policies import registry
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
+from streaming_vla.policies.compact.checkpoint import save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.contract import EMPTY_TOKEN, FlowQuery, PolicyObservation, run_slices
-from streaming_vla.policies.loading import CheckpointError, save_policy
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.registry import PolicyError, load_policy
 
 torch.set_num_threads(1)

@@ -222,9 +222,9 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact policy with random weights: it moves, but to no purpose."""
     import torch
 
+    from streaming_vla.policies.compact.checkpoint import save_policy
     from streaming_vla.policies.compact.config import CompactConfig
     from streaming_vla.policies.compact.model import CompactModel
-    from streaming_vla.policies.loading import save_policy
 
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     torch.manual_seed(0)

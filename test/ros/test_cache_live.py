@@ -15,7 +15,7 @@ OBSERVATIONS = 6
 def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from kv_cache import Gate, GateConfig
     from kv_cache.gate_file import save_gate
-    from streaming_vla.policies.loading import load_policy
+    from streaming_vla.policies.compact.checkpoint import load_policy
 
     spec = load_policy(toy_model).spec
     gate = tmp_path_factory.mktemp("gate") / "gate.safetensors"

@@ -13,7 +13,7 @@ from observations import observation
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.compact.checkpoint import load_policy
 
 pytestmark = pytest.mark.ros
 FLOW_STEP_MS = 1500.0

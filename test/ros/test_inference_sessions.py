@@ -10,7 +10,7 @@ import pytest
 from observations import observation
 from streaming_vla_interfaces import msg as wire
 
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.compact.checkpoint import load_policy
 
 pytestmark = pytest.mark.ros
 STEPS = 8  # granted to each robot

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.loading import CheckpointError, load_policy, save_policy
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.saliency.loading import (
     FORMAT,
     encoder_hash,

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from streaming_vla.engine.options import ModelOptions
 from streaming_vla.policies.chunk import ChunkAsStream
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.serving.lerobot.policy import load_by_lerobot
 
 Serve = Callable[..., Served]

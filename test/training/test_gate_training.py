@@ -18,12 +18,12 @@ from kv_cache.gate_file import load_gate
 from kv_cache.policies import CachePolicy
 from kv_cache.policies.base import Sizes
 from streaming_vla.cli import app
+from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole, run_slices
-from streaming_vla.policies.loading import load_policy, save_policy
 from streaming_vla.training.dataset import check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, GateBatch, GateDemonstrations, split_episodes
 from streaming_vla.training.gate_losses import Probe, chunks_where, embed, gate_loss

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from streaming_vla.cli import app
+from streaming_vla.policies.compact.checkpoint import save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.loading import save_policy
 from streaming_vla.saliency.loading import load_predictor
 from streaming_vla.sim.frames import encode_frame
 from streaming_vla.training.plan import read_plan

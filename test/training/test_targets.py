@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from streaming_vla.policies.compact.checkpoint import save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.loading import save_policy
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from streaming_vla.policies.loading import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.shipped import shipped_folders
 
 SUFFIX = ".safetensors"

@@ -20,8 +20,8 @@ from typing import Any
 
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy, PolicySpec
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.options import LoadOptions
-from streaming_vla.policies.loading import CheckpointError
 from streaming_vla.policies.models import AUTO, SUFFIX, find_model, shipped_models
 from streaming_vla.policies.remote.options import RemoteOptions
 

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kv_cache.tensor_file import TensorFormat
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.policies.compact.policy import CompactPolicy
-from streaming_vla.policies.loading import CheckpointError, load_policy
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.models import find_model, find_part
 from streaming_vla.saliency.predictor import ChangePredictor
 

@@ -181,7 +181,7 @@ def saliency(
     """Train the predictor of what the base camera sees after the pending actions, and check it on other episodes."""
     import torch
 
-    from streaming_vla.policies.loading import load_policy
+    from streaming_vla.policies.compact.checkpoint import load_policy
     from streaming_vla.policies.models import find_model
     from streaming_vla.training.plan import read_plan
     from streaming_vla.training.saliency import train_saliency

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from streaming_vla.policies.loading import load_policy
+from streaming_vla.policies.compact.checkpoint import load_policy
 from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.sim.tasks import HELD_OUT_SEED, get_task
 from streaming_vla.training.episode import record_episode

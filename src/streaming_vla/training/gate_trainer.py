@@ -22,7 +22,7 @@ from kv_cache.gate import Gate, GateConfig
 from kv_cache.gate_file import save_gate
 from kv_cache.one_pass import Fate
 from kv_cache.sampling import hard_sample, ramp
-from streaming_vla.policies.loading import load_policy, save_policy
+from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.training.checkpoint import follow, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import GateDemonstrations, split_episodes

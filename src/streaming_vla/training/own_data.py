@@ -26,9 +26,9 @@ from streaming_vla.datasets.dataset import Dataset, Episode
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import DatasetFacts
 from streaming_vla.datasets.rates import rate_of_period
+from streaming_vla.policies.compact.checkpoint import load_model, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN, build_vocabulary
-from streaming_vla.policies.loading import load_model, save_policy
 from streaming_vla.training.losses import SCENE_SIZE
 from streaming_vla.training.own_episodes import (
     Part,

@@ -17,9 +17,9 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
+from streaming_vla.policies.compact.checkpoint import load_model, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.loading import load_model, save_policy
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, check_sources, fingerprint
 from streaming_vla.training.losses import Auxiliary, batch_loss, check_finite

@@ -11,7 +11,7 @@ import pytest
 from golden_files import folder_of
 from hostile import HOSTILE, Hostile
 
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.load import load_lerobot
 from streaming_vla.policies.lerobot.options import LoadOptions
 

@@ -15,7 +15,7 @@ from golden_files import GOLDEN, edit, folder_of
 from measure_loading import make
 from safetensors.torch import load_file, save_file
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
+from streaming_vla.policies.errors import CheckpointError, listed, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.load import load_lerobot
 from streaming_vla.policies.lerobot.options import LoadOptions

@@ -19,7 +19,7 @@ from torch import Tensor
 from kv_cache.cache import SessionCache
 from kv_cache.policies import Full
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.geometry import Geometry, published
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.lerobot.pi import Pi, PiShape, names_of

@@ -27,7 +27,7 @@ from remote_servers import (
 
 from kv_cache.cache import CacheView
 from streaming_vla.policies.contract import PolicyUnavailable
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.remote import groot, groot_wire
 from streaming_vla.policies.remote.options import RemoteOptions
 from streaming_vla.policies.remote.policy import RemotePolicy

@@ -34,7 +34,7 @@ from websockets.sync.server import Request, Response, ServerConnection, serve
 
 from kv_cache.cache import CacheView
 from streaming_vla.policies.contract import PlannedActions, PolicyUnavailable, prefill_whole
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.remote import openpi, wire
 from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEY, PLANNED_KEY
 from streaming_vla.policies.remote.options import RemoteOptions

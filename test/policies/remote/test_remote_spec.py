@@ -11,8 +11,8 @@ import yaml
 from remote_servers import OPENPI_KEYS, described
 
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.layout import ActionLayout
-from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.remote import wire
 from streaming_vla.policies.remote.description import read_description, with_cameras
 from streaming_vla.policies.remote.keys import generic_keys

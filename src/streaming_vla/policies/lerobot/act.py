@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kv_cache.spec import CacheSpec
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.config import ACTConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.resnet import BLOCKS, CHANNELS, ResNet
 from streaming_vla.policies.lerobot.weights import Names, Shape
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
+from streaming_vla.policies.errors import CheckpointError, listed, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.stated import Count, Layers, Positive, Size, Stated, Width, stated
 

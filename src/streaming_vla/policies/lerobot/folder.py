@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
+from streaming_vla.policies.errors import CheckpointError, shortened
 
 JSON_BYTES = 4 * 1024**2  # of a configuration; real ones have a few kilobytes
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.config import CONFIG, PiConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.layers import LayerSizes
 from streaming_vla.policies.lerobot.stated import Layers, Positive, Size, Stated, Width, stated

@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot import act, pi, smolvla
 from streaming_vla.policies.lerobot.act_policy import ACTPolicy
 from streaming_vla.policies.lerobot.config import ACTConfig, FlowConfig, PiConfig, SmolVLAConfig, read_config
-from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.config import ACTION, STATE, PolicyConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.normalisation import NEEDED, Affine, Statistics, Values, affine, read_statistics
 from streaming_vla.policies.lerobot.sample import Sample

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.config import SmolVLAConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.expert import ExpertContext, prepare, run_expert
 from streaming_vla.policies.lerobot.layers import DecoderLayer, LayerSizes, RMSNorm
 from streaming_vla.policies.lerobot.time_embedding import embed_time

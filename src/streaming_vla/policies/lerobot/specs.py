@@ -9,9 +9,9 @@ import numpy as np
 
 from kv_cache.spec import CacheSpec
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.errors import CheckpointError, listed
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.policies.lerobot.config import PolicyConfig
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed
 from streaming_vla.policies.lerobot.normalisation import Statistics, limits_of
 from streaming_vla.policies.lerobot.options import LoadOptions
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
+from streaming_vla.policies.errors import CheckpointError, listed, shortened
 
 Model = TypeVar("Model", bound="Stated")
 Count = Annotated[int, Field(strict=True, ge=1, le=4096)]

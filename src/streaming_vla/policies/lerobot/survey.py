@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.config import ACTConfig, PiConfig, SmolVLAConfig, read_config
-from streaming_vla.policies.lerobot.errors import CheckpointError
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry
 from streaming_vla.policies.lerobot.load import weights_of

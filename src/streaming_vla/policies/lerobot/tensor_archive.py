@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
+from streaming_vla.policies.errors import CheckpointError, shortened
 
 HEADER_BYTES = 8 * 1024**2  # of real checkpoints: some 100 kB
 BLOCK_BYTES = 1024**2

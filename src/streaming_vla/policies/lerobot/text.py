@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
+from streaming_vla.policies.errors import CheckpointError, shortened
 
 LOGGER = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.config import CONFIG
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.layers import LayerSizes
 

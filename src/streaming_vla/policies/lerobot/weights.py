@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
+from streaming_vla.policies.errors import CheckpointError, listed, shortened
 from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streaming_vla.policies.contract import PolicySpec
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed
+from streaming_vla.policies.errors import CheckpointError, listed
 from streaming_vla.policies.lerobot.stated import wrong_values
 from streaming_vla.policies.remote.keys import Keys
 from streaming_vla.policies.remote.messages import WireError

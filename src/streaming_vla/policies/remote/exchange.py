@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.errors import listed, shortened
 from streaming_vla.policies.guide import Matrix
-from streaming_vla.policies.lerobot.errors import listed, shortened
 from streaming_vla.policies.remote.keys import Key, Keys
 from streaming_vla.policies.remote.messages import WireError
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from streaming_vla.policies.contract import PolicySpec, PolicyUnavailable
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.remote import groot_wire
 from streaming_vla.policies.remote.description import read_description, with_cameras
 from streaming_vla.policies.remote.exchange import chunk_of, parts, pictures, timing_of

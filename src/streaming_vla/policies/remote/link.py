@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from streaming_vla.policies.contract import PolicyTimeout, PolicyUnavailable
-from streaming_vla.policies.lerobot.errors import shortened
+from streaming_vla.policies.errors import shortened
 from streaming_vla.policies.remote.messages import WireError
 
 LOGGER = logging.getLogger(__name__)

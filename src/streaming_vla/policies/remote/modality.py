@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from streaming_vla.policies.contract import PolicySpec
-from streaming_vla.policies.lerobot.errors import listed
+from streaming_vla.policies.errors import listed
 from streaming_vla.policies.lerobot.stated import wrong_values
 from streaming_vla.policies.remote.keys import Keys
 from streaming_vla.policies.remote.link import LinkError

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
 from streaming_vla.policies.contract import PolicySpec, PolicyUnavailable
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed, shortened
+from streaming_vla.policies.errors import CheckpointError, listed, shortened
 from streaming_vla.policies.remote import wire
 from streaming_vla.policies.remote.description import read_description, with_cameras
 from streaming_vla.policies.remote.exchange import chunk_of, parts, pictures, timing_of

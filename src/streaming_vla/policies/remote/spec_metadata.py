@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.errors import shortened
 from streaming_vla.policies.image_fit import ImageFit
 from streaming_vla.policies.layout import ActionLayout
-from streaming_vla.policies.lerobot.errors import shortened
 from streaming_vla.policies.lerobot.stated import wrong_values
 from streaming_vla.policies.remote.messages import WireError
 

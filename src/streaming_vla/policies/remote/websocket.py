@@ -16,7 +16,7 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
-from streaming_vla.policies.lerobot.errors import shortened
+from streaming_vla.policies.errors import shortened
 from streaming_vla.policies.remote.deadline import left_s
 from streaming_vla.policies.remote.link import LinkError
 

@@ -12,7 +12,7 @@ import struct
 import time
 from typing import NamedTuple
 
-from streaming_vla.policies.lerobot.errors import shortened
+from streaming_vla.policies.errors import shortened
 from streaming_vla.policies.remote.deadline import left_s
 from streaming_vla.policies.remote.link import LinkError
 

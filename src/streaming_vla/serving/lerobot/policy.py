@@ -12,7 +12,7 @@ from streaming_vla.engine.options import ModelOptions
 from streaming_vla.policies.blocking import BlockingPolicy, Images
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import PolicySpec
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.normalisation import Statistics, read_statistics
 from streaming_vla.policies.lerobot.pictures import without_letterbox
 from streaming_vla.policies.lerobot.specs import make_layout

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_vla.policies.contract import PolicyUnavailable
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.serving.lerobot import child
 
 END_S = 5.0

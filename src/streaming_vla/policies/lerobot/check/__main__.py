@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.check.case import GIVEN, Case, check_case
-from streaming_vla.policies.lerobot.errors import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> int:

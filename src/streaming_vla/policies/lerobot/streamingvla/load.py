@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from streaming_vla.policies.contract import PolicySpec
+from streaming_vla.policies.errors import CheckpointError, listed
 from streaming_vla.policies.layout import ActionLayout
-from streaming_vla.policies.lerobot.errors import CheckpointError, listed
 from streaming_vla.policies.lerobot.expert import lay_out
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import GEOMETRY, Geometry, published

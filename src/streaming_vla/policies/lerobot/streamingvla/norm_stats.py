@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.policies.lerobot.errors import CheckpointError, shortened
+from streaming_vla.policies.errors import CheckpointError, shortened
 from streaming_vla.policies.lerobot.folder import Folder
 
 NORM_STATS = "norm_stats.json"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streaming_vla.policies.lerobot.errors import CheckpointError
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 from streaming_vla.policies.lerobot.weights import Names
 

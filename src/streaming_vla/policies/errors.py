@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streaming_vla.policies.loading import CheckpointError
-
-__all__ = ["CheckpointError", "listed", "shortened"]
-
 LISTED = 12  # names in a sentence
 SHOWN = 160  # characters of a value that a file states
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says which, why and what was expected."""
 
 
 def listed(names: Iterable[str]) -> str:

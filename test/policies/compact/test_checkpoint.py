@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from streaming_vla.policies.compact.checkpoint import FORMAT, load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.loading import FORMAT, CheckpointError, load_policy, save_policy
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.models import find_model
 
 CONFIG = CompactConfig(words=(UNKNOWN, "open"), width=48, layers=2, image_size=32)
@@ -102,7 +103,9 @@ def test_foreign_architecture(checkpoint: Path, architecture: dict[str, str], se
 def test_an_architecture_out_of_range_is_refused_before_anything_is_built(
     checkpoint: Path, lie: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streaming_vla.policies.loading.CompactModel", lambda config: pytest.fail("it was built"))
+    monkeypatch.setattr(
+        "streaming_vla.policies.compact.checkpoint.CompactModel", lambda config: pytest.fail("it was built")
+    )
     architecture = json.dumps(json.loads(CONFIG.to_json()) | lie)
     rewrite(checkpoint, metadata={"format": FORMAT.name, "architecture": architecture})
     with pytest.raises(CheckpointError, match=f"does not fit this version: .*{sentence}"):

@@ -16,11 +16,7 @@ from kv_cache.tensor_file import TensorFormat
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says which, why and what was expected."""
-
+from streaming_vla.policies.errors import CheckpointError
 
 FORMAT = TensorFormat(
     kind="checkpoint",
