@@ -19,6 +19,7 @@ from streaming_vla.policies.contract import PolicySpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(400)]
 HAND_OVERS = 6
+HOLD_SEEN_S = 1.0  # starved for so long: it holds
 
 
 @pytest.fixture
@@ -72,7 +73,9 @@ def test_it_flies_through_a_server_that_is_killed_and_started_again(
             flight.run(1)
             check_not_starving(flight, HAND_OVERS)
             server.kill()
-            probe.wait(lambda: flight.newest().starved and flight.newest().held, "it does not hold", 20.0)
+            starved_s = flight.starved_s()  # a pause of this machine may starve it for a moment too: it goes on then
+            probe.wait(lambda: flight.starved_s() - starved_s > HOLD_SEEN_S, "it does not hold", 20.0)
+            assert flight.newest().starved and flight.newest().held
             count = len(robot.commands)
             probe.spin(1.0)
             held = np.array([values for _, values in robot.commands[count:]])
