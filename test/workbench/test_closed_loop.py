@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator
 from dataclasses import replace
@@ -176,6 +177,7 @@ def test_successes_are_counted_per_task() -> None:
         cued = replace(end, tokens=60, kept=1, cue=seed % 2, cue_held=seed != 3)
         results.append(EpisodeResult(Trial("count", seed), True, 90, cued))
     table = tabulate(results, RunnerOptions())
+    assert json.loads(json.dumps(table))["mean"] == table["mean"], "it is written to a file"
     assert table["per_task"]["reach"]["success"] == 0.75 and table["per_task"]["reach"]["median_steps"] == 41
     assert table["mean"] == pytest.approx((0.75 + 1.0 + 1.0) / 3) and table["all"]["successes"] == 8
     assert table["per_task"]["count"]["cache"]["cue_held"] == {"0": [2, 2], "1": [1, 2]}

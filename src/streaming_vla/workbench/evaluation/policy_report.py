@@ -25,7 +25,7 @@ def tabulate(results: Sequence[EpisodeResult], options: RunnerOptions) -> dict[s
     rows = {task: _row(of_task) for task, of_task in tasks.items()}
     mean = sum(row["success"] for row in rows.values()) / max(1, len(rows))
     return {
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(options) | {"cache": options.cache.model_dump()},
         "instruction": sorted({result.trial.instruction for result in results}),
         "seeds": [seeds[0], seeds[-1] + 1] if seeds else [],
         "per_task": rows,
