@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streaming_vla.bringup.new_robot.facts import PolicyFacts
+from streaming_vla.bringup.new_robot.facts import PolicyFacts, Range
 from streaming_vla.datasets.facts import DatasetFacts, read_facts
 from streaming_vla.engine.loading import load_model
 from streaming_vla.engine.options import ModelOptions
-from streaming_vla.policies.lerobot.normalisation import limits_of
+from streaming_vla.policies.lerobot.action_data import ActionData
 
 
 def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts:
@@ -23,9 +23,7 @@ def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts
     """
     policy = load_model(options)
     spec, inner = policy.spec, getattr(policy, "policy", policy)
-    after = getattr(inner, "after", None)  # of a checkpoint of LeRobot: its statistics are the training data's
-    limits = limits_of(after.statistics, widened=0.0) if after is not None and after.statistics else ((), ())
-    low, high = (tuple(float(value) for value in each) for each in limits)
+    trained_on = getattr(getattr(inner, "after", None), "data", None)  # of a checkpoint of LeRobot
     facts = None if data is None else read_facts(data)
     if facts is not None:
         _check(facts, data, spec.state_size, spec.layout.size)
@@ -37,13 +35,19 @@ def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts
         model=options.model,
         spec=spec,
         inference=changed,
-        data_low=low,
-        data_high=high,
+        data_ranges=() if trained_on is None else _ranges(trained_on),
         action_names=facts.action_names if facts else _named(spec.layout.names),
         state_names=facts.state_names if facts else spec.state_names,
         action_units=facts.action_units if facts else spec.action_units,
         rate=rate,
         source=f"data set {data}" if facts else "",
+    )
+
+
+def _ranges(data: ActionData) -> tuple[Range | None, ...]:
+    low, high = data.limits(widened=0.0)
+    return tuple(
+        (float(low[index]), float(high[index])) if known else None for index, known in enumerate(data.known)
     )
 
 

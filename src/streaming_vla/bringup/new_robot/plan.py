@@ -75,6 +75,7 @@ def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
     layout = policy.spec.layout
     of_lerobot = lerobot_folder(policy.model) is not None
     limits = "the statistics of the training data, a tenth of their range wider" if of_lerobot else "the policy's"
+    unknown = _not_told(policy)
     names = "the policy's"
     if policy.action_names and policy.action_names != layout.names:
         names += f"; in the data set they are {', '.join(policy.action_names)}"
@@ -86,10 +87,16 @@ def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
             "targets, as most of LeRobot's data sets have them" if all(layout.absolute) else "as the policy says",
             of_lerobot,
         ),
-        Entry("action_low", _rounded(layout.low), f"{limits}{_at_the_robot(layout.low, units)}"),
-        Entry("action_high", _rounded(layout.high), f"likewise{_at_the_robot(layout.high, units)}"),
+        Entry("action_low", _rounded(layout.low), f"{limits}{unknown}{_at_the_robot(layout.low, units)}", bool(unknown)),
+        Entry("action_high", _rounded(layout.high), f"likewise{_at_the_robot(layout.high, units)}", bool(unknown)),
         Entry("action_initial", _rounded(layout.initial), "the policy's; an episode begins where the robot stands"),
     ]
+
+
+def _not_told(policy: PolicyFacts) -> str:
+    """Return which actions have limits that limit nothing, to end a comment with; empty where there are none."""
+    names = [name for index, name in enumerate(policy.spec.layout.names) if policy.data_range(index) is None]
+    return f"; no statistics tell the range of {', '.join(names)}: give the robot's" if names else ""
 
 
 def _at_the_robot(values: Sequence[float], units: UnitChoice | None) -> str:
@@ -163,17 +170,19 @@ def _executor(policy: PolicyFacts, choices: Choices, period_s: float) -> tuple[E
     scale = units.scale if units else (1.0,) * count
     offsets = units.offset if units else (0.0,) * count
     offset = [each if absolute else 0.0 for each, absolute in zip(offsets, layout.absolute, strict=True)]
-    speeds = [max((high - low) / FULL_RANGE_S, SMALLEST) for low, high in map(policy.data_range, range(count))]
+    ranges = [policy.data_range(index) or (layout.low[index], layout.high[index]) for index in range(count)]
+    speeds = [max((high - low) / FULL_RANGE_S, SMALLEST) for low, high in ranges]
     jumps = [max(2.0 * speed * period_s, SMALLEST) for speed in speeds]
     leads = [max(LEAD_S * speed * abs(each), SMALLEST) for speed, each in zip(speeds, scale, strict=True)]
     names = joints or layout.names
     kept = tuple(is_gripper(name) and absolute for name, absolute in zip(names, layout.absolute, strict=True))
+    unknown = _not_told(policy)
     why, guessed = (f"the policy is in {_named(units)}: {units.why}", units.guessed) if units else ("no joints", True)
     found = [
         Entry("command_type", command.kind, command.why, command.guessed),
         Entry("scale", _rounded(scale), why, guessed),
         Entry("offset", _rounded(offset), "likewise", guessed),
-        Entry("velocity_limit", _rounded(speeds), f"the range of the training data in {FULL_RANGE_S:g} s", True),
+        Entry("velocity_limit", _rounded(speeds), f"the range of the training data in {FULL_RANGE_S:g} s{unknown}", True),
         Entry("jump_limit", _rounded(jumps), "twice what velocity_limit allows in a period", True),
         Entry("maximum_lead", _rounded(leads), f"what velocity_limit allows in {LEAD_S:g} s", True),
         Entry("keep_when_stopped", kept, "what is called like a gripper keeps its last command", True),
@@ -190,7 +199,10 @@ def _pose(policy: PolicyFacts, state: StateChoice, units: UnitChoice | None) -> 
     here = dict(zip(state.topic.joints, state.topic.positions, strict=True))
     found = []
     for index, joint in enumerate(state.action_joints):
-        low, high = policy.data_range(index)
+        found_range = policy.data_range(index)
+        if found_range is None:
+            continue
+        low, high = found_range
         value = (here[joint] - units.offset[index]) / units.scale[index]
         margin = 0.5 * (high - low)
         if policy.spec.layout.absolute[index] and not low - margin <= value <= high + margin:

@@ -117,14 +117,14 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         assert isinstance(config, PiConfig), "the other two"
         flow = _pi(folder, assets, config, adaptive=kind == "pi05")
     before = Preprocessor(folder, config, assets, flow.vocabulary, ((NORMALISER,), (TOKENIZER,), flow.step))
-    after = Postprocessor(folder, config, before.relative)
+    after = Postprocessor(folder, config, before.relative, before.state_statistics)
     cameras = cameras_of(config, before.renamed, options.cameras, all_needed=False)
     spec = make_spec(
         folder.path.resolve().name,
         config,
         options,
         cameras,
-        after.statistics,
+        after.data,
         before.action_names,
         flow.network.cache_spec(dtype),
         len(cameras) * flow.picture_tokens + config.tokenizer_max_length + flow.own_tokens,
@@ -148,7 +148,7 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
 def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPolicy:
     device, dtype = options.torch_device, options.torch_dtype
     before = Preprocessor(folder, config, None, 0, ((NORMALISER,),))
-    after = Postprocessor(folder, config, before.relative)
+    after = Postprocessor(folder, config, before.relative, before.state_statistics)
     cameras = cameras_of(config, before.renamed, options.cameras, all_needed=True)
     network, names = build(lambda: act.ACT(config)), act.names_of(config)
     shapes = {name: config.input_features[name].shape[1:] for name in cameras.values()}
@@ -157,7 +157,7 @@ def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPol
         config,
         options,
         cameras,
-        after.statistics,
+        after.data,
         before.action_names,
         act.EMPTY_TOKEN,
         1,
