@@ -94,7 +94,7 @@ def test_a_share_of_the_range_becomes_radians(tmp_path: Path) -> None:
 
 def test_a_range_that_nothing_tells_is_no_reason_for_units(tmp_path: Path) -> None:
     of = policy(1000.0, data_ranges=(None,) * 6)
-    with pytest.raises(UnclearError, match="No statistics tell their range.*--units degrees"):
+    with pytest.raises(UnclearError, match=r"No statistics tell their range.*--units degrees"):
         written(tmp_path, of, robot())
     _, text = written(tmp_path, of, robot(), Said(units="radians", fps=30.0))
     plain = " ".join(text.replace("#", "").split())

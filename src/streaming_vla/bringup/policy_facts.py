@@ -46,9 +46,7 @@ def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts
 
 def _ranges(data: ActionData) -> tuple[Range | None, ...]:
     low, high = data.limits(widened=0.0)
-    return tuple(
-        (float(low[index]), float(high[index])) if known else None for index, known in enumerate(data.known)
-    )
+    return tuple((float(low[index]), float(high[index])) if known else None for index, known in enumerate(data.known))
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
     of_lerobot = lerobot_folder(policy.model) is not None
     limits = "the statistics of the training data, a tenth of their range wider" if of_lerobot else "the policy's"
     unknown = _not_told(policy)
+    low, high = (_at_the_robot(each, units) for each in (layout.low, layout.high))
     names = "the policy's"
     if policy.action_names and policy.action_names != layout.names:
         names += f"; in the data set they are {', '.join(policy.action_names)}"
@@ -87,8 +88,8 @@ def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
             "targets, as most of LeRobot's data sets have them" if all(layout.absolute) else "as the policy says",
             of_lerobot,
         ),
-        Entry("action_low", _rounded(layout.low), f"{limits}{unknown}{_at_the_robot(layout.low, units)}", bool(unknown)),
-        Entry("action_high", _rounded(layout.high), f"likewise{_at_the_robot(layout.high, units)}", bool(unknown)),
+        Entry("action_low", _rounded(layout.low), f"{limits}{unknown}{low}", bool(unknown)),
+        Entry("action_high", _rounded(layout.high), f"likewise{high}", bool(unknown)),
         Entry("action_initial", _rounded(layout.initial), "the policy's; an episode begins where the robot stands"),
     ]
 
@@ -176,13 +177,13 @@ def _executor(policy: PolicyFacts, choices: Choices, period_s: float) -> tuple[E
     leads = [max(LEAD_S * speed * abs(each), SMALLEST) for speed, each in zip(speeds, scale, strict=True)]
     names = joints or layout.names
     kept = tuple(is_gripper(name) and absolute for name, absolute in zip(names, layout.absolute, strict=True))
-    unknown = _not_told(policy)
+    speed, unknown = "the range of the training data", _not_told(policy)
     why, guessed = (f"the policy is in {_named(units)}: {units.why}", units.guessed) if units else ("no joints", True)
     found = [
         Entry("command_type", command.kind, command.why, command.guessed),
         Entry("scale", _rounded(scale), why, guessed),
         Entry("offset", _rounded(offset), "likewise", guessed),
-        Entry("velocity_limit", _rounded(speeds), f"the range of the training data in {FULL_RANGE_S:g} s{unknown}", True),
+        Entry("velocity_limit", _rounded(speeds), f"{speed} in {FULL_RANGE_S:g} s{unknown}", True),
         Entry("jump_limit", _rounded(jumps), "twice what velocity_limit allows in a period", True),
         Entry("maximum_lead", _rounded(leads), f"what velocity_limit allows in {LEAD_S:g} s", True),
         Entry("keep_when_stopped", kept, "what is called like a gripper keeps its last command", True),

@@ -83,7 +83,7 @@ def _pair(kind: str, data: Range | None, joint: str, ranges: Mapping[str, Range]
     if kind == RADIANS:
         return 1.0, 0.0
     # LeRobot's gripper: 0 to 100
-    share = is_gripper(joint) and (data is None or data[0] >= -NEARLY and data[1] <= FULL * NEARLY)
+    share = is_gripper(joint) and (data is None or (data[0] >= -NEARLY and data[1] <= FULL * NEARLY))
     if kind == DEGREES and not share:
         return math.pi / 180.0, 0.0
     if joint not in ranges:

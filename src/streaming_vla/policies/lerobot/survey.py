@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 
-
 from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.config import ACTConfig, PiConfig, SmolVLAConfig, read_config
 from streaming_vla.policies.lerobot.folder import Folder
