@@ -58,7 +58,9 @@ def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions
         ValueError: an observation of the policy does not fit into what its cache keeps, or a gate cannot be used.
         MemoryError: the sessions' caches would be too large.
     """
-    engine = engine_options(options, policy.spec.tokens_per_observation, options.max_sessions)
+    engine = engine_options(
+        options, policy.spec.tokens_per_observation, options.max_sessions, device=policy.spec.device
+    )
     check_fit(policy.spec, engine)
     if engine.gate is None or options.cache_policy != "gated":
         return engine, []

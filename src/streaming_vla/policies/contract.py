@@ -93,6 +93,7 @@ class PolicySpec:
         action_units: of each action dimension, for people; empty: not told.
         chunk: all actions of a context exist with it, and each belongs to a fixed time behind the picture.
         denoise_steps: Euler steps from noise to a chunk, as they are meant.
+        device: where keys and values of its tokens live, as torch names it: the cache of a session is made there.
 
     Raises:
         ValueError: a size is not positive, names repeat or are missing, or the horizons are in the wrong order.
@@ -115,6 +116,7 @@ class PolicySpec:
     action_units: tuple[str, ...] = ()
     chunk: bool = False
     denoise_steps: int = 10
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):

@@ -64,6 +64,7 @@ def make_spec(
         control_period_s=options.control_period_s,
         image_fit=image_fit,
         denoise_steps=config.denoise_steps,
+        device=str(options.torch_device),
     )
 
 

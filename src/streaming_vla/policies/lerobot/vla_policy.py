@@ -78,13 +78,12 @@ class VlaContext:
 
     def __init__(self, own: int, state: Tensor, raw_state: npt.NDArray[np.float32]) -> None:
         self.own, self.state, self.raw_state = own, state, raw_state
-        self._prepared: tuple[tuple[int, ...], Any] | None = None
+        self._prepared: tuple[CacheView, Any] | None = None
 
     def prepared(self, network: VlaNetwork, view: CacheView) -> Any:
         """Return what the network reads of the view in every step, made once for as long as the view is the same."""
-        same = (view.keys.data_ptr(), view.values.data_ptr(), view.tokens, view.next_position)
-        if self._prepared is None or self._prepared[0] != same:
-            self._prepared = same, network.prepare(view, self.own, self.state)
+        if self._prepared is None or self._prepared[0] is not view:
+            self._prepared = view, network.prepare(view, self.own, self.state)
         return self._prepared[1]
 
 

@@ -218,7 +218,7 @@ class _Player:
         if times is not None:
             network = RecordedNetwork(self._recording, profile, clock, options.seed, self._receive_again)
             pace = RecordedPace(self._recording, profile, options.seed)
-        engine = engine_options(suite.inference, policy.spec.tokens_per_observation)
+        engine = engine_options(suite.inference, policy.spec.tokens_per_observation, device=policy.spec.device)
         self._world = ReplayWorld(
             (
                 Observer(suite.observer),

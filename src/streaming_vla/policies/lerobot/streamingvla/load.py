@@ -120,4 +120,5 @@ def _spec(
         control_period_s=options.control_period_s,
         image_fit=BOTH_SIDES,
         state_names=tuple(f"executed_{name}" for name in names),
+        device=str(options.torch_device),
     )
