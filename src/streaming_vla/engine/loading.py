@@ -8,7 +8,7 @@ from streaming_vla.engine.cache import EngineOptions, differences, engine_option
 from streaming_vla.engine.options import InferenceOptions, ModelOptions
 from streaming_vla.engine.sessions import check_fit
 from streaming_vla.policies.chunk import ChunkOptions
-from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.contract import FlowPolicy, WarmingPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.registry import lerobot_folder, load_policy, model_files
 from streaming_vla.policies.remote.options import RemoteOptions
@@ -48,7 +48,14 @@ def _load_options(options: ModelOptions) -> LoadOptions:
         dtype=options.model_dtype,
         cameras=options.cameras_by_name or None,
         action_absolute=options.model_action_absolute,
+        compile=options.model_compile,
     )
+
+
+def warm_up(policy: FlowPolicy, engine: EngineOptions) -> None:
+    """Let a policy do before the first motion what takes long (see WarmingPolicy)."""
+    if isinstance(policy, WarmingPolicy):
+        policy.warm_up(engine.policy().max_tokens)
 
 
 def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions, list[str]]:

@@ -94,7 +94,7 @@ async def _run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     from streaming_vla.engine.latency_profile import find_profile
-    from streaming_vla.engine.loading import fitted
+    from streaming_vla.engine.loading import fitted, warm_up
     from streaming_vla.serving.chunks import Chunks
     from streaming_vla.serving.server import PolicyServer
 
@@ -104,6 +104,7 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     engine, warnings = fitted(options, policy)
+    warm_up(policy, engine)
     for sentence in warnings:
         say(f"streaming-vla: {sentence}")
     profile = find_profile(options.latency_profile) if options.latency_profile else None

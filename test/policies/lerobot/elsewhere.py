@@ -54,7 +54,7 @@ class Elsewhere(TorchDispatchMode):
     """While it is on, tensors can be made on DEVICE and moved there."""
 
     def __enter__(self) -> Elsewhere:
-        """Let torch.tensor make its tensors on the CPU and move them: it forgets their numbers on DEVICE, unseen here."""
+        """Let torch.tensor make its tensors on the CPU and move them: it would forget their numbers."""
         torch.tensor = _tensor  # type: ignore[assignment]
         super().__enter__()
         return self
@@ -88,7 +88,7 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     args, kwargs = tree_map(moved, (args, kwargs))
     found = function(*args, **kwargs)
-    if name == "aten::copy_" and not there[:1] == tensors[:1]:  # into a tensor of the CPU
+    if name == "aten::copy_" and not isinstance(tensors[0], There):  # into a tensor of the CPU
         return found
 
     def out(each: Any) -> Any:

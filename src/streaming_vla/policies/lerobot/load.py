@@ -141,11 +141,14 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         config.max_action_dim,
         config.chunk_size,
         device,
+        options.compile,
     )
     return VlaPolicy(spec, flow.network, sizes, before, after, tuple(cameras.values()))
 
 
 def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPolicy:
+    if options.compile:
+        raise CheckpointError("model_compile is true, an ACT has no steps of a flow that are compiled: leave it false")
     device, dtype = options.torch_device, options.torch_dtype
     before = Preprocessor(folder, config, None, 0, ((NORMALISER,),))
     after = Postprocessor(folder, config, before.relative, before.state_statistics)

@@ -23,7 +23,15 @@ from streaming_vla.policies.lerobot.specs import make_layout
 from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 from streaming_vla.serving.lerobot.process import LerobotProcess
 
-NOT_TAKEN = ("model_dtype", "model_cameras", "model_denoise_steps", "model_remote", "model_key_file", "saliency_model")
+NOT_TAKEN = (
+    "model_dtype",
+    "model_compile",
+    "model_cameras",
+    "model_denoise_steps",
+    "model_remote",
+    "model_key_file",
+    "saliency_model",
+)
 TIMEOUT_S = 600.0  # the server's clients have deadlines of their own
 
 

@@ -49,6 +49,8 @@ def load_streamingvla(
         CheckpointError: it cannot be used; one sentence says why, and what to give.
     """
     options = options or LoadOptions()
+    if options.compile:
+        raise CheckpointError("model_compile is true, the steps of StreamingVLA are not compiled: leave it false")
     folder = Folder(path)
     assets = Folder(options.assets, "model_assets") if options.assets is not None else None
     device, dtype = options.torch_device, options.torch_dtype
