@@ -1,27 +1,33 @@
-"""What a policy says of itself, and the data set that it was trained on: loads the model, its weights included."""
+"""What a policy says of itself, and the data set that it was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streaming_vla.bringup.new_robot.facts import PolicyFacts, Range
 from streaming_vla.datasets.facts import DatasetFacts, read_facts
-from streaming_vla.engine.loading import load_model
+from streaming_vla.engine.loading import look_at_model
 from streaming_vla.engine.options import ModelOptions
+from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.lerobot.action_data import ActionData
 
 
-def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts:
+def policy_facts(options: ModelOptions, data: Path | None = None, without: Sequence[str] = ()) -> PolicyFacts:
     """Return what is known of a policy.
 
     Args:
         options: of its model.
         data: folder of the data set that it was trained on; None: not there.
+        without: cameras of the policy that the robot does not have.
 
     Raises:
-        ValueError: the model cannot be loaded, or the data set is no such one.
+        ValueError: the model cannot be loaded, it does not run without a camera, or the data set is no such one.
     """
-    policy = load_model(options)
+    policy = look_at_model(options)
+    if without:
+        options = options.changed(model_cameras=_cameras_left(policy, without))
+        policy = look_at_model(options)
     spec, inner = policy.spec, getattr(policy, "policy", policy)
     trained_on = getattr(getattr(inner, "after", None), "data", None)  # of a checkpoint of LeRobot
     facts = None if data is None else read_facts(data)
@@ -42,6 +48,22 @@ def policy_facts(options: ModelOptions, data: Path | None = None) -> PolicyFacts
         rate=rate,
         source=f"data set {data}" if facts else "",
     )
+
+
+def _cameras_left(policy: FlowPolicy, without: Sequence[str]) -> tuple[str, ...]:
+    """Return `model_cameras` of a LeRobot policy without some of its cameras."""
+    features: Mapping[str, str] | None = getattr(getattr(policy, "policy", policy), "features", None)
+    if features is None:
+        raise ValueError(
+            f"--without is for SmolVLA, pi0 and pi0.5, policy {policy.spec.name} needs all of its cameras "
+            f"{', '.join(policy.spec.cameras)}"
+        )
+    if strange := [camera for camera in without if camera not in features]:
+        raise ValueError(f"--without names {', '.join(strange)}, the policy's cameras are {', '.join(features)}")
+    left = tuple(f"{camera}={feature}" for camera, feature in features.items() if camera not in without)
+    if not left:
+        raise ValueError(f"--without names all cameras of the policy, {', '.join(features)}: it needs one at least")
+    return left
 
 
 def _ranges(data: ActionData) -> tuple[Range | None, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.options import InferenceOptions, ModelOptions
 from streaming_vla.engine.sessions import check_fit
-from streaming_vla.policies.chunk import ChunkOptions
+from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy, WarmingPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.registry import lerobot_folder, load_policy, model_files
@@ -29,6 +29,21 @@ def load_model(options: ModelOptions) -> FlowPolicy:
         cameras=options.cameras_by_name or None,
     )
     return load_policy(options.model, options.saliency_model, chunk, load, remote)
+
+
+def look_at_model(options: ModelOptions) -> FlowPolicy:
+    """Return what `load_model` does, for what it says of itself: the weights of a LeRobot checkpoint are not read.
+
+    Raises:
+        CheckpointError: see `load_model`.
+    """
+    folder = lerobot_folder(options.model)
+    if folder is None:
+        return load_model(options)
+    from streaming_vla.policies.lerobot.load import look_at_lerobot
+
+    chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
+    return ChunkAsStream(look_at_lerobot(folder, _load_options(options)), chunk)
 
 
 def survey_model(options: ModelOptions) -> list[str]:

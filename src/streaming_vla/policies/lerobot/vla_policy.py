@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,7 +103,7 @@ class VlaPolicy:
         network: SmolVLA's or pi's.
         sizes: of pictures, state and chunk.
         before, after: processors of the checkpoint.
-        features: picture features, in the order of the spec's cameras.
+        features: picture feature of each of the spec's cameras, in their order.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class VlaPolicy:
         sizes: PolicySizes,
         before: Preprocessor,
         after: Postprocessor,
-        features: tuple[str, ...],
+        features: Mapping[str, str],
     ) -> None:
         self.spec, self.network, self.sizes = spec, network, sizes
         self.before, self.after = before, after
-        self._features = features
+        self.features = features
 
     def warm_up(self, tokens: int) -> None:
         """Compile the steps for views of up to `tokens` tokens, where that was asked for, and run one (see contract).
@@ -151,7 +151,7 @@ class VlaPolicy:
         """Return an observation as the checkpoint's processor makes it."""
         pictures = {
             feature: as_tensor(picture, self.sizes.device)
-            for feature, picture in zip(self._features, observation.images, strict=True)
+            for feature, picture in zip(self.features.values(), observation.images, strict=True)
         }
         state = np.asarray(observation.state, dtype=np.float32)
         return self.before(Sample(pictures, state, observation.instruction, state))
