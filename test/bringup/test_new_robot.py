@@ -77,10 +77,8 @@ def test_degrees_of_an_arm_become_radians_in_the_order_of_the_policy(tmp_path: P
     assert options.executor.command_type == "trajectory"
     assert options.observer.camera_topics == ("top_camera/image_raw", "wrist/image_raw")
     assert options.executor.keep_when_stopped == (False,) * 5 + (True,)
-    assert (
-        'SetRemap("command", "/arm_controller/joint_trajectory")' in text
-        and "joint_states" not in text.split("/**:")[0]
-    )
+    assert options.executor.command_topic == "arm_controller/joint_trajectory"
+    assert options.executor.joint_states_topic == "joint_states" and "SetRemap" not in text
     assert "# GUESSED from: the policy is in degrees: the training data go up to 150\n    scale:" in text
     assert "(640x480)" in text and "; at the robot -3.14, -3.14," in " ".join(text.replace("#", "").split())
 
@@ -173,9 +171,10 @@ def test_a_state_of_numbers_and_velocities_need_no_joints(tmp_path: Path) -> Non
     )
     of = PolicyFacts("python:my.policy:make", spec, rate=20.0)
     path = tmp_path / "arm.yaml"
-    plan = write(path, of, facts, Said(), None)
+    write(path, of, facts, Said(), None)
     options = load.read(path, "/arm")
-    assert options.observer.camera_topics == ("cam/front/image/compressed",) and not plan.remaps
+    assert options.observer.camera_topics == ("cam/front/image/compressed",)
+    assert options.executor.command_topic == "command"
     assert options.observer.robot_state_topic == "robot_state" and options.executor.command_type == "twist"
     assert options.inference.cache_policy == "window"
 

@@ -67,8 +67,6 @@ def new_robot(
     print(f"{out} is written. Look at what is guessed: {', '.join(guesses) or 'nothing'}.")
     for sentence in plan.pose:
         print(f"LOOK: {sentence}")
-    for own, robot in plan.remaps:
-        print(f'Your launch file needs SetRemap("{own}", "{robot}"): see docs/how-to/own-robot.md.')
     print(f"Next: streaming-vla doctor --params-file {out}, then docs/how-to/first-motion.md.")
 
 

@@ -40,18 +40,16 @@ class Plan:
 
     Args:
         sections: entries by section.
-        remaps: topics that have no parameter: the suite's name and the robot's.
         pose: joints that stand outside of the training data, a sentence each.
     """
 
     sections: Mapping[str, tuple[Entry, ...]]
-    remaps: tuple[tuple[str, str], ...]
     pose: tuple[str, ...]
 
 
 def make_plan(policy: PolicyFacts, robot: RobotFacts, choices: Choices) -> Plan:
     """Return the robot's parameters."""
-    state, command, rate = choices.state, choices.command, choices.rate
+    state, rate = choices.state, choices.rate
     period_s = round(1.0 / rate.fps, 6)
     sections = {
         "/**": (
@@ -61,14 +59,9 @@ def make_plan(policy: PolicyFacts, robot: RobotFacts, choices: Choices) -> Plan:
         ),
         "/**/observer": _observer(policy, robot, choices.cameras),
         "/**/inference": _inference(policy),
-        "/**/executor": _executor(policy, choices, period_s),
+        "/**/executor": (*_robot_topics(robot, choices), *_executor(policy, choices, period_s)),
     }
-    remaps = []
-    if command.topic is not None and command.topic != robot.absolute("command"):
-        remaps.append(("command", command.topic))
-    if state.joints and state.topic.name != robot.absolute("joint_states"):
-        remaps.append(("joint_states", state.topic.name))
-    return Plan(sections, tuple(remaps), tuple(_pose(policy, state, choices.units)))
+    return Plan(sections, tuple(_pose(policy, state, choices.units)))
 
 
 def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
@@ -162,6 +155,16 @@ def _inference(policy: PolicyFacts) -> tuple[Entry, ...]:
     if policy.spec.chunk:
         why = "the policy was trained on one observation at a time"
         found.append(Entry("cache_policy", "newest", why, lerobot_folder(policy.model) is not None))
+    return tuple(found)
+
+
+def _robot_topics(robot: RobotFacts, choices: Choices) -> tuple[Entry, ...]:
+    command, state = choices.command, choices.state
+    found = []
+    if command.topic is not None:
+        found.append(Entry("command_topic", robot.written(command.topic), command.why, command.guessed))
+    if state.joints:
+        found.append(Entry("joint_states_topic", robot.written(state.topic.name), "it tells the state's joints"))
     return tuple(found)
 
 
