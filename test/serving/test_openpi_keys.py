@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_by_name(serve: Serve) -> None:
 def test_a_policy_of_another_robot_is_refused_at_start() -> None:
     spec, _ = read_description("droid")
     with pytest.raises(
-        ValueError, match="--keys libero are of cameras agentview, wrist, policy .* has exterior, wrist"
+        ValueError, match=r"--keys libero are of cameras agentview, wrist, policy .* has exterior, wrist"
     ):
         _keys("libero", spec)
     other = replace(read_description("libero")[0], state_size=7, state_names=())
