@@ -95,4 +95,6 @@ def test_a_policy_of_another_robot_is_refused_at_start() -> None:
     other = replace(read_description("libero")[0], state_size=7, state_names=())
     with pytest.raises(ValueError, match=r"the keys of state have 8 numbers, expected 7"):
         _keys("libero", other)
+    with pytest.raises(ValueError, match="--keys 'mars' is unknown: choose one of aloha, droid, libero"):
+        _keys("mars", spec)
     assert _keys("", spec) is None

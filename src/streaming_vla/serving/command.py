@@ -97,7 +97,7 @@ def _keys(name: str, spec: PolicySpec) -> Keys | None:
         return None
     from streaming_vla.policies.remote.description import read_description
 
-    _, keys = read_description(name)
+    _, keys = read_description(name, "--keys")
     if set(keys.images) != set(spec.cameras):
         raise ValueError(
             f"--keys {name} are of cameras {', '.join(keys.images)}, policy {spec.name} has {', '.join(spec.cameras)}: "
