@@ -45,6 +45,7 @@ POLICIES = ("smolvla", "pi0", "pi05", "act")
 CONTEXTS = (142, 568)  # tokens of one and of four observations of two cameras
 SMOLVLA = LayerSizes(width=960, mlp=2560, heads=15, kv_heads=5, head_dim=64, norm_epsilon=1e-5)  # SmolVLM2-500M
 TIMED = 60  # steps of each kind
+TRACEBACKS = {"hostile_checkpoint_tracebacks", "hostile_server_tracebacks"}
 SAME = 1e-4  # both ways agree to this share of the largest number, or the comparison means nothing
 
 
@@ -68,6 +69,8 @@ def main() -> int:
     results["device"] = f"{platform.processor() or platform.machine()}, one thread, CPU time, torch {torch.__version__}"
     for name in (arguments.only,) if arguments.only else parts:
         results |= parts[name]()
+        if results.keys() >= TRACEBACKS:
+            results["tracebacks"] = sum(results[each] for each in TRACEBACKS)
         path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"Written: {path}")
     return 0

@@ -40,7 +40,7 @@ def policy(span: float = 150.0, gripper: tuple[float, float] = (0.0, 100.0), **c
     wider = [tuple(1.2 * each + more for each in limits) for limits, more in ((low, -1e-3), (high, 0.0))]
     layout = ActionLayout(names, (True,) * 6, *wider, (0.0,) * 6)
     spec = PolicySpec("toy", ("top", "wrist"), 64, 6, layout, 10, 10, chunk=True)
-    return PolicyFacts("lerobot:/checkpoint", spec, data_low=low, data_high=high, **changes)
+    return PolicyFacts("lerobot:/checkpoint", spec, **{"data_ranges": tuple(zip(low, high, strict=True)), **changes})
 
 
 def robot(**changes: Any) -> RobotFacts:
@@ -77,10 +77,8 @@ def test_degrees_of_an_arm_become_radians_in_the_order_of_the_policy(tmp_path: P
     assert options.executor.command_type == "trajectory"
     assert options.observer.camera_topics == ("top_camera/image_raw", "wrist/image_raw")
     assert options.executor.keep_when_stopped == (False,) * 5 + (True,)
-    assert (
-        'SetRemap("command", "/arm_controller/joint_trajectory")' in text
-        and "joint_states" not in text.split("/**:")[0]
-    )
+    assert options.executor.command_topic == "arm_controller/joint_trajectory"
+    assert options.executor.joint_states_topic == "joint_states" and "SetRemap" not in text
     assert "# GUESSED from: the policy is in degrees: the training data go up to 150\n    scale:" in text
     assert "(640x480)" in text and "; at the robot -3.14, -3.14," in " ".join(text.replace("#", "").split())
 
@@ -90,6 +88,15 @@ def test_a_share_of_the_range_becomes_radians(tmp_path: Path) -> None:
     options, _ = written(tmp_path, policy(100.0), robot(ranges=ranges), Said(units="range", fps=20.0))
     assert options.executor.scale == pytest.approx((0.02,) * 5 + (0.015,))
     assert options.executor.offset == pytest.approx((1.0,) * 5 + (0.0,))
+
+
+def test_a_range_that_nothing_tells_is_no_reason_for_units(tmp_path: Path) -> None:
+    of = policy(1000.0, data_ranges=(None,) * 6)
+    with pytest.raises(UnclearError, match=r"No statistics tell their range.*--units degrees"):
+        written(tmp_path, of, robot())
+    _, text = written(tmp_path, of, robot(), Said(units="radians", fps=30.0))
+    plain = " ".join(text.replace("#", "").split())
+    assert plain.count("no statistics tell the range of action_0, action_1,") == 2 and "LOOK" not in text
 
 
 def test_radians_stay(tmp_path: Path) -> None:
@@ -164,9 +171,10 @@ def test_a_state_of_numbers_and_velocities_need_no_joints(tmp_path: Path) -> Non
     )
     of = PolicyFacts("python:my.policy:make", spec, rate=20.0)
     path = tmp_path / "arm.yaml"
-    plan = write(path, of, facts, Said(), None)
+    write(path, of, facts, Said(), None)
     options = load.read(path, "/arm")
-    assert options.observer.camera_topics == ("cam/front/image/compressed",) and not plan.remaps
+    assert options.observer.camera_topics == ("cam/front/image/compressed",)
+    assert options.executor.command_topic == "command"
     assert options.observer.robot_state_topic == "robot_state" and options.executor.command_type == "twist"
     assert options.inference.cache_policy == "window"
 

@@ -60,9 +60,9 @@ def test_graph_and_checkpoint_become_a_file(domain: int, tmp_path: Path) -> None
     assert options.observer.camera_topics == ("top_camera/image_raw", "wrist_camera/image_raw")
     assert options.observer.robot_state_joints == SO_ARM and options.observer.robot_state_topic == "joint_states"
     assert options.executor.command_type == "trajectory" and options.inference.cache_policy == "newest"
-    assert 'SetRemap("command", "/arm/controller/joint_trajectory")' in text
+    assert options.executor.command_topic == "controller/joint_trajectory"
     assert len(options.executor.velocity_limit) == len(options.generator.action_low) == 6
-    assert "Look at what is guessed: " in said and "SetRemap" in said
+    assert "Look at what is guessed: " in said and "SetRemap" not in said + text
     code, said = new_robot(domain, out)
     assert (
         code == 1 and said == f"streaming-vla: '{out}' exists already: choose another file with --out, or remove it\n"
@@ -86,5 +86,10 @@ def test_the_doctor_takes_the_file_and_sees_the_robot(
     checks = SuiteChecks(out, "arm", {})
     every = (checks.parameters, checks.model, checks.policy, checks.cache, checks.commands, checks.names, checks.topics)
     found = [finding for check in every for finding in find("x", check)]
-    assert [finding.grade for finding in found] == ["ok"] * 6 + ["note"]
-    assert found[-1].text.startswith("nobody listens to /arm/command as trajectory_msgs/msg/JointTrajectory")
+    assert [finding.grade for finding in found] == ["ok"] * 7
+    assert "/arm/controller/joint_trajectory have their ends" in found[-1].text
+    wrong = out.read_text().replace('command_topic: "controller/joint_trajectory"', 'command_topic: "command"')
+    out.write_text(wrong.replace('joint_states_topic: "joint_states"', 'joint_states_topic: "joints"'))
+    texts = [finding.text for finding in find("x", SuiteChecks(out, "arm", {}).topics)]
+    assert len(texts) == 2 and texts[0].endswith("without which the robot is not moved: correct joint_states_topic")
+    assert texts[1].startswith("nobody listens to /arm/command as trajectory_msgs/msg/JointTrajectory")

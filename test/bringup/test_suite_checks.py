@@ -38,7 +38,8 @@ def test_everything_wrong_in_a_file_is_a_line(tmp_path: Path) -> None:
         tmp_path,
         "/**: {ros__parameters: {control_period_s: 0.1, robot_state_topic: 'bad name'}}\n"
         "/**/observer: {ros__parameters: {image_size: 64, cameras: [x, z], camera_topics: ['a b', c]}}\n"
-        "/**/executor: {ros__parameters: {hold: 1.0, scale: [1, 0.5, 1.0, 1.0], command_type: joints}}\n"
+        "/**/executor: {ros__parameters: {hold: 1.0, scale: [1, 0.5, 1.0, 1.0], command_type: joints,\n"
+        "    command_topic: 'c d', joint_states_topic: ''}}\n"
         "/**/inference: {ros__parameters: {latency_profile: moon, cache_policy: full, cache_capacity: 1,\n"
         "    sessions: ['/a', '/a', 'b c']}}\n",
     )
@@ -52,8 +53,13 @@ def test_everything_wrong_in_a_file_is_a_line(tmp_path: Path) -> None:
     cache = said(checks.cache)
     assert len(cache) == 2 and "keeps the newest 1" in cache[0] and "latency profile 'moon' is unknown" in cache[1]
     names = said(checks.names)
-    assert [line[:25] for line in names[:2]] == ["FAIL 'a b' is no topic na", "FAIL 'bad name' is no top"]
-    assert len(names) == 4 and "'b c', which is no namespace" in names[2] and "different ones" in names[3]
+    assert [line.split(" is no topic name")[0] for line in names[:4]] == [
+        "FAIL 'a b'",
+        "FAIL 'bad name'",
+        "FAIL 'c d'",
+        "FAIL ''",
+    ]
+    assert len(names) == 6 and "'b c', which is no namespace" in names[4] and "different ones" in names[5]
 
 
 def test_a_command_that_cannot_be_said_is_found(tmp_path: Path) -> None:

@@ -27,14 +27,18 @@ ACTIONS = 10
 def executor(suite: Any, probe: Any) -> Iterator[Any]:
     """An executor in a dry run, of an arm and a gripper with a controller of its own."""
     suite.start("executor", command_type="joints", joint_names=[*ARM, ""], control_period_s=PERIOD_S, dry_run=True,
-                robot_timeout_s=8 * PERIOD_S, hold_s=4 * PERIOD_S, decelerate_s=4 * PERIOD_S,
-                max_action_age_s=60 * PERIOD_S)  # fmt: skip
+                command_topic="/arm/commands", robot_timeout_s=8 * PERIOD_S, hold_s=4 * PERIOD_S,
+                decelerate_s=4 * PERIOD_S, max_action_age_s=60 * PERIOD_S)  # fmt: skip
     probe.wait_for_nodes("executor")
     yield suite
 
 
 def test_nothing_is_ever_published_on_command(executor: Any, probe: Any) -> None:
-    moved = [probe.record(JointState, "command"), probe.record(Float64MultiArray, "gripper_command")]
+    moved = [
+        probe.record(JointState, "/arm/commands"),
+        probe.record(JointState, "command"),
+        probe.record(Float64MultiArray, "gripper_command"),
+    ]
     shown = probe.record(JointState, "command_preview")
     gripper = probe.record(Float64MultiArray, "gripper_command_preview")
     states = probe.record(ExecutionState, "execution_state")
@@ -59,7 +63,7 @@ def test_nothing_is_ever_published_on_command(executor: Any, probe: Any) -> None
     transition = Transition(id=Transition.TRANSITION_DEACTIVATE)
     assert probe.call(ChangeState, "/executor/change_state", transition=transition).success
     probe.spin(5 * PERIOD_S)
-    assert moved == [[], []]
+    assert moved == [[], [], []]
     topics = ("/command", "/gripper_command")
     assert [probe.node.count_publishers(topic) for topic in topics] == [0, 0], "there is nothing that could publish"
 

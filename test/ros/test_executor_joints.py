@@ -20,6 +20,8 @@ from streaming_vla.ros.base import LATCHED
 
 pytestmark = pytest.mark.ros
 ARM, GRIPPER = ("shoulder", "elbow", "wrist"), ("finger",)
+COMMANDS, DRIVERS = "/arm_controller/joint_states", "drivers/joints"  # topics of the robot's own
+TOPICS = {"command_topic": COMMANDS, "joint_states_topic": DRIVERS}
 PERIOD_S = 0.05
 TIMEOUT_S = 8 * PERIOD_S
 
@@ -29,11 +31,11 @@ class Robot:
 
     def __init__(self, probe: Any) -> None:
         self.probe = probe
-        self.commands = probe.record(JointState, "command")
+        self.commands = probe.record(JointState, COMMANDS)
         self.states = probe.record(ExecutionState, "execution_state")
         self.episodes = probe.publisher(Episode, "episode", LATCHED)
         self.actions = probe.publisher(Action, "action", 50)
-        self.drivers = {joints: probe.publisher(JointState, "joint_states") for joints in (ARM, GRIPPER)}
+        self.drivers = {joints: probe.publisher(JointState, DRIVERS) for joints in (ARM, GRIPPER)}
         self.number = 0
 
     def begin(self, actions: int) -> None:
@@ -64,6 +66,7 @@ class Robot:
 def robot(suite: Any, probe: Any) -> Iterator[Robot]:
     suite.start(
         "executor",
+        **TOPICS,
         command_type="joints",
         joint_names=[*ARM, *GRIPPER],
         control_period_s=PERIOD_S,
@@ -91,7 +94,7 @@ def test_a_gripper_alone_does_not_keep_a_dead_arm_alive(robot: Robot) -> None:
     assert robot.states[-1][1].mode == ExecutionState.MODE_HOLD
     assert robot.states[-1][1].executed < 20
     robot.probe.wait(lambda: robot.probe.figure("executor", "robot_silent") != "0", "the silence is not counted")
-    told = "no joint states of shoulder, elbow, wrist on '/joint_states': the robot is not moved"
+    told = "no joint states of shoulder, elbow, wrist on '/drivers/joints': the robot is not moved"
     robot.probe.wait(lambda: robot.probe.problem("executor") == told, "the dead joints are not named")
 
 
@@ -141,7 +144,7 @@ def test_a_lead_that_is_set_while_inactive_holds_from_activation_on(robot: Robot
 
 def test_a_gripper_without_a_joint_is_commanded_on_its_own_topic(robot: Robot, suite: Any) -> None:
     assert suite.end("executor", signal.SIGINT) == 0
-    suite.start("executor", command_type="joints", joint_names=[*ARM, ""], control_period_s=PERIOD_S)
+    suite.start("executor", command_type="joints", joint_names=[*ARM, ""], control_period_s=PERIOD_S, **TOPICS)
     robot.probe.wait_for_nodes("executor")
     grips = robot.probe.record(Float64MultiArray, "gripper_command")
     robot.begin(actions=5)

@@ -31,9 +31,12 @@ MOST = 1 << 24
 class Served:
     """A running server."""
 
-    def __init__(self, policy: FlowPolicy, sessions: int, key: str, idle_s: float, cache: CacheOptions) -> None:
+    def __init__(
+        self, policy: FlowPolicy, sessions: int, key: str, idle_s: float, cache: CacheOptions, keys: Any
+    ) -> None:
         self._policy, self._sessions, self._key, self._idle_s = policy, sessions, key, idle_s
         self._options: EngineOptions = engine_options(cache, policy.spec.tokens_per_observation, sessions)
+        self._keys = keys
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
@@ -65,7 +68,9 @@ class Served:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.chunks = Chunks(self._policy, self._options)
         with bind(ServeOptions(port=0), "") as listening:
-            server = await PolicyServer(self.chunks, self._sessions, self._key, self._idle_s).listen(listening)
+            server = await PolicyServer(self.chunks, self._sessions, self._key, self._idle_s, self._keys).listen(
+                listening
+            )
             self.port = listening.getsockname()[1]
             self._ready.set()
             await self._stop.wait()
@@ -116,9 +121,14 @@ def serve() -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
     def start(
-        policy: FlowPolicy, sessions: int = 2, key: str = "", idle_s: float = 30.0, cache: CacheOptions | None = None
+        policy: FlowPolicy,
+        sessions: int = 2,
+        key: str = "",
+        idle_s: float = 30.0,
+        cache: CacheOptions | None = None,
+        keys: Any = None,
     ) -> Served:
-        made.append(Served(policy, sessions, key, idle_s, cache or CacheOptions()))
+        made.append(Served(policy, sessions, key, idle_s, cache or CacheOptions(), keys))
         return made[-1]
 
     yield start

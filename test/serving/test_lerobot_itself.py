@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import Served, request_of
 from fake_lerobot import write_lerobot
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from streaming_vla.engine.options import ModelOptions
 from streaming_vla.policies.chunk import ChunkAsStream
@@ -74,6 +74,18 @@ def test_any_type_is_served(load: Callable[..., ChunkAsStream], serve: Serve) ->
 
 def test_a_policy_of_several_observations_gives_the_actions_that_it_queues(load: Callable[..., ChunkAsStream]) -> None:
     assert load(n_obs_steps=2, n_action_steps=8).spec.trained_horizon == 8
+
+
+def test_relative_actions_that_lerobot_makes_targets_of_are_limited_by_the_state(
+    load: Callable[..., ChunkAsStream],
+) -> None:
+    names = ["a", "b", "c", "d", "e", "grip"]
+    plain = load().spec.layout
+    layout = load(use_relative_actions=True, action_feature_names=names, relative_exclude_joints=["grip"]).spec.layout
+    state = load_file(GOLDEN / "policy_preprocessor_step_3_normalizer_processor.safetensors")
+    wide = 0.1 * (state["observation.state.max"] - state["observation.state.min"])
+    assert layout.high[:5] == pytest.approx((state["observation.state.max"] + wide).tolist()[:5])
+    assert layout.high[5] == plain.high[5] != pytest.approx(float((state["observation.state.max"] + wide)[5]))
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,14 @@ class SuiteChecks:
         """Check names of topics and of the robots that are served."""
         from streaming_vla.ros.topics import name_problem, session_problems
 
-        observer, inference = self._options.observer, self._options.inference
-        found = [name_problem(topic) for topic in (*observer.camera_topics, observer.robot_state_topic)]
+        observer, inference, executor = self._options.observer, self._options.inference, self._options.executor
+        topics = (
+            *observer.camera_topics,
+            observer.robot_state_topic,
+            executor.command_topic,
+            executor.joint_states_topic,
+        )
+        found = [name_problem(topic) for topic in topics]
         found += session_problems(inference.sessions, full_namespace(self._namespace), inference.max_sessions)
         if wrong := [each for each in found if each]:
             raise Trouble(*wrong)
@@ -145,8 +151,8 @@ class SuiteChecks:
             topic: (kinds[camera], "camera_topics") for camera, topic in topics.items()
         }
         wanted[observer.robot_state_topic] = (observer.robot_state_type, "robot_state_topic")
-        joints, command = "joint_states", type_name(WRITERS[executor.command_type].message_type)
-        there = ends(full_namespace(self._namespace), [*wanted, joints, "command"])
+        joints, command = executor.joint_states_topic, type_name(WRITERS[executor.command_type].message_type)
+        there = ends(full_namespace(self._namespace), [*wanted, joints, executor.command_topic])
         if not there.robots and not any(each.sent for each in there.topics.values()):
             return [Note("no robot is up in this ROS domain: topics are compared where one is")]
         found, said = [], []
@@ -161,12 +167,12 @@ class SuiteChecks:
         if not there.topics[joints].sent:
             name = there.topics[joints].name
             said.append(
-                Note(f"nobody publishes {name}, without which the robot is not moved: remap it in your launch file")
+                Note(f"nobody publishes {name}, without which the robot is not moved: correct joint_states_topic")
             )
-        listened = there.topics["command"]
+        listened = there.topics[executor.command_topic]
         if command not in listened.taken:
             others = f" (it is {', '.join(sorted(listened.taken))})" if listened.taken else ""
-            said.append(Note(f"nobody listens to {listened.name} as {command}{others}: remap it in your launch file"))
+            said.append(Note(f"nobody listens to {listened.name} as {command}{others}: correct command_topic"))
         if found:
             raise Trouble(*found)
         return said or [f"{', '.join(end.name for end in there.topics.values())} have their ends"]

@@ -71,16 +71,21 @@ class EngineOptions:
         return replace(self, cache=self.cache.changed(**changes))
 
 
-def engine_options(cache: CacheOptions, tokens: int, max_sessions: int = 1, seed: int = 0) -> EngineOptions:
+def engine_options(
+    cache: CacheOptions, tokens: int, max_sessions: int = 1, seed: int = 0, device: str = "cpu"
+) -> EngineOptions:
     """Return what the options stand for with a policy.
 
     Args:
         tokens: of one observation of the policy.
+        device: of its tokens, where the gate has to be.
 
     Raises:
         ValueError: a number that the cache policy refuses, or a gate that is missing or cannot be used.
     """
     gate = load_gate(find_model(cache.cache_gate)) if cache.cache_gate else None
+    if gate is not None:
+        gate.gate.to(device)
     return EngineOptions(_filled(cache, tokens, gate), max_sessions, gate, seed)
 
 

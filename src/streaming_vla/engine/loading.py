@@ -7,8 +7,8 @@ from pathlib import Path
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.options import InferenceOptions, ModelOptions
 from streaming_vla.engine.sessions import check_fit
-from streaming_vla.policies.chunk import ChunkOptions
-from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
+from streaming_vla.policies.contract import FlowPolicy, WarmingPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.registry import lerobot_folder, load_policy, model_files
 from streaming_vla.policies.remote.options import RemoteOptions
@@ -31,6 +31,21 @@ def load_model(options: ModelOptions) -> FlowPolicy:
     return load_policy(options.model, options.saliency_model, chunk, load, remote)
 
 
+def look_at_model(options: ModelOptions) -> FlowPolicy:
+    """Return what `load_model` does, for what it says of itself: the weights of a LeRobot checkpoint are not read.
+
+    Raises:
+        CheckpointError: see `load_model`.
+    """
+    folder = lerobot_folder(options.model)
+    if folder is None:
+        return load_model(options)
+    from streaming_vla.policies.lerobot.load import look_at_lerobot
+
+    chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
+    return ChunkAsStream(look_at_lerobot(folder, _load_options(options)), chunk)
+
+
 def survey_model(options: ModelOptions) -> list[str]:
     """Return a sentence for everything that keeps the model from being loaded, as far as it is seen without weights."""
     folder = lerobot_folder(options.model)
@@ -48,7 +63,14 @@ def _load_options(options: ModelOptions) -> LoadOptions:
         dtype=options.model_dtype,
         cameras=options.cameras_by_name or None,
         action_absolute=options.model_action_absolute,
+        compile=options.model_compile,
     )
+
+
+def warm_up(policy: FlowPolicy, engine: EngineOptions) -> None:
+    """Let a policy do before the first motion what takes long (see WarmingPolicy)."""
+    if isinstance(policy, WarmingPolicy):
+        policy.warm_up(engine.policy().max_tokens)
 
 
 def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions, list[str]]:
@@ -58,7 +80,9 @@ def fitted(options: InferenceOptions, policy: FlowPolicy) -> tuple[EngineOptions
         ValueError: an observation of the policy does not fit into what its cache keeps, or a gate cannot be used.
         MemoryError: the sessions' caches would be too large.
     """
-    engine = engine_options(options, policy.spec.tokens_per_observation, options.max_sessions)
+    engine = engine_options(
+        options, policy.spec.tokens_per_observation, options.max_sessions, device=policy.spec.device
+    )
     check_fit(policy.spec, engine)
     if engine.gate is None or options.cache_policy != "gated":
         return engine, []

@@ -34,6 +34,12 @@ class ModelOptions(Options):
     model_dtype: Literal["float32", "bfloat16"] = option(
         "float32", "For lerobot: number format of the towers; norms, state, time and actions stay float32."
     )
+    model_compile: bool = option(
+        False,
+        "For lerobot: the denoising steps of SmolVLA, pi0 and pi0.5 are compiled (torch.compile) and tried before the "
+        "first motion, which takes a minute or more; for as many tokens as the cache keeps at most. Where the compiler "
+        "fails, the log says so and they run without.",
+    )
     model_cameras: tuple[str, ...] = option(
         NO_CAMERA,
         "For lerobot: the robot's cameras as camera=feature (front=observation.images.top); one empty name takes every "

@@ -149,7 +149,7 @@ class Sessions:
 
     def __init__(self, spec: PolicySpec, options: EngineOptions) -> None:
         check_fit(spec, options)
-        self._spec = spec.cache
+        self._spec, self._device = spec.cache, spec.device
         self._options = options
         self._sessions: dict[str, Session] = {}
 
@@ -181,7 +181,7 @@ class Sessions:
         if session is None:
             options = self._options
             self.check_room(name)
-            cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept)
+            cache = SessionCache(self._spec, options.policy(), views=options.contexts_kept, device=self._device)
             session = self._sessions[name] = Session(name, cache, options.contexts_kept)
         return session
 

@@ -18,9 +18,13 @@ Positive = Annotated[float, Field(ge=0.001, le=1.0e6)]
 class ExecutorOptions(ActionOptions, NodeOptions):
     """How actions are played and become commands."""
 
+    command_topic: str = option(
+        "command", "Topic of the robot's commands, as /arm_controller/joint_trajectory; a dry run does not use it."
+    )
+    joint_states_topic: str = option("joint_states", "Topic of the robot's joint states, the proof that it lives.")
     command_type: Literal["array", "twist", "trajectory", "joints"] = option(
         "array",
-        "Message on `command`: array = std_msgs/Float64MultiArray, twist = geometry_msgs/TwistStamped, "
+        "Message on command_topic: array = std_msgs/Float64MultiArray, twist = geometry_msgs/TwistStamped, "
         "trajectory = trajectory_msgs/JointTrajectory, joints = sensor_msgs/JointState.",
     )
     dry_run: bool = option(

@@ -17,6 +17,7 @@ from streaming_vla.policies.contract import (
     PolicyObservation,
     Prefilled,
     Slices,
+    WarmingPolicy,
     reported_figures,
 )
 from streaming_vla.policies.guide import Guide
@@ -106,6 +107,11 @@ class ChunkAsStream:
     def figures(self) -> dict[str, object]:
         """Return what the policy says about itself in the diagnostics."""
         return reported_figures(self.policy)
+
+    def warm_up(self, tokens: int) -> None:
+        """Let the policy do what it has to do before the first motion."""
+        if isinstance(self.policy, WarmingPolicy):
+            self.policy.warm_up(tokens)
 
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Never asked: the prefill leaves nothing seen."""

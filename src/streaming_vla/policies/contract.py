@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ __all__ = [
     "Prefilled",
     "ReportingPolicy",
     "Slices",
+    "WarmingPolicy",
     "prefill_whole",
     "reported_figures",
     "run_slices",
@@ -93,6 +94,7 @@ class PolicySpec:
         action_units: of each action dimension, for people; empty: not told.
         chunk: all actions of a context exist with it, and each belongs to a fixed time behind the picture.
         denoise_steps: Euler steps from noise to a chunk, as they are meant.
+        device: where keys and values of its tokens live, as torch names it: the cache of a session is made there.
 
     Raises:
         ValueError: a size is not positive, names repeat or are missing, or the horizons are in the wrong order.
@@ -115,6 +117,7 @@ class PolicySpec:
     action_units: tuple[str, ...] = ()
     chunk: bool = False
     denoise_steps: int = 10
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -278,6 +281,18 @@ class PlanningPolicy(FlowPolicy, Protocol):
         """Return all actions of the context that `view` ends with, [trained_horizon, A], clipped to the layout.
 
         They need not be what flow steps give: those know how far the motion has come.
+        """
+
+
+@runtime_checkable
+class WarmingPolicy(Protocol):
+    """A policy that has something to do before the first motion that takes long (it compiles its steps)."""
+
+    def warm_up(self, tokens: int) -> None:
+        """Do it; called once, behind the check that the policy fits, on any thread.
+
+        Args:
+            tokens: that a view has at most.
         """
 
 

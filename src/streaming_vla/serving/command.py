@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,8 @@ from streaming_vla.serving.options import ServeOptions, bind, read_key
 
 if TYPE_CHECKING:  # the help of every command imports this module
     from streaming_vla.engine.options import InferenceOptions
-    from streaming_vla.policies.contract import FlowPolicy
+    from streaming_vla.policies.contract import FlowPolicy, PolicySpec
+    from streaming_vla.policies.remote.keys import Keys
 
 END_S = 2.0  # that a slice in work has to end
 
@@ -41,6 +43,13 @@ def serve(
     assets: Annotated[Path | None, typer.Option(help="for lerobot: model_assets")] = None,
     device: Annotated[str | None, typer.Option(help="for lerobot: model_device")] = None,
     dtype: Annotated[str | None, typer.Option(help="for lerobot: model_dtype")] = None,
+    keys: Annotated[
+        str,
+        typer.Option(
+            help="of the messages: libero, droid, aloha or a description's path",
+            show_default="observation/images/CAMERA, observation/state, prompt",
+        ),
+    ] = "",
     python: Annotated[
         Path | None,
         typer.Option(help="for lerobot: interpreter of an environment with lerobot, which then computes it"),
@@ -69,13 +78,34 @@ def serve(
         key = read_key(key_file)
         with bind(serving, key) as listening:
             policy = _loaded(options, python)
-            asyncio.run(_run(policy, options, listening, key, serving.idle_s))
+            asyncio.run(_run(policy, options, listening, key, serving.idle_s, _keys(keys, policy.spec)))
     except ModuleNotFoundError as error:
         refuse(f"serve needs {error.name}: pip install 'streaming_vla[serve]'")
     except (ValueError, OSError, MemoryError) as error:
         refuse(error)
     except KeyboardInterrupt:  # before it listens
         say("Stopped.")
+
+
+def _keys(name: str, spec: PolicySpec) -> Keys | None:
+    """Return the keys of a description for a policy; None where none is named.
+
+    Raises:
+        ValueError: there is no such description, or it is of a robot with other cameras, state or actions.
+    """
+    if not name:
+        return None
+    from streaming_vla.policies.remote.description import read_description
+
+    _, keys = read_description(name, "--keys")
+    if set(keys.images) != set(spec.cameras):
+        raise ValueError(
+            f"--keys {name} are of cameras {', '.join(keys.images)}, policy {spec.name} has {', '.join(spec.cameras)}: "
+            "name them so by model_cameras in the parameter file"
+        )
+    keys = replace(keys, images={camera: keys.images[camera] for camera in spec.cameras})
+    keys.check(spec, f"--keys {name} and policy {spec.name}")
+    return keys
 
 
 def _loaded(options: InferenceOptions, python: Path | None) -> FlowPolicy:
@@ -90,11 +120,16 @@ def _loaded(options: InferenceOptions, python: Path | None) -> FlowPolicy:
 
 
 async def _run(
-    policy: FlowPolicy, options: InferenceOptions, listening: socket.socket, key: str, idle_s: float
+    policy: FlowPolicy,
+    options: InferenceOptions,
+    listening: socket.socket,
+    key: str,
+    idle_s: float,
+    keys: Keys | None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     from streaming_vla.engine.latency_profile import find_profile
-    from streaming_vla.engine.loading import fitted
+    from streaming_vla.engine.loading import fitted, warm_up
     from streaming_vla.serving.chunks import Chunks
     from streaming_vla.serving.server import PolicyServer
 
@@ -104,11 +139,12 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     engine, warnings = fitted(options, policy)
+    warm_up(policy, engine)
     for sentence in warnings:
         say(f"streaming-vla: {sentence}")
     profile = find_profile(options.latency_profile) if options.latency_profile else None
     chunks = Chunks(policy, engine, profile)
-    server = await PolicyServer(chunks, options.max_sessions, key, idle_s).listen(listening)
+    server = await PolicyServer(chunks, options.max_sessions, key, idle_s, keys).listen(listening)
     name, port = listening.getsockname()[:2]
     where = f"[{name}]" if ":" in name else name
     said = "with a key" if key else "without a key"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from streaming_vla.images.fit import fit
 from streaming_vla.policies.contract import Matrix, PolicySpec
-from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, PLANNED_KEY, generic_keys
+from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, PLANNED_KEY, Key, Keys
 from streaming_vla.policies.remote.wire import WireError, unpack
 
 MOST_PICTURE_BYTES = 1920 * 1080 * 3
@@ -42,15 +42,20 @@ class Request:
 
 
 class Requests:
-    """Reads the requests to one policy, whose keys are those of `generic_keys`.
+    """Reads the requests to one policy.
 
     A picture of another size than the policy's is fitted as the spec says.
+
+    Args:
+        spec: of the policy.
+        keys: of the messages, see Keys.check.
     """
 
-    def __init__(self, spec: PolicySpec) -> None:
-        self._spec = spec
-        self._keys = keys = generic_keys(spec)
-        self._images = [str(key) for key in keys.images.values()]
+    def __init__(self, spec: PolicySpec, keys: Keys) -> None:
+        self._spec, self._keys = spec, keys
+        paths = [_path(key) for key in keys.images.values()]
+        self._maps = {path[:depth] for path in paths for depth in range(1, len(path))}
+        self._images = ["/".join(path) for path in paths]
         self._needed = [*self._images, *keys.state, keys.instruction]
         self.most_bytes = len(spec.cameras) * MOST_PICTURE_BYTES + MOST_REST_BYTES
         self._known = {*self._needed, *OWN_KEYS}
@@ -66,6 +71,7 @@ class Requests:
         found = unpack(message, self.most_bytes)
         if not isinstance(found, Mapping):
             raise WireError(f"the request is a {type(found).__name__}, expected a map with {_listed(self._needed)}")
+        found = dict(_flat(found, self._maps))
         missing = [key for key in self._needed if key not in found]
         unknown = [str(key)[:80] for key in found if key not in self._known]
         if missing or unknown:
@@ -76,7 +82,7 @@ class Requests:
                 f"{_listed(self._needed)}"
             )
         spec, keys = self._spec, self._keys
-        pictures = [_picture(found[key], key, spec) for key in self._images]
+        pictures = [_picture(found[key], key, spec, keys.channels_first) for key in self._images]
         return Request(
             np.stack(pictures),
             np.concatenate([_numbers(found[key], key, (count,)) for key, count in keys.state.items()], dtype="f4"),
@@ -87,7 +93,23 @@ class Requests:
         )
 
 
-def _picture(value: Any, key: str, spec: PolicySpec) -> npt.NDArray[np.uint8]:
+def _path(key: Key) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
+
+
+def _flat(found: Mapping[Any, Any], maps: set[tuple[str, ...]], above: tuple[str, ...] = ()) -> Iterator[Any]:
+    """Return keys and values of a message; those of the maps that hold pictures with the map's name in front."""
+    for key, value in found.items():
+        here = (*above, str(key))
+        if here in maps and isinstance(value, Mapping):
+            yield from _flat(value, maps, here)
+        else:
+            yield "/".join(here), value
+
+
+def _picture(value: Any, key: str, spec: PolicySpec, channels_first: bool) -> npt.NDArray[np.uint8]:
+    if channels_first and isinstance(value, np.ndarray) and value.ndim == 3:
+        value = value.transpose(1, 2, 0)
     if not isinstance(value, np.ndarray):
         raise WireError(f"{key} is a {type(value).__name__}, expected a picture [height, width, 3] of uint8")
     good = value.ndim == 3 and value.shape[2] == 3 and value.dtype == np.uint8

@@ -9,12 +9,13 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from streaming_vla.engine.refused import Refused
 from streaming_vla.policies.contract import PolicySpec
-from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEY, PLANNED_KEY
+from streaming_vla.policies.remote.keys import DELAY_KEY, EPISODE_KEY, OPTIONAL_KEY, PLANNED_KEY, Keys, generic_keys
 from streaming_vla.policies.remote.spec_metadata import SPEC_KEY, spec_to_metadata
 from streaming_vla.policies.remote.wire import WireError, pack
 from streaming_vla.serving.chunks import Chunk, Chunks
@@ -45,17 +46,21 @@ class PolicyServer:
         sessions: clients that may have a session at the same time.
         key: that clients have to send; empty: none.
         idle_s: see Seats.
+        keys: of the messages; None: those of `generic_keys`.
     """
 
-    def __init__(self, chunks: Chunks, sessions: int, key: str = "", idle_s: float = 30.0) -> None:
+    def __init__(
+        self, chunks: Chunks, sessions: int, key: str = "", idle_s: float = 30.0, keys: Keys | None = None
+    ) -> None:
         self._chunks = chunks
         self._spec = chunks.spec
-        self._requests = Requests(self._spec)
+        self._keys = keys or generic_keys(self._spec)
+        self._requests = Requests(self._spec, self._keys)
         self._seats: Seats[Client] = Seats(sessions, idle_s)
         self._figures = Figures()
         self._closing: set[asyncio.Task[None]] = set()  # connections that end
         self._most = sessions + SPARE_CONNECTIONS
-        self._greeting = pack(greeting(self._spec))
+        self._greeting = pack(greeting(self._spec, keys is None))
         self._doorman = Doorman(
             key, self._report, chunks.stuck_s, lambda: len(self._figures.clients) >= self._most, self._count
         )
@@ -122,7 +127,7 @@ class PolicyServer:
         infer_s = time.monotonic() - begin_s
         client.requests += 1
         self._figures.infer.add(infer_s)
-        return pack(_reply(chunk, infer_s, client.previous_s)), None
+        return pack(_reply(chunk, self._keys, infer_s, client.previous_s)), None
 
     def _enter(self, client: Client, request: Request) -> tuple[str, int]:
         """Return session and episode of a client's request; both are new with the first, the episode when it says so.
@@ -163,26 +168,24 @@ class PolicyServer:
         self._figures.refused[code] += 1
 
 
-def greeting(spec: PolicySpec) -> dict[str, Any]:
+def greeting(spec: PolicySpec, generic: bool = True) -> dict[str, Any]:
     """Return the metadata that every client gets first.
 
     Its `action_horizon` are the rows of a chunk, as openpi says it; a request may have the optional keys beside those
-    of `generic_keys`.
+    of the policy. The spec is told with generic keys only: a client that reads it takes those.
     """
-    return {
-        "name": spec.name,
-        "action_horizon": spec.trained_horizon,
-        SPEC_KEY: spec_to_metadata(spec),
-        OPTIONAL_KEY: [EPISODE_KEY, PLANNED_KEY, DELAY_KEY],
-    }
+    told = {SPEC_KEY: spec_to_metadata(spec)} if generic else {}
+    optional = [EPISODE_KEY, PLANNED_KEY, DELAY_KEY]
+    return {"name": spec.name, "action_horizon": spec.trained_horizon, **told, OPTIONAL_KEY: optional}
 
 
-def _reply(chunk: Chunk, infer_s: float, previous_s: float | None) -> dict[str, Any]:
+def _reply(chunk: Chunk, keys: Keys, infer_s: float, previous_s: float | None) -> dict[str, Any]:
     timing = {"infer_ms": 1000.0 * infer_s, "queued_ms": 1000.0 * chunk.queued_s}
     if previous_s is not None:
         timing["prev_total_ms"] = 1000.0 * previous_s
+    ends = np.cumsum(list(keys.actions.values()))[:-1]
     return {
-        "actions": chunk.actions,
+        **dict(zip(keys.actions, np.split(chunk.actions, ends, axis=1), strict=True)),
         "policy_timing": {"infer_ms": 1000.0 * chunk.model_s},
         "server_timing": timing,
     }

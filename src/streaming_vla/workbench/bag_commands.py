@@ -17,7 +17,9 @@ Bags = Annotated[list[Path], typer.Argument(help="folders of rosbag2, or .mcap /
 ParamsFile = Annotated[Path | None, typer.Option("--params", "--params-file", help="ROS parameter file of the suite")]
 Namespace = Annotated[str, typer.Option(help="namespace of the robot in the bag")]
 Instruction = Annotated[str, typer.Option(help="of bags that hold no episode topic")]
-ActionTopic = Annotated[str, typer.Option(help="commands of a robot that the suite did not drive")]
+ActionTopic = Annotated[
+    str, typer.Option(help="commands of a robot that the suite did not drive", show_default="the file's command_topic")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +39,7 @@ def replay(
     ray: Annotated[str, typer.Option(help="address of a Ray cluster that replays the bags instead")] = "",
     namespace: Namespace = "/",
     instruction: Instruction = "",
-    action_topic: ActionTopic = "command",
+    action_topic: ActionTopic = "",
     seed: Annotated[int, typer.Option(help="of the latencies")] = 0,
 ) -> None:
     """Run recordings through the suite's machines with injected latency: what they would have done."""
@@ -102,7 +104,7 @@ def tune(
     storage: Annotated[str, typer.Option(help="database URL of a study that several machines share")] = "",
     namespace: Namespace = "/",
     instruction: Instruction = "",
-    action_topic: ActionTopic = "command",
+    action_topic: ActionTopic = "",
     seed: Annotated[int, typer.Option(help="of the search and of the latencies")] = 0,
 ) -> None:
     """Search parameters on recordings: fewer observations against being closer to what the robot did."""

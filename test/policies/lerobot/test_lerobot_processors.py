@@ -12,6 +12,8 @@ import torch
 from golden_files import edit, folder_of, observed
 from safetensors.torch import load_file, save_file
 
+from streaming_vla.policies.chunk import ChunkAsStream
+from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.load import load_lerobot
 from streaming_vla.policies.lerobot.normalisation import affine, limits_of
 from streaming_vla.policies.lerobot.options import LoadOptions
@@ -100,15 +102,16 @@ def test_renamed_cameras_come_under_the_robots_names(copied: Copied) -> None:
     assert loaded(folder, cameras=chosen).spec.cameras == ("right", "left")  # the policy's order
 
 
-def test_relative_actions_begin_at_the_state(copied: Copied) -> None:
-    folder = copied("pi0")
-    plain = loaded(folder)
-    names = ["shoulder", "lift", "elbow", "flex", "roll", "main_Gripper"]
+NAMES = ["shoulder", "lift", "elbow", "flex", "roll", "main_Gripper"]
+
+
+def make_relative(folder: Path) -> None:
+    """Make the actions of pi0's checkpoint relative to the state, all but the gripper's."""
     edit(
         folder / "checkpoint" / "config.json",
-        lambda content: content.update(use_relative_actions=True, action_feature_names=names),
+        lambda content: content.update(use_relative_actions=True, action_feature_names=NAMES),
     )
-    relative = {"enabled": True, "action_names": names, "exclude_joints": ["gripper"]}
+    relative = {"enabled": True, "action_names": NAMES, "exclude_joints": ["gripper"]}
     edit(
         folder / "checkpoint" / "policy_preprocessor.json",
         lambda content: content["steps"][5]["config"].update(relative),
@@ -117,6 +120,12 @@ def test_relative_actions_begin_at_the_state(copied: Copied) -> None:
         folder / "checkpoint" / "policy_postprocessor.json",
         lambda content: content["steps"][1]["config"].update(enabled=True),
     )
+
+
+def test_relative_actions_begin_at_the_state(copied: Copied) -> None:
+    folder = copied("pi0")
+    plain = loaded(folder)
+    make_relative(folder)
     policy = loaded(folder)
     state = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=np.float32)
     chunk = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
@@ -124,7 +133,57 @@ def test_relative_actions_begin_at_the_state(copied: Copied) -> None:
     assert moved == pytest.approx(np.tile([1.0, 2.0, 3.0, 4.0, 5.0, 0.0], (12, 1)), abs=1e-4)
     back = policy.after.normalised(policy.after.actions(chunk, state), state)
     assert back == pytest.approx(chunk, abs=1e-5)
-    assert policy.spec.layout.names == tuple(names)
+    assert policy.spec.layout.names == tuple(NAMES)
+
+
+def test_targets_of_relative_actions_are_limited_by_the_data_of_the_state(copied: Copied) -> None:
+    folder = copied("pi0")
+    make_relative(folder)
+    [file] = (folder / "checkpoint").glob("policy_post*_unnormalizer_processor.safetensors")
+    held = load_file(file)
+    for name in ("min", "max", "mean", "q01", "q10", "q50", "q90", "q99"):  # of differences, a few degrees
+        held[f"action.{name}"][:5] = {"min": -5.0, "max": 5.0, "q01": -4.0, "q99": 4.0}.get(name, 0.0)
+    save_file(held, file)
+    policy = loaded(folder)
+    low, high = held["observation.state.min"].numpy(), held["observation.state.max"].numpy()
+    pose = (high - 0.01 * (high - low)).astype(np.float32)  # where the arm has been in training
+    streamed = ChunkAsStream(policy)
+    sent = streamed._checked(policy.after.actions(np.zeros((12, 6), dtype=np.float32), pose))
+    wanted = pose + policy.after.actions(np.zeros((12, 6), dtype=np.float32), np.zeros(6, dtype=np.float32))
+    assert sent[:, :5] == pytest.approx(wanted[:, :5], abs=1e-3), "a target beside the pose is not clipped"
+    layout = policy.spec.layout
+    wide = 0.1 * (high - low)
+    assert layout.low[:5] == pytest.approx((low - wide)[:5]) and layout.high[:5] == pytest.approx((high + wide)[:5])
+    grip = [float(held[f"action.{name}"][5]) for name in ("min", "max")]
+    assert layout.low[5] < grip[0] < grip[1] < layout.high[5]
+    assert layout.initial[:5] == pytest.approx(held["observation.state.mean"].tolist()[:5])
+
+
+def test_relative_actions_without_statistics_of_the_state_are_not_limited(
+    copied: Copied, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied("pi0")
+    make_relative(folder)
+    mapping = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "MEAN_STD"}
+    edit(folder / "checkpoint" / "config.json", lambda content: content.update(normalization_mapping=mapping))
+    for name, number in (("policy_preprocessor.json", 6), ("policy_postprocessor.json", 0)):
+        edit(
+            folder / "checkpoint" / name,
+            lambda content, at=number: content["steps"][at]["config"].update(norm_map=mapping),
+        )
+    [file] = (folder / "checkpoint").glob("policy_pre*_normalizer_processor.safetensors")
+    save_file({name: each for name, each in load_file(file).items() if "state" not in name}, file)
+    policy = loaded(folder)
+    assert policy.spec.layout.low[:5] == (-1000.0,) * 5 and policy.spec.layout.low[5] > -1000.0
+    assert policy.after.data.known.tolist() == [False] * 5 + [True]
+    assert "No statistics tell the range of shoulder, lift, elbow" in caplog.text
+
+
+def test_relative_actions_are_no_changes(copied: Copied) -> None:
+    folder = copied("pi0")
+    make_relative(folder)
+    with pytest.raises(CheckpointError, match="model_action_absolute is false, but the checkpoint adds the state"):
+        loaded(folder, action_absolute=False)
 
 
 def test_every_mode_is_read_from_a_checkpoint(copied: Copied) -> None:

@@ -114,7 +114,8 @@ def _other(camera: str, last: bool, topics: Sequence[PictureTopic], robot: Robot
     if not topics:
         raise UnclearError(
             f"no picture topic is left for the policy's camera '{camera}'; {_there(robot.pictures)}: start its driver, "
-            f"or say which it is with --camera {camera}=TOPIC"
+            f"say which it is with --camera {camera}=TOPIC, or, where the policy allows it, leave it out with "
+            f"--without {camera}"
         )
     if last and len(topics) == 1:
         return CameraChoice(camera, topics[0], "the only picture topic that is left", True)

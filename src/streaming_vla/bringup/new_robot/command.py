@@ -28,6 +28,7 @@ def new_robot(
     assets: Annotated[str, typer.Option(help="folder of tokenizer and VLM configuration (model_assets)")] = "",
     changes: Annotated[bool, typer.Option("--changes", help="the actions are changes, not targets")] = False,
     camera: Annotated[list[str] | None, typer.Option(help="policy's camera=topic; more than once")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="policy's camera that is not there; more than once")] = None,
     joints: Annotated[str, typer.Option(help="joints in the policy's order, with commas between")] = "",
     state_topic: Annotated[str | None, typer.Option(help="topic of the robot's state")] = None,
     command: Annotated[str | None, typer.Option(help="topic that takes the robot's commands")] = None,
@@ -58,7 +59,7 @@ def new_robot(
             model_assets=str(Path(assets).expanduser().resolve()) if assets else "",
             model_action_absolute=not changes,
         )
-        policy = policy_facts(options, data)
+        policy = policy_facts(options, data, without or ())
         plan = write(out, policy, look(namespace), said, _ask if sys.stdin.isatty() else None)
     except (ValueError, OSError) as error:
         refuse("\n".join(str(error).splitlines()))
@@ -66,8 +67,6 @@ def new_robot(
     print(f"{out} is written. Look at what is guessed: {', '.join(guesses) or 'nothing'}.")
     for sentence in plan.pose:
         print(f"LOOK: {sentence}")
-    for own, robot in plan.remaps:
-        print(f'Your launch file needs SetRemap("{own}", "{robot}"): see docs/how-to/own-robot.md.')
     print(f"Next: streaming-vla doctor --params-file {out}, then docs/how-to/first-motion.md.")
 
 

@@ -95,7 +95,8 @@ class PolicyFacts:
         model: as the parameter file names it.
         spec: of the policy.
         inference: further options of the inference node.
-        data_low, data_high: smallest and largest action of the training data; empty: the layout's limits.
+        data_ranges: smallest and largest value of each action in the training data, None where nothing tells it;
+            empty: the layout's limits.
         action_names, state_names: what the numbers are called in the training data; empty: not told.
         action_units: of each action, where the data set says them.
         rate: actions per second; None: not told.
@@ -105,16 +106,14 @@ class PolicyFacts:
     model: str
     spec: PolicySpec
     inference: Mapping[str, Value] = field(default_factory=dict)
-    data_low: tuple[float, ...] = ()
-    data_high: tuple[float, ...] = ()
+    data_ranges: tuple[Range | None, ...] = ()
     action_names: tuple[str, ...] = ()
     state_names: tuple[str, ...] = ()
     action_units: tuple[str, ...] = ()
     rate: float | None = None
     source: str = ""
 
-    def data_range(self, index: int) -> Range:
-        """Return the smallest and largest value of an action dimension, policy units."""
+    def data_range(self, index: int) -> Range | None:
+        """Return the smallest and largest value of an action in training, policy units; None: not known."""
         layout = self.spec.layout
-        low, high = self.data_low or layout.low, self.data_high or layout.high
-        return low[index], high[index]
+        return self.data_ranges[index] if self.data_ranges else (layout.low[index], layout.high[index])

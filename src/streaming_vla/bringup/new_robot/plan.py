@@ -40,18 +40,16 @@ class Plan:
 
     Args:
         sections: entries by section.
-        remaps: topics that have no parameter: the suite's name and the robot's.
         pose: joints that stand outside of the training data, a sentence each.
     """
 
     sections: Mapping[str, tuple[Entry, ...]]
-    remaps: tuple[tuple[str, str], ...]
     pose: tuple[str, ...]
 
 
 def make_plan(policy: PolicyFacts, robot: RobotFacts, choices: Choices) -> Plan:
     """Return the robot's parameters."""
-    state, command, rate = choices.state, choices.command, choices.rate
+    state, rate = choices.state, choices.rate
     period_s = round(1.0 / rate.fps, 6)
     sections = {
         "/**": (
@@ -61,20 +59,17 @@ def make_plan(policy: PolicyFacts, robot: RobotFacts, choices: Choices) -> Plan:
         ),
         "/**/observer": _observer(policy, robot, choices.cameras),
         "/**/inference": _inference(policy),
-        "/**/executor": _executor(policy, choices, period_s),
+        "/**/executor": (*_robot_topics(robot, choices), *_executor(policy, choices, period_s)),
     }
-    remaps = []
-    if command.topic is not None and command.topic != robot.absolute("command"):
-        remaps.append(("command", command.topic))
-    if state.joints and state.topic.name != robot.absolute("joint_states"):
-        remaps.append(("joint_states", state.topic.name))
-    return Plan(sections, tuple(remaps), tuple(_pose(policy, state, choices.units)))
+    return Plan(sections, tuple(_pose(policy, state, choices.units)))
 
 
 def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
     layout = policy.spec.layout
     of_lerobot = lerobot_folder(policy.model) is not None
     limits = "the statistics of the training data, a tenth of their range wider" if of_lerobot else "the policy's"
+    unknown = _not_told(policy)
+    low, high = (_at_the_robot(each, units) for each in (layout.low, layout.high))
     names = "the policy's"
     if policy.action_names and policy.action_names != layout.names:
         names += f"; in the data set they are {', '.join(policy.action_names)}"
@@ -86,10 +81,16 @@ def _actions(policy: PolicyFacts, units: UnitChoice | None) -> list[Entry]:
             "targets, as most of LeRobot's data sets have them" if all(layout.absolute) else "as the policy says",
             of_lerobot,
         ),
-        Entry("action_low", _rounded(layout.low), f"{limits}{_at_the_robot(layout.low, units)}"),
-        Entry("action_high", _rounded(layout.high), f"likewise{_at_the_robot(layout.high, units)}"),
+        Entry("action_low", _rounded(layout.low), f"{limits}{unknown}{low}", bool(unknown)),
+        Entry("action_high", _rounded(layout.high), f"likewise{high}", bool(unknown)),
         Entry("action_initial", _rounded(layout.initial), "the policy's; an episode begins where the robot stands"),
     ]
+
+
+def _not_told(policy: PolicyFacts) -> str:
+    """Return which actions have limits that limit nothing, to end a comment with; empty where there are none."""
+    names = [name for index, name in enumerate(policy.spec.layout.names) if policy.data_range(index) is None]
+    return f"; no statistics tell the range of {', '.join(names)}: give the robot's" if names else ""
 
 
 def _at_the_robot(values: Sequence[float], units: UnitChoice | None) -> str:
@@ -157,23 +158,35 @@ def _inference(policy: PolicyFacts) -> tuple[Entry, ...]:
     return tuple(found)
 
 
+def _robot_topics(robot: RobotFacts, choices: Choices) -> tuple[Entry, ...]:
+    command, state = choices.command, choices.state
+    found = []
+    if command.topic is not None:
+        found.append(Entry("command_topic", robot.written(command.topic), command.why, command.guessed))
+    if state.joints:
+        found.append(Entry("joint_states_topic", robot.written(state.topic.name), "it tells the state's joints"))
+    return tuple(found)
+
+
 def _executor(policy: PolicyFacts, choices: Choices, period_s: float) -> tuple[Entry, ...]:
     layout, state, units, command = policy.spec.layout, choices.state, choices.units, choices.command
     count, joints = layout.size, state.action_joints
     scale = units.scale if units else (1.0,) * count
     offsets = units.offset if units else (0.0,) * count
     offset = [each if absolute else 0.0 for each, absolute in zip(offsets, layout.absolute, strict=True)]
-    speeds = [max((high - low) / FULL_RANGE_S, SMALLEST) for low, high in map(policy.data_range, range(count))]
+    ranges = [policy.data_range(index) or (layout.low[index], layout.high[index]) for index in range(count)]
+    speeds = [max((high - low) / FULL_RANGE_S, SMALLEST) for low, high in ranges]
     jumps = [max(2.0 * speed * period_s, SMALLEST) for speed in speeds]
     leads = [max(LEAD_S * speed * abs(each), SMALLEST) for speed, each in zip(speeds, scale, strict=True)]
     names = joints or layout.names
     kept = tuple(is_gripper(name) and absolute for name, absolute in zip(names, layout.absolute, strict=True))
+    speed, unknown = "the range of the training data", _not_told(policy)
     why, guessed = (f"the policy is in {_named(units)}: {units.why}", units.guessed) if units else ("no joints", True)
     found = [
         Entry("command_type", command.kind, command.why, command.guessed),
         Entry("scale", _rounded(scale), why, guessed),
         Entry("offset", _rounded(offset), "likewise", guessed),
-        Entry("velocity_limit", _rounded(speeds), f"the range of the training data in {FULL_RANGE_S:g} s", True),
+        Entry("velocity_limit", _rounded(speeds), f"{speed} in {FULL_RANGE_S:g} s{unknown}", True),
         Entry("jump_limit", _rounded(jumps), "twice what velocity_limit allows in a period", True),
         Entry("maximum_lead", _rounded(leads), f"what velocity_limit allows in {LEAD_S:g} s", True),
         Entry("keep_when_stopped", kept, "what is called like a gripper keeps its last command", True),
@@ -190,7 +203,10 @@ def _pose(policy: PolicyFacts, state: StateChoice, units: UnitChoice | None) -> 
     here = dict(zip(state.topic.joints, state.topic.positions, strict=True))
     found = []
     for index, joint in enumerate(state.action_joints):
-        low, high = policy.data_range(index)
+        found_range = policy.data_range(index)
+        if found_range is None:
+            continue
+        low, high = found_range
         value = (here[joint] - units.offset[index]) / units.scale[index]
         margin = 0.5 * (high - low)
         if policy.spec.layout.absolute[index] and not low - margin <= value <= high + margin:

@@ -62,11 +62,13 @@ def _kind(policy: PolicyFacts, joints: Sequence[str], said: str | None, ask: Ask
         if told & names:
             return kind, f"{policy.source} says so", False
     targets = [index for index, absolute in enumerate(policy.spec.layout.absolute) if absolute]
-    arm = [index for index in targets if not is_gripper(joints[index])]
-    if not arm:
-        question = "In which units are the policy's joints? Its actions are changes, and do not tell."
+    ranges = [policy.data_range(index) for index in targets if not is_gripper(joints[index])]
+    told_by = [found for found in ranges if found is not None]
+    if not told_by:
+        why = "No statistics tell their range" if ranges else "Its actions are changes, and do not tell"
+        question = f"In which units are the policy's joints? {why}."
         return choose(question, CHOICES, "--units degrees", ask), "as it was answered", False
-    largest = max(max(map(abs, policy.data_range(index))) for index in arm)
+    largest = max(max(map(abs, found)) for found in told_by)
     seen = f"the training data go up to {largest:.4g}"
     if largest <= LARGEST_RADIANS:
         return RADIANS, seen, True
@@ -76,11 +78,12 @@ def _kind(policy: PolicyFacts, joints: Sequence[str], said: str | None, ask: Ask
     return choose(question, (DEGREES, RANGE), "--units degrees or --units range", ask), "as it was answered", False
 
 
-def _pair(kind: str, data: Range, joint: str, ranges: Mapping[str, Range]) -> tuple[float, float]:
+def _pair(kind: str, data: Range | None, joint: str, ranges: Mapping[str, Range]) -> tuple[float, float]:
     """Return scale and offset of a joint."""
     if kind == RADIANS:
         return 1.0, 0.0
-    share = is_gripper(joint) and data[0] >= -NEARLY and data[1] <= FULL * NEARLY  # LeRobot's gripper: 0 to 100
+    # LeRobot's gripper: 0 to 100
+    share = is_gripper(joint) and (data is None or (data[0] >= -NEARLY and data[1] <= FULL * NEARLY))
     if kind == DEGREES and not share:
         return math.pi / 180.0, 0.0
     if joint not in ranges:

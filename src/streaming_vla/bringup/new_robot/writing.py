@@ -18,9 +18,6 @@ def render(plan: Plan, policy: PolicyFacts) -> str:
         f"A robot for {policy.model}, written by `streaming-vla new-robot`. What is not here has its default."
     )
     lines += _comment("Lines with GUESSED have to be looked at before the robot moves; docs/how-to/first-motion.md.")
-    if plan.remaps:
-        lines += ["#", *_comment("These topics have no parameter: put into your launch file, around the suite's")]
-        lines += [f'#     SetRemap("{own}", "{robot}"),' for own, robot in plan.remaps]
     for sentence in plan.pose:
         lines += _comment(f"LOOK: {sentence}")
     for section, entries in plan.sections.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,10 +33,12 @@ from streaming_vla.policies.lerobot.steps import tokenizer_named
 from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 from streaming_vla.policies.lerobot.vla_policy import PolicySizes, VlaPolicy
 from streaming_vla.policies.lerobot.vlm_config import read_vlm
-from streaming_vla.policies.lerobot.weights import Names, build, load
+from streaming_vla.policies.lerobot.weights import Names, build, compare, load
 
 WEIGHTS = "model.safetensors"
 Network = TypeVar("Network", bound=nn.Module)
+Fill = Callable[[nn.Module, TensorArchive, Names, torch.device], nn.Module]
+"""Puts a file's tensors into a network."""
 BOTH_SIDES, LEFT_TOP = "letterbox", "letterbox_left_top"  # see PolicySpec.image_fit
 PRECISE = ("state_proj", "action_in_proj", "action_out_proj")
 TIME = ("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out")
@@ -51,16 +54,32 @@ def load_lerobot(path: Path, options: LoadOptions | None = None) -> VlaPolicy | 
     Raises:
         CheckpointError: it cannot be used; one sentence says why, and what to give.
     """
-    options = options or LoadOptions()
+    return _opened(path, options or LoadOptions(), load)
+
+
+def look_at_lerobot(path: Path, options: LoadOptions) -> VlaPolicy | ACTPolicy:
+    """Return what `load_lerobot` does without its weights: for what it says of itself, it cannot be run.
+
+    Files, names and shapes are compared as there; CheckpointError likewise.
+    """
+
+    def leave(network: Network, archive: TensorArchive, names: Names, device: torch.device) -> Network:
+        compare(network, archive, names)
+        return network
+
+    return _opened(path, options, leave)
+
+
+def _opened(path: Path, options: LoadOptions, fill: Fill) -> VlaPolicy | ACTPolicy:
     folder = Folder(path)
     assets = Folder(options.assets, "model_assets") if options.assets is not None else None
     kind, config = read_config(folder)
     if isinstance(config, ACTConfig):
-        return _load_act(folder, config, options)
+        return _load_act(folder, config, options, fill)
     if find_spec("transformers") is None:
         raise CheckpointError(f"a {kind} needs transformers: pip install 'streaming_vla[vla]'")
     assert isinstance(config, FlowConfig), "the other three"
-    return _load_flow(folder, assets, kind, config, options)
+    return _load_flow(folder, assets, kind, config, options, fill)
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,9 @@ def _pi(folder: Folder, assets: Folder | None, config: PiConfig, adaptive: bool)
     return _Flow(network, names, height, width, pi.CENTRED, geometry.vocab, geometry.picture_tokens, 0, step)
 
 
-def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowConfig, options: LoadOptions) -> VlaPolicy:
+def _load_flow(
+    folder: Folder, assets: Folder | None, kind: str, config: FlowConfig, options: LoadOptions, fill: Fill
+) -> VlaPolicy:
     device, dtype = options.torch_device, options.torch_dtype
     if isinstance(config, SmolVLAConfig):
         flow = _smolvla(folder, assets, config)
@@ -117,21 +138,21 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         assert isinstance(config, PiConfig), "the other two"
         flow = _pi(folder, assets, config, adaptive=kind == "pi05")
     before = Preprocessor(folder, config, assets, flow.vocabulary, ((NORMALISER,), (TOKENIZER,), flow.step))
-    after = Postprocessor(folder, config, before.relative)
+    after = Postprocessor(folder, config, before.relative, before.state_statistics)
     cameras = cameras_of(config, before.renamed, options.cameras, all_needed=False)
     spec = make_spec(
         folder.path.resolve().name,
         config,
         options,
         cameras,
-        after.statistics,
+        after.data,
         before.action_names,
         flow.network.cache_spec(dtype),
         len(cameras) * flow.picture_tokens + config.tokenizer_max_length + flow.own_tokens,
         max(flow.height, flow.width),
         BOTH_SIDES if flow.centred else LEFT_TOP,
     )
-    load(set_precision(flow.network, dtype), weights_of(folder), flow.names, device)
+    fill(set_precision(flow.network, dtype), weights_of(folder), flow.names, device)
     lay_out(flow.network.expert)
     sizes = PolicySizes(
         flow.height,
@@ -141,14 +162,17 @@ def _load_flow(folder: Folder, assets: Folder | None, kind: str, config: FlowCon
         config.max_action_dim,
         config.chunk_size,
         device,
+        options.compile,
     )
-    return VlaPolicy(spec, flow.network, sizes, before, after, tuple(cameras.values()))
+    return VlaPolicy(spec, flow.network, sizes, before, after, cameras)
 
 
-def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPolicy:
+def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions, fill: Fill) -> ACTPolicy:
+    if options.compile:
+        raise CheckpointError("model_compile is true, an ACT has no steps of a flow that are compiled: leave it false")
     device, dtype = options.torch_device, options.torch_dtype
     before = Preprocessor(folder, config, None, 0, ((NORMALISER,),))
-    after = Postprocessor(folder, config, before.relative)
+    after = Postprocessor(folder, config, before.relative, before.state_statistics)
     cameras = cameras_of(config, before.renamed, options.cameras, all_needed=True)
     network, names = build(lambda: act.ACT(config)), act.names_of(config)
     shapes = {name: config.input_features[name].shape[1:] for name in cameras.values()}
@@ -157,7 +181,7 @@ def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPol
         config,
         options,
         cameras,
-        after.statistics,
+        after.data,
         before.action_names,
         act.EMPTY_TOKEN,
         1,
@@ -165,7 +189,7 @@ def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions) -> ACTPol
         BOTH_SIDES,
     )
     network.to(dtype)
-    load(network, weights_of(folder), names, device)
+    fill(network, weights_of(folder), names, device)
     return ACTPolicy(spec, network, before, after, shapes, device)
 
 

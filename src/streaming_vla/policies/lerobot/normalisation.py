@@ -94,10 +94,16 @@ def affine(mode: str, statistics: Statistics, epsilon: float) -> Affine:
     return Affine(low, span, span, gain=2.0, shift=1.0)
 
 
+def tells_range(statistics: Statistics) -> bool:
+    """True where `limits_of` has enough to go by."""
+    return any(statistics.keys() >= set(pair) for pair in (*RANGES, ("mean", "std")))
+
+
 def limits_of(statistics: Statistics, widened: float = 0.1) -> tuple[Values, Values]:
     """Return smallest and largest values that a feature's data have, widened by a share of their range at both ends.
 
     Without their range, four deviations around the mean. A number that never changed gets a range of 1e-3.
+    See `tells_range`.
     """
     for low, high in RANGES:
         if low in statistics and high in statistics:

@@ -28,6 +28,7 @@ class LoadOptions:
         action_names: of each dimension; empty: those of the checkpoint, or action_0, action_1, ...
         action_absolute: actions are targets, as most LeRobot data sets have them; otherwise they are changes.
         execution_horizon: actions of a chunk that are executed; 0: the checkpoint's n_action_steps.
+        compile: the steps of a flow are compiled by `warm_up`.
         control_period_s: seconds that an action lasts; None: not told.
     """
 
@@ -38,6 +39,7 @@ class LoadOptions:
     action_names: tuple[str, ...] = ()
     action_absolute: bool = True
     execution_horizon: int = 0
+    compile: bool = False
     control_period_s: float | None = None
 
     @property

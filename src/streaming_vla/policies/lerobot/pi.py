@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
+from streaming_vla.policies.lerobot.compiled import CompiledExpert
 from streaming_vla.policies.lerobot.expert import ExpertContext, prepare, run_expert
 from streaming_vla.policies.lerobot.geometry import Geometry
 from streaming_vla.policies.lerobot.layers import DecoderLayer, RMSNorm
@@ -71,6 +72,7 @@ class Pi(nn.Module):
         sizes = geometry.layer(expert, condition=expert.width if shape.adaptive else 0)
         self.expert_layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(expert.depth))
         self.expert_norm = RMSNorm(sizes)
+        self.compiled: CompiledExpert | None = None
         self.action_in_proj = nn.Linear(shape.action_dim, expert.width)
         self.action_out_proj = nn.Linear(expert.width, shape.action_dim)
         self.time_mlp_in = nn.Linear(expert.width * (1 if shape.adaptive else 2), expert.width)
@@ -118,7 +120,8 @@ class Pi(nn.Module):
         if token is not None:  # the state does not see the actions, which see all
             sees = torch.ones(count, count, dtype=torch.bool, device=view.keys.device)
             sees[0, 1:] = False
-        return PiContext(prepare(self.expert, view, count, sees, self.rope_base), token)
+        read = prepare(self.expert, view, count, sees, self.rope_base)
+        return PiContext(read if self.compiled is None else self.compiled.fixed(read), token)
 
     def condition(self, time: float, device: torch.device) -> Tensor:
         """Return what the adaptive norms are given at a time of the flow, [1, width] (pi0.5)."""
@@ -143,7 +146,8 @@ class Pi(nn.Module):
         """Return noise minus actions, [H, action_dim] (see `suffix`)."""
         tokens = self.suffix(noisy, time, context.state).unsqueeze(0).to(self.embed_tokens.weight.dtype)
         condition = self.condition(time, noisy.device) if self._shape.adaptive else None
-        out, _ = self.expert_norm(run_expert(self.expert, tokens, context.read, condition), condition)
+        run = self.compiled or run_expert
+        out, _ = self.expert_norm(run(self.expert, tokens, context.read, condition), condition)
         velocity: Tensor = self.action_out_proj(out[0, -len(noisy) :].float())
         return velocity
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from streaming_vla.policies.errors import CheckpointError, shortened
+from streaming_vla.policies.lerobot.action_data import ActionData, relative_dimensions
 from streaming_vla.policies.lerobot.config import ACTION, STATE, PolicyConfig
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.normalisation import NEEDED, Affine, Statistics, Values, affine, read_statistics
@@ -57,6 +58,7 @@ class Preprocessor:
         relative: True for each action dimension that is a difference to the state.
         tokenizer: None where the policy reads no text.
         action_names: of the action dimensions; empty: the checkpoint has none.
+        state_statistics: of the robot's state; empty: no file has them.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Preprocessor:
         self._folder, self._config = folder, config
         self.renamed: Mapping[str, str] = {}
         self.relative: npt.NDArray[np.bool_] = np.zeros(config.action_size, dtype=bool)
+        self.state_statistics: Statistics = {}
         self.tokenizer: Tokenizer | None = None
         self.action_names: tuple[str, ...] = getattr(config, "action_feature_names", None) or ()
         self._apply: list[Apply] = []
@@ -118,6 +121,7 @@ class Preprocessor:
         folder, config = self._folder, self._config
         read = _Statistics(folder, step, options, config)
         state = read.affine(STATE, "STATE", (config.state_size,))
+        self.state_statistics = read.of(STATE, (config.state_size,))
         pictures = {
             name: _picture_affine(read.affine(name, "VISUAL", (3, 1, 1)))
             for name in config.cameras
@@ -140,16 +144,18 @@ class Postprocessor:
     Args:
         folder: of the checkpoint.
         config: of its policy.
-        relative: of the preprocessor.
+        relative, state: `relative` and `state_statistics` of the preprocessor.
 
     Raises:
         CheckpointError: a step is not known or missing, or statistics are missing.
 
     Attributes:
-        statistics: of the actions.
+        data: what is known of the actions that the robot gets.
     """
 
-    def __init__(self, folder: Folder, config: PolicyConfig, relative: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self, folder: Folder, config: PolicyConfig, relative: npt.NDArray[np.bool_], state: Statistics
+    ) -> None:
         steps = read_steps(folder, POSTPROCESSOR, AFTER)
         step = next((step for step in steps if isinstance(step.options, Normalise)), None)
         if step is None:
@@ -157,14 +163,13 @@ class Postprocessor:
         assert isinstance(step.options, Normalise), "chosen so"
         read = _Statistics(folder, step, step.options, config)
         self._affine = read.affine(ACTION, "ACTION", (config.action_size,))
-        self.statistics: Statistics = read.of(ACTION, (config.action_size,))
+        self.data = ActionData(read.of(ACTION, (config.action_size,)), state, relative)
         made_absolute = any(isinstance(each.options, Absolute) and each.options.enabled for each in steps)
         if made_absolute != bool(relative.any()):
             raise CheckpointError(
                 f"{folder.who}: relative actions are {'not ' * (not relative.any())}enabled in {PREPROCESSOR} and "
                 f"{'not ' * (not made_absolute)}in {POSTPROCESSOR}, expected the same in both"
             )
-        self._relative = relative
 
     def actions(self, chunk: Values, raw_state: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return a chunk [H, A] of the network in action units.
@@ -179,8 +184,9 @@ class Postprocessor:
         return self._affine.normalise(actions - self._offset(raw_state))
 
     def _offset(self, raw_state: npt.NDArray[np.float32]) -> Values:
-        offset = np.zeros(len(self._relative), dtype=np.float32)
-        offset[self._relative] = raw_state[: len(self._relative)][self._relative[: len(raw_state)]]
+        relative = self.data.relative
+        offset = np.zeros(len(relative), dtype=np.float32)
+        offset[relative] = raw_state[: len(relative)][relative[: len(raw_state)]]
         return offset
 
 
@@ -246,7 +252,7 @@ def _picture_affine(found: Affine) -> Callable[[Tensor], Tensor]:
 
 
 def _relative(options: Relative, config: PolicyConfig, who: str) -> npt.NDArray[np.bool_]:
-    """Return which action dimensions are relative: all but those whose name has an excluded one as a part."""
+    """Return which action dimensions are relative."""
     count = config.action_size
     stated = getattr(config, "use_relative_actions", False)
     if options.enabled != stated:
@@ -258,7 +264,4 @@ def _relative(options: Relative, config: PolicyConfig, who: str) -> npt.NDArray[
         return np.zeros(count, dtype=bool)
     if config.state_size < count:
         raise CheckpointError(f"{who}: {count} relative actions need as many numbers of state, {config.state_size} are")
-    excluded = [name.lower() for name in options.exclude_joints if name]
-    names = (options.action_names or ())[:count]  # without names nothing is excluded, in training as well
-    named = [not any(part in name.lower() for part in excluded) for name in names]
-    return np.array([*named, *[True] * (count - len(named))])
+    return relative_dimensions(count, options.action_names, options.exclude_joints)

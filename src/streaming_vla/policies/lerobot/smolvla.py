@@ -16,6 +16,7 @@ from torch.nn import functional
 from kv_cache.cache import CacheView
 from kv_cache.spec import CacheSpec
 from streaming_vla.policies.errors import CheckpointError
+from streaming_vla.policies.lerobot.compiled import CompiledExpert
 from streaming_vla.policies.lerobot.config import SmolVLAConfig
 from streaming_vla.policies.lerobot.expert import ExpertContext, prepare, run_expert
 from streaming_vla.policies.lerobot.layers import DecoderLayer, LayerSizes, RMSNorm
@@ -66,6 +67,7 @@ class SmolVLA(nn.Module):
         self.action_time_mlp_in = nn.Linear(2 * expert.width, expert.width)
         self.action_time_mlp_out = nn.Linear(expert.width, expert.width)
         self.expert_width = expert.width
+        self.compiled: CompiledExpert | None = None
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
         """Return the shape of a token's keys and values."""
@@ -107,7 +109,8 @@ class SmolVLA(nn.Module):
         """Return what the steps of a flow read of a view that ends with `own` tokens of its observation."""
         count = self._config.chunk_size
         sees = torch.ones(count, count, dtype=torch.bool, device=view.keys.device).tril()
-        return prepare(self.expert, view, count, sees, ROPE_BASE, first=own)
+        context = prepare(self.expert, view, count, sees, ROPE_BASE, first=own)
+        return context if self.compiled is None else self.compiled.fixed(context)
 
     def suffix(self, noisy: Tensor, time: float) -> Tensor:
         """Return the expert's tokens [H, width] of a noisy chunk [H, max_action_dim]; time is 1 at noise."""
@@ -121,7 +124,7 @@ class SmolVLA(nn.Module):
     def velocity(self, noisy: Tensor, time: float, context: ExpertContext) -> Tensor:
         """Return noise minus actions, [H, max_action_dim] (see `suffix`)."""
         tokens = self.suffix(noisy, time).unsqueeze(0).to(self.embed_tokens.weight.dtype)
-        out, _ = self.expert_norm(run_expert(self.expert, tokens, context))
+        out, _ = self.expert_norm((self.compiled or run_expert)(self.expert, tokens, context))
         velocity: Tensor = self.action_out_proj(out[0].float())
         return velocity
 

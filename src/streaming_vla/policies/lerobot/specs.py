@@ -11,8 +11,8 @@ from kv_cache.spec import CacheSpec
 from streaming_vla.policies.contract import PolicySpec
 from streaming_vla.policies.errors import CheckpointError, listed
 from streaming_vla.policies.layout import ActionLayout
+from streaming_vla.policies.lerobot.action_data import WIDE, ActionData
 from streaming_vla.policies.lerobot.config import PolicyConfig
-from streaming_vla.policies.lerobot.normalisation import Statistics, limits_of
 from streaming_vla.policies.lerobot.options import LoadOptions
 
 LOGGER = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def make_spec(
     config: PolicyConfig,
     options: LoadOptions,
     cameras: Mapping[str, str],
-    statistics: Statistics,
+    data: ActionData,
     named: tuple[str, ...],
     cache: CacheSpec,
     tokens: int,
@@ -34,7 +34,7 @@ def make_spec(
 
     Args:
         cameras: of `cameras_of`.
-        statistics: of the actions.
+        data: behind the actions.
         named: names of the actions that the checkpoint has; empty: none.
         cache: shape of a token.
         tokens: of an observation, at most.
@@ -42,7 +42,7 @@ def make_spec(
         image_fit: how a camera's picture becomes square.
 
     Raises:
-        CheckpointError: action_names or execution_horizon do not fit.
+        CheckpointError: action_names, action_absolute or execution_horizon do not fit.
     """
     count = config.action_size
     names = options.action_names or named or tuple(f"action_{index}" for index in range(count))
@@ -56,7 +56,7 @@ def make_spec(
         cameras=tuple(cameras),
         image_size=image_size,
         state_size=config.state_size,
-        layout=make_layout(names, options.action_absolute, statistics),
+        layout=make_layout(names, options.action_absolute, data),
         execution_horizon=horizon,
         trained_horizon=config.chunk_size,
         tokens_per_observation=tokens,
@@ -64,16 +64,30 @@ def make_spec(
         control_period_s=options.control_period_s,
         image_fit=image_fit,
         denoise_steps=config.denoise_steps,
+        device=str(options.torch_device),
     )
 
 
-def make_layout(names: tuple[str, ...], absolute: bool, statistics: Statistics) -> ActionLayout:
-    """Return the layout of actions, with limits a little wider than the data that the policy was trained on."""
-    if statistics:
-        low, high = limits_of(statistics)
-    else:  # IDENTITY, and a file without statistics: nothing is known of the data
-        low, high = np.full(len(names), -1e3), np.full(len(names), 1e3)
-    start = statistics.get("mean", (low + high) / 2.0) if absolute else np.zeros(len(names))
+def make_layout(names: tuple[str, ...], absolute: bool, data: ActionData) -> ActionLayout:
+    """Return the layout of actions, with limits a little wider than the data that the policy was trained on.
+
+    Raises:
+        CheckpointError: the actions are said to be changes, and the checkpoint makes targets of them.
+    """
+    if not absolute and data.relative.any():
+        raise CheckpointError(
+            "model_action_absolute is false, but the checkpoint adds the state to its relative actions, so the robot "
+            "gets targets: leave it true"
+        )
+    if not data.known.all():
+        LOGGER.warning(
+            "No statistics tell the range of %s: limits are %g and %g, set action_low and action_high to the robot's",
+            listed(name for name, known in zip(names, data.known, strict=True) if not known),
+            -WIDE,
+            WIDE,
+        )
+    low, high = data.limits()
+    start = data.mean() if absolute else np.zeros(len(names))
     as_floats = [tuple(float(value) for value in each) for each in (low, high, np.clip(start, low, high))]
     return ActionLayout(names, (absolute,) * len(names), *as_floats)
 

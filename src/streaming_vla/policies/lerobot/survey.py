@@ -60,8 +60,9 @@ def survey(path: Path, options: LoadOptions) -> list[str]:
     if isinstance(config, PiConfig):
         attempt(lambda: read_geometry(folder, assets, config))
     before = attempt(lambda: Preprocessor(folder, config, assets, 0, ((NORMALISER,),)))  # the tokenizer is seen above
-    relative = before.relative if before is not None else np.zeros(config.action_size, dtype=bool)
-    attempt(lambda: Postprocessor(folder, config, relative))
-    if before is not None:
+    if before is None:
+        attempt(lambda: Postprocessor(folder, config, np.zeros(config.action_size, dtype=bool), {}))
+    else:
+        attempt(lambda: Postprocessor(folder, config, before.relative, before.state_statistics))
         attempt(lambda: cameras_of(config, before.renamed, options.cameras, isinstance(config, ACTConfig)))
     return list(dict.fromkeys(said))

@@ -101,7 +101,7 @@ def find_tokenizer(folders: list[Path], wanted: str) -> Path:
             return folder
     looked = " and ".join(f"'{folder}'" for folder in folders)
     raise CheckpointError(
-        f"the tokenizer is missing: neither of {looked} has {' or '.join(TOKENIZER_FILES)}; give model_assets, a "
+        f"the tokenizer is missing: none of {looked} has {' or '.join(TOKENIZER_FILES)}; give model_assets, a "
         f"folder with the tokenizer and config.json of '{shortened(wanted)}' (its weights are not needed)"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from kv_cache.cache import CacheView
 from streaming_vla.policies.contract import PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.guide import Guide
+from streaming_vla.policies.lerobot.compiled import CompiledExpert
 from streaming_vla.policies.lerobot.denoising import Pull, denoise, padded
 from streaming_vla.policies.lerobot.layers import DecoderLayer
 from streaming_vla.policies.lerobot.pictures import as_tensor, letterbox
@@ -21,6 +24,8 @@ from streaming_vla.policies.lerobot.prefix import extend
 from streaming_vla.policies.lerobot.processors import Postprocessor, Preprocessor
 from streaming_vla.policies.lerobot.sample import Sample
 
+LOGGER = logging.getLogger(__name__)
+SAID = 300  # characters of what a compiler says, which is pages
 Matrix = npt.NDArray[np.float64]
 
 
@@ -28,6 +33,7 @@ class VlaNetwork(Protocol):
     """What SmolVLA's and pi's networks have in common; see there."""
 
     rope_base: float
+    compiled: CompiledExpert | None
 
     @property
     def text(self) -> Sequence[DecoderLayer]:
@@ -56,6 +62,7 @@ class PolicySizes:
         state, action: padded sizes.
         horizon: rows H of a chunk.
         device: of the network.
+        compiled: the steps of a flow are to be compiled by `warm_up`.
     """
 
     height: int
@@ -65,6 +72,7 @@ class PolicySizes:
     action: int
     horizon: int
     device: torch.device
+    compiled: bool = False
 
 
 class VlaContext:
@@ -78,13 +86,12 @@ class VlaContext:
 
     def __init__(self, own: int, state: Tensor, raw_state: npt.NDArray[np.float32]) -> None:
         self.own, self.state, self.raw_state = own, state, raw_state
-        self._prepared: tuple[tuple[int, ...], Any] | None = None
+        self._prepared: tuple[CacheView, Any] | None = None
 
     def prepared(self, network: VlaNetwork, view: CacheView) -> Any:
         """Return what the network reads of the view in every step, made once for as long as the view is the same."""
-        same = (view.keys.data_ptr(), view.values.data_ptr(), view.tokens, view.next_position)
-        if self._prepared is None or self._prepared[0] != same:
-            self._prepared = same, network.prepare(view, self.own, self.state)
+        if self._prepared is None or self._prepared[0] is not view:
+            self._prepared = view, network.prepare(view, self.own, self.state)
         return self._prepared[1]
 
 
@@ -96,7 +103,7 @@ class VlaPolicy:
         network: SmolVLA's or pi's.
         sizes: of pictures, state and chunk.
         before, after: processors of the checkpoint.
-        features: picture features, in the order of the spec's cameras.
+        features: picture feature of each of the spec's cameras, in their order.
     """
 
     def __init__(
@@ -106,17 +113,45 @@ class VlaPolicy:
         sizes: PolicySizes,
         before: Preprocessor,
         after: Postprocessor,
-        features: tuple[str, ...],
+        features: Mapping[str, str],
     ) -> None:
         self.spec, self.network, self.sizes = spec, network, sizes
         self.before, self.after = before, after
-        self._features = features
+        self.features = features
+
+    def warm_up(self, tokens: int) -> None:
+        """Compile the steps for views of up to `tokens` tokens, where that was asked for, and run one (see contract).
+
+        Where the compiler fails, the policy goes on without, and says so in the log.
+        """
+        if not self.sizes.compiled:
+            return
+        begun_s, self.network.compiled = time.monotonic(), CompiledExpert(tokens)
+        try:
+            self._one_step()
+        except Exception as error:  # of whatever compiler there is
+            self.network.compiled = None
+            LOGGER.warning(
+                "model_compile: torch.compile fails, policy %s runs without it: %s",
+                self.spec.name,
+                " ".join(f"{type(error).__name__} {error}".split())[:SAID],
+            )
+        else:
+            LOGGER.info("The steps of policy %s are compiled in %.1f s", self.spec.name, time.monotonic() - begun_s)
+
+    @torch.inference_mode()
+    def _one_step(self) -> None:
+        sizes, cache = self.sizes, self.spec.cache
+        nothing = torch.zeros(cache.layers, cache.kv_heads, 1, cache.head_dim, dtype=cache.dtype, device=sizes.device)
+        state = torch.zeros(sizes.state, device=sizes.device)
+        prepared = self.network.prepare(CacheView(nothing, nothing, 1), 1, state)
+        self.network.velocity(torch.zeros(sizes.horizon, sizes.action, device=sizes.device), 1.0, prepared)
 
     def sample(self, observation: PolicyObservation) -> Sample:
         """Return an observation as the checkpoint's processor makes it."""
         pictures = {
             feature: as_tensor(picture, self.sizes.device)
-            for feature, picture in zip(self._features, observation.images, strict=True)
+            for feature, picture in zip(self.features.values(), observation.images, strict=True)
         }
         state = np.asarray(observation.state, dtype=np.float32)
         return self.before(Sample(pictures, state, observation.instruction, state))

@@ -54,15 +54,10 @@ def load(network: Network, archive: TensorArchive, names: Names, device: torch.d
     Raises:
         CheckpointError: a name, shape or format is another one, all of them in one sentence; or a number is not finite.
     """
-    places = {names.in_file(name): (name, value) for name, value in network.state_dict(keep_vars=True).items()}
-    in_file = {name if name.startswith(names.added) else names.added + name: name for name in archive.tensors}
-    shapes = {name: tuple(value.shape) for name, (_, value) in places.items()} | dict(names.required)
-    source = {name: in_file.get(name) or in_file.get(names.instead.get(name, "")) for name in shapes}
-    _compare(archive, shapes, source, in_file, names)
     filled: list[tuple[str, Tensor]] = []
-    for file_name, (name, value) in places.items():
-        stored = source[file_name]
-        assert stored is not None, "compared above"
+    tensors = network.state_dict(keep_vars=True)
+    for name, stored in compare(network, archive, names).items():
+        value = tensors[name]
         filled.append((stored, torch.empty(value.shape, dtype=value.dtype, device=device)))
         _put(network, name, filled[-1][1])
     for stored, tensor in filled:  # when all have their place: what reading takes meanwhile leaves no gaps between them
@@ -71,6 +66,20 @@ def load(network: Network, archive: TensorArchive, names: Names, device: torch.d
     left = [name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta]
     assert not left, f"nothing was put into {left}"
     return network
+
+
+def compare(network: nn.Module, archive: TensorArchive, names: Names) -> dict[str, str]:
+    """Return what each tensor of a network is called in the file; no weights are read.
+
+    Raises:
+        CheckpointError: a name, shape or format is another one, all of them in one sentence.
+    """
+    places = {names.in_file(name): (name, value) for name, value in network.state_dict(keep_vars=True).items()}
+    in_file = {name if name.startswith(names.added) else names.added + name: name for name in archive.tensors}
+    shapes = {name: tuple(value.shape) for name, (_, value) in places.items()} | dict(names.required)
+    source = {name: in_file.get(name) or in_file.get(names.instead.get(name, "")) for name in shapes}
+    _compare(archive, shapes, source, in_file, names)
+    return {name: str(source[file_name]) for file_name, (name, _) in places.items()}
 
 
 def _compare(

@@ -43,17 +43,18 @@ class _Keys(BaseModel):
     actions: Counts
 
 
-def read_description(name: str) -> tuple[PolicySpec, Keys]:
+def read_description(name: str, option: str = "model_remote") -> tuple[PolicySpec, Keys]:
     """Return spec and keys of a description.
 
     Args:
         name: of a shipped one, or the path of a file.
+        option: that named it, for sentences.
 
     Raises:
         CheckpointError: there is no such file, or something in it is missing, unknown or wrong.
     """
-    path = _find(name)
-    who = f"model_remote '{name}'"
+    who = f"{option} '{name}'"
+    path = _find(name, who)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise CheckpointError(f"{who}: it has more than {MOST_BYTES} bytes")
@@ -93,7 +94,7 @@ def with_cameras(spec: PolicySpec, keys: Keys, options: RemoteOptions) -> tuple[
     return replace(spec, cameras=names), replace(keys, images=dict(zip(names, keys.images.values(), strict=True)))
 
 
-def _find(name: str) -> Path:
+def _find(name: str, who: str) -> Path:
     if name.endswith(SUFFIX) or "/" in name:
         return Path(name).expanduser()
     shipped: dict[str, Path] = {}
@@ -102,7 +103,6 @@ def _find(name: str) -> Path:
             shipped.setdefault(file.stem, file)
     if name not in shipped:
         raise CheckpointError(
-            f"model_remote '{name}' is unknown: choose one of {listed(shipped) or 'none'}, or give the path of a "
-            f"{SUFFIX} file"
+            f"{who} is unknown: choose one of {listed(shipped) or 'none'}, or give the path of a {SUFFIX} file"
         )
     return shipped[name]

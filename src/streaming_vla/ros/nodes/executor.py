@@ -46,7 +46,8 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._writer = self._new_writer()
         # in a dry run nothing in this process could move the robot
         end = PREVIEW if self.options.dry_run else ""
-        self._commands = self.create_publisher(self._writer.message_type, f"command{end}", reliable(10))
+        commands = f"command{end}" if end else self.options.command_topic
+        self._commands = self.create_publisher(self._writer.message_type, commands, reliable(10))
         self._rest = None
         if self._writer.has_rest:
             self._rest = self.create_publisher(Float64MultiArray, f"gripper_command{end}", reliable(10))
@@ -54,7 +55,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self.listen_to_episode()
         self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
-        self.listen(JointState, "joint_states", _positions, self._on_joints, JOINTS)
+        self.listen(JointState, self.options.joint_states_topic, _positions, self._on_joints, JOINTS)
 
     def make(self) -> Executor:
         """Begin in mode idle; an episode that still runs is taken up again, whatever ended the motion before."""
@@ -148,7 +149,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         if not self.machine.robot_silent(time.monotonic()):
             return ""
         of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
-        return f"no joint states{of} on '{self.resolve_topic_name('joint_states')}'"
+        return f"no joint states{of} on '{self.resolve_topic_name(self.options.joint_states_topic)}'"
 
     def _new_writer(self) -> CommandWriter:
         return WRITERS[self.options.command_type](self.options)

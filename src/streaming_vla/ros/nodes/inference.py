@@ -20,7 +20,7 @@ from streaming_vla_interfaces import srv
 from streaming_vla.engine.cache import EngineOptions
 from streaming_vla.engine.engine import Engine
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.engine.loading import fitted, load_model
+from streaming_vla.engine.loading import fitted, load_model, warm_up
 from streaming_vla.engine.options import InferenceOptions
 from streaming_vla.engine.pace import ProfilePace
 from streaming_vla.engine.sessions import check_fit
@@ -83,6 +83,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         self._policy = load_model(options)
         self.get_logger().info(f"model '{self._policy.spec.name}' loaded in {time.monotonic() - begun_s:.1f} s")
         self._engine_options, warnings = fitted(options, self._policy)
+        warm_up(self._policy, self._engine_options)
         for sentence in warnings:
             self.get_logger().warning(sentence)
         name = options.latency_profile

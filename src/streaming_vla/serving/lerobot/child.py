@@ -96,6 +96,9 @@ class Policy:
             "state": next((sizes[name][0] for name, kind in kinds.items() if kind == "STATE"), 0),
             "action": sizes["action"][0],
             "n_action_steps": int(getattr(config, "n_action_steps", 1)),
+            "relative": bool(getattr(config, "use_relative_actions", False)),
+            "relative_exclude": list(getattr(config, "relative_exclude_joints", None) or []),
+            "action_names": list(getattr(config, "action_feature_names", None) or []),
         }
 
     def chunk(self, pictures: dict[str, Any], state: Any, instruction: str) -> Any:

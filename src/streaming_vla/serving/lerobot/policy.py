@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +15,23 @@ from streaming_vla.policies.blocking import BlockingPolicy, Images
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import PolicySpec
 from streaming_vla.policies.errors import CheckpointError
+from streaming_vla.policies.lerobot.action_data import ActionData, relative_dimensions
+from streaming_vla.policies.lerobot.config import ACTION, STATE
 from streaming_vla.policies.lerobot.normalisation import Statistics, read_statistics
 from streaming_vla.policies.lerobot.pictures import without_letterbox
 from streaming_vla.policies.lerobot.specs import make_layout
 from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 from streaming_vla.serving.lerobot.process import LerobotProcess
 
-NOT_TAKEN = ("model_dtype", "model_cameras", "model_denoise_steps", "model_remote", "model_key_file", "saliency_model")
+NOT_TAKEN = (
+    "model_dtype",
+    "model_compile",
+    "model_cameras",
+    "model_denoise_steps",
+    "model_remote",
+    "model_key_file",
+    "saliency_model",
+)
 TIMEOUT_S = 600.0  # the server's clients have deadlines of their own
 
 
@@ -60,7 +72,7 @@ def load_by_lerobot(options: ModelOptions, python: Path) -> ChunkAsStream:
         cameras=tuple(features),
         image_size=side,
         state_size=facts["state"],
-        layout=make_layout(names, options.model_action_absolute, _statistics(folder, facts["action"])),
+        layout=make_layout(names, options.model_action_absolute, _data(folder, facts)),
         execution_horizon=min(facts["n_action_steps"], rows),
         trained_horizon=rows,
         image_fit="letterbox",
@@ -82,10 +94,22 @@ def _sized(picture: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArr
     return np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _statistics(folder: Path, size: int) -> Statistics:
-    """Return the statistics of the actions that the checkpoint has; empty: none."""
-    for file in sorted(folder.glob("policy_postprocessor*.safetensors")):
-        found = read_statistics(TensorArchive(file, f"'{file.name}' of '{folder}'"), "action", (size,))
+def _data(folder: Path, facts: Mapping[str, Any]) -> ActionData:
+    count = facts["action"]
+    relative = np.zeros(count, dtype=bool)
+    if facts["relative"]:
+        relative = relative_dimensions(count, facts["action_names"], facts["relative_exclude"])
+    return ActionData(
+        _statistics(folder, "policy_postprocessor", ACTION, count),
+        _statistics(folder, "policy_preprocessor", STATE, facts["state"]),
+        relative,
+    )
+
+
+def _statistics(folder: Path, processor: str, feature: str, size: int) -> Statistics:
+    """Return the statistics of a feature that a processor of the checkpoint has; empty: none."""
+    for file in sorted(folder.glob(f"{processor}*.safetensors")):
+        found = read_statistics(TensorArchive(file, f"'{file.name}' of '{folder}'"), feature, (size,))
         if found:
             return found
     return {}

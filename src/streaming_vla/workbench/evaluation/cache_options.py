@@ -22,7 +22,7 @@ def fitted(cache: CacheOptions, spec: PolicySpec, seed: int = 0) -> CachePolicy:
         ValueError: a number that the cache policy refuses, a gate that is missing or another model's, or a window
             below one observation.
     """
-    policy = engine_options(cache, spec.tokens_per_observation, seed=seed).policy()
+    policy = engine_options(cache, spec.tokens_per_observation, seed=seed, device=spec.device).policy()
     policy.check_spec(spec.cache)
     if policy.newest_tokens < spec.tokens_per_observation:
         raise ValueError(

@@ -107,7 +107,7 @@ class ClosedLoopRunner:
         self._instruction = instruction
         self._noise = np.random.default_rng((self._options.seed, seed))
         spec = self._policy.spec
-        self.cache = SessionCache(spec.cache, fitted(self._options.cache, spec, seed))
+        self.cache = SessionCache(spec.cache, fitted(self._options.cache, spec, seed), device=spec.device)
         self.chunks = ChunkLog()
         self.looks: list[int] = []
         self.pictures: list[npt.NDArray[np.uint8]] = []

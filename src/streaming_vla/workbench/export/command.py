@@ -28,7 +28,7 @@ def export(
         typer.Option(
             help="commands: Float64MultiArray, JointTrajectory, JointState, TwistStamped, or the suite's action; more "
             "than once where several topics tell them, the first is the one that must go on coming",
-            show_default="command",
+            show_default="command_topic of the executor",
         ),
     ] = None,
     state_topic: Annotated[
@@ -67,7 +67,7 @@ def export(
             read(params, namespace),
             namespace=namespace,
             instruction=instruction,
-            action_topics=action_topic or ("command",),
+            action_topics=action_topic or (),
             state_topics=state_topic or (),
             state_names=[name.strip() for name in state_names.split(",") if name.strip()],
             square=square,

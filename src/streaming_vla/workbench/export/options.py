@@ -19,7 +19,7 @@ def export_options(
     *,
     namespace: str = "/",
     instruction: str = "",
-    action_topics: Sequence[str] = ("command",),
+    action_topics: Sequence[str] = (),
     state_topics: Sequence[str] = (),
     state_names: Sequence[str] = (),
     square: int | None = None,
@@ -31,6 +31,7 @@ def export_options(
 
     Args:
         suite: options of the robot's nodes.
+        action_topics: empty: the executor's command_topic.
 
     Raises:
         ValueError: parameters that do not go together.
@@ -50,7 +51,7 @@ def export_options(
         actions=action_options(suite, float(1 / rate)),
         state_topics=tuple(state_topics),
         nameless_joints=tuple(state_names) or observer.nameless_joints,
-        action_topics=tuple(action_topics),
+        action_topics=tuple(action_topics) or (suite.executor.command_topic,),
         instruction=instruction.strip(),
         state_units=observer.state_units,
     )

@@ -101,7 +101,7 @@ class ReplayOptions:
         namespace: of the robot in the bag.
         instruction: of bags without an `episode` topic, which are one episode each; empty takes the newest one of
             the bag's `instruction` topic.
-        action_topic: command of the robot, for bags that are not the suite's.
+        action_topic: command of the robot, for bags that are not the suite's; empty: the suite's command_topic.
         seed: of the latencies.
     """
 
@@ -109,9 +109,14 @@ class ReplayOptions:
     profile: LatencyProfile
     namespace: str = "/"
     instruction: str = ""
-    action_topic: str = "command"
+    action_topic: str = ""
     seed: int = 0
     recorded: bool = True
+
+    @property
+    def commands(self) -> str:
+        """Topic of the robot's commands."""
+        return self.action_topic or self.suite.executor.command_topic
 
 
 def replay(
@@ -126,7 +131,7 @@ def replay(
     observer = options.suite.observer
     topics, joints = observer.of_cameras(observer.camera_topics), observer.state_joints
     others, size = (*LIVE_TOPICS, INSTRUCTION), policy.spec.state_size
-    state_topic, actions = observer.robot_state_topic, options.action_topic
+    state_topic, actions = observer.robot_state_topic, options.commands
     options.suite.check_policy(policy.spec)
     with Bag(path) as bag:
         wanted = IngestOptions(
@@ -165,7 +170,7 @@ def replay(
             for number in player.begun_before
         ]
         latencies = RECORDED if player.followed else options.profile.name
-        shadow = read_shadow(bag, options.suite, options.namespace, options.action_topic, problems)
+        shadow = read_shadow(bag, options.suite, options.namespace, options.commands, problems)
         return Replayed(path, bag.duration_s - player.cut_s, player.episodes, problems, latencies, shadow)
 
 
@@ -218,7 +223,7 @@ class _Player:
         if times is not None:
             network = RecordedNetwork(self._recording, profile, clock, options.seed, self._receive_again)
             pace = RecordedPace(self._recording, profile, options.seed)
-        engine = engine_options(suite.inference, policy.spec.tokens_per_observation)
+        engine = engine_options(suite.inference, policy.spec.tokens_per_observation, device=policy.spec.device)
         self._world = ReplayWorld(
             (
                 Observer(suite.observer),

@@ -36,7 +36,7 @@ class ReplayJob:
     profile: str = RECORDED
     namespace: str = "/"
     instruction: str = ""
-    action_topic: str = "command"
+    action_topic: str = ""
     seed: int = 0
 
     def whole(self) -> ReplayJob:

@@ -103,7 +103,7 @@ def run_episode(
     parts = setup.assemble(policy, period_s, options.seed, plant.state)
     engine = Engine(
         parts.policy,
-        engine_options(options.cache, spec.tokens_per_observation, seed=options.seed),
+        engine_options(options.cache, spec.tokens_per_observation, seed=options.seed, device=spec.device),
         ProfilePace(profile, options.seed),
         stopwatch=lambda: 0.0,
         wait_for_futures=True,

@@ -49,6 +49,8 @@ def load_streamingvla(
         CheckpointError: it cannot be used; one sentence says why, and what to give.
     """
     options = options or LoadOptions()
+    if options.compile:
+        raise CheckpointError("model_compile is true, the steps of StreamingVLA are not compiled: leave it false")
     folder = Folder(path)
     assets = Folder(options.assets, "model_assets") if options.assets is not None else None
     device, dtype = options.torch_device, options.torch_dtype
@@ -120,4 +122,5 @@ def _spec(
         control_period_s=options.control_period_s,
         image_fit=BOTH_SIDES,
         state_names=tuple(f"executed_{name}" for name in names),
+        device=str(options.torch_device),
     )
