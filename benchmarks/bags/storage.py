@@ -49,7 +49,7 @@ def content(size: int, count: int, seed: int = 0) -> list[Said]:
 
 def write_own(folder: Path, said: list[Said], close: bool = True) -> Path:
     """Write with this project's writer; return the file."""
-    writer = BagWriter(folder, WriterOptions(sync_s=1e9))
+    writer = BagWriter(folder, WriterOptions(sync_s=600.0))
     kind = "some_msgs/msg/Thing"
     topics = {name: Topic(name, kind, definition="uint8[] data", definition_format="ros2msg") for name, _, _ in said}
     for name, time_ns, data in said:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
         (
             "executor",
             "{executor: {ros__parameters: {scale: [1.0], maximum_lead: [0.1], keep_when_stopped: [true]}}}",
-            "scale has 1 values, maximum_lead has 1 values, keep_when_stopped has 1 values, expected one for each of dx",
+            "scale has 1 values, maximum_lead has 1 values, keep_when_stopped has 1 values, expected one for each of",
         ),
         ("executor", "{executor: {ros__parameters: {velocity_limit: [1.0]}}}", "velocity_limit has 1 values"),
         (

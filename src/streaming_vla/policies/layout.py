@@ -35,9 +35,8 @@ class ActionLayout:
     initial: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_counts(
-            {f"action_{field}": len(getattr(self, field)) for field in ("absolute", "low", "high", "initial")}, self.names
-        )
+        fields = ("absolute", "low", "high", "initial")
+        check_counts({f"action_{field}": len(getattr(self, field)) for field in fields}, self.names)
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not low < high:
                 raise ValueError(f"action_low of '{name}' is {low}, expected less than its action_high {high}")
