@@ -26,8 +26,17 @@ TIME_LIMIT_S = 10.0  # of processor time, for one mutation
 MEMORY_LIMIT_MB = 1000.0
 BATCH = 500  # mutations of a child
 TROUBLE = ("crashes", "hangs", "silent")
+TOTALS = ("mutations", "crashes", "hangs")  # of all kinds, told too
 Found = dict[str, Any]
-NOTHING: Found = {"mutations": 0, "seeds": {}, "ended_with": {}, "values_read": 0, "memory_mb": 0}
+NOTHING: Found = {
+    "mutations": 0,
+    "crashes": 0,
+    "hangs": 0,
+    "seeds": {},
+    "ended_with": {},
+    "values_read": 0,
+    "memory_mb": 0,
+}
 
 
 def child(kind: str, seeds: range) -> None:
@@ -97,7 +106,7 @@ def main() -> None:
         found.setdefault(kind, NOTHING)
         while (left := options.mutations - found[kind]["mutations"]) > 0:
             found[kind] = parent(kind, min(BATCH, left), found[kind])
-            keep({"fuzz_kinds": found})
+            keep({"fuzz_kinds": found, **{name: sum(each[name] for each in found.values()) for name in TOTALS}})
     assert all(each["memory_mb"] < MEMORY_LIMIT_MB for each in found.values())
 
 
