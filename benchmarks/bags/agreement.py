@@ -8,11 +8,12 @@ A recording of a mode that is in the folder already is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from kept import keep
 
 from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.replay.compare import summarise_replays
@@ -62,7 +63,7 @@ def main() -> None:
         replays[mode] = replay_all([bag], ReplayJob(changes=changes))
     results = figures([each for found in replays.values() for each in found])
     results["agreement"] = {mode: figures(found) for mode, found in replays.items()}
-    print(json.dumps(results, indent=2))
+    keep(results)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from kept import keep
 
 RATE_HZ = 30
 SIZES_MB = (100, 1000)
@@ -89,7 +90,7 @@ def main() -> None:
         name = "1gb" if megabytes == 1000 else f"{megabytes}mb"
         results[f"rss_mb_{name}"] = round(found["rss_mb"], 1)
         results["speed_vs_real_time"] = round(found["seconds"] / found["cpu_s"], 2)
-    print(json.dumps(results, indent=2))
+    keep(results)
 
 
 if __name__ == "__main__":

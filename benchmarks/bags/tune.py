@@ -9,16 +9,15 @@ recording that is in the folder already is not made again; a search that was sto
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import expert_bags
+from kept import keep
 from rich.progress import Progress
 
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.replay.run import ReplayJob
-from streaming_vla.workbench.report.results import write_json
 from streaming_vla.workbench.tuning.files import verdict, write_tuned
 from streaming_vla.workbench.tuning.study import TuneOptions
 from streaming_vla.workbench.tuning.tune import tune
@@ -26,7 +25,6 @@ from streaming_vla.workbench.tuning.tune import tune
 TASKS = ("drawer-open", "drawer-close", "window-open", "window-close", "door-open", "button-press-topdown")
 SEARCHED, HELD_OUT = ("session-0", "session-1", "session-2"), ("session-3", "session-4")
 PROFILE = "measured"
-RESULTS = Path(__file__).with_name("results.json")
 
 
 def recording(folder: Path, name: str) -> Path:
@@ -52,8 +50,7 @@ def main() -> None:
         job = ReplayJob(profile=PROFILE)
         found = tune(searched, job, search, lambda: progress.advance(task), kept)
     write_tuned(options.folder / "study", found, job.suite())
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results["tune"] = {
+    figures = {
         "default": asdict(found.default),
         "tuned": asdict(found.tuned),
         "values": {f"{node}.{name}": value for node, name, value in found.values},
@@ -63,8 +60,7 @@ def main() -> None:
         "trials": len(found.trials),
         "verdict": verdict(found),
     }
-    write_json(results, RESULTS)
-    print(json.dumps(results["tune"], indent=2))
+    keep({"tune": figures})
 
 
 if __name__ == "__main__":

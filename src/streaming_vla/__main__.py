@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from streaming_vla.interrupts import ending_at_once
+import sys
+
+from streaming_vla.interrupts import STOPPED, ending_at_once
 
 
 def main() -> None:
     """Entry point of the command."""
     with ending_at_once():
         from streaming_vla.cli import app
-    app(prog_name="streaming-vla")
+    try:
+        app(prog_name="streaming-vla")
+    except SystemExit as end:
+        if end.code == STOPPED:
+            print("streaming-vla: stopped by Ctrl-C", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

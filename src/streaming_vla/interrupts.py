@@ -1,10 +1,12 @@
-"""Ctrl-C while a process has not begun yet."""
+"""Ctrl-C while a process has not begun yet, and how one ends that has."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+STOPPED = 128 + signal.SIGINT  # exit code of a program that Ctrl-C has ended
 
 
 @contextmanager

@@ -351,7 +351,7 @@ def test_options_out_of_range_are_named(name: str, value: float) -> None:
 
 
 def test_limits_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match="velocity_limit has 2 entries, expected 3"):
+    with pytest.raises(ValueError, match="velocity_limit has 2 values, expected one for each of"):
         OPTIONS.changed(velocity_limit=(1.0, 1.0))
     with pytest.raises(ValueError, match=r"jump_limit has -1"):
         Limits(jump=(1.0, -1.0, 1.0))

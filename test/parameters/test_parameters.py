@@ -222,6 +222,24 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         assert sum(sentence in problem for problem in problems) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/**: {ros__parameters: {action_names: [a, b], action_absolute: [true, true], action_low: [0.0, 0.0], "
+        "action_high: [1.0, 1.0], action_initial: [0.0, 0.0]}}",  # the executor's scale is of four
+        "/**: {ros__parameters: {control_period_s: 0.1}}\n"
+        "/**/executor: {ros__parameters: {hold_s: 1.0, decelerate_s: 0.2, stop_s: 0.1, scale: [1.0]}}",
+        "/**: {ros__parameters: {control_period_s: 0.1}}\n"
+        "/**/generator: {ros__parameters: {control_period_s: -1.0}}",
+    ],
+)
+def test_what_follows_from_a_refused_value_alone_is_not_said(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    _, problems = survey(path)
+    assert problems and not [problem for problem in problems if "it must be the same" in problem]
+
+
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ParameterFileError, match="cannot be read: No such file"):
         read(tmp_path / "none.yaml")

@@ -57,7 +57,7 @@ def test_a_live_parameter_is_taken(executor: Any, name: str, value: Any) -> None
         ("start_actions", 65, "out of range"),
         ("start_actions", 3, "start_actions is 3, but the generator sends only"),
         ("velocity_limit", [-1.0, 1.0, 1.0, 1.0], "expected a list, each a number from 0.001 to 1000000"),
-        ("velocity_limit", [1.0], "velocity_limit has 1 entries, expected 4"),
+        ("velocity_limit", [1.0], "velocity_limit has 1 values, expected one for each of"),
         ("command_type", "twist", "read-only"),
         ("hold", 1.0, "there is no parameter 'hold' (did you mean 'hold_s'?)"),
         ("self", 1.0, "there is no parameter 'self'"),

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.ros
         ("executor", "{executor: {ros__parameters: {hold_s: -1}}}", "'hold_s' is -1, expected a number from 0 to 600"),
         (
             "executor",
-            "{executor: {ros__parameters: {scale: [1.0]}}}",
-            "scale has 1 values, expected one for each of dx",
+            "{executor: {ros__parameters: {scale: [1.0], maximum_lead: [0.1], keep_when_stopped: [true]}}}",
+            "scale has 1 values, maximum_lead has 1 values, keep_when_stopped has 1 values, expected one for each of",
         ),
-        ("executor", "{executor: {ros__parameters: {velocity_limit: [1.0]}}}", "velocity_limit has 1 entries"),
+        ("executor", "{executor: {ros__parameters: {velocity_limit: [1.0]}}}", "velocity_limit has 1 values"),
         (
             "executor",
             "{executor: {ros__parameters: {maximum_lead: [1.0]}}}",

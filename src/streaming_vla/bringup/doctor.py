@@ -9,6 +9,7 @@ from pathlib import Path
 from streaming_vla.bringup import checks
 from streaming_vla.bringup.checks import Note, Trouble
 from streaming_vla.bringup.suite_checks import SuiteChecks
+from streaming_vla.ros.middleware import MiddlewareError
 
 Check = Callable[[], str | Sequence[str]]
 
@@ -81,6 +82,8 @@ def find(name: str, check: Check) -> list[Finding]:
         found = check()
     except Trouble as trouble:
         return [Finding("FAIL", name, str(sentence)) for sentence in trouble.args]
+    except MiddlewareError as error:
+        return [Finding("FAIL", name, str(error))]
     except Exception as error:
         return [Finding("FAIL", name, f"{type(error).__name__}: {' '.join(str(error).split())}")]
     texts = [found] if isinstance(found, str) else found

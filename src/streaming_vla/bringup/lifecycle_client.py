@@ -12,7 +12,8 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
+
+from streaming_vla.ros.middleware import begin
 
 DISCOVERY_S = 1.0
 ASK_PERIOD_S = 0.1
@@ -43,7 +44,7 @@ class LifecycleClient:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        begin(self._context)
         self._node = rclpy.create_node(
             f"_streaming_vla_starter_{os.getpid()}", namespace=namespace, context=self._context
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
+
+from streaming_vla.ros.middleware import begin
 
 PING, PONG = "_streaming_vla_ping", "_streaming_vla_pong"
 PERIOD_S = 0.1
@@ -22,7 +23,7 @@ END_TIMEOUT_S = 5.0  # DDS may hang while it is taken down; nothing of the other
 def round_trip_s(timeout_s: float) -> float | None:
     """Return the seconds of the fastest of three round trips, or None when none came back in time."""
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    begin(context)
     executor = SingleThreadedExecutor(context=context)
     node = Node(f"_loopback_{os.getpid()}", context=context)
     executor.add_node(node)
@@ -58,12 +59,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _echo() -> None:
-    rclpy.init()
+    """Answer until SIGINT or SIGTERM: rclpy's own handlers would close the middleware under a running wait."""
+    stopping: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopping.append(number))
+    begin()
     node = Node(f"_loopback_echo_{os.getpid()}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
     pongs = node.create_publisher(String, PONG, 10)
     node.create_subscription(String, PING, pongs.publish, 10)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    while not stopping:
+        executor.spin_once(timeout_sec=PERIOD_S)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

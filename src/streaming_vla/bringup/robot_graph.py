@@ -11,7 +11,6 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 
@@ -22,6 +21,7 @@ from streaming_vla.images.decode import IMAGE
 from streaming_vla.images.decode import TYPES as PICTURE_TYPES
 from streaming_vla.options.shared import ARRAY, JOINTS
 from streaming_vla.parameters.sections import full_namespace
+from streaming_vla.ros.middleware import begin
 from streaming_vla.ros.topics import discover
 
 LISTEN_S = 3.0  # at most; a camera of 1 Hz is heard
@@ -37,7 +37,7 @@ def look(namespace: str) -> RobotFacts:
     Topics elsewhere count where the namespace has none of their kind.
     """
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    begin(context)
     node = rclpy.create_node(f"_new_robot_{os.getpid()}", namespace=full_namespace(namespace), context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

@@ -20,6 +20,7 @@ from streaming_vla.bringup.lifecycle_client import LifecycleClient
 from streaming_vla.bringup.supervised_node import GivenUp, Member
 from streaming_vla.parameters import load
 from streaming_vla.parameters.sections import full_namespace, qualified, write_settings
+from streaming_vla.ros.middleware import MiddlewareError
 
 TICK_S = 0.05
 _NAMESPACE = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+|/")
@@ -173,7 +174,7 @@ class Suite:
                         self._run(client, Path(folder))
                 finally:
                     client.close()
-        except (GivenUp, SuiteError) as error:
+        except (GivenUp, SuiteError, MiddlewareError) as error:
             self._fail(str(error))
         except Exception as error:
             self._fail(f"the starter failed: {type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from streaming_vla.machines.limits import Limits
 from streaming_vla.options.option import option
 from streaming_vla.options.shared import ActionOptions, NodeOptions, realtime_priority
+from streaming_vla.policies.layout import check_counts
 
 PREVIEW = "_preview"  # behind the topics of commands, in a dry run
 Positive = Annotated[float, Field(ge=0.001, le=1.0e6)]
@@ -122,10 +123,9 @@ class ExecutorOptions(ActionOptions, NodeOptions):
 
     @model_validator(mode="after")
     def _check_dimensions(self) -> ExecutorOptions:
-        for name in ("scale", "joint_names", "maximum_lead", "keep_when_stopped"):
-            count = len(self.joints if name == "joint_names" else getattr(self, name))
-            if count != len(self.action_names):
-                raise ValueError(f"{name} has {count} values, expected one for each of {', '.join(self.action_names)}")
+        names = ("scale", "maximum_lead", "velocity_limit", "jump_limit", "keep_when_stopped")
+        counts = {name: len(getattr(self, name)) for name in names}
+        check_counts(counts | {"joint_names": len(self.joints)}, self.action_names)
         self._check_offset()
         self.limits.check(self.layout)
         if doubled := [name for name, count in Counter(self.joints).items() if name and count > 1]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streaming_vla.policies.layout import ActionLayout, Vector
+from streaming_vla.policies.layout import ActionLayout, Vector, check_counts
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,10 @@ class Limits:
         """Check that the limits fit `layout` and that it can hold.
 
         Raises:
-            ValueError: another number of entries than dimensions, or a summed dimension that may not be 0.
+            ValueError: another number of values than dimensions, or a summed dimension that may not be 0.
         """
-        for name, values in (("velocity_limit", self.velocity), ("jump_limit", self.jump)):
-            if values and len(values) != layout.size:
-                raise ValueError(
-                    f"{name} has {len(values)} entries, expected {layout.size}, one for each of "
-                    f"{', '.join(layout.names)}"
-                )
+        lists = {"velocity_limit": self.velocity, "jump_limit": self.jump}
+        check_counts({name: len(values) for name, values in lists.items() if values}, layout.names)
         for name, absolute, low, high in zip(layout.names, layout.absolute, layout.low, layout.high, strict=True):
             if not absolute and not low <= 0.0 <= high:
                 raise ValueError(

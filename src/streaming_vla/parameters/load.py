@@ -77,6 +77,7 @@ def survey(path: Path, namespace: str = "/") -> tuple[SuiteOptions, list[str]]:
     missed: dict[str, str] = {}
     problems: list[str] = []
     given: dict[str, dict[str, Any]] = {node: {} for node in NODES}
+    unread: dict[str, set[str]] = {node: set() for node in NODES}  # names whose values were refused
     for section, entries in _sections(read_yaml(path), path):
         name = last_name(section)
         if name not in SECTIONS:
@@ -102,6 +103,7 @@ def survey(path: Path, namespace: str = "/") -> tuple[SuiteOptions, list[str]]:
         problems += [f"{path}: section '{section}': {reason}" for reason in refused]
         for node in reached:
             given[node] |= {key: value for key, value in values.items() if key in NODES[node].declared}
+            unread[node] |= entries.keys() - values.keys()
     names_robot = any(rank(section) == 2 for section in closest.values())  # then the others may be other robots'
     for name, section in missed.items():
         if name not in met and not names_robot:
@@ -116,8 +118,9 @@ def survey(path: Path, namespace: str = "/") -> tuple[SuiteOptions, list[str]]:
             options = options.changed(node, values)
         except OptionError as error:
             problems.append(f"{path}: section '{closest[node]}': {error}")
+            unread[node] |= values.keys()
     try:
-        options.check_agreement()
+        options.check_agreement(unread)
     except ValueError as error:
         problems.append(f"{path}: {error}")
     return options, list(dict.fromkeys(problems))  # of "/**" several nodes may say the same

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streaming_vla.bags.recorder_options import RecorderOptions
@@ -51,14 +51,21 @@ class SuiteOptions(NamedTuple):
         """Return every option, by node and name."""
         return {node: getattr(self, node).values() for node in NODES}
 
-    def check_agreement(self) -> None:
+    def check_agreement(self, unread: Mapping[str, Collection[str]] | None = None) -> None:
         """Check what must be the same on all nodes that have it.
+
+        Args:
+            unread: names by node whose values stand for others that were refused; they are not compared.
 
         Raises:
             ValueError: two nodes have other values.
         """
         for name in AGREED:
-            having = {node: getattr(self, node).values()[name] for node in NODES if name in NODES[node].declared}
+            having = {
+                node: getattr(self, node).values()[name]
+                for node, kind in NODES.items()
+                if name in kind.declared and name not in (unread or {}).get(node, ())
+            }
             if len(set(having.values())) > 1:
                 said = ", ".join(f"{value} for {node}" for node, value in having.items())
                 raise ValueError(f"{name} is {said}: it must be the same, set it once in section '{EVERY_NODE}'")

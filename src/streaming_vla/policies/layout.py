@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,8 @@ class ActionLayout:
     initial: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for field in ("absolute", "low", "high", "initial"):
-            count = len(getattr(self, field))
-            if count != self.size:
-                raise ValueError(f"action_{field} has {count} values, expected one for each of {', '.join(self.names)}")
+        fields = ("absolute", "low", "high", "initial")
+        check_counts({f"action_{field}": len(getattr(self, field)) for field in fields}, self.names)
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not low < high:
                 raise ValueError(f"action_low of '{name}' is {low}, expected less than its action_high {high}")
@@ -73,3 +72,17 @@ class ActionLayout:
     def advance(self, position: Vector, action: Vector) -> Vector:
         """Return the flow's state after `action`, [A]: summed, or replaced in absolute dimensions."""
         return np.where(self.absolute, action, position + action)
+
+
+def check_counts(counts: Mapping[str, int], names: Sequence[str]) -> None:
+    """Check that each list has a value for each dimension.
+
+    Args:
+        counts: values of a list, by its name.
+        names: of the dimensions.
+
+    Raises:
+        ValueError: names every list that has not.
+    """
+    if wrong := [f"{name} has {count} values" for name, count in counts.items() if count != len(names)]:
+        raise ValueError(f"{', '.join(wrong)}, expected one for each of {', '.join(names)}")

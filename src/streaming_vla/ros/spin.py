@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Any
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.parameters.load import ParameterFileError, read_yaml
 from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
 from streaming_vla.ros.declare import parameter_files
 from streaming_vla.ros.executors import SIGNALS, Spinner, make_spinner
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.middleware import MiddlewareError, begin
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
@@ -35,12 +35,11 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
     try:
         for path in parameter_files(arguments):
             read_yaml(path)  # else ROS refuses it in words of its own
-        # rclpy's own handlers would close the middleware before a stop command can be sent
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        begin(arguments=arguments)
     except ParameterFileError as error:
         return _refuse(str(error), CONFIG_ERROR)
-    except Exception as error:
-        return _refuse(f"ROS 2 cannot start: {_one_line(error)}")
+    except MiddlewareError as error:
+        return _refuse(str(error))
     try:
         return _run(make, stopping)
     except ConfigError as error:
@@ -100,7 +99,3 @@ class _Stop:
 def _refuse(sentence: str, code: int = 1) -> int:
     print(sentence, file=sys.stderr, flush=True)
     return code
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -11,9 +11,10 @@ from typing import Any
 import rclpy
 from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_namespace import validate_namespace
 from rclpy.validate_topic_name import validate_topic_name
+
+from streaming_vla.ros.middleware import begin
 
 DISCOVERY_S = 6.0  # at most, where nobody is there
 SETTLED_S = 1.5  # so long nothing new has appeared
@@ -68,7 +69,7 @@ def ends(namespace: str, topics: Sequence[str]) -> Graph:
         topics: names, relative or absolute.
     """
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    begin(context)
     node = rclpy.create_node(f"_topics_{os.getpid()}", namespace=namespace, context=context)
     try:
         robots = discover(node)

@@ -59,9 +59,6 @@ def run(options: DemoOptions) -> int:
         sentence = f"cannot write into folder '{options.out}': {reason}; choose another with --out"
         print(f"streaming-vla demo: {sentence}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("streaming-vla demo: stopped by the keyboard, nothing was written", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.starter import Suite, SuiteError
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.ros.middleware import begin
 from streaming_vla.sim.metaworld import CAMERAS, ENVIRONMENT_STEP_S
 from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import Driver, DriverError
@@ -109,7 +109,7 @@ def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float) -> Iterator
             raise SuiteError(suite.failure)
 
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    begin(context)
     node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
     driver = Driver(node, cameras, period_s, check)
     try:

@@ -51,7 +51,7 @@ def draw_filmstrip(record: EpisodeRecord, path: Path, columns: int = 8, size: in
     for column, moment in enumerate(moments):
         centre = MARGIN + column * (size + GAP) + size / 2
         text = f"{moment - record.begin_s:.1f} s"
-        pen.text((centre, height - below + FOOTER / 2 - 2), text, fill=FAINT, font=_font(13), anchor="mm")
+        pen.text((centre, height - below + FOOTER / 2 - 2), text, fill=FAINT, font=font(13), anchor="mm")
     _footer(pen, record, height)
     sheet.save(path)
 
@@ -63,10 +63,10 @@ def _nearest(frames: list[Frame], moment: float) -> Frame:
 def _header(pen: ImageDraw.ImageDraw, record: EpisodeRecord, width: int) -> None:
     middle = HEADER / 2
     title = f"“{record.instruction}”"
-    bold = _font(18, bold=True)
+    bold = font(18, bold=True)
     pen.text((MARGIN, middle), title, fill=INK, font=bold, anchor="lm")
     about = f"{record.task}, seed {record.seed}, {record.mode}"
-    pen.text((MARGIN + pen.textlength(title, font=bold) + 14, middle), about, fill=FAINT, font=_font(14), anchor="lm")
+    pen.text((MARGIN + pen.textlength(title, font=bold) + 14, middle), about, fill=FAINT, font=font(14), anchor="lm")
     word = outcome(record)
     colour = {"success": GOOD, "stopped": BAD}.get(word, PLAIN)
     text = f"{word} {'in' if word == 'no success' else 'after'} {record.duration_s:.1f} s"
@@ -78,14 +78,15 @@ def _header(pen: ImageDraw.ImageDraw, record: EpisodeRecord, width: int) -> None
 def _footer(pen: ImageDraw.ImageDraw, record: EpisodeRecord, height: int) -> None:
     """Say below the pictures why the robot was stopped, where it was."""
     if why := halting(record).stopped:
-        pen.text((MARGIN, height - STOP_LINE / 2 - 2), why, fill=BAD, font=_font(13), anchor="lm")
+        pen.text((MARGIN, height - STOP_LINE / 2 - 2), why, fill=BAD, font=font(13), anchor="lm")
 
 
 def _label(pen: ImageDraw.ImageDraw, camera: str, left: int, top: int) -> None:
-    font = _font(12, bold=True)
-    pen.rectangle((left, top, left + pen.textlength(camera, font=font) + 10, top + 19), fill=INK)
-    pen.text((left + 5, top + 10), camera, fill=BACKGROUND, font=font, anchor="lm")
+    bold = font(12, bold=True)
+    pen.rectangle((left, top, left + pen.textlength(camera, font=bold) + 10, top + 19), fill=INK)
+    pen.text((left + 5, top + 10), camera, fill=BACKGROUND, font=bold, anchor="lm")
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return the font of pictures that Pillow draws, `size` pixels high."""
     return ImageFont.truetype(FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
