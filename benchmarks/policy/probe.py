@@ -1,7 +1,7 @@
-"""The stuck-state probe: the same picture with another action sum must not turn the action round.
+"""The stuck-state probe: the same picture must not turn the action round because the hand has not moved.
 
-The sum of a demonstration's actions tells where it is going. A policy that learned to read it instead of the picture
-goes on pushing where it is stuck: back off says the picture, push says the sum.
+How far a demonstration has moved tells where it is going. A policy that learned to read that instead of the picture
+goes on pushing where it is stuck: back off says the picture, push says the motion.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def _compare(policy: FlowPolicy, first: FlowQuery) -> bool | None:
     summed = ~np.asarray(layout.absolute)
     for index in range(INDEX):
         position = layout.advance(query.position, policy.flow_step(query))
-        query = replace(query, position=position, index=index + 1)
+        query = replace(query, position=position, pending=np.where(summed, position, 0.0), index=index + 1)
     going = policy.flow_step(query)[summed]
     if np.linalg.norm(going) < LEAST:
         return None
-    stuck = policy.flow_step(replace(query, position=np.where(summed, 0.0, query.position)))[summed]
+    still = replace(query, position=np.where(summed, 0.0, query.position), pending=np.zeros(layout.size))
+    stuck = policy.flow_step(still)[summed]
     return bool(going @ stuck < 0.0)

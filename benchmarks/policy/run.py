@@ -55,6 +55,8 @@ CONDITIONS: dict[str, tuple[RunnerOptions, str]] = {
     "delay4_mean": (RunnerOptions(cache=HISTORY, age=4), "default"),
     "late4_mean": (RunnerOptions(cache=HISTORY, late=4), "default"),
 }
+# actions that a picture is old when its context takes over, the newest observation alone
+AGES = {age: RunnerOptions(age=min(age, 10), late=max(0, age - 10)) for age in (0, 4, 8, 12)}
 # of the memory tasks: everything, and a window that has lost the cue
 MEMORY = {"full": RunnerOptions(cache=FULL), "window": RunnerOptions(cache=HISTORY)}
 
@@ -69,7 +71,7 @@ def main(
 ) -> None:
     """Run every condition that is not in the results yet."""
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
-    known = [*CONDITIONS, "memory"]
+    known = [*CONDITIONS, "memory", "age"]
     wanted = known if conditions == "all" else conditions.split(",")
     if unknown := sorted(set(wanted) - set(known)):
         raise typer.BadParameter(f"unknown condition {', '.join(unknown)}: choose from {', '.join(known)}, or all")
@@ -83,6 +85,8 @@ def main(
     for name in wanted:
         if name == "memory":
             _measure_memory(results, file, chosen, processes, output)
+        elif name == "age":
+            _measure_ages(results, file, chosen, processes, output)
         elif name not in tables:
             tables[name] = _run(file, *CONDITIONS[name], TASKS, chosen, processes, name)
             results[name] = tables[name]["mean"]
@@ -110,6 +114,17 @@ def _measure_memory(results: dict[str, Any], file: Path, seeds: range, processes
             figures = results.setdefault("memory", {}).setdefault(task, {"chance": 1 / EPISODES[task].choices})
             figures[name] = row["success"]
         _write(results, output)
+
+
+def _measure_ages(results: dict[str, Any], file: Path, seeds: range, processes: int, output: Path) -> None:
+    """Run MT10 with pictures of each of AGES."""
+    for age, options in AGES.items():
+        key = f"age {age}"
+        if key not in results["tables"]:
+            table = results["tables"][key] = _run(file, options, "default", TASKS, seeds, processes, key)
+            found = {"success": table["mean"], "median_steps": table["all"]["median_steps"]}
+            results.setdefault("age", {})[str(age)] = found
+            _write(results, output)
 
 
 def _run(

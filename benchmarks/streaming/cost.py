@@ -44,8 +44,8 @@ def costs(policy: FlowPolicy) -> dict[str, int]:
     if hasattr(policy, "plan"):
         planning = cast(PlanningPolicy, policy)
         found["plan"] = _counted(lambda: planning.plan(view, context))
-    if hasattr(policy, "denoise"):
-        chunks, random = cast(ChunkPolicy, policy), np.random.default_rng(0)
+    if hasattr(policy, "chunks"):
+        chunks, random = cast(ChunkPolicy, policy.chunks), np.random.default_rng(0)
         found["denoise"] = _counted(lambda: run_slices(chunks.denoise(view, context, 1, None, random)))
         # the way back to the noise has the same products again; weights get no gradient
         found["exact_denoise"] = 2 * found["denoise"]

@@ -27,9 +27,8 @@ from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.options.option import Options
 from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.chunk import ChunkAsStream
-from streaming_vla.policies.contract import FlowPolicy
+from streaming_vla.policies.contract import ChunkPolicy, FlowPolicy
 from streaming_vla.policies.layout import ActionLayout, Vector
-from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 from streaming_vla.sim.metaworld import METRES_PER_UNIT
 from streaming_vla.workbench.virtual.setup import ALWAYS, OVERRUN, Assembly, StreamSetup
 
@@ -96,7 +95,8 @@ class Setup:
             return StreamSetup(self.monitor, self.generator, self.replace_tokens).assemble(
                 policy, period_s, seed, state
             )
-        spec, seen = policy.spec, _NewestState(state)
+        chunks: ChunkPolicy = policy.chunks  # type: ignore[attr-defined]
+        spec, seen = chunks.spec, _NewestState(state)
         strategy = self.chunks(spec.layout)
         source = ChunkGenerator(spec.layout, strategy, ChunkGeneratorOptions(spec.trained_horizon))
         decision = Similarity(seen.moved, self.similarity) if self.similarity else None
@@ -108,7 +108,7 @@ class Setup:
             return replace(observation, state=hand_after(observation.state, source.shift))
 
         return Assembly(
-            ChunkAsStream(policy, replace(strategy.denoising, seed=seed)),  # type: ignore[arg-type]
+            ChunkAsStream(chunks, replace(strategy.denoising, seed=seed)),
             source,
             Monitor(self.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision),
             denoising_steps=strategy.steps,
@@ -162,13 +162,12 @@ def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:
     return setup
 
 
-WHOLE = OVERRUN.changed(trained_delay=NOTHING_LEFT_OUT)
-PUBLISHED = GeneratorOptions(overrun=False, trained_delay=NOTHING_LEFT_OUT)
+PUBLISHED = GeneratorOptions(overrun=False)
 AEO = MonitorOptions(mode="adaptive", saliency_of="pictures", early_actions=2, observe_when="calm", last_chance=False)
 
 
 def _saliency(mode: str, **options: float | str | bool) -> MonitorOptions:
-    return ALWAYS.changed(mode=mode, trained_delay=NOTHING_LEFT_OUT, **options)
+    return ALWAYS.changed(mode=mode, **options)
 
 
 @dataclass(frozen=True)
@@ -278,20 +277,16 @@ STRATEGIES: dict[str, Setup] = {
     "ours": Setup("action flow, m as measured, overrun", ALWAYS, OVERRUN),
     "ours_replacing": Setup(
         "ours, tokens replaced by the prediction",
-        ALWAYS.changed(trained_delay=NOTHING_LEFT_OUT),
-        WHOLE,
+        ALWAYS,
+        OVERRUN,
         replace_tokens=True,
     ),
-    "ours_adaptive": Setup("ours, observe where the gripper is about to switch", _saliency("adaptive"), WHOLE),
+    "ours_adaptive": Setup("ours, observe where the gripper is about to switch", _saliency("adaptive"), OVERRUN),
     "ours_predicted": Setup(
-        "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), WHOLE
+        "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), OVERRUN
     ),
-    "ours_random": Setup("ours, observe early at random", _saliency("random"), WHOLE),
-    "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), WHOLE),
-    "ours_from_episode": Setup(
-        "ours, sums from the start of the episode", ALWAYS, OVERRUN.changed(hand_over_start="episode")
-    ),
-    "ours_from_picture": Setup("ours, sums from the picture", ALWAYS, OVERRUN.changed(hand_over_start="pending")),
+    "ours_random": Setup("ours, observe early at random", _saliency("random"), OVERRUN),
+    "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), OVERRUN),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -169,6 +170,7 @@ def aggregate(
     observations = sum(row["observations"] for row in episodes)
     halts = [value for row in episodes for value in row["halts_ms"]]
     jumps = [value for row in episodes for value in row["jumps"]]
+    solved = [row for row in episodes if row["success"]]
     return {
         "strategy": strategy,
         "profile": profile,
@@ -178,6 +180,8 @@ def aggregate(
         "success": successes / len(episodes),
         "success_low": low,
         "success_high": high,
+        "episode_s": statistics.median(row["seconds"] for row in solved) if solved else None,
+        "actions_per_solved": statistics.median(row["executed"] for row in solved) if solved else None,
         "t_action_ms": control_period_ms + MS * starved_s / executed if executed else None,
         "t_halt_ms": _mean(halts),
         "t_halt_p95_ms": float(np.percentile(halts, 95)) if halts else None,
@@ -212,6 +216,8 @@ COLUMNS = (
     ("tasks", "tasks", "{}"),
     ("episodes", "n", "{}"),
     ("success", "success", "{:.1%}"),
+    ("episode_s", "median s", "{:.2f}"),
+    ("actions_per_solved", "median actions", "{:.0f}"),
     ("t_action_ms", "T_action ms", "{:.1f}"),
     ("t_halt_ms", "T_halt ms", "{:.1f}"),
     ("t_halt_p95_ms", "p95", "{:.1f}"),

@@ -185,14 +185,15 @@ def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:
     batch = demonstrations.sample(32, own.plan.sources[0], np.random.default_rng(0))
     step = batch.state[..., 0]
     expected = np.where(step[..., None] + np.arange(16) < 20, step[..., None] + np.arange(16), 19)
-    np.testing.assert_allclose(batch.actions[..., 3], 0.01 * expected, atol=1e-6)
-    np.testing.assert_allclose(batch.previous[..., 3], np.where(step == 0, -1.0, 0.01 * (step - 1)), atol=1e-6)
+    np.testing.assert_allclose(batch.chunk[..., 3], 0.01 * expected, atol=1e-6)
+    np.testing.assert_allclose(batch.later[..., 0, 0], step + batch.age[..., 0], atol=1e-5)
+    np.testing.assert_allclose(batch.answer[..., 0, 3], 0.01 * (step + batch.age[..., 0]), atol=1e-6)
     np.testing.assert_allclose(batch.pictures[:, :, 0, 16, 16, 0], 6 * step, atol=4)  # the film is not lossless
     assert (batch.words[:, :2] > 0).mean() > 0.8  # a few are hidden on purpose
 
 
 def test_behind_the_end_the_robot_stays() -> None:
-    config = CompactConfig(words=(UNKNOWN,), trained_horizon=4)
+    config = CompactConfig(words=(UNKNOWN,), chunk_horizon=4)
     found = windows(np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), config)
     np.testing.assert_array_equal(found[1], [[5, 6, 7, 8], *[[0, 0, 0, 8]] * 3])
     np.testing.assert_array_equal(found[0, :2], [[1, 2, 3, 4], [5, 6, 7, 8]])
@@ -333,7 +334,7 @@ def test_an_episode_of_one_step_is_told(tmp_path: Path) -> None:
     own = made_ready(dataset(tmp_path / "data", episode("go"), episode("go", 1)), plan(**SHAPE), tmp_path / "run")
     assert "episode 1 of data set" in own.told[0] and "has one step only" in own.told[0]
     batch = Demonstrations(own.demonstrations, own.config).sample(16, own.plan.sources[0], np.random.default_rng(0))
-    assert np.isfinite(batch.actions).all()
+    assert np.isfinite(batch.answer).all()
 
 
 def test_a_set_of_lerobot_trains(tmp_path: Path) -> None:

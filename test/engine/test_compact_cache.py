@@ -19,12 +19,14 @@ CONFIG = CompactConfig(words=("", "open"), width=48, layers=2, image_size=32)
 SEEN = PolicyObservation(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(4, np.float32), "open")
 READERS: dict[str, Callable[[CompactPolicy, CacheView, CacheView], object]] = {
     "prefill": lambda policy, _plain, view: prefill_whole(policy, SEEN, view),
-    "flow_step": lambda policy, _plain, view: policy.flow_step(FlowQuery(view, np.zeros(4), 0)),
+    "flow_step": lambda policy, _plain, view: policy.flow_step(FlowQuery(view, np.zeros(4), 0, state=np.zeros(4))),
     "flow_steps": lambda policy, plain, view: policy.flow_steps(
-        [FlowQuery(each, np.zeros(4), 0) for each in (plain, view)]
+        [FlowQuery(each, np.zeros(4), 0, state=np.zeros(4)) for each in (plain, view)]
     ),
-    "plan": lambda policy, _plain, view: policy.plan(view),
-    "denoise": lambda policy, _plain, view: run_slices(policy.denoise(view, None, 2, None, np.random.default_rng(0))),
+    "plan": lambda policy, _plain, view: policy.plan(view, np.zeros(4)),
+    "denoise": lambda policy, _plain, view: run_slices(
+        policy.chunks.denoise(view, None, 2, None, np.random.default_rng(0))
+    ),
 }
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import ToyPolicy, flow, served
+from toy import SPEC, ToyPolicy, flow, served
 
-from streaming_vla.engine.grants import CONTEXTS_TO_COME
+from streaming_vla.engine.grants import CONTEXTS_TO_COME, Flow, Grants
 from streaming_vla.machines.events import GenerateRequest
 
 torch.set_num_threads(1)
@@ -185,6 +185,34 @@ def test_the_robots_newest_state_and_its_age_reach_every_step() -> None:
     assert [query.state_age_s for query in policy.queries] == pytest.approx([0.75, 1.0, 0.0, 0.0])
     made.stepped(flow(0))
     assert policy.queries[-1].state is None and np.isnan(policy.queries[-1].state_age_s)
+
+
+def test_the_robots_state_is_the_newest_and_lacks_what_was_generated_since() -> None:
+    grants = Grants()
+
+    def ask(context: int, position: float, until: int, now: float, state: float | None, pending: float) -> Flow:
+        told = None if state is None else np.full(3, state)
+        numbers = (1, context, 1, 0, np.array([position, 0.0]), until)
+        grants.take(GenerateRequest(*numbers, told, 0.0, np.array([pending, 0.0])), None, SPEC, now)
+        return grants.flow(context)
+
+    def lacked(flow: Flow) -> tuple[float, float]:
+        robot, pending = grants.robot(flow)
+        assert robot is not None and pending is not None
+        return robot.values[0], pending[0]
+
+    old = ask(0, 2.0, 1, 10.0, 5.0, 0.25)
+    assert lacked(old) == (5.0, 0.25)
+    old.position = np.array([3.0, 0.0])  # an action of 1 was generated
+    assert lacked(old) == (5.0, 1.25)
+    new = ask(1, 0.0, 2, 10.1, 5.5, 0.5)  # with its picture
+    assert lacked(new) == (5.5, 0.5) and lacked(old) == (5.0, 1.25)
+    old = ask(0, 3.0, 3, 10.3, 6.0, 0.25)  # the old context goes on: the robot is there by now
+    old.position = np.array([4.0, 0.0])
+    assert lacked(new) == (6.0, 1.25)
+    new.position = np.array([0.5, 0.0])
+    assert lacked(new) == (6.0, 1.75), "behind all of the old one come the new one's own"
+    assert grants.robot(ask(0, 4.0, 4, 10.4, None, 0.0))[0] is old.robot, "a request that tells no state changes none"
 
 
 def test_what_is_planned_is_asked_for_when_the_policy_looks_at_it() -> None:

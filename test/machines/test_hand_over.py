@@ -138,6 +138,21 @@ def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
     assert pair.generator.pending() == pytest.approx([0.6, 0.0, 0.75]), "0.2 begins now, the newest grip counts"
 
 
+def test_behind_the_robots_state_are_the_actions_that_it_does_not_show() -> None:
+    pair = Pair(OPTIONS)
+    pair.context(0)
+    assert pair.generator.hand_over.behind_robot() == pytest.approx(LAYOUT.start()), "nothing was sent"
+    pair.answer(0, 0.1, 0.0, 0.5)  # begins at once
+    pair.answer(0, 0.2, 0.0, 0.25)
+    assert pair.generator.hand_over.behind_robot() == pytest.approx([0.3, 0.0, 0.25]), "it has not said where it is"
+    for part, left in ((0.0, 0.3), (0.25, 0.275), (1.0, 0.2), (3.0, 0.2)):
+        pair.generator.on_robot_state(np.zeros(3), pair.now + part * OPTIONS.control_period_s)
+        assert pair.generator.hand_over.behind_robot() == pytest.approx([left, 0.0, 0.25]), part
+    pair.period()  # 0.2 begins: the state is of before
+    pair.answer(0, 0.4, 0.0, 0.75)
+    assert pair.generator.hand_over.behind_robot() == pytest.approx([0.6, 0.0, 0.75])
+
+
 def test_a_starved_robots_picture_shows_all_that_was_executed() -> None:
     pair = Pair(OPTIONS.changed(hand_over_start="pending", overrun=False))
     pair.context(0, horizon=1, trained=1)

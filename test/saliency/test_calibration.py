@@ -55,5 +55,5 @@ def test_the_parameter_file_is_one_that_the_suite_reads(tmp_path: Path, threshol
         "saliency_threshold": found.threshold,
         "saliency_release": 1.0,
     }
-    expected = SuiteOptions().changed("saliency_monitor", monitor).changed("/**", {"trained_delay": 1000})
+    expected = SuiteOptions().changed("saliency_monitor", monitor)
     assert read(tmp_path / "saliency.yaml") == expected

@@ -41,6 +41,8 @@ def folder(tmp_path: Path) -> Path:
                 "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
                 "offset": np.array(offsets),
                 "executed": random.uniform(-1, 1, (61, 4)).astype(np.float32),
+                "path": random.normal(size=(61, 4)).astype(np.float32),
+                "answer": random.uniform(-1, 1, (61, 4)).astype(np.float32),
                 "success": np.array([seed != 2]),
             }
             save_file(arrays, Shard(folder, task, seed).path, metadata={"task": task, "seed": str(seed)})

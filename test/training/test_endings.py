@@ -38,21 +38,27 @@ def test_the_ending_that_happened_is_as_recorded() -> None:
     robot = MetaWorldRobot(image_size=0)
     robot.reset("cued-reach", 7, WAITS)
     assert robot.memory is not None
-    states, executed = [], []
+    states, path, executed = [], [], []
     while robot.memory.phase is not Phase.CHOICE or len(states) < 8:
         if robot.memory.phase is Phase.CHOICE:
             states.append(robot.state())
+        path.append(robot.state())
         executed.append(robot.expert_action())
         robot.step(executed[-1])
     count = len(states)
     window = np.stack([np.stack(executed[-count:])] * count)
-    track = Track(np.arange(count), np.stack(executed), window, np.stack([executed[-count - 1]] * count))
+    answer, step = np.stack(executed), len(executed) - count + np.arange(count)
+    previous = np.stack([executed[-count - 1]] * count)
+    track = Track(step, answer, window, previous, np.stack(path), answer, np.full(count, len(answer) - 1))
     told = endings("cued-reach", 7, track, np.stack(states), 0)
     assert len(told) == 3
     right, goal = told[robot.memory.answer]
     assert goal == robot.memory.goals[robot.memory.answer].position
     assert np.abs(right.window[0, :, :3] - window[0, :, :3]).mean() < 0.12
+    np.testing.assert_allclose(right.answer, answer, atol=1e-6)
     wrong, _ = told[(robot.memory.answer + 1) % 3]
+    np.testing.assert_array_equal(wrong.answer[: step[0]], answer[: step[0]])
+    assert np.abs(wrong.answer[step[0] :, :3] - answer[step[0] :, :3]).mean() > 0.3
     assert np.abs(wrong.window[0, :, :3] - window[0, :, :3]).mean() > 0.3
     np.testing.assert_array_equal(wrong.window[..., 3], window[..., 3])
 
@@ -60,7 +66,9 @@ def test_the_ending_that_happened_is_as_recorded() -> None:
 def test_a_task_without_memory_has_no_other_ending() -> None:
     empty = np.zeros((1, 16, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="'reach' has no other endings"):
-        endings("reach", 0, Track(np.zeros(1, dtype=np.int32), empty[0], empty, empty[:, 0]), empty[0], 0)
+        step, actions = np.zeros(1, dtype=np.int32), empty[0]
+        track = Track(step, actions, empty, empty[:, 0], actions, actions, np.zeros(1, dtype=np.int64))
+        endings("reach", 0, track, empty[0], 0)
 
 
 def test_spliced_sequences_go_where_their_own_cue_says(folder: Path) -> None:

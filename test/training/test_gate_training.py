@@ -22,7 +22,7 @@ from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
+from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefill_whole, run_slices
 from streaming_vla.training.dataset import check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, GateBatch, GateDemonstrations, split_episodes
@@ -100,19 +100,17 @@ def compare_with_online(
 ) -> Tensor:
     """Compare actions after every observation with those of a cache that grows online; return what is kept."""
     cache, online = SessionCache(CONFIG.cache, kept), []
-    position = np.array([1.5, -2.0, 0.5, 1.0])
+    now = np.array([1.5, -2.0, 0.5, 1.0], dtype=np.float32)
     for each in seen:
         cache.append(*prefill_whole(policy, each, cache.view())[:2])
-        online += [policy.flow_step(FlowQuery(cache.view(), position, index)) for index in (0, 3)]
+        online += [policy.flow_step(FlowQuery(cache.view(), now, index, state=now)) for index in (0, 3)]
     passed = network.run(tokens, draw)
-    places = torch.from_numpy(position).float().expand(1, len(online), -1)
-    time = torch.tensor([0.0, 3 / 16]).repeat(len(seen)).unsqueeze(0)
-    acting, known = torch.arange(len(seen)), torch.ones(1, len(online), dtype=torch.bool)
-    answer = network.flow(passed, acting, places, time, known)
-    acted = torch.lerp(answer, network.flow(passed, acting, places, time, ~known), BLIND)
+    states = torch.from_numpy(now).expand(1, len(online), -1)
+    time = torch.tensor([0.0, 3 / CONFIG.trained_horizon]).repeat(len(seen)).unsqueeze(0)
+    answer = network.flow(passed, torch.arange(len(seen)), states, time)
     wanted = torch.from_numpy(np.stack(online)).float()
-    torch.testing.assert_close(acted[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
-    some = network.flow(passed, torch.tensor([1, 4]), places[:, :4], time[:, :4], torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(answer[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
+    some = network.flow(passed, torch.tensor([1, 4]), states[:, :4], time[:, :4])
     torch.testing.assert_close(some[0], answer[0, [2, 3, 8, 9]], rtol=1e-4, atol=1e-5)
     held = [number for number, _ in cache.kept_chunks()]
     assert held == passed.fate.keep[0].nonzero().flatten().tolist()
@@ -122,7 +120,7 @@ def compare_with_online(
 def windows_of(folder: Path) -> GateDemonstrations:
     """Return the demonstrations of window-open."""
     files = [file for file in check_demonstrations(folder) if "window" in file.name]
-    return GateDemonstrations(folder, CONFIG, files)
+    return GateDemonstrations(folder, CONFIG, files=files)
 
 
 def test_tokens_are_those_of_the_policy_and_pictures_are_disturbed_anew(folder: Path) -> None:

@@ -19,7 +19,8 @@ def episode(name: str, cue: int, wait: int) -> Episode:
     step = np.arange(FRAMES, dtype=np.int32) * EVERY
     waiting = (np.arange(FRAMES) >= cue) & (np.arange(FRAMES) < cue + wait)
     empty, bare = np.zeros((FRAMES, 4), dtype=np.float32), np.zeros((FRAMES, 6), dtype=np.float32)
-    track = Track(step, empty, np.zeros((FRAMES, 16, 4), dtype=np.float32), empty)
+    window, until = np.zeros((FRAMES, 16, 4), dtype=np.float32), np.full(FRAMES, FRAMES - 1)
+    track = Track(step, empty, window, empty, empty, empty, until)
     recall = np.zeros(FRAMES, dtype=np.int64)
     offset = np.zeros((FRAMES, 2, 2), dtype=np.int64)
     return Episode(name, track, bare, step, empty, bare, recall, waiting, np.zeros(0, dtype=np.uint8), offset)

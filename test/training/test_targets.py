@@ -19,46 +19,14 @@ from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
-from streaming_vla.training.flow_targets import draw_targets
 from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, check_finite, flow_loss
-from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
+from streaming_vla.training.plan import Augment, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.shard import Shard
 from streaming_vla.training.trainer import check_initial, learning_rate
 
 CONFIG = CompactConfig(words=(UNKNOWN, "the", "window"), width=48, layers=2, image_size=32)
 SOURCE = Source(tasks={"window-open": 1.0, "reach": 1.0})
-ABSOLUTE = torch.tensor([False, False, False, True])
-
-
-def test_targets_without_noise_are_the_demonstration() -> None:
-    actions = torch.randn(3, 16, 4)
-    previous = torch.randn(3, 4)
-    generator = torch.Generator().manual_seed(0)
-    options = Flow(sigma=0.0, draws=64, hidden=0.5)
-    start = torch.randn(3, 4)
-    targets = draw_targets(actions, previous, start, ABSOLUTE, options, generator)
-    step = (targets.time * 16 + 1e-4).floor().long().clamp(max=15)
-    for row in range(3):
-        for draw in range(64):
-            j = int(step[row, draw])
-            torch.testing.assert_close(targets.target[row, draw], actions[row, j])
-            part = float(targets.time[row, draw]) * 16 - j
-            moved = start[row, :3] + actions[row, :j, :3].sum(0) + part * actions[row, j, :3]
-            torch.testing.assert_close(targets.position[row, draw, :3], moved, atol=1e-3, rtol=1e-3)
-            before = previous[row, 3] if j == 0 else actions[row, j - 1, 3]
-            torch.testing.assert_close(targets.position[row, draw, 3], before)
-
-
-def test_noise_is_pulled_back() -> None:
-    """With sigma the target leads back to the demonstration: mean error is removed within H / k steps."""
-    generator = torch.Generator().manual_seed(0)
-    none = torch.zeros(200, 4)
-    targets = draw_targets(torch.zeros(200, 16, 4), none, none, ABSOLUTE, Flow(hidden=0.5), generator)
-    away = targets.position[..., :3]
-    assert float(away.abs().mean()) > 0.005
-    torch.testing.assert_close(targets.target[..., :3], torch.where(targets.known.unsqueeze(-1), -4.0 / 16 * away, 0))
-    assert 0.4 < float(targets.known.float().mean()) < 0.6
 
 
 def test_history_mask_is_causal_and_hides_what_was_not_there() -> None:
@@ -92,7 +60,8 @@ def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path
     assert names == ["reach_0_00000", "reach_0_00001", "window-open_0_00000", "window-open_0_00001"]
     batch = data.sample(64, SOURCE.model_copy(update={"length": 8}), np.random.default_rng(0))
     assert batch.pictures.shape == (64, 8, 2, 32, 32, 3)
-    assert batch.actions.shape == (64, 8, 16, 4)
+    assert batch.chunk.shape == (64, 8, 16, 4) and batch.age.shape == (64, 8, 1)
+    assert batch.later.shape == batch.answer.shape == (64, 8, 1, 4)
     assert batch.present[:, 0].all() and not batch.present.all()
 
 
@@ -118,10 +87,11 @@ def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
     data = Demonstrations(folder, CONFIG)
     random = np.random.default_rng(0)
     right = data.sample(8, SOURCE.model_copy(update={"wrong_instruction": 0.0}), random)
-    assert np.abs(right.actions[..., :3]).mean() > 0.1
+    assert np.abs(right.chunk[..., :3]).mean() > 0.1 and np.abs(right.answer[..., :3]).mean() > 0.1
     wrong = data.sample(8, SOURCE.model_copy(update={"wrong_instruction": 1.0}), random)
-    assert not wrong.actions[..., :3].any()
-    np.testing.assert_array_equal(wrong.actions[..., 3], np.repeat(wrong.previous[..., None, 3], 16, axis=-1))
+    assert not wrong.chunk[..., :3].any() and not wrong.answer[..., :3].any()
+    assert wrong.chunk[..., 3].any()
+    np.testing.assert_array_equal(wrong.chunk[..., 3], np.repeat(wrong.answer[..., 3], 16, axis=-1))
 
 
 def test_the_fingerprint_knows_every_byte(folder: Path) -> None:
@@ -150,10 +120,10 @@ def test_the_fingerprint_does_not_know_the_order_in_which_a_header_was_written(f
 
 @pytest.mark.parametrize("absolute", [(True, True, True, True), (False, False, False, False)])
 def test_a_robot_may_have_actions_of_one_kind_only(absolute: tuple[bool, ...]) -> None:
-    acted = Acted(*torch.randn(2, 2, 1, 6, 4), *torch.randn(2, 2, 1, 4), torch.full((2, 1), 0.5))
-    losses = flow_loss(
-        lambda position, _time, _known: position, acted, torch.tensor(absolute), Flow(draws=2), torch.Generator()
-    )
+    model = CompactModel(replace(CONFIG, action_absolute=absolute))
+    age, later, answer = torch.randint(0, 32, (2, 1, 3)), *torch.randn(2, 2, 1, 3, 4)
+    acted = Acted(torch.randn(2, 1, 6, 4), age, later, answer, torch.full((2, 1), 0.5))
+    losses = flow_loss(lambda state, _time: state, acted, model, Augment(), torch.Generator())
     assert all(bool(torch.isfinite(loss)) for loss in losses)
     assert float(losses[0 if absolute[0] else 1]) == 0.0 < float(losses[1 if absolute[0] else 0])
 
@@ -199,7 +169,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None
         losses.append(float(loss.detach()))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    assert set(parts) == {"flow", "absolute", "hidden", "chunk", "scene", "recall", "goals"}
+    assert set(parts) == {"flow", "absolute", "chunk", "scene", "recall", "goals"}
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 

@@ -43,9 +43,10 @@ LAYOUT = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (
 class CountingPolicy:
     """Numbers its observations; an action says which observation and which step it is of."""
 
-    spec = PolicySpec("counting", ("eye",), 8, 2, LAYOUT, 10, 16, 1, CacheSpec(1, 1, 2))
+    spec = PolicySpec("counting", ("eye",), 8, 2, LAYOUT, 10, 16, 1, CacheSpec(1, 1, 2), trained_delay=10)
 
     def __init__(self) -> None:
+        self.chunks = self
         self.seen: list[PolicyObservation] = []
         self.positions: list[float] = []
 
@@ -116,6 +117,15 @@ def test_a_late_context_lets_the_old_one_go_on() -> None:
     _, flown = fly(20, late=4)
     assert flown[9] == (1, 1, 9) and flown[10] == (2, 1, 10)
     assert flown[13] == (2, 1, 13) and flown[14] == (2, 2, 0)
+
+
+def test_a_policy_that_has_not_learned_to_begin_late_skips_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingPolicy, "spec", replace(CountingPolicy.spec, trained_delay=0))
+    policy, flown = fly(25, age=3)
+    assert flown[9] == (2, 1, 9) and flown[10] == (2, 2, 3) and flown[19] == (3, 2, 12)
+    assert policy.positions[10] == pytest.approx(0.03), "the sum of what it skips"
+    _, flown = fly(25, age=6)
+    assert flown[10] == (2, 2, 4), "two thirds of the overrun at most"
 
 
 def test_the_action_sum_begins_at_zero_at_every_hand_over() -> None:

@@ -75,11 +75,6 @@ def test_what_belongs_together_is_changed_together() -> None:
     assert suite.saliency_monitor.max_silence_s == 1.5
 
 
-def test_who_observes_less_often_plays_contexts_to_their_end() -> None:
-    assert ("/**", "trained_delay", 1000) in changes_of({"saliency_monitor.mode": "adaptive"})
-    assert set(changes_of({"saliency_monitor.mode": "always"})) == {("saliency_monitor", "mode", "always")}
-
-
 def test_a_file_outside_of_the_searched_ranges_is_what_must_be_beaten(
     tmp_path: Path, landscape: list[tuple[list[Path], ReplayJob]]
 ) -> None:

@@ -81,8 +81,11 @@ class Generation:
 
     def _query(self, session: str, flow: Flow, now: float) -> FlowQuery:
         context = self._engine.sessions.find(session).context(flow.episode, flow.context)
-        state = None if flow.state is None else flow.state.astype(np.float32)
-        return FlowQuery(context.view, flow.position, flow.step, context.own, state, now - flow.state_s)
+        robot, pending = self._engine.grants(session).robot(flow)
+        if robot is None:
+            return FlowQuery(context.view, flow.position, flow.step, context.own)
+        state, age_s = robot.values.astype(np.float32), now - robot.measured_s
+        return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
 
     def _fitting(self, view: CacheView, now: float) -> list[tuple[str, Flow, FlowQuery]]:
         """Return the next steps of the other robots that wait and can go with a step of `view`."""

@@ -17,14 +17,27 @@ from streaming_vla.policies.layout import Vector
 CONTEXTS_TO_COME = 2  # that may be granted before they exist
 
 
+@dataclass(frozen=True)
+class RobotState:
+    """The robot's state [state_size] at measured_s, engine's clock.
+
+    lacks: [A], what is to be added to the flow's state for the sum of the actions that this state does not show; None:
+    not known.
+    """
+
+    values: Vector
+    measured_s: float
+    lacks: Vector | None
+
+
 @dataclass
 class Flow:
     """The flow of one context: its next step, the state to ask it from [A], and where the granted steps end.
 
     Args:
         asked_s: since when the next step could have been done, engine's clock.
-        state: [state_size], of the robot, the newest that was told.
-        state_s: when that state was measured, engine's clock.
+        begun: [A], the state that it began from.
+        robot: the newest that was told of it.
     """
 
     episode: int
@@ -34,8 +47,8 @@ class Flow:
     position: Vector
     until: int
     asked_s: float
-    state: Vector | None = None
-    state_s: float = float("nan")
+    begun: Vector
+    robot: RobotState | None = None
     planned: PlannedActions | None = None
 
 
@@ -80,6 +93,9 @@ class Grants:
         until = min(request.until, spec.trained_horizon)
         position = checked("bad_position", "flow state", spec.layout, request.position)
         state = None if request.state is None else _checked_state(request.state, spec.state_size)
+        pending = request.pending
+        if pending is not None:
+            pending = checked("bad_pending", "sum of pending actions", spec.layout, pending)
         planned = _checked_planned(request, spec)
         if request.episode > self.episode:
             self.episode = request.episode
@@ -88,7 +104,7 @@ class Grants:
         if flow is None or request.revision > flow.revision:
             told = planned if planned is not None or flow is None else flow.planned
             numbers = (request.episode, request.context, request.revision, request.step)
-            flow = Flow(*numbers, position, until, now, planned=told)
+            flow = Flow(*numbers, position, until, now, position, planned=told)
             self._flows[request.context] = flow
         elif request.revision < flow.revision:
             return  # overtaken on the way
@@ -100,16 +116,37 @@ class Grants:
                 self._flows = {number: flow for number, flow in self._flows.items() if number >= request.context}
         if state is not None:
             age_s = request.state_age_s if math.isfinite(request.state_age_s) else 0.0
-            flow.state, flow.state_s = state, now - max(0.0, age_s)
+            lacks = None if pending is None else pending - position
+            flow.robot = RobotState(state, now - max(0.0, age_s), lacks)
         if len(self._flows) > CONTEXTS_TO_COME:
             to_come = sorted(number for number in self._flows if session is None or number > session.newest)
             for number in to_come[:-CONTEXTS_TO_COME]:
                 del self._flows[number]
 
+    def flow(self, context: int) -> Flow | None:
+        """Return the flow of a context, None where nothing of it is granted."""
+        return self._flows.get(context)
+
     def planned(self, episode: int, context: int) -> PlannedActions | None:
         """Return the actions that the robot has planned from the picture of `context` on, None: not told."""
-        flow = self._flows.get(context) if episode == self.episode else None
+        flow = self.flow(context) if episode == self.episode else None
         return None if flow is None else flow.planned
+
+    def robot(self, flow: Flow) -> tuple[RobotState | None, Vector | None]:
+        """Return the robot's newest state, and the sum of the actions between it and the next one of `flow`, [A].
+
+        Each is None where it is not known. A flow that has not taken over yet is told little of the robot: what is
+        generated of an older one meanwhile is executed before it.
+        """
+        known = [other for other in self._flows.values() if other.context <= flow.context and other.robot is not None]
+        if not known:
+            return None, None
+        newest = max(known, key=lambda other: (_measured_s(other), other.context))
+        assert newest.robot is not None, "only flows with one are compared"
+        if newest.robot.lacks is None:
+            return newest.robot, None
+        pending = newest.robot.lacks + newest.position
+        return newest.robot, pending if newest is flow else pending + flow.position - flow.begun
 
     def next(self, session: Session | None) -> Flow | None:
         """Return the flow of the newest context that has a granted step and can be asked, or None."""
@@ -142,6 +179,10 @@ def refusal(flow: Flow | GenerateRequest, refused: Refused) -> GeneratedAction:
     """Return the answer to a step that is not done."""
     numbers = (flow.episode, flow.context, flow.revision, flow.step)
     return GeneratedAction(*numbers, False, np.zeros(0), refused.code, refused.reason)
+
+
+def _measured_s(flow: Flow) -> float:
+    return -math.inf if flow.robot is None else flow.robot.measured_s
 
 
 def _is_gone(episode: int, context: int, session: Session) -> bool:

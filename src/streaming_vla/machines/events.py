@@ -95,6 +95,8 @@ class GenerateRequest:
         until: steps that are granted end before it, or with the flow.
         state: [state_size], the robot's newest state in the policy's order; None: not known.
         state_age_s: how old it was when this was sent, seconds.
+        pending: [A], sum of the actions that are executed between `state` and `step` (newest value for absolute
+            dimensions), as far as they are known; None: not known.
         planned: [n, A], the action that began with the context's picture and those planned behind it; None: not told.
         delay: of `planned`, actions that are expected to be executed before this context takes over.
     """
@@ -107,6 +109,7 @@ class GenerateRequest:
     until: int
     state: Vector | None = None
     state_age_s: float = float("nan")
+    pending: Vector | None = None
     planned: Vector | None = None
     delay: int = 0
 

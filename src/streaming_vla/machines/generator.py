@@ -114,6 +114,7 @@ class Generator:
         """Take the robot's newest state, [state_size], in the policy's order; every request carries it."""
         if np.isfinite(values).all():
             self._credits.on_robot_state(values, now)
+            self.hand_over.on_robot_state(now, self._options.control_period_s)
         else:
             self.counters.count("robot_state_not_finite")
         return []
@@ -166,7 +167,7 @@ class Generator:
             return []
         self._executor_idle = state.mode is not Mode.PLAYING and state.queue_depth == 0
         cumulative = self._checked(state.cumulative_action, "state")
-        self.hand_over.on_state(state, cumulative)
+        self.hand_over.on_state(state, cumulative, now)
         if self.hand_over.last_sent is None and state.executed > 0 and cumulative is not None:
             # started in the middle of an episode: absolute dimensions go on from what the robot was told
             self.hand_over.last_sent = self._layout.start(cumulative)
@@ -352,7 +353,8 @@ class Generator:
     def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
         wanted = self._wanted(flow)
-        return self._credits.grant(self._episode.number, flow, wanted, now, flow is self._flows.playing, planned)
+        behind, playing = self.hand_over.behind_robot(), flow is self._flows.playing
+        return self._credits.grant(self._episode.number, flow, wanted, now, playing, behind, planned)
 
     def _send(self, flow: Flow, now: float) -> Action:
         """Return the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""

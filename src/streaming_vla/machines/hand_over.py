@@ -15,6 +15,7 @@ Absolute dimensions always go on from the newest value.
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
 import numpy as np
 
@@ -25,14 +26,29 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 NEAR = 0.02  # of its range; a flow need not begin anew because an absolute dimension has moved on by so little
 
 
-def skipped_actions(context: ContextReady, observation_delay: int, trained_delay: int) -> int:
+class Horizons(Protocol):
+    """What is needed to know of a context, or of a policy."""
+
+    @property
+    def trained_horizon(self) -> int:
+        """Actions that a context has."""
+
+    @property
+    def execution_horizon(self) -> int:
+        """Actions that are meant to be executed."""
+
+    @property
+    def chunk(self) -> bool:
+        """True where each belongs to a fixed time."""
+
+
+def skipped_actions(context: Horizons, observation_delay: int, trained_delay: int) -> int:
     """Return how many actions of a context are skipped, so that the next is the one for now.
 
     Of a flow at most two thirds of the overrun: the rest is left for the context after this one to come late. A chunk's
     rows belong to fixed times, so of a chunk all that are over, but the last.
 
     Args:
-        context: of which trained_horizon, execution_horizon and chunk count.
         observation_delay: actions between its picture and the moment at which it takes over.
         trained_delay: so many of them the policy has learned to begin behind its picture.
     """
@@ -62,6 +78,8 @@ class HandOver:
         self._since = ActionHistory()
         self._executed = layout.start()  # E, the action being played included
         self._begun = 0  # actions of E
+        self._begun_s = 0.0  # when the newest of them began
+        self._robot: Vector | None = None  # what of E the robot's newest state shows
         self._playing: Action | None = None
         self.outstanding: deque[Action] = deque()  # sent, not begun
         self.last_sent: Vector | None = None
@@ -80,8 +98,10 @@ class HandOver:
         self.outstanding.append(action)
         self.last_sent = action.values
 
-    def on_state(self, state: ExecutionState, cumulative: Vector | None) -> None:
+    def on_state(self, state: ExecutionState, cumulative: Vector | None, now: float) -> None:
         """Learn which action is played; `cumulative` [A] is the state's sum, None when it is no such thing."""
+        if state.executed != self._begun:
+            self._begun_s = now
         while self.outstanding and (self.outstanding[0].context, self.outstanding[0].index) <= (
             state.context,
             state.index,
@@ -92,6 +112,13 @@ class HandOver:
         if cumulative is not None:
             self._executed, self._begun = cumulative, state.executed
             self._since.on_state(state)
+
+    def on_robot_state(self, now: float, control_period_s: float) -> None:
+        """The robot has said where it is: it shows what was executed until `now`."""
+        self._robot = self._executed
+        if self._playing is not None:
+            left = 1.0 - min(1.0, max(0.0, now - self._begun_s) / control_period_s)
+            self._robot = np.where(self._summed, self._executed - left * self._playing.values, self._executed)
 
     def on_picture(self, sequence: int) -> None:
         """The picture of observation `sequence` is taken now."""
@@ -136,6 +163,14 @@ class HandOver:
         """
         total, shown = self._ahead(), self._since.shown()
         return np.where(self._summed, total - (self._executed if shown is None else shown), total)
+
+    def behind_robot(self) -> Vector:
+        """Return the sum of the actions that the robot's newest state lacks, of those that were sent, [A].
+
+        Absolute dimensions have their newest value.
+        """
+        total = self._ahead()
+        return total if self._robot is None else np.where(self._summed, total - self._robot, total)
 
     def _ahead(self, without: int = 0) -> Vector:
         """Return E + P, without the newest actions."""

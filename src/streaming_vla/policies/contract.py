@@ -206,6 +206,8 @@ class FlowQuery:
         context: what the prefill left (see Prefilled).
         state: [state_size], the robot's newest state, which may be newer than the picture; None: not known.
         state_age_s: how old it is, seconds.
+        pending: [A], sum of the actions that will be executed between `state` and this one (newest value for absolute
+            dimensions); None: not known.
     """
 
     view: CacheView
@@ -214,6 +216,7 @@ class FlowQuery:
     context: Any = None
     state: npt.NDArray[np.float32] | None = None
     state_age_s: float = float("nan")
+    pending: Vector | None = None
 
 
 class _Prefilling(Protocol):

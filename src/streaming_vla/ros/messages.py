@@ -265,6 +265,7 @@ def generate_to(request: GenerateRequest, session: str, stamp: Time) -> msg.Gene
         until=request.until,
         state=floats(np.zeros(0) if request.state is None else request.state),
         state_age_s=request.state_age_s,
+        pending=floats(np.zeros(0) if request.pending is None else request.pending),
         planned=floats(np.zeros(0) if request.planned is None else np.ravel(request.planned)),
         delay=request.delay,
     )
@@ -286,6 +287,7 @@ def generate_from(message: msg.GenerateRequest) -> GenerateRequest:
         until=message.until,
         state=vector(message.state) if len(message.state) else None,
         state_age_s=message.state_age_s,
+        pending=vector(message.pending) if len(message.pending) else None,
         planned=planned,
         delay=message.delay,
     )

@@ -14,9 +14,6 @@ import yaml
 from streaming_vla.saliency.decision import WHEN
 
 MODES = ("action_norm", "adaptive")
-EVERY_NODE = "/**"  # section of what several nodes share
-# trained_delay, actions: who observes less often plays contexts to their end
-NOTHING_LEFT_OUT = 1000
 FEWEST_CONTEXTS = 20  # a quantile of less says nothing
 
 
@@ -90,7 +87,7 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
 
 
 def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, dict[str, Any]]:
-    """Return the parameters, by node or "/**" for all, that observe with a threshold of `mode`."""
+    """Return the parameters, by node, that observe with a threshold of `mode`."""
     monitor: dict[str, Any] = {
         "mode": mode,
         **({"saliency_of": of} if mode == "adaptive" else {}),
@@ -98,11 +95,11 @@ def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, dic
         "saliency_threshold": threshold,
         "saliency_release": 1.0,
     }
-    return {EVERY_NODE: {"trained_delay": NOTHING_LEFT_OUT}, "saliency_monitor": monitor}
+    return {"saliency_monitor": monitor}
 
 
 def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
-    """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold, and trained_delay.
+    """Write a ROS parameter file that sets the monitor to `mode` with the calibrated threshold.
 
     Raises:
         ValueError: a mode without a threshold.
@@ -114,10 +111,7 @@ def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Cal
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
         # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
         + yaml.safe_dump(
-            {
-                node if node == EVERY_NODE else f"/**/{node}": {"ros__parameters": of_node}
-                for node, of_node in sections.items()
-            },
+            {f"/**/{node}": {"ros__parameters": of_node} for node, of_node in sections.items()},
             sort_keys=False,
         ),
         encoding="utf-8",

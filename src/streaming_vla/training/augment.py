@@ -33,7 +33,7 @@ def augment_pictures(pictures: Tensor, options: Augment, generator: torch.Genera
 
 
 def disturbed_state(state: Tensor, scale: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
-    """Return states [B, state_size] with noise; `scale` [state_size] is their own deviation."""
+    """Return states [..., state_size] with noise; `scale` [state_size] is their own deviation."""
     noise = torch.randn(state.shape, generator=generator, device=generator.device)
     return state + options.state_noise * scale * noise
 

@@ -20,23 +20,24 @@ from streaming_vla.sim.frames import decode_frame
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import get_task, unrelated
 from streaming_vla.training.endings import endings
-from streaming_vla.training.episode import BRANCH_FIELDS
 from streaming_vla.training.plan import Source
 from streaming_vla.training.sequences import Episode, Seen, cut_sequence, memory_sequence
 from streaming_vla.training.shard import Shard
-from streaming_vla.training.windows import Branches, Track, draw_window
+from streaming_vla.training.windows import Track, draw_queries, phases
 
 ANSWERS = 4  # most answers of a memory task
+GAIN_STEPS = 16  # of state_gain: so many that the lag of a robot behind its commands matters little
+TRACK_FIELDS = ("step", "executed", "window", "previous", "path", "answer")
 EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B sequences of T observations, with the window of H actions that follows each.
+    """B sequences of T observations, with what each learns.
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
-    actions and prompt [B, T, H, A] float32, previous [B, T, A] (the action before), pending and since_start [B, T, A]
-    (action sums; see windows.py), scene [B, T, 6] (object and goal, metres),
+    chunk [B, T, H, A] float32 (the actions from the picture on); age [B, T, D], later [B, T, D, state_size] and answer
+    [B, T, D, A] (moments behind the picture, see windows.Queries); scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
     waiting [B, T] bool (the wait of a memory task), goals [B, T, ANSWERS, 2] (x and y in metres of the goal of every
     answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
@@ -45,11 +46,10 @@ class Batch:
     pictures: npt.NDArray[Any]
     state: npt.NDArray[np.float32]
     words: npt.NDArray[np.int64]
-    actions: npt.NDArray[np.float32]
-    prompt: npt.NDArray[np.float32]
-    previous: npt.NDArray[np.float32]
-    pending: npt.NDArray[np.float32]
-    since_start: npt.NDArray[np.float32]
+    chunk: npt.NDArray[np.float32]
+    age: npt.NDArray[np.int64]
+    later: npt.NDArray[np.float32]
+    answer: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
@@ -102,14 +102,17 @@ class Demonstrations:
     """The episodes of a folder, compressed in memory; `failed` counts those that the expert lost, which are left out.
 
     Args:
+        draws: moments behind a picture that a batch has of each observation.
         files: those of its episodes that are loaded; None: all.
 
     Raises:
         FileNotFoundError: the folder holds no demonstrations; the message names the command that makes them.
     """
 
-    def __init__(self, folder: Path, config: CompactConfig, files: Sequence[Path] | None = None) -> None:
-        self._config = config
+    def __init__(
+        self, folder: Path, config: CompactConfig, draws: int = 1, files: Sequence[Path] | None = None
+    ) -> None:
+        self._config, self._draws = config, draws
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
@@ -132,6 +135,18 @@ class Demonstrations:
         """Return mean and standard deviation of "state" or "scene" over all frames."""
         values = np.concatenate([getattr(e, field) for episodes in self._episodes.values() for e in episodes])
         return values.mean(axis=0), values.std(axis=0).clip(min=1e-3)
+
+    def state_gain(self) -> npt.NDArray[np.float32]:
+        """Return what a summed action changes of the robot's state, [state_size, A], by least squares."""
+        summed = ~np.array(self._config.action_absolute)
+        tracks = [episode.track for episode in self.episodes if len(episode.track.path) > GAIN_STEPS]
+        moved = [track.path[GAIN_STEPS:] - track.path[:-GAIN_STEPS] for track in tracks]
+        totals = [np.cumsum(np.pad(track.executed, ((1, 0), (0, 0))), axis=0) for track in tracks]
+        sums = [(total[GAIN_STEPS:-1] - total[: -GAIN_STEPS - 1])[:, summed] for total in totals]
+        gain = np.zeros((self._config.state_size, len(summed)), dtype=np.float32)
+        if moved and summed.any():
+            gain[:, summed] = np.linalg.lstsq(np.concatenate(sums), np.concatenate(moved), rcond=None)[0].T
+        return gain
 
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
         """Draw `count` sequences of `source`, padded to the longest of them."""
@@ -166,15 +181,17 @@ class Demonstrations:
         episode = frames[0][0]  # pieces of others lie behind its start
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
-        windows = [draw_window(each.track, frame, source, random) for each, frame in frames]
-        actions, prompt = np.stack([w.actions for w in windows]), np.stack([w.prompt for w in windows])
-        previous = np.stack([w.previous for w in windows])
+        horizon = self._config.trained_horizon
+        queries = [draw_queries(each.track, frame, self._draws, horizon, random) for each, frame in frames]
+        chunk, answer = np.stack([e.track.window[f] for e, f in frames]), np.stack([q.answer for q in queries])
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
             if others:
                 instructions = self._wordings[others[random.integers(len(others))]]
-                actions = prompt = self._stay(previous)
+                stay = np.stack([each.track.previous[frame] for each, frame in frames])[:, None]
+                stay = stay * np.array(self._config.action_absolute, dtype=np.float32)
+                chunk, answer = stay.repeat(chunk.shape[1], axis=1), stay.repeat(self._draws, axis=1)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
         words[forgotten & (words > 0)] = 0
@@ -185,11 +202,10 @@ class Demonstrations:
             np.stack([self.look(each, frame) for each, frame in frames]),
             np.stack([each.state[frame] for each, frame in frames]),
             words,
-            actions,
-            prompt,
-            previous,
-            np.stack([window.pending for window in windows]),
-            np.stack([window.since_start for window in windows]),
+            chunk,
+            np.stack([each.age for each in queries]),
+            np.stack([each.state for each in queries]),
+            answer,
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,
@@ -202,11 +218,6 @@ class Demonstrations:
         """Return what a batch holds of a frame's pictures, [cameras, S, S, 3] uint8."""
         return np.stack([decode_frame(episode.jpeg[begin:end]) for begin, end in episode.offset[frame]])
 
-    def _stay(self, previous: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return windows [T, H, A] that move nothing: what an instruction asks for that this scene cannot give."""
-        still = previous * np.array(self._config.action_absolute, dtype=np.float32)
-        return np.repeat(still[:, None], self._config.trained_horizon, axis=1)
-
     def _load(self, file: Path) -> None:
         with safe_open(file, framework="numpy") as shard:
             metadata = shard.metadata()
@@ -216,8 +227,8 @@ class Demonstrations:
                 self.failed += 1
                 return
             given = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - a shard is no dict
-        branches = Branches(*(given[name] for name in BRANCH_FIELDS)) if BRANCH_FIELDS[0] in given else None
-        track = Track(given["step"], given["executed"], given["window"], given["previous"], branches)
+        until = phases(given["step"], given["waiting"], len(given["path"]))
+        track = Track(**{name: given[name] for name in TRACK_FIELDS}, until=until)
         goals = np.full((len(track.step), ANSWERS, 2), np.nan, dtype=np.float32)
         fields = {name: given[name] for name in EPISODE_FIELDS}
         episode = Episode(file.stem, track, goals, **fields, forgetful=forgetful)

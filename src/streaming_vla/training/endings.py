@@ -6,6 +6,8 @@ episode goes in front of the choice of another, so that nothing but the cue tell
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,5 +51,8 @@ def endings(
                 window[frame, index, :3] = move
                 velocity += _FOLLOWS * (METRES_PER_UNIT * move - velocity)
                 hand += velocity
-        told.append((Track(track.step, track.executed, window, track.previous), goal.position))
+        answer = track.answer.copy()
+        for step in range(int(track.step[first]), len(answer)):
+            answer[step, :3] = expert_move(track.path[step, :3].astype(np.float64), goal.position)
+        told.append((dataclasses.replace(track, window=window, answer=answer), goal.position))
     return told

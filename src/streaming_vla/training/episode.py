@@ -23,7 +23,6 @@ Pilot = Callable[[MetaWorldRobot], Action]  # the action to execute now, [4]
 WINDOW = 16  # actions of a window, the trained horizon of the shipped policy
 GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped object is rarely recovered
 STEPS_AFTER_SUCCESS = 12
-BRANCH_FIELDS = ("branch_pending", "branch_previous", "branch_window")
 FIELDS = ("step", "state", "previous", "window", "scene", "recall", "waiting")
 
 
@@ -60,23 +59,6 @@ def expert_window(robot: MetaWorldRobot) -> npt.NDArray[np.float32]:
     return np.stack(actions)
 
 
-def branch(
-    robot: MetaWorldRobot, steps: int, random: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Execute one random action `steps` times and ask the expert then; the robot is left as it was.
-
-    Returns:
-        The sum of the actions [4], the last of them [4], and the expert's window [WINDOW, 4] behind them.
-    """
-    here = robot.snapshot()
-    push = np.append(random.uniform(-1.0, 1.0, 3), robot.expert_action()[3]).astype(np.float32)
-    for _ in range(steps):
-        robot.step(push)
-    window = expert_window(robot)
-    robot.restore(here)
-    return steps * push, push, window
-
-
 def record_episode(
     robot: MetaWorldRobot, task: str, seed: int, options: Recording, image_size: int, pilot: Pilot | None = None
 ) -> dict[str, np.ndarray]:
@@ -90,9 +72,9 @@ def record_episode(
         Of F frames, the names in FIELDS: step [F] int32 (environment step of the frame), state [F, 4], previous [F, 4]
         (the action executed before), window [F, WINDOW, 4] (the expert's own from here on), scene [F, 6] (see
         MetaWorldRobot.scene_positions), all float32, recall [F] int64 (see MetaWorldRobot.memory_label) and waiting [F]
-        bool (the wait of a memory task); where counterfactual frames are recorded BRANCH_FIELDS, [F, 4], [F, 4] and
-        [F, WINDOW, 4], NaN at frames without a branch; jpeg [bytes] uint8, offset [F, cameras, 2] int64 into it;
-        executed [steps, 4] float32; success [1] bool.
+        bool (the wait of a memory task); jpeg [bytes] uint8, offset [F, cameras, 2] int64 into it; of every step
+        executed, path (the state before it) and answer (the expert's action there), all [steps, 4] float32;
+        success [1] bool.
     """
     random = np.random.default_rng((seed, pilot is not None, *task.encode()))
     burst = options.burst_probability if random.random() < options.perturbed else 0.0
@@ -100,9 +82,9 @@ def record_episode(
     piloted = int(random.integers(*options.piloted_steps)) if pilot is not None else 0
     first = int(random.integers(options.frame_every))
     robot.reset(task, seed, options.wait_steps)
-    names = (*FIELDS, *BRANCH_FIELDS) if options.counterfactual else FIELDS
-    frames: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    blob, offsets, executed = bytearray(), [], []
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+    blob, offsets = bytearray(), []
+    path, answers, executed = [], [], []
     previous = np.array([0.0, 0.0, 0.0, -1.0], dtype=np.float32)
     left = STEPS_AFTER_SUCCESS
     for step in range(options.maximum_steps):
@@ -115,11 +97,12 @@ def record_episode(
             offsets.append(spans)
             waiting = robot.memory is not None and robot.memory.phase is Phase.WAIT
             seen = (np.int32(step), robot.state(), previous, expert_window(robot), robot.scene_positions())
-            branched = _branch_or_nothing(robot, options, random) if options.counterfactual else ()
-            values = (*seen, robot.memory_label(), waiting, *branched)
+            values = (*seen, robot.memory_label(), waiting)
             for column, value in zip(frames.values(), values, strict=True):
                 column.append(np.asarray(value))
-        wanted = pilot(robot) if pilot is not None and step < piloted else robot.expert_action()
+        path.append(robot.state())
+        answers.append(robot.expert_action())
+        wanted = pilot(robot) if pilot is not None and step < piloted else answers[-1]
         previous = perturbation.apply(wanted)
         executed.append(previous)
         if robot.step(previous):
@@ -132,14 +115,7 @@ def record_episode(
         "jpeg": np.frombuffer(bytes(blob), dtype=np.uint8),
         "offset": np.array(offsets, dtype=np.int64),
         "executed": np.stack(executed),
+        "path": np.stack(path),
+        "answer": np.stack(answers),
         "success": np.array([robot.success]),
     }
-
-
-def _branch_or_nothing(
-    robot: MetaWorldRobot, options: Recording, random: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], ...]:
-    low, high = options.counterfactual_steps
-    if random.random() < options.counterfactual:
-        return branch(robot, int(random.integers(low, high + 1)), random)
-    return tuple(np.full(shape, np.nan, dtype=np.float32) for shape in ((4,), (4,), (WINDOW, 4)))

@@ -84,15 +84,15 @@ def gate_loss(
         penalty: weight of what is kept beyond the plan's count.
     """
     passed = network.run(tokens, draw)
-    weights, flow_expert = plan.weights, network.model.flow
+    weights = plan.weights
     there = judged(batch.present, network.model.config.tokens_per_observation, plan.cache.sizes)
     there = there[:, : passed.logits.shape[1]]  # with a full history there are none
     some = batch.taught.any(dim=0)
     some[0] |= not some.any()  # where nothing is learned one answers whose share is 0
     acting = some.nonzero().squeeze(1)
-    acted = Acted.of(batch.given, acting, batch.taught, plan.flow.start)
-    flow, absolute, _ = flow_loss(
-        lambda *state: network.flow(passed, acting, *state), acted, flow_expert.absolute, plan.flow, generator
+    acted = Acted.of(batch.given, acting, batch.taught)
+    flow, absolute = flow_loss(
+        lambda *moment: network.flow(passed, acting, *moment), acted, network.model, plan.augment, generator
     )
     loss = flow + weights.absolute * absolute
     if plan.learning.policy_rate and weights.chunk:

@@ -107,10 +107,10 @@ class GatedNetwork:
         answer: Tensor = expert.head(tokens)
         return answer
 
-    def flow(self, passed: Passed, acting: Tensor, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
-        """Answer flow states, [B, T' * D, A] and [B, T' * D], D for each of the observations `acting` [T']."""
-        count = position.shape[1] // len(acting)
-        tokens = self.model.flow.embed(position, time, known).unflatten(1, (-1, count))
+    def flow(self, passed: Passed, acting: Tensor, state: Tensor, time: Tensor) -> Tensor:
+        """Answer scaled states [B, T' * D, state_size] at times [B, T' * D], D for each of `acting` [T']."""
+        count = state.shape[1] // len(acting)
+        tokens = self.model.flow.embed(state, time).unflatten(1, (-1, count))
         alone = torch.eye(count, dtype=torch.bool, device=tokens.device)
         places = torch.zeros(count, device=tokens.device)
         return self.answer(self.model.flow, tokens, passed, acting, places, alone)
@@ -143,11 +143,11 @@ class FullNetwork:
         memory = [LayerMemory(keys, values, keys[:, :, :0], values[:, :, :0]) for keys, values in cache]
         return Passed(nothing, Fate.of(nothing.bool()), memory, last[:, self._block - 1 :: self._block])
 
-    def flow(self, passed: Passed, acting: Tensor, position: Tensor, time: Tensor, known: Tensor) -> Tensor:
-        """Answer flow states, [B, T' * D, A] and [B, T' * D], D for each of the observations `acting` [T']."""
-        count = position.shape[1] // len(acting)
+    def flow(self, passed: Passed, acting: Tensor, state: Tensor, time: Tensor) -> Tensor:
+        """Answer scaled states [B, T' * D, state_size] at times [B, T' * D], D for each of `acting` [T']."""
+        count = state.shape[1] // len(acting)
         cache, behind, mask = self._read(passed, acting, count)
-        answer: Tensor = self.model.flow(position, time, cache, behind.repeat_interleave(count), mask, known)
+        answer: Tensor = self.model.flow(state, time, cache, behind.repeat_interleave(count), mask)
         return answer
 
     def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from torch.nn import functional
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state, history_mask
 from streaming_vla.training.dataset import ANSWERS, Batch
-from streaming_vla.training.flow_targets import draw_targets
-from streaming_vla.training.plan import Flow, Source, TrainingPlan
+from streaming_vla.training.plan import Augment, Source, TrainingPlan
 
 SCENE_SIZE = 6
 
@@ -66,21 +65,21 @@ def batch_loss(
 
     acting = _acting(length, source, generator)
     # a flow token, and the first of a chunk, stands right behind its own observation
-    sees, behind, draws = seen[:, acting], (acting + 1) * block, plan.flow.draws
-    acted = Acted.of(given, acting, present, plan.flow.start)
+    sees, behind, draws = seen[:, acting], (acting + 1) * block, given["age"].shape[-1]
+    acted = Acted.of(given, acting, present)
 
-    def velocity(position: Tensor, time: Tensor, known: Tensor) -> Tensor:
+    def act(state: Tensor, time: Tensor) -> Tensor:
         mask, places = block_mask(sees, draws, block), behind.repeat_interleave(draws)
-        answer: Tensor = model.flow(position, time, cache, places, mask, known)
+        answer: Tensor = model.flow(state, time, cache, places, mask)
         return answer
 
     def denoise(noisy: Tensor, time: Tensor) -> Tensor:
-        mask = block_mask(sees, config.trained_horizon, block)
+        mask = block_mask(sees, config.chunk_horizon, block)
         answer: Tensor = model.chunk(noisy, time, cache, behind, mask)
         return answer
 
-    flow, absolute, hidden = flow_loss(velocity, acted, model.flow.absolute, plan.flow, generator)
-    chunk = chunk_loss(denoise, acted, generator)
+    flow, absolute = flow_loss(act, acted, model, plan.augment, generator)
+    chunk = chunk_loss(denoise, acted, generator) if weights.chunk else flow.new_zeros(())
     ends = last.view(count, length, block, -1)[:, :, -1]
     scene, recall, goals = _auxiliary_losses(auxiliary, tokens[:, 0], ends, given, _shares(present))
     loss = (
@@ -91,7 +90,7 @@ def batch_loss(
         + weights.recall * recall
         + weights.goals * goals
     )
-    parts = {"flow": flow, "absolute": absolute, "hidden": hidden, "chunk": chunk}
+    parts = {"flow": flow, "absolute": absolute, "chunk": chunk}
     parts |= {"scene": scene, "recall": recall, "goals": goals}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -136,30 +135,25 @@ class Acted:
     """The T' observations of each sequence whose actions are learned.
 
     Args:
-        actions, prompt: [B, T', H, A]; previous: [B, T', A].
-        start: [B, T', A], what the action sum is before the first action.
+        chunk: [B, T', H, A]; age: [B, T', D]; later: [B, T', D, state_size]; answer: [B, T', D, A]; see Batch.
         share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
     """
 
-    actions: Tensor
-    prompt: Tensor
-    previous: Tensor
-    start: Tensor
+    chunk: Tensor
+    age: Tensor
+    later: Tensor
+    answer: Tensor
     share: Tensor
 
     @classmethod
-    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor, start: str) -> Acted:
+    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor) -> Acted:
         """Return the observations `acting` [T'] of a batch's tensors, as far as they are `taught` [B, T] bool.
 
         Args:
             given: by the names of Batch.
-            start: see Flow.start.
         """
-        previous = given["previous"][:, acting]
-        sums = {"rezero": torch.zeros_like(previous)}
-        sums |= {"episode": given["since_start"][:, acting], "pending": given["pending"][:, acting]}
-        actions, prompt = given["actions"][:, acting], given["prompt"][:, acting]
-        return cls(actions, prompt, previous, sums[start], _shares(taught[:, acting]))
+        chunk, age, later, answer = (given[name][:, acting] for name in ("chunk", "age", "later", "answer"))
+        return cls(chunk, age, later, answer, _shares(taught[:, acting]))
 
 
 def _shares(present: Tensor) -> Tensor:
@@ -178,34 +172,25 @@ def _acting(length: int, source: Source, generator: torch.Generator) -> Tensor:
 
 
 def flow_loss(
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    act: Callable[[Tensor, Tensor], Tensor],
     acted: Acted,
-    absolute: Tensor,
-    options: Flow,
+    model: CompactModel,
+    augment: Augment,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of summed and of absolute dimensions, and (for the log) of the draws with a hidden state.
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of summed and of absolute dimensions: squares, and half of the absolute values.
 
     Args:
-        velocity: answers position [B, T' * D, A], time [B, T' * D] and known [B, T' * D] with [B, T' * D, A]; the D
-            draws of an observation follow each other.
-        absolute: [A] bool.
+        act: answers states [B, T' * D, state_size], scaled, at times [B, T' * D] with [B, T' * D, A]; the D moments of
+            an observation follow each other.
+        augment: disturbs the states.
     """
-    count, length = acted.share.shape
-    draws = options.draws
-    actions, previous, start = (each.flatten(0, 1) for each in (acted.actions, acted.previous, acted.start))
-    targets = draw_targets(actions, previous, start, absolute, options, generator)
-    answer = velocity(
-        targets.position.view(count, length * draws, -1),
-        targets.time.view(count, length * draws),
-        targets.known.view(count, length * draws),
-    )
-    error = (answer.view(targets.target.shape) - targets.target).square()
-    weight = acted.share.reshape(-1, 1).expand(-1, draws) / draws
-    summed = _mean(error[..., ~absolute])
-    hidden = weight * ~targets.known
-    blind = (summed.detach() * hidden).sum() / hidden.sum().clamp(min=1e-6)
-    return (summed * weight).sum(), (_mean(error[..., absolute]) * weight).sum(), blind
+    state = disturbed_state(acted.later, model.state_scale, augment, generator)
+    answer = act(model.scaled(state).flatten(1, 2), (acted.age / model.config.trained_horizon).flatten(1, 2))
+    off = answer.view(acted.answer.shape) - acted.answer
+    error, weight = off.square() + 0.5 * off.abs(), acted.share.unsqueeze(-1) / acted.age.shape[-1]
+    absolute = model.flow.absolute
+    return (_mean(error[..., ~absolute]) * weight).sum(), (_mean(error[..., absolute]) * weight).sum()
 
 
 def _mean(error: Tensor) -> Tensor:
@@ -219,7 +204,7 @@ def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, gener
     Args:
         velocity: answers chunks [B, T', H, A] at times [B, T'] with [B, T', H, A].
     """
-    actions = acted.prompt
+    actions = acted.chunk
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
     # more at the noisy end
     time = 1.0 - torch.rand(actions.shape[:2], generator=generator, device=generator.device) ** (1 / 1.5)

@@ -146,10 +146,10 @@ def _is_own(file: Path) -> bool:
 
 
 def windows(action: npt.NDArray[np.float32], config: CompactConfig) -> npt.NDArray[np.float32]:
-    """Return the actions from each step on, [T, A] -> [T, trained_horizon, A]."""
+    """Return the actions from each step on, [T, A] -> [T, chunk_horizon, A]."""
     stay = action[-1] * np.array(config.action_absolute, dtype=np.float32)
-    padded = np.concatenate((action, np.repeat(stay[None], config.trained_horizon - 1, axis=0)))
-    rows = np.arange(len(action))[:, None] + np.arange(config.trained_horizon)
+    padded = np.concatenate((action, np.repeat(stay[None], config.chunk_horizon - 1, axis=0)))
+    rows = np.arange(len(action))[:, None] + np.arange(config.chunk_horizon)
     found: npt.NDArray[np.float32] = padded[rows]
     return found
 
@@ -171,6 +171,8 @@ def _shard(data: Dataset, episode: Episode, part: Part, config: CompactConfig) -
         "jpeg": np.frombuffer(blob, dtype=np.uint8),
         "offset": np.array(offsets, dtype=np.int64),
         "executed": part.action,
+        "path": part.state,
+        "answer": part.action,
         "success": np.array([True]),  # what a robot did is kept
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,9 +30,6 @@ class Recording(Section):
         piloted_steps: the pilot is at the wheel for a number of steps in this range.
         maximum_steps: an episode ends without success after so many; it is not learned from.
         wait_steps: shortest and longest wait of a memory task.
-        counterfactual: share of the frames at which the simulation is branched once more: a few actions that no expert
-            would take are executed, and the expert's answer is kept with the picture from before them.
-        counterfactual_steps: fewest and most of these actions.
     """
 
     episodes: dict[str, int]
@@ -44,8 +41,6 @@ class Recording(Section):
     piloted_steps: tuple[int, int] = (20, 140)
     maximum_steps: Annotated[int, Field(ge=1)] = 250
     wait_steps: tuple[int, int] = (40, 120)
-    counterfactual: Annotated[float, Field(ge=0, le=1)] = 0.0
-    counterfactual_steps: tuple[Annotated[int, Field(ge=1)], int] = (1, 6)
 
 
 class Source(Section):
@@ -66,11 +61,6 @@ class Source(Section):
             sequence's own cue.
         acted: observations of a sequence whose actions are learned, half of them its last ones, the others drawn; the
             rest is only seen. None: all.
-        delay: fewest and most steps from a picture to the first of the actions that are learned with it, drawn for each
-            observation (the idea of VLASH) and rounded down to a recorded frame, every third step: the actions in
-            between are pending when the picture is taken. A chunk always learns what follows the picture.
-        counterfactual: share of the observations, of those that were recorded with it, that learn what follows pending
-            actions of no expert.
         wrong_instruction: share of the sequences with another task's instruction; what they teach is to stay.
         unknown_word: share of the words that are replaced by the unknown one.
     """
@@ -85,8 +75,6 @@ class Source(Section):
     memory: bool = False
     spliced: Annotated[float, Field(ge=0, le=1)] = 0.0
     acted: Annotated[int, Field(ge=2)] | None = None
-    delay: tuple[Annotated[int, Field(ge=0)], int] = (0, 0)
-    counterfactual: Annotated[float, Field(ge=0, le=1)] = 0.0
     wrong_instruction: Annotated[float, Field(ge=0, le=1)] = 0.1
     unknown_word: Annotated[float, Field(ge=0, le=1)] = 0.05
 
@@ -108,25 +96,13 @@ class Augment(Section):
 
 
 class Flow(Section):
-    """The flow of the action sum.
+    """What the flow expert learns of an observation.
 
     Args:
-        start: what the action sum counts from, as in machines/hand_over.py: rezero (the first action that is learned),
-            episode (its beginning) or pending (the picture). A policy must fly with the start that it has learned.
-        sigma, k: noise of the state is sigma * exp(-k t).
-        draws: (noise, time) draws per observation.
-        on_grid: share of the draws at the times that inference uses, t = j / H; the others lie between two steps.
-        hidden: share of the draws that do not see the flow's state. The sum of a demonstration's actions tells where
-            it is going, so that a network that always sees it learns to go on and not to look. A part of every action
-            is answered in this way (policy.compact.policy.BLIND).
+        draws: moments behind the picture, 0 to trained_horizon - 1 steps later: where the robot is by then is told.
     """
 
-    start: Literal["rezero", "episode", "pending"] = "rezero"
-    sigma: Annotated[float, Field(ge=0)] = 0.16
-    k: Annotated[float, Field(ge=0)] = 4.0
     draws: Annotated[int, Field(ge=1)] = 6
-    on_grid: Annotated[float, Field(ge=0, le=1)] = 0.5
-    hidden: Annotated[float, Field(gt=0, lt=1)] = 0.4
 
 
 class Weights(Section):
@@ -184,12 +160,14 @@ class TrainingPlan(Recordings):
 
     Args:
         sources: what an optimiser step is made of.
+        learns: parts of the network that learn, by the names of CompactModel's attributes; empty: all of it.
     """
 
     model_config = Section.model_config
 
     recordings: tuple[Recording, ...] = ()
     sources: tuple[Source, ...]
+    learns: tuple[str, ...] = ()
     augment: Augment = Augment()
     flow: Flow = Flow()
     weights: Weights = Weights()

@@ -74,7 +74,7 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.plan, self.folder, self.seed, self.processes = run.plan, run.folder, run.seed, run.processes
         plan, config, seed, initial = run.plan, run.config, run.seed, run.initial
-        self.data = Demonstrations(run.demonstrations, config)
+        self.data = Demonstrations(run.demonstrations, config, plan.flow.draws)
         self.rank = distributed.get_rank()
         torch.manual_seed(seed)
         self.model = CompactModel(config)
@@ -85,9 +85,14 @@ class Trainer:
             getattr(owner, f"{field}_scale").copy_(torch.from_numpy(scale))
         if initial is not None:
             self.model.load_state_dict(load_model(initial).state_dict())
+        self.model.state_gain.copy_(torch.from_numpy(self.data.state_gain()))
+        if plan.learns:
+            self.model.requires_grad_(False)
+            for name in plan.learns:
+                self.model.get_submodule(name).requires_grad_(True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary}).to(self.device)
-        self.parameters = list(self.modules.parameters())
+        self.parameters = [value for value in self.modules.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=plan.optimiser.learning_rate,

@@ -1,4 +1,4 @@
-"""The window of actions that an observation learns, and the sums that a flow could start from there."""
+"""What an observation learns: what the expert does later on, where the robot is by then, and the chunk that follows."""
 
 from __future__ import annotations
 
@@ -7,63 +7,53 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from streaming_vla.training.plan import Source
-
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Branches:
-    """What was recorded with counterfactual actions, F frames; NaN where a frame has none.
-
-    pending [F, A] is their sum, previous [F, A] the last of them, window [F, H, A] the expert's answer.
-    """
-
-    pending: Floats
-    previous: Floats
-    window: Floats
-
-
-@dataclass(frozen=True)
 class Track:
-    """The actions of one episode.
+    """The motion of one episode of S steps, of which F were recorded with their pictures.
 
-    step [F] of each frame, executed [S, A] at every step, window [F, H, A] and previous [F, A] of each frame.
+    step [F] of each frame, executed [S, A] at every step, window [F, H, A] (the expert's own from the frame on) and
+    previous [F, A] of each frame; path [S, state_size], the robot's state before every step, and answer [S, A], what
+    the expert would do there. until [F] is the last step that a frame's picture says anything of: in a memory task
+    nobody can know when a wait ends.
     """
 
     step: npt.NDArray[np.int32]
     executed: Floats
     window: Floats
     previous: Floats
-    branches: Branches | None = None
+    path: Floats
+    answer: Floats
+    until: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Window:
-    """What an observation learns.
+class Queries:
+    """Moments behind a picture, D of them.
 
-    actions [H, A]; previous [A], the action before them; pending [A] and since_start [A], the sums of the actions from
-    the picture and from the episode's start to the first of them. prompt [H, A], the actions from the picture on: what
-    a chunk learns, which stands for the policies of others.
+    age [D], steps since the picture; state [D, state_size] of the robot then; answer [D, A], the expert's action there.
     """
 
-    actions: Floats
-    prompt: Floats
-    previous: Floats
-    pending: Floats
-    since_start: Floats
+    age: npt.NDArray[np.int64]
+    state: Floats
+    answer: Floats
 
 
-def draw_window(track: Track, frame: int, source: Source, random: np.random.Generator) -> Window:
-    """Draw what the observation at `frame` learns: late or counterfactual as often as the source says."""
-    begin, prompt = int(track.step[frame]), track.window[frame]
-    before = track.executed[:begin].sum(axis=0)
-    branches = track.branches
-    if branches is not None and random.random() < source.counterfactual and np.isfinite(branches.pending[frame, 0]):
-        pending = branches.pending[frame]
-        return Window(branches.window[frame], prompt, branches.previous[frame], pending, before + pending)
-    last = begin + random.integers(source.delay[0], source.delay[1] + 1)
-    # windows exist at frames only
-    later = int(np.searchsorted(track.step, last, side="right")) - 1
-    pending = track.executed[begin : int(track.step[later])].sum(axis=0)
-    return Window(track.window[later], prompt, track.previous[later], pending, before + pending)
+def draw_queries(track: Track, frame: int, draws: int, horizon: int, random: np.random.Generator) -> Queries:
+    """Draw what the flow learns of the observation at `frame`: ages 0 to `horizon` - 1, as far as the episode goes."""
+    begin = int(track.step[frame])
+    last = min(int(track.until[frame]), begin + horizon - 1)
+    age = random.integers(0, last - begin + 1, draws)
+    return Queries(age, track.path[begin + age], track.answer[begin + age])
+
+
+def phases(step: npt.NDArray[np.int32], waiting: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:
+    """Return the last step of each frame's phase (cue, wait, choice), [F]; without a wait, that of the episode."""
+    until = np.full(len(step), steps - 1, dtype=np.int64)
+    if waiting.any():
+        wait = np.flatnonzero(waiting)
+        until[wait] = step[wait[-1]]
+        until[: wait[0]] = step[max(0, wait[0] - 1)]
+    return until

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,8 @@ from kv_cache.policies import make_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policies.compact.model import CompactModel
-from streaming_vla.policies.compact.policy import BLIND, CompactPolicy
-from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation, Prefilled, prefill_whole, run_slices
-from streaming_vla.saliency.predictor import ChangePredictor
+from streaming_vla.policies.compact.policy import CompactPolicy
+from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation, run_slices
 from streaming_vla.training.losses import block_mask
 
 CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
@@ -87,25 +84,38 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
 
 
-def test_a_part_of_an_action_is_answered_without_the_state(policy: CompactPolicy) -> None:
+def test_the_robot_is_where_its_state_and_the_actions_since_say(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
-    view = cache.view()
-    layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
-    place = torch.tensor([view.next_position])
-
-    def answer(sum_so_far: float, known: bool) -> np.ndarray:
-        with torch.inference_mode():
-            state = torch.full((1, 1, 4), sum_so_far)
-            given = policy.model.flow(state, torch.tensor([[3 / 16]]), layers, place, None, torch.tensor([[known]]))
-        return given[0, 0].numpy()
-
-    assert np.array_equal(answer(1.0, False), answer(-2.0, False)) and not np.allclose(
-        answer(1.0, True), answer(-2.0, True)
+    view, state = cache.view(), np.array([0.3, -0.2, 0.1, 0.5], dtype=np.float32)
+    gain = policy.model.state_gain
+    gain[:] = torch.tensor([[0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    pending = np.array([1.0, 4.0, -2.0, 1.0])
+    given = policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state, pending=pending))
+    moved = state + np.array([0.5, -0.4, 0.0, 0.0], dtype=np.float32)
+    np.testing.assert_allclose(given, policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=moved)), atol=1e-5)
+    assert not np.allclose(given, policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state)), atol=1e-4)
+    # a state that is not known is that of the picture
+    np.testing.assert_array_equal(
+        policy.flow_step(FlowQuery(view, np.zeros(4), 3, context=state)),
+        policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state)),
     )
-    wanted = (1.0 - BLIND) * answer(1.0, True) + BLIND * answer(1.0, False)
-    given = policy.flow_step(FlowQuery(view, np.full(4, 1.0), 3))
-    np.testing.assert_allclose(given, policy.spec.layout.clip(wanted.astype(np.float64)), atol=1e-5)
+    with pytest.raises(ValueError, match="needs the robot's state"):
+        policy.flow_step(FlowQuery(view, np.zeros(4), 3))
+
+
+def test_a_plan_moves_the_robot_along(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view, state = cache.view(), observation(1).state
+    policy.model.state_gain[:] = 0.0
+    still = policy.plan(view, state)
+    assert still.shape == (CONFIG.trained_horizon, 4)
+    for index in (0, 5, CONFIG.trained_horizon - 1):
+        alone = policy.flow_step(FlowQuery(view, np.zeros(4), index, state=state))
+        np.testing.assert_allclose(still[index], alone, atol=1e-5)
+    policy.model.state_gain[:] = 0.1
+    assert not np.allclose(policy.plan(view, state)[-1], still[-1], atol=1e-5)
 
 
 def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:
@@ -116,7 +126,8 @@ def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None
         if first is not None:
             prefill(policy, cache, first)
         prefill(policy, cache, second)
-        return policy.flow_step(FlowQuery(cache.view(), np.full(4, shift), index))
+        now = second.state + np.float32(shift)
+        return policy.flow_step(FlowQuery(cache.view(), np.zeros(4), index, state=now))
 
     base = action(observation(1), observation(2))
     assert base.shape == (4,)
@@ -149,16 +160,9 @@ def test_only_distance_in_the_history_counts(policy: CompactPolicy) -> None:
     from kv_cache.rotary import rotate
 
     far = CacheView(rotate(keys, torch.arange(700, 725), CONFIG.rope_base), values, 725)
-    near = policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0))
-    np.testing.assert_allclose(near, policy.flow_step(FlowQuery(far, np.zeros(4), 0)), atol=1e-4)
-
-
-def test_a_hidden_position_does_not_reach_the_action(policy: CompactPolicy) -> None:
-    model, time = policy.model, torch.tensor([0.25, 0.25])
-    features = model.flow.features(torch.tensor([[0.0] * 4, [3.0] * 4]), time, torch.tensor([False, False]))
-    assert torch.equal(features[0], features[1])
-    seen = model.flow.features(torch.zeros(2, 4), time)
-    assert not torch.equal(seen[0], features[0])  # a position of zero is not the same as none
+    now = observation(1).state
+    near = policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0, state=now))
+    np.testing.assert_allclose(near, policy.flow_step(FlowQuery(far, np.zeros(4), 0, state=now)), atol=1e-4)
 
 
 def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None:
@@ -167,7 +171,7 @@ def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None
     view = cache.view()
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
-        noisy, time = torch.randn(1, 3, CONFIG.trained_horizon, 4), torch.rand(1, 3)
+        noisy, time = torch.randn(1, 3, CONFIG.chunk_horizon, 4), torch.rand(1, 3)
         together = policy.model.chunk(noisy, time, layers, torch.full((3,), 25), None)
         for index in range(3):
             one = slice(index, index + 1)
@@ -177,15 +181,15 @@ def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None
 
 def denoised(policy: CompactPolicy, view: CacheView, guide: Guide | None = None, steps: int = 10) -> np.ndarray:
     """Return a chunk from the noise of seed 0."""
-    return run_slices(policy.denoise(view, None, steps, guide, np.random.default_rng(0)))
+    return run_slices(policy.chunks.denoise(view, None, steps, guide, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_guidance_pulls_the_held_actions_to_their_target(policy: CompactPolicy, exact: bool) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
-    target = np.full((CONFIG.trained_horizon, 4), 0.5)
-    weight = np.zeros(CONFIG.trained_horizon)
+    target = np.full((CONFIG.chunk_horizon, 4), 0.5)
+    weight = np.zeros(CONFIG.chunk_horizon)
     weight[:4] = 1.0
     free, held = denoised(policy, cache.view()), denoised(policy, cache.view(), Guide(target, weight, exact=exact))
     assert free.shape == held.shape == target.shape
@@ -200,13 +204,13 @@ def test_denoising_is_euler_steps_from_the_given_noise_one_slice_each(policy: Co
     prefill(policy, cache, observation(1))
     view = cache.view()
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
-    noise = np.random.default_rng(7).standard_normal((CONFIG.trained_horizon, 4))
+    noise = np.random.default_rng(7).standard_normal((CONFIG.chunk_horizon, 4))
     chunk = torch.from_numpy(noise.astype(np.float32))[None, None]
     with torch.inference_mode():
         for step in range(4):
             time = torch.full((1, 1), step / 4)
             chunk = chunk + policy.model.chunk(chunk, time, layers, torch.tensor([view.next_position]), None) / 4
-    work = policy.denoise(view, None, 4, None, np.random.default_rng(7))
+    work = policy.chunks.denoise(view, None, 4, None, np.random.default_rng(7))
     slices = 0
     while True:
         try:
@@ -229,7 +233,7 @@ def test_flow_step_outside_the_horizon_is_refused(policy: CompactPolicy) -> None
 def test_actions_are_within_the_limits(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
-    action = policy.flow_step(FlowQuery(cache.view(), np.full(4, 50.0), 0))
+    action = policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0, state=np.full(4, 50.0, dtype=np.float32)))
     assert (np.abs(action) <= 1.0).all()
 
 
@@ -244,7 +248,8 @@ def test_words() -> None:
 def test_an_empty_instruction_is_finite(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1, ""))
-    assert np.isfinite(policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0))).all()
+    now = observation(1).state
+    assert np.isfinite(policy.flow_step(FlowQuery(cache.view(), np.zeros(4), 0, state=now))).all()
 
 
 def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: CompactPolicy) -> None:
@@ -254,57 +259,10 @@ def test_flow_steps_of_several_robots_in_one_pass_are_those_of_each(policy: Comp
         prefill(policy, cache, observation(seed))
         views.append(cache.view())
     random = np.random.default_rng(0)
-    queries = [FlowQuery(view, random.normal(size=4), index) for index, view in enumerate(views)]
+    states = random.normal(size=(3, 4)).astype(np.float32)
+    queries = [FlowQuery(view, np.zeros(4), index, state=states[index]) for index, view in enumerate(views)]
     together = policy.flow_steps(queries)
     for query, action in zip(queries, together, strict=True):
         assert action == pytest.approx(policy.flow_step(query), abs=1e-5)
-    with pytest.raises(ValueError, match="flow step 16 is outside"):
-        policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 16)])
-
-
-def test_a_plan_is_every_action_as_its_blind_token_gives_it() -> None:
-    torch.manual_seed(3)
-    policy = CompactPolicy(CompactModel(CONFIG), "toy")
-    cache = new_cache()
-    for seed in (1, 2):
-        cache.append(*prefill_whole(policy, observation(seed), cache.view())[:2])
-    view = cache.view()
-    plan = policy.plan(view)
-    assert plan.shape == (16, 4)
-    blind = torch.tensor([[False]])
-    with torch.inference_mode():
-        for index in (0, 7, 15):
-            held = [(keys[None], values[None]) for keys, values in zip(view.keys, view.values, strict=True)]
-            place = torch.tensor([view.next_position])
-            time = torch.tensor([[index / 16]])
-            one = policy.model.flow(torch.full((1, 1, 4), 9.0), time, held, place, None, blind)[0, 0]
-            assert plan[index] == pytest.approx(policy.spec.layout.clip(one.double().numpy()), abs=1e-5)
-
-
-def after(policy: CompactPolicy, seen: PolicyObservation) -> Prefilled:
-    """Return the prefill of an observation without a history."""
-    return prefill_whole(policy, seen, new_cache().view())
-
-
-def test_a_predictor_looks_ahead_from_the_base_cameras_tokens_and_replaces_them() -> None:
-    torch.manual_seed(2)
-    policy = CompactPolicy(CompactModel(CONFIG), "toy")
-    plain = after(policy, observation(1))
-    assert plain.seen is None, "nobody would look at it"
-    predictor = ChangePredictor(CONFIG.tokens_per_camera, CONFIG.width, 4, width=16)
-    torch.nn.init.normal_(predictor.head.weight)
-    policy.predictor = predictor.eval()
-    pending = np.array([0.5, 0.0, -1.0, 1.0])
-    seen, moved = after(policy, observation(1)), after(policy, replace(observation(1), pending=pending))
-    assert seen.seen is not None and moved.seen is not None
-    assert torch.equal(seen.keys, plain.keys), "without pending actions a predictor changes nothing"
-    assert torch.equal(seen.seen, moved.seen), "what was seen is what is looked ahead from, replaced or not"
-    with torch.inference_mode():
-        change = predictor(seen.seen, torch.from_numpy(pending).float())
-        first = next(iter(policy.model.trunk_layers))
-        tokens = seen.seen + change
-        expected = first.heads_of(tokens.unsqueeze(0))[2][0]
-    base = slice(0, CONFIG.tokens_per_camera)
-    torch.testing.assert_close(moved.values[0][:, base], expected)
-    assert torch.equal(moved.values[0][:, CONFIG.tokens_per_camera :], seen.values[0][:, CONFIG.tokens_per_camera :])
-    assert policy.look_ahead(seen.seen, pending) == pytest.approx(float(change.norm()), rel=1e-5)
+    with pytest.raises(ValueError, match="flow step 32 is outside"):
+        policy.flow_steps([*queries, FlowQuery(views[0], np.zeros(4), 32, state=states[0])])

@@ -20,7 +20,7 @@ from streaming_vla.policies.errors import CheckpointError
 
 FORMAT = TensorFormat(
     kind="checkpoint",
-    name="streaming_vla.compact.2",
+    name="streaming_vla.compact.3",
     maximum_bytes=512 * 1024**2,
     origin="train a compact policy of this version with 'streaming-vla train policy'",
     error=CheckpointError,
@@ -38,7 +38,7 @@ def save_policy(
     """
     tensors = {name: value.half().contiguous() for name, value in weights.items()}
     # the normaliser keeps its precision: it is tiny
-    tensors |= {name: weights[name].float().contiguous() for name in ("state_mean", "state_scale")}
+    tensors |= {name: weights[name].float().contiguous() for name in ("state_mean", "state_scale", "state_gain")}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         tensors, path, {"format": FORMAT.name, "architecture": config.to_json(), "training": json.dumps(dict(training))}

@@ -26,6 +26,7 @@ RANGES = {
     "patch_grid": (1, 64),
     "language_tokens": (1, 1024),
     "trained_horizon": (1, 4096),
+    "chunk_horizon": (1, 4096),
     "execution_horizon": (1, 4096),
 }
 MOST_NAMES = {"words": 65_536, "cameras": 16, "action_names": 256}
@@ -49,6 +50,7 @@ class CompactConfig:
         patch_grid: a camera gives patch_grid x patch_grid pooled patch tokens.
         language_tokens: tokens that an instruction is pooled into.
         trained_horizon, execution_horizon: steps of the flow, and how many are meant to be executed.
+        chunk_horizon: actions of a chunk.
 
     Raises:
         ValueError: a size out of RANGES, too few or too many names, sizes that do not divide, or an action layout or
@@ -69,7 +71,8 @@ class CompactConfig:
     keypoints: tuple[int, int] = (16, 32)
     patch_grid: int = 3
     language_tokens: int = 4
-    trained_horizon: int = 16
+    trained_horizon: int = 32
+    chunk_horizon: int = 16
     execution_horizon: int = 10
     rope_base: float = 10_000.0
     action_names: tuple[str, ...] = ("dx", "dy", "dz", "gripper")

@@ -1,4 +1,4 @@
-"""The two action experts: one token of action flow, or a whole chunk to denoise; both read the trunk's keys and values.
+"""The two action experts: one token for one action, or a whole chunk to denoise; both read the trunk's keys and values.
 
 They have layers of the same form and number, so that what is compared is the way of generating, not the size.
 """
@@ -6,20 +6,41 @@ They have layers of the same form and number, so that what is compared is the wa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from kv_cache.cache import CacheView
 from kv_cache.rotary import apply_rotary
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.layers import Layer, attend, turning
 
-WAVELENGTHS = (64.0, 16.0, 4.0)  # of the sine features of the flow's state, in action units
+STATE_FREQUENCIES = (4.0, 16.0)  # of the sine features of the robot's scaled state
 TIME_FREQUENCIES = 6
 
 LayerCache = list[tuple[Tensor, Tensor]]  # per layer rotated keys and values, [B, kv_heads, N, d]
+
+
+def refuse_bias(view: CacheView) -> None:
+    """Raise ValueError for a view whose entries stand for several tokens each: the network's attention adds none."""
+    if view.bias is not None:
+        raise ValueError("compact policy: its attention does not add log_count, make the cache policy without")
+
+
+def batch_of(views: Sequence[CacheView]) -> LayerCache:
+    """Return views of as many tokens as one batch; ValueError as of refuse_bias."""
+    for view in views:
+        refuse_bias(view)
+    if len(views) == 1:  # nothing to copy
+        keys, values = views[0].keys.unsqueeze(1), views[0].values.unsqueeze(1)
+    else:
+        keys = torch.stack([view.keys for view in views], dim=1)
+        values = torch.stack([view.values for view in views], dim=1)
+    return list(zip(keys, values, strict=True))
+
+
 Member = TypeVar("Member", bound=nn.Module)
 
 
@@ -81,59 +102,43 @@ class Expert(nn.Module):
 
 
 class FlowExpert(Expert):
-    """One token that carries the state of the action flow and answers with the next action."""
+    """One token that says where the robot is now, and how old the picture is; it answers with the action for now.
+
+    The flow's state is the robot's own (as in Streaming Flow Policy, arXiv 2505.21851): what was executed since the
+    picture shows in it, however it came about.
+    """
 
     absolute: Tensor
-    wavelengths: Tensor
+    state_frequencies: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
-        absolute = sum(config.action_absolute)
-        summed = len(config.action_absolute) - absolute
-        super().__init__(config, summed * (1 + 2 * len(WAVELENGTHS)) + absolute + 2 * TIME_FREQUENCIES)
+        super().__init__(config, config.state_size * (1 + 2 * len(STATE_FREQUENCIES)) + 2 * TIME_FREQUENCIES)
         self.register_buffer("absolute", torch.tensor(config.action_absolute), persistent=False)
-        self.register_buffer("wavelengths", torch.tensor(WAVELENGTHS), persistent=False)
+        self.register_buffer("state_frequencies", torch.tensor(STATE_FREQUENCIES), persistent=False)
 
-    def features(self, position: Tensor, time: Tensor, known: Tensor | None = None) -> Tensor:
-        """Return the features of the flow's state, [..., A] and [...] -> [..., F].
+    def features(self, state: Tensor, time: Tensor) -> Tensor:
+        """Return the features of scaled states [..., state_size] at times [...], [..., F]."""
+        angles = (state.unsqueeze(-1) * self.state_frequencies).flatten(-2)
+        return torch.cat((state, angles.sin(), angles.cos(), self.time_features(time)), dim=-1)
 
-        Where `known` [...] is False the position is hidden: its features are zero, which no position has (sine and
-        cosine are never both zero).
-        """
-        summed = position[..., ~self.absolute]
-        angles = (summed.unsqueeze(-1) * (2 * math.pi / self.wavelengths)).flatten(-2)
-        own = position[..., self.absolute]
-        features = torch.cat((summed / 16.0, angles.sin(), angles.cos(), own), dim=-1)
-        if known is not None:
-            features = features * known.unsqueeze(-1)
-        return torch.cat((features, self.time_features(time)), dim=-1)
-
-    def embed(self, position: Tensor, time: Tensor, known: Tensor | None = None) -> Tensor:
-        """Return the flow tokens [..., width] of the flow's state (see `features`)."""
-        tokens: Tensor = self.token(self.features(position, time, known))
+    def embed(self, state: Tensor, time: Tensor) -> Tensor:
+        """Return the tokens [..., width] of scaled states at times (see `features`)."""
+        tokens: Tensor = self.token(self.features(state, time))
         return tokens
 
-    def forward(
-        self,
-        position: Tensor,
-        time: Tensor,
-        cache: LayerCache,
-        places: Tensor,
-        mask: Tensor | None,
-        known: Tensor | None = None,
-    ) -> Tensor:
-        """Answer flow tokens that do not see each other.
+    def forward(self, state: Tensor, time: Tensor, cache: LayerCache, places: Tensor, mask: Tensor | None) -> Tensor:
+        """Answer tokens that do not see each other.
 
         Args:
-            position: [B, Q, A], time: [B, Q] in [0, 1].
-            places: [Q], position of each flow token in the sequence.
-            mask: [B, 1, Q, N], True where a flow token may look at the cache; None: everywhere.
-            known: [B, Q], False where the position is hidden; None: nowhere.
+            state: [B, Q, state_size], the robot's, scaled (CompactModel.scaled).
+            time: [B, Q] in [0, 1], age of the picture in control periods, of the trained horizon.
+            places: [Q], position of each token in the sequence.
+            mask: [B, 1, Q, N], True where a token may look at the cache; None: everywhere.
 
         Returns:
-            [B, Q, A]: for summed dimensions the flow's velocity in action units per step, for absolute
-            ones the value itself.
+            [B, Q, A], actions.
         """
-        tokens = self.embed(position, time, known)
+        tokens = self.embed(state, time)
         count = tokens.shape[1]
         own = None if count == 1 else torch.eye(count, dtype=torch.bool, device=tokens.device)
         return self.read(tokens, cache, places, mask, own)
@@ -144,7 +149,7 @@ class ChunkExpert(Expert):
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__(config, len(config.action_names) + 2 * TIME_FREQUENCIES)
-        self.step = nn.Parameter(torch.randn(config.trained_horizon, config.width) * 0.02)
+        self.step = nn.Parameter(torch.randn(config.chunk_horizon, config.width) * 0.02)
 
     def embed(self, noisy: Tensor, time: Tensor) -> Tensor:
         """Return the tokens [B, C, H, width] of chunks [B, C, H, A] at times [B, C]."""

@@ -22,6 +22,7 @@ class CompactModel(nn.Module):
 
     state_mean: Tensor
     state_scale: Tensor
+    state_gain: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -41,6 +42,8 @@ class CompactModel(nn.Module):
         self.chunk = ChunkExpert(config)
         self.register_buffer("state_mean", torch.zeros(config.state_size))
         self.register_buffer("state_scale", torch.ones(config.state_size))
+        # what a summed action changes of the state
+        self.register_buffer("state_gain", torch.zeros(config.state_size, len(config.action_names)))
 
     def words(self, words: Tensor) -> Tensor:
         """Pool words [B, maximum_words] (-1: none) into [B, language_tokens, width] by attention."""
@@ -55,8 +58,12 @@ class CompactModel(nn.Module):
 
     def own_state(self, state: Tensor) -> Tensor:
         """Return the token of the robot's state, [B, state_size] in its units -> [B, 1, width]."""
-        scaled: Tensor = self.state((state - self.state_mean) / self.state_scale)
-        return scaled.unsqueeze(1)
+        token: Tensor = self.state(self.scaled(state))
+        return token.unsqueeze(1)
+
+    def scaled(self, state: Tensor) -> Tensor:
+        """Return states [..., state_size] as the network takes them: what is usual is about -1 to 1."""
+        return (state - self.state_mean) / self.state_scale
 
     def encode(self, pictures: Tensor, state: Tensor, words: Tensor) -> Tensor:
         """Return the tokens of observations, [B, tokens_per_observation, width].

@@ -10,20 +10,17 @@ import torch
 from torch import Tensor
 
 from kv_cache.cache import CacheView
-from streaming_vla.policies.compact.experts import LayerCache
+from streaming_vla.policies.compact.chunk_head import ChunkHead
+from streaming_vla.policies.compact.experts import batch_of, refuse_bias
 from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.policies.compact.layers import Layer, attend, rotated
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.vision import CameraEncoder
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
-from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import Vector
 
-# Share of an action that is answered without the flow's state, which training hides now and then (Flow.hidden). The sum
-# of the actions tells whether a motion has begun: a policy that only hesitates at first sees a small sum, takes it for
-# a rest that was meant, and stays. Measured in benchmarks/policy.
-BLIND = 0.5
-TRAINED_DELAY = 4  # actions that the windows of every shipped training plan begin behind their picture, at most
+# The flow's step is the picture's age, so no action of a context that takes over late is for another moment.
+TRAINED_DELAY = 0
 
 
 class Predictor(Protocol):
@@ -42,6 +39,7 @@ class CompactPolicy:
     What reads a view raises ValueError when the view has a bias: the network's attention adds none.
 
     Attributes:
+        chunks: its chunk head, a policy of chunks.
         predictor: of `look_ahead` and of the tokens after pending actions; None: the policy has none.
     """
 
@@ -63,6 +61,7 @@ class CompactPolicy:
             cache=config.cache,
             trained_delay=TRAINED_DELAY,
         )
+        self.chunks = ChunkHead(self.model, self.spec, self.prefill)
 
     @property
     def base_encoder(self) -> CameraEncoder:
@@ -80,7 +79,7 @@ class CompactPolicy:
                 moved = seen + self.predictor(seen, _as_tensor(observation.pending))
                 tokens = torch.cat((moved.unsqueeze(0), tokens[:, count:]), dim=1)
         keys, values = yield from self.extend(tokens, view)
-        return Prefilled(keys, values, seen)
+        return Prefilled(keys, values, seen, observation.state)
 
     @torch.inference_mode()
     def encode(self, observation: PolicyObservation) -> Slices[Tensor]:
@@ -98,7 +97,7 @@ class CompactPolicy:
     @torch.inference_mode()
     def extend(self, tokens: Tensor, view: CacheView) -> Slices[tuple[Tensor, Tensor]]:
         """Run the tokens of an observation behind `view`; returns what `prefill` does."""
-        _refuse_bias(view)
+        refuse_bias(view)
         model, base = self.model, self.model.config.rope_base
         positions = view.next_position + torch.arange(tokens.shape[1])
         new_keys, new_values = [], []
@@ -128,46 +127,36 @@ class CompactPolicy:
         for query in queries:
             if not 0 <= query.index < horizon:
                 raise ValueError(f"flow step {query.index} is outside the trained horizon 0 .. {horizon - 1}")
-        # two tokens for each query: one sees the flow's state, the other does not
-        state = torch.stack([_as_tensor(query.position) for query in queries]).unsqueeze(1).expand(-1, 2, -1)
-        time = torch.tensor([[query.index / horizon] * 2 for query in queries])
-        known = torch.tensor([True, False]).expand(len(queries), -1)
-        places = torch.tensor([queries[0].view.next_position] * 2)
-        answers = self.model.flow(state, time, _batch([query.view for query in queries]), places, None, known)
-        actions = torch.lerp(answers[:, 0], answers[:, 1], BLIND)
-        return [self._layout.clip(action.double().numpy()) for action in actions]
+        state = self.model.scaled(torch.stack([self._now(query) for query in queries])).unsqueeze(1)
+        time = torch.tensor([[query.index / horizon] for query in queries])
+        places = torch.tensor([queries[0].view.next_position])
+        answers = self.model.flow(state, time, batch_of([query.view for query in queries]), places, None)
+        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
+
+    def _now(self, query: FlowQuery) -> Tensor:
+        """Return where the robot is when the action begins, [state_size]: its state, and the actions that it lacks."""
+        state = query.context if query.state is None else query.state
+        if state is None:
+            raise ValueError("a flow step needs the robot's state, or what the prefill left")
+        now = torch.from_numpy(np.asarray(state, dtype=np.float32))
+        return now if query.pending is None else now + self.model.state_gain @ _as_tensor(query.pending)
 
     @torch.inference_mode()
     def plan(self, view: CacheView, context: object = None) -> Vector:
-        """Return all actions as the tokens without the flow's state give them, in one pass (see PlanningPolicy)."""
-        horizon = self.model.config.trained_horizon
-        time = torch.arange(horizon).unsqueeze(0) / horizon
-        hidden = torch.zeros(1, horizon, dtype=torch.bool)
-        nowhere = torch.zeros(1, horizon, self._layout.size)
-        places = torch.tensor([view.next_position] * horizon)
-        answers = self.model.flow(nowhere, time, _batch([view]), places, None, hidden)
-        return self._layout.clip(answers[0].double().numpy())
+        """Return all actions of a context in two passes (see PlanningPolicy).
 
-    def denoise(
-        self, view: CacheView, context: object, steps: int, guide: Guide | None, random: np.random.Generator
-    ) -> Slices[Vector]:
-        """Return the chunk [H, A] after `steps` Euler steps from noise (see ChunkPolicy)."""
-        config = self.model.config
-        noise = random.standard_normal((config.trained_horizon, self._layout.size))
-        chunk = torch.from_numpy(noise.astype(np.float32)).unsqueeze(0).unsqueeze(0)
-        batch, first = _batch([view]), torch.tensor([view.next_position])
-        exact = guide is not None and guide.exact
-        for step in range(steps):
-            if step:
-                yield None
-            time = step / steps
-            with torch.inference_mode(not exact), torch.set_grad_enabled(exact):
-                noisy = chunk.detach().clone().requires_grad_() if exact else chunk
-                velocity = self.model.chunk(noisy, torch.full((1, 1), time), batch, first, mask=None)
-                if guide is not None:
-                    velocity = velocity + _guidance(noisy, velocity, time, guide)
-                chunk = (noisy + velocity / steps).detach()
-        return self._layout.clip(chunk[0, 0].double().numpy())
+        The second pass has the robot where the actions of the first would bring it.
+        """
+        model, horizon = self.model, self.model.config.trained_horizon
+        time = torch.arange(horizon).unsqueeze(0) / horizon
+        places = torch.tensor([view.next_position] * horizon)
+        state = torch.from_numpy(np.asarray(context, dtype=np.float32)).expand(horizon, -1)
+        answers = torch.zeros(horizon, self._layout.size)
+        for _ in range(2):
+            before = answers.cumsum(dim=0) - answers
+            moved = model.scaled(state + before @ model.state_gain.T).unsqueeze(0)
+            answers = model.flow(moved, time, batch_of([view]), places, None)[0]
+        return self._layout.clip(answers.double().numpy())
 
     @torch.inference_mode()
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
@@ -178,30 +167,3 @@ class CompactPolicy:
 
 def _as_tensor(values: Vector) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
-
-
-def _refuse_bias(view: CacheView) -> None:
-    if view.bias is not None:
-        raise ValueError("compact policy: its attention does not add log_count, make the cache policy without")
-
-
-def _batch(views: Sequence[CacheView]) -> LayerCache:
-    for view in views:
-        _refuse_bias(view)
-    if len(views) == 1:  # nothing to copy
-        keys, values = views[0].keys.unsqueeze(1), views[0].values.unsqueeze(1)
-    else:
-        keys = torch.stack([view.keys for view in views], dim=1)
-        values = torch.stack([view.values for view in views], dim=1)
-    return list(zip(keys, values, strict=True))
-
-
-def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:
-    """Return what real-time chunking adds to the velocity [1, 1, H, A] (see Guide)."""
-    actions = noisy + (1.0 - time) * velocity
-    target = torch.from_numpy(np.asarray(guide.target, dtype=np.float32))
-    weight = torch.from_numpy(np.asarray(guide.weight, dtype=np.float32)).unsqueeze(-1)
-    pull = ((target - actions) * weight).detach()
-    if guide.exact:
-        (pull,) = torch.autograd.grad(actions, noisy, pull)
-    return (guide.gain(time) * pull).detach()

@@ -17,6 +17,7 @@ from torch import Tensor
 from kv_cache.cache import SessionCache
 from streaming_vla.engine.options import CacheOptions
 from streaming_vla.machines.generator_options import STARTS
+from streaming_vla.machines.hand_over import skipped_actions
 from streaming_vla.policies.contract import (
     ChunkPolicy,
     FlowPolicy,
@@ -68,11 +69,12 @@ class RunnerOptions:
             raise ValueError(f"head '{self.head}' is unknown: choose one of {', '.join(HEADS)}")
         if self.start not in STARTS:
             raise ValueError(f"start '{self.start}' is unknown: choose one of {', '.join(STARTS)}")
-        if self.head == "chunk" and not hasattr(policy, "denoise"):
+        if self.head == "chunk" and not hasattr(policy, "chunks"):
             raise ValueError(f"head chunk needs a compact policy, {spec.name} has one head: take flow")
+        horizon = cast(Any, policy).chunks.spec.trained_horizon if self.head == "chunk" else spec.trained_horizon
         if spec.chunk and self.age + self.late > 0:
             raise ValueError(f"age is {self.age} and late {self.late}: rows of {spec.name} have fixed times, give 0")
-        overrun = spec.trained_horizon - spec.execution_horizon
+        overrun = horizon - spec.execution_horizon
         if not 0 <= self.age <= spec.execution_horizon:
             raise ValueError(
                 f"age {self.age} does not fit policy {spec.name}: 0 to its {spec.execution_horizon} executed actions"
@@ -113,8 +115,9 @@ class ClosedLoopRunner:
         self.pictures: list[npt.NDArray[np.uint8]] = []
         self._steps = 0
         self._look_now = True
-        self._index = 0
+        self._index = self._first = 0
         self._last: Vector | None = None
+        self._past: list[Vector] = []
         self._executed = self._at_picture = self._policy.spec.layout.start()  # sums
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
         self._newest: Any = None  # what the newest prefill left for the policy
@@ -137,6 +140,7 @@ class ClosedLoopRunner:
         self._index += 1
         self._steps += 1
         self._last = action
+        self._past.append(action)
         self._executed = self._policy.spec.layout.advance(self._executed, action)
         return action.astype(np.float32)
 
@@ -162,20 +166,25 @@ class ClosedLoopRunner:
         self._view = self.cache.view()
         self._context = self._newest
         layout = self._policy.spec.layout
-        sums = {"rezero": layout.start(), "episode": self._executed, "pending": self._executed - self._at_picture}
+        spec = self._policy.spec
+        # what a policy has not learned to begin behind its picture is skipped, as the generator does
+        self._first = skipped_actions(spec, self._steps - self.looks[-1], spec.trained_delay)
+        skipped = sum(self._past[len(self._past) - self._first :], start=layout.start())
+        sums = {"rezero": skipped, "episode": self._executed, "pending": self._executed - self._at_picture}
         self._position = np.where(layout.absolute, layout.start(self._last), sums[self._options.start])
         self._index = 0
         if self._options.head == "chunk":
             self._chunk = self._denoise()
 
     def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
-        query = FlowQuery(self._view, self._position, self._index, self._context, robot.state(), state_age_s=0.0)
+        step = min(self._first + self._index, self._policy.spec.trained_horizon - 1)
+        query = FlowQuery(self._view, self._position, step, self._context, robot.state(), state_age_s=0.0)
         action = self._policy.flow_step(query)
         self._position = self._policy.spec.layout.advance(self._position, action)
         return action
 
     def _denoise(self) -> npt.NDArray[np.float64]:
-        policy = cast(ChunkPolicy, self._policy)
+        policy: ChunkPolicy = cast(Any, self._policy).chunks
         work = policy.denoise(self._view, self._context, DENOISING_STEPS, None, self._noise)
         return policy.spec.layout.clip(run_slices(work))
 

@@ -20,7 +20,6 @@ import optuna
 from streaming_vla.machines.events import Mode
 from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.parameters.sections import EVERY_NODE
-from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 from streaming_vla.workbench.replay.compare import records_of
 from streaming_vla.workbench.replay.replay import Replayed, ReplayedEpisode
@@ -221,8 +220,6 @@ def changes_of(drawn: Mapping[str, Any]) -> tuple[Change, ...]:
             continue
         section, name = key.split(".", 1)
         changes.append((section, name, value))
-        if key == MODE and value != "always":  # who observes less often plays contexts to their end
-            changes.append((EVERY_NODE, "trained_delay", NOTHING_LEFT_OUT))
     return tuple(changes)
 
 

@@ -14,7 +14,6 @@ from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.contract import FlowPolicy
 from streaming_vla.policies.layout import Vector
-from streaming_vla.saliency.calibration import NOTHING_LEFT_OUT
 from streaming_vla.workbench.virtual.world import ActionSource
 
 ALWAYS = MonitorOptions()
@@ -72,13 +71,12 @@ class StreamSetup:
     replace_tokens: bool = False
 
     def asking(self, mode: str, of: str = "plan", when: str = "salient") -> StreamSetup:
-        """Return the same that observes early where a mode says so; who observes less often leaves no action out.
+        """Return the same that observes early where a mode says so.
 
         Args:
             mode, of, when: MonitorOptions' mode, saliency_of and observe_when.
         """
-        monitor = self.monitor.changed(mode=mode, saliency_of=of, observe_when=when, trained_delay=NOTHING_LEFT_OUT)
-        return replace(self, monitor=monitor, generator=self.generator.changed(trained_delay=NOTHING_LEFT_OUT))
+        return replace(self, monitor=self.monitor.changed(mode=mode, saliency_of=of, observe_when=when))
 
     def assemble(self, policy: FlowPolicy, period_s: float, seed: int, state: Callable[[], Vector]) -> Assembly:
         """See Setup."""
