@@ -56,7 +56,7 @@ CONDITIONS: dict[str, tuple[RunnerOptions, str]] = {
     "late4_mean": (RunnerOptions(cache=HISTORY, late=4), "default"),
 }
 # actions that a picture is old when its context takes over, the newest observation alone
-AGES = {age: RunnerOptions(age=min(age, 10), late=max(0, age - 10)) for age in (0, 4, 8, 12)}
+AGES = {age: RunnerOptions(age=min(age, 8), late=max(0, age - 8)) for age in (0, 4, 8, 12)}
 # of the memory tasks: everything, and a window that has lost the cue
 MEMORY = {"full": RunnerOptions(cache=FULL), "window": RunnerOptions(cache=HISTORY)}
 
