@@ -229,8 +229,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "action_high: [1.0, 1.0], action_initial: [0.0, 0.0]}}",  # the executor's scale is of four
         "/**: {ros__parameters: {control_period_s: 0.1}}\n"
         "/**/executor: {ros__parameters: {hold_s: 1.0, decelerate_s: 0.2, stop_s: 0.1, scale: [1.0]}}",
-        "/**: {ros__parameters: {control_period_s: 0.1}}\n"
-        "/**/generator: {ros__parameters: {control_period_s: -1.0}}",
+        "/**: {ros__parameters: {control_period_s: 0.1}}\n/**/generator: {ros__parameters: {control_period_s: -1.0}}",
     ],
 )
 def test_what_follows_from_a_refused_value_alone_is_not_said(tmp_path: Path, text: str) -> None:
