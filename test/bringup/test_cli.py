@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,24 @@ def test_a_wrong_option_is_one_sentence(arguments: Sequence[str], sentence: str)
     last = said.splitlines()[-1]
     assert last.startswith("streaming-vla") and sentence in last
     assert "Traceback" not in said
+
+
+INTERRUPTED = """
+import sys
+from streaming_vla import __main__, cli
+
+@cli.app.command()
+def wait() -> None:
+    raise KeyboardInterrupt
+
+sys.argv = ["streaming-vla", "wait"]
+__main__.main()
+"""
+
+
+def test_a_command_that_is_interrupted_says_so_in_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "streaming-vla: stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize("name", ["y", "12", "off", "Übung #1: 'a' 📦", "2026-01-01"])
