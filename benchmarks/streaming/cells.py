@@ -24,6 +24,7 @@ from streaming_vla.workbench.virtual.runs import VirtualRun, run_all
 MOVED = "reach, goal moved"
 MOVED_TASK = "reach"
 MEMORY_BUDGET = 82  # tokens that a gated cache holds, as in config/memory.yaml
+MEMORY_EARLY = 3  # actions left when a stream observes, as there
 
 
 @dataclass(frozen=True)

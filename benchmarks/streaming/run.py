@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from cells import MOVED, Cell, Cells, Models, memory_cache
+from cells import MEMORY_EARLY, MOVED, Cell, Cells, Models, memory_cache
 from cost import costs
 from plots import draw_pareto, draw_timelines
 from rich.console import Console
@@ -85,7 +85,12 @@ def cells_of(parts: Iterable[Part], setups: Mapping[str, Setup], memory: CacheOp
     for part in parts:
         moved = (MOVED,) if set(part.tasks) & set(TASKS) else ()
         for name, profile, task in product(part.strategies, part.profiles, (*part.tasks, *moved)):
-            cell = Cell(name, setups[name], profile, task, 0, memory if task in MEMORY_TASKS else NEWEST_ONLY)
+            setup, cache = setups[name], NEWEST_ONLY
+            if task in MEMORY_TASKS:
+                cache = memory
+                if setup.chunks is None:  # a stream
+                    setup = replace(setup, monitor=setup.monitor.changed(early_actions=MEMORY_EARLY))
+            cell = Cell(name, setup, profile, task, 0, cache)
             most[cell] = max(most.get(cell, 0), part.episodes)
     return [replace(cell, episodes=episodes) for cell, episodes in most.items()]
 
