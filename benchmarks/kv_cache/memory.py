@@ -150,6 +150,10 @@ def main(
     results |= {
         "memory_command": f"python benchmarks/kv_cache/memory.py {pairs} --episodes {episodes} "
         f"--policies {policies} --wait-steps {wait_steps} --budget {budget}",
+        "memory_weights": {
+            "policy": file_digest(find_model(checkpoint[0])),
+            "gate": file_digest(find_model(gate[0])),
+        },
         "memory_tasks": {},
         "memory_seeds": [],
         "cue_kept": {},

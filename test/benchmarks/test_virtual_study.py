@@ -68,6 +68,11 @@ class Leftward:
         cache=CacheSpec(layers=1, kv_heads=1, head_dim=4),
     )
 
+    @property
+    def chunks(self) -> Leftward:
+        """Its chunk head: itself."""
+        return self
+
     def prefill(self, observation, view):  # type: ignore[no-untyped-def]
         """Remember the hand."""
         yield
@@ -114,6 +119,8 @@ def closed_robot() -> Iterator[None]:
 
 class Switching(Leftward):
     """Plans to close its gripper in the last third of every context, or never."""
+
+    spec = replace(Leftward.spec, trained_delay=10)  # a late context is executed from its first action on
 
     def __init__(self, closes: bool) -> None:
         self._closes = closes

@@ -31,7 +31,7 @@ COMPACT = TransformerShape(
     gated_mlp=False,
 )
 SEEN = PolicyObservation(np.zeros((2, 96, 96, 3), np.uint8), np.zeros(4, np.float32), "reach")
-PREFILLED, FLOW_TOKENS = CONFIG.tokens_per_observation, 2  # new tokens of a pass
+PREFILLED, FLOW_TOKENS = CONFIG.tokens_per_observation, 1  # new tokens of a pass
 
 
 def counted(work: Callable[[], object]) -> int:
@@ -60,7 +60,7 @@ def history(policy: CachePolicy, count: int) -> SessionCache:
 def costs(compact: CompactPolicy, view: CacheView) -> tuple[int, int]:
     """Return the FLOPs of a prefill and of a flow step behind a view."""
     prefill = counted(lambda: prefill_whole(compact, SEEN, view))
-    return prefill, counted(lambda: compact.flow_step(FlowQuery(view, np.zeros(4), 0)))
+    return prefill, counted(lambda: compact.flow_step(FlowQuery(view, np.zeros(4), 0, state=np.zeros(4))))
 
 
 @pytest.mark.parametrize("held", [0, 50, 300])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
@@ -29,12 +30,14 @@ def steps(name: str, heads: int, chunk: int) -> int:
         nonlocal counted
         counted += 1
 
+    gc.disable()  # what others have it call would be counted
     sys.setprofile(count)
     try:
         cache.append(*tokens)
         cache.view()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return counted
 
 

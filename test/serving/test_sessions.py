@@ -40,7 +40,8 @@ def direct(policy: CompactPolicy, requests: list[dict[str, Any]]) -> list[np.nda
             cache.append(prefilled.keys, prefilled.values)
             position, rows = spec.layout.start(), []
             for step in range(spec.trained_horizon):
-                rows.append(policy.flow_step(FlowQuery(cache.view(), position, step)))
+                moved = position - spec.layout.start()
+                rows.append(policy.flow_step(FlowQuery(cache.view(), position, step, prefilled.context, pending=moved)))
                 position = spec.layout.advance(position, rows[-1])
             chunks.append(np.stack(rows))
     return chunks

@@ -83,7 +83,8 @@ class Generation:
         context = self._engine.sessions.find(session).context(flow.episode, flow.context)
         robot, pending = self._engine.grants(session).robot(flow)
         if robot is None:
-            return FlowQuery(context.view, flow.position, flow.step, context.own)
+            moved = flow.position - flow.begun  # since the picture, as far as this flow has gone
+            return FlowQuery(context.view, flow.position, flow.step, context.own, pending=moved)
         state, age_s = robot.values.astype(np.float32), now - robot.measured_s
         return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
 
