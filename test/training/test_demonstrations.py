@@ -21,11 +21,11 @@ sources:
 """
 
 
-def kill_first_worker() -> None:
-    """Kill the first worker process of this process as soon as there is one."""
+def kill_first_worker(others: set[int]) -> None:
+    """Kill the first worker process of this process as soon as there is one; `others` are those of other tests."""
     while True:
         for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
+            if child.pid not in others and "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
                 return
         time.sleep(0.05)
@@ -36,7 +36,8 @@ def test_a_killed_worker_is_one_sentence_and_the_next_command_goes_on(tmp_path: 
     plan, folder = tmp_path / "plan.yaml", tmp_path / "episodes"
     plan.write_text(PLAN)
     command = ["train", "demos", "--plan", str(plan), "--folder", str(folder), "--processes", "1"]
-    killer = threading.Thread(target=kill_first_worker, daemon=True)
+    others = {child.pid for child in psutil.Process().children()}
+    killer = threading.Thread(target=kill_first_worker, args=(others,), daemon=True)
     killer.start()
     result = CliRunner().invoke(app, command)
     killer.join()
