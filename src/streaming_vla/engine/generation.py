@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,13 @@ class Generation:
     def _query(self, session: str, flow: Flow, now: float) -> FlowQuery:
         context = self._engine.sessions.find(session).context(flow.episode, flow.context)
         robot, pending = self._engine.grants(session).robot(flow)
-        if robot is None:
-            moved = flow.position - flow.begun  # since the picture, as far as this flow has gone
-            return FlowQuery(context.view, flow.position, flow.step, context.own, pending=moved)
-        state, age_s = robot.values.astype(np.float32), now - robot.measured_s
+        state, age_s = None, math.nan
+        if robot is not None:
+            state, age_s = robot.values.astype(np.float32), now - robot.measured_s
+        else:  # the policy has the picture's state, behind which lies what this flow has given
+            pending = flow.position - flow.begun
+        if pending is not None:
+            pending = np.where(self._engine.policy.spec.layout.absolute, flow.position, pending)
         return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
 
     def _fitting(self, view: CacheView, now: float) -> list[tuple[str, Flow, FlowQuery]]:

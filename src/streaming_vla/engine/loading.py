@@ -21,14 +21,13 @@ def load_model(options: ModelOptions) -> FlowPolicy:
         CheckpointError: it cannot be loaded, or an option is set that it has no use for.
     """
     load = _load_options(options)
-    chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
     remote = RemoteOptions(
         remote=options.model_remote,
         key_file=Path(options.model_key_file).expanduser() if options.model_key_file else None,
         timeout_s=options.model_timeout_s,
         cameras=options.cameras_by_name or None,
     )
-    return load_policy(options.model, options.saliency_model, chunk, load, remote)
+    return load_policy(options.model, options.saliency_model, _chunk_options(options), load, remote)
 
 
 def look_at_model(options: ModelOptions) -> FlowPolicy:
@@ -42,8 +41,7 @@ def look_at_model(options: ModelOptions) -> FlowPolicy:
         return load_model(options)
     from streaming_vla.policies.lerobot.load import look_at_lerobot
 
-    chunk = ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
-    return ChunkAsStream(look_at_lerobot(folder, _load_options(options)), chunk)
+    return ChunkAsStream(look_at_lerobot(folder, _load_options(options)), _chunk_options(options))
 
 
 def survey_model(options: ModelOptions) -> list[str]:
@@ -54,6 +52,10 @@ def survey_model(options: ModelOptions) -> list[str]:
     from streaming_vla.policies.lerobot.survey import survey
 
     return survey(folder, _load_options(options))
+
+
+def _chunk_options(options: ModelOptions) -> ChunkOptions:
+    return ChunkOptions(steps=options.model_denoise_steps, execution_horizon=options.model_execution_horizon)
 
 
 def _load_options(options: ModelOptions) -> LoadOptions:

@@ -161,16 +161,20 @@ class HandOver:
 
         Absolute dimensions have their newest value.
         """
-        total, shown = self._ahead(), self._since.shown()
-        return np.where(self._summed, total - (self._executed if shown is None else shown), total)
+        shown = self._since.shown()
+        return self._behind(self._executed if shown is None else shown)
 
     def behind_robot(self) -> Vector:
         """Return the sum of the actions that the robot's newest state lacks, of those that were sent, [A].
 
         Absolute dimensions have their newest value.
         """
+        return self._behind(np.zeros(self._layout.size) if self._robot is None else self._robot)
+
+    def _behind(self, shown: Vector) -> Vector:
+        """Return what is executed and sent beyond the sum `shown`, [A]; absolute dimensions have their newest value."""
         total = self._ahead()
-        return total if self._robot is None else np.where(self._summed, total - self._robot, total)
+        return np.where(self._summed, total - shown, total)
 
     def _ahead(self, without: int = 0) -> Vector:
         """Return E + P, without the newest actions."""

@@ -13,6 +13,7 @@ import yaml
 
 from streaming_vla.saliency.decision import WHEN
 
+MONITOR = "saliency_monitor"  # the node
 MODES = ("action_norm", "adaptive")
 FEWEST_CONTEXTS = 20  # a quantile of less says nothing
 
@@ -86,16 +87,15 @@ def calibrate(values: Sequence[float], rate: float, when: str = "salient") -> Ca
     return Calibration(threshold, share, len(ordered))
 
 
-def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, dict[str, Any]]:
-    """Return the parameters, by node, that observe with a threshold of `mode`."""
-    monitor: dict[str, Any] = {
+def parameters(mode: str, of: str, when: str, threshold: float) -> dict[str, Any]:
+    """Return the parameters of the monitor that observe with a threshold of `mode`."""
+    return {
         "mode": mode,
         **({"saliency_of": of} if mode == "adaptive" else {}),
         "observe_when": when,
         "saliency_threshold": threshold,
         "saliency_release": 1.0,
     }
-    return {"saliency_monitor": monitor}
 
 
 def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Calibration) -> None:
@@ -106,13 +106,10 @@ def write_parameters(path: Path, mode: str, of: str, when: str, calibration: Cal
     """
     if mode not in MODES:
         raise ValueError(f"mode '{mode}' has no saliency threshold: choose one of {', '.join(MODES)}")
-    sections = parameters(mode, of, when, calibration.threshold)
+    section = {"ros__parameters": parameters(mode, of, when, calibration.threshold)}
     path.write_text(
         f"# Calibrated on {calibration.contexts} contexts: {100 * calibration.rate:.1f} % of them are observed early.\n"
         # by the library: to YAML 1e-05 is a text, 1.0e-05 is the number
-        + yaml.safe_dump(
-            {f"/**/{node}": {"ros__parameters": of_node} for node, of_node in sections.items()},
-            sort_keys=False,
-        ),
+        + yaml.safe_dump({f"/**/{MONITOR}": section}, sort_keys=False),
         encoding="utf-8",
     )

@@ -19,9 +19,6 @@ from streaming_vla.policies.compact.vision import CameraEncoder
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled, Slices
 from streaming_vla.policies.layout import Vector
 
-# The flow's step is the picture's age, so no action of a context that takes over late is for another moment.
-TRAINED_DELAY = 0
-
 
 class Predictor(Protocol):
     """Says how the base camera's tokens change when actions are executed (saliency.predictor.ChangePredictor)."""
@@ -59,7 +56,7 @@ class CompactPolicy:
             trained_horizon=config.trained_horizon,
             tokens_per_observation=config.tokens_per_observation,
             cache=config.cache,
-            trained_delay=TRAINED_DELAY,
+            trained_delay=0,  # a step is for the moment so far behind its picture, so a late context skips what is over
         )
         self.chunks = ChunkHead(self.model, self.spec, self.prefill)
 

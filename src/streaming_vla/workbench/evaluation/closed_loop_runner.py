@@ -165,8 +165,7 @@ class ClosedLoopRunner:
         """Begin with the newest context."""
         self._view = self.cache.view()
         self._context = self._newest
-        layout = self._policy.spec.layout
-        spec = self._policy.spec
+        spec, layout = self._policy.spec, self._policy.spec.layout
         # what a policy has not learned to begin behind its picture is skipped, as the generator does
         self._first = skipped_actions(spec, self._steps - self.looks[-1], spec.trained_delay)
         skipped = sum(self._past[len(self._past) - self._first :], start=layout.start())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from streaming_vla.bags.errors import BagError
-from streaming_vla.saliency.calibration import Calibration, calibrate, parameters
+from streaming_vla.saliency.calibration import MONITOR, Calibration, calibrate, parameters
 from streaming_vla.workbench.replay.run import ReplayJob, replay_all
 from streaming_vla.workbench.report.statistics import wilson_interval
 from streaming_vla.workbench.virtual.episode import VirtualEpisode
@@ -91,8 +91,7 @@ def judged_bags(bags: Sequence[Path], job: ReplayJob, mode: str, of: str, when: 
         BagError: no bag can be used.
         ValueError: none was judged.
     """
-    sections = parameters(mode, of, when, NEVER[when])
-    changes = ((node, name, value) for node, values in sections.items() for name, value in values.items())
+    changes = ((MONITOR, name, value) for name, value in parameters(mode, of, when, NEVER[when]).items())
     asking = replace(job, changes=(*job.changes, *changes))
     replays = replay_all(bags, asking, workers)
     judged = [episode.judged for each in replays for episode in each.episodes]
