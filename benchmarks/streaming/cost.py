@@ -46,7 +46,8 @@ def costs(policy: FlowPolicy) -> dict[str, int]:
         found["plan"] = _counted(lambda: planning.plan(view, context))
     if hasattr(policy, "chunks"):
         chunks, random = cast(ChunkPolicy, policy.chunks), np.random.default_rng(0)
-        found["denoise"] = _counted(lambda: run_slices(chunks.denoise(view, context, 1, None, random)))
+        begin = prefill_whole(chunks, picture, view).context
+        found["denoise"] = _counted(lambda: run_slices(chunks.denoise(view, begin, 1, None, random)))
         # the way back to the noise has the same products again; weights get no gradient
         found["exact_denoise"] = 2 * found["denoise"]
     return found

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from baselines.client import ClientMonitor
 from baselines.generator import ChunkGenerator, ChunkGeneratorOptions
+from baselines.shifted import ShiftedChunks
 from baselines.similarity import Similarity
 from baselines.strategies import (
     AsyncQueue,
@@ -29,7 +31,6 @@ from streaming_vla.options.shared import layout_values
 from streaming_vla.policies.chunk import ChunkAsStream
 from streaming_vla.policies.contract import ChunkPolicy, FlowPolicy
 from streaming_vla.policies.layout import ActionLayout, Vector
-from streaming_vla.sim.metaworld import METRES_PER_UNIT
 from streaming_vla.workbench.virtual.setup import ALWAYS, OVERRUN, Assembly, StreamSetup
 
 OFF = MonitorOptions(mode="off")
@@ -96,25 +97,39 @@ class Setup:
                 policy, period_s, seed, state
             )
         chunks: ChunkPolicy = policy.chunks  # type: ignore[attr-defined]
-        spec, seen = chunks.spec, _NewestState(state)
-        strategy = self.chunks(spec.layout)
-        source = ChunkGenerator(spec.layout, strategy, ChunkGeneratorOptions(spec.trained_horizon))
-        decision = Similarity(seen.moved, self.similarity) if self.similarity else None
+        seen = _NewestState(state)
+        strategy, source, monitor = self.machines(period_s, chunks.spec.layout, chunks.spec.trained_horizon, seen.moved)
 
         def prepare(observation: EncodedObservation) -> EncodedObservation:
             seen.at_picture = observation.state
-            if source.shift is None:
-                return observation
-            return replace(observation, state=hand_after(observation.state, source.shift))
+            return observation
 
         return Assembly(
-            ChunkAsStream(chunks, replace(strategy.denoising, seed=seed)),
+            ChunkAsStream(ShiftedChunks(chunks, source), replace(strategy.denoising, seed=seed)),
             source,
-            Monitor(self.monitor_options(period_s, spec.layout, spec.trained_horizon), decision=decision),
+            monitor,
             denoising_steps=strategy.steps,
             prepare=prepare,
             hear_contexts=("generator",),
         )
+
+    def machines(
+        self, period_s: float, layout: ActionLayout, horizon: int, moved: Callable[[], float]
+    ) -> tuple[Strategy, ChunkGenerator, Monitor]:
+        """Return a strategy for chunks, its queue and its monitor.
+
+        Args:
+            period_s: control period, seconds.
+            horizon: H, actions of a chunk.
+            moved: returns how far the robot has moved since its newest observation.
+        """
+        assert self.chunks is not None, "an action flow has no queue"
+        strategy, options = self.chunks(layout), self.monitor_options(period_s, layout, horizon)
+        if not isinstance(strategy, AsyncQueue):
+            return strategy, ChunkGenerator(layout, strategy, ChunkGeneratorOptions(horizon)), Monitor(options)
+        source = ChunkGenerator(layout, strategy, ChunkGeneratorOptions(horizon, tick_s=period_s))
+        similar = Similarity(moved, self.similarity) if self.similarity else None
+        return strategy, source, ClientMonitor(options, source, strategy.most_queued(horizon), similar)
 
 
 class _NewestState:
@@ -131,13 +146,6 @@ class _NewestState:
     def moved(self) -> float:
         """Return the Euclidean distance, infinity before the first."""
         return math.inf if self.at_picture is None else float(np.linalg.norm(self._state() - self.at_picture))
-
-
-def hand_after(state: Vector, actions: Vector) -> Vector:
-    """Return Meta-World's state, [4], after the summed `actions`, [4]: the hand moves, the gripper stays."""
-    moved = state.copy()
-    moved[:3] += METRES_PER_UNIT * actions[:3]
-    return moved
 
 
 def changed(setup: Setup, changes: Mapping[str, Mapping[str, Any]]) -> Setup:

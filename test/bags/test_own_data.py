@@ -180,7 +180,7 @@ def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", episode("go left"), episode("go right"), episode("go left"))
     own = made_ready(data, plan(**SHAPE), tmp_path / "run")
     assert own.plan.sources[0].tasks == {"instruction-0": 2.0, "instruction-1": 1.0}
-    demonstrations = Demonstrations(own.demonstrations, own.config)
+    demonstrations = Demonstrations(own.demonstrations, own.config, own.plan.flow)
     assert [len(each.step) for each in demonstrations.episodes] == [20, 20, 20]
     batch = demonstrations.sample(32, own.plan.sources[0], np.random.default_rng(0))
     step = batch.state[..., 0]
@@ -257,7 +257,7 @@ def test_actions_outside_of_the_limits_are_refused_or_clipped(tmp_path: Path, va
             made_ready(data, plan(**SHAPE), tmp_path / "run")
     own = made_ready(data, plan(**SHAPE), tmp_path / "run", clipped=True)
     assert any("clipped to the limits: action dy" in sentence for sentence in own.told) == refused
-    (shard,) = Demonstrations(own.demonstrations, own.config).episodes
+    (shard,) = Demonstrations(own.demonstrations, own.config, own.plan.flow).episodes
     assert shard.track.executed[0, 1] == np.clip(value, -1, 1) and shard.track.executed[1, 1] == 0.5
 
 
@@ -286,7 +286,7 @@ def test_each_instruction_of_an_episode_has_its_own_steps(tmp_path: Path) -> Non
     rows = [(task.strip() or "lift", state, action) for task, state, action in rows]
     own = made_ready(dataset(tmp_path / "data", rows, episode("lift")), plan(**SHAPE), tmp_path / "run")
     assert own.episodes == {"lift": 2, "lower": 1}
-    found = {len(each.step): each for each in Demonstrations(own.demonstrations, own.config).episodes}
+    found = {len(each.step): each for each in Demonstrations(own.demonstrations, own.config, own.plan.flow).episodes}
     assert set(found) == {8, 12, 20}
     assert found[8].state[:, 0].tolist() == list(range(8)) and found[12].state[:, 0].tolist() == list(range(8, 20))
     np.testing.assert_allclose(found[8].track.window[7, :4, 3], [0.07, 0.08, 0.09, 0.10], atol=1e-6)
@@ -303,7 +303,7 @@ def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
         made_ready(data, plan(**SHAPE), tmp_path / "run")
     own = made_ready(data, plan(**SHAPE), tmp_path / "run", resampled=True)
     assert own.told == ["resampled from 30 to 20 steps a second"]
-    (shard,) = Demonstrations(own.demonstrations, own.config).episodes
+    (shard,) = Demonstrations(own.demonstrations, own.config, own.plan.flow).episodes
     np.testing.assert_allclose(shard.state[:, 0], 1.5 * np.arange(20), atol=1e-5)
     np.testing.assert_allclose(shard.track.executed[:, 0], 0.15, atol=1e-6)  # a change: half a step more of it
     own = made_ready(data, plan(**SHAPE), tmp_path / "run", period_s=0.033333)
@@ -333,7 +333,9 @@ def test_the_state_is_that_of_the_parameter_file(tmp_path: Path) -> None:
 def test_an_episode_of_one_step_is_told(tmp_path: Path) -> None:
     own = made_ready(dataset(tmp_path / "data", episode("go"), episode("go", 1)), plan(**SHAPE), tmp_path / "run")
     assert "episode 1 of data set" in own.told[0] and "has one step only" in own.told[0]
-    batch = Demonstrations(own.demonstrations, own.config).sample(16, own.plan.sources[0], np.random.default_rng(0))
+    batch = Demonstrations(own.demonstrations, own.config, own.plan.flow).sample(
+        16, own.plan.sources[0], np.random.default_rng(0)
+    )
     assert np.isfinite(batch.answer).all()
 
 

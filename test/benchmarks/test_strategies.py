@@ -76,10 +76,9 @@ def test_the_asynchronous_queue_discards_the_past_merges_the_overlap_and_appends
     assert {each.context for each in plan.actions} == {1} and plan.horizon == 5
 
 
-@pytest.mark.parametrize(("threshold", "early"), [(0.5, 5), (0.7, 6), (0.0, 1), (1.0, 9)])
-def test_the_asynchronous_queue_asks_when_its_share_of_a_chunk_is_queued(threshold: float, early: int) -> None:
-    """`early` counts the action being played, which is no longer queued."""
-    assert AsyncQueue(threshold=threshold).early_actions(H) == early
+@pytest.mark.parametrize(("threshold", "most"), [(0.5, 4), (0.7, 5), (0.0, 0), (1.0, 8)])
+def test_the_asynchronous_queue_asks_when_its_share_of_a_chunk_is_queued(threshold: float, most: int) -> None:
+    assert AsyncQueue(threshold=threshold).most_queued(H) == most
 
 
 def test_the_similarity_filter_drops_what_looks_the_same() -> None:
@@ -115,7 +114,9 @@ def ahead(values: list[float], kept: int, delay: int = 0) -> Ahead:
 
 def test_the_future_state_is_that_after_the_actions_before_the_hand_over() -> None:
     strategy = FutureState(LAYOUT, 4)
-    assert strategy.shift(ahead([0.1, 0.2, 0.3, 9.0], kept=3)) == pytest.approx([0.6, 0.0, 0.5])
+    shift = strategy.shift(ahead([0.1, 0.2, 0.3, 9.0], kept=3))
+    assert shift is not None and shift.count == 3
+    assert shift.actions == pytest.approx([0.6, 0.0, 0.5])
     assert strategy.shift(ahead([], kept=0)) is None
     assert firsts(strategy, Arrival(0, CHUNK, 2, (), 2))[:2] == pytest.approx([0.0, 0.1])
 
@@ -282,13 +283,12 @@ def test_rows_that_do_not_fit_are_dropped_and_counted() -> None:
 
 def _shifted(state: np.ndarray, source: object) -> np.ndarray:
     assert isinstance(source, ChunkGenerator)
-    return state if source.shift is None else state + source.shift
+    return state if source.shift is None else state + source.shift.actions
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        AsyncQueue,
         RealTimeChunking,
         lambda: ChunkHandOver(10, "elapsed"),
         lambda: ChunkHandOver(10, "zero"),

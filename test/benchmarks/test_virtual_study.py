@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cost import costs
-from strategies import STRATEGIES, hand_after
+from strategies import STRATEGIES
 from study import (
     MovableGoal,
     aggregate,
@@ -226,11 +226,6 @@ def test_a_policy_that_says_the_same_again_does_not_jump() -> None:
     jumps = hand_over_jumps(episode)
     assert len(jumps) == len(measures(episode).halts_ms) > 2
     assert jumps == pytest.approx([0.0] * len(jumps), abs=1e-9)
-
-
-def test_the_future_state_moves_the_hand_only() -> None:
-    moved = hand_after(np.array([0.1, 0.6, 0.2, 1.0]), np.array([-2.0, 0.0, 1.0, 0.5]))
-    assert moved == pytest.approx([0.08, 0.6, 0.21, 1.0])
 
 
 def test_a_line_of_the_results_has_what_readers_of_the_file_expect() -> None:

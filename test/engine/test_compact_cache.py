@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kv_cache import CacheView, Mean, SessionCache
+from streaming_vla.policies.compact.chunk_head import ChunkBegin
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
@@ -25,7 +26,7 @@ READERS: dict[str, Callable[[CompactPolicy, CacheView, CacheView], object]] = {
     ),
     "plan": lambda policy, _plain, view: policy.plan(view, np.zeros(4)),
     "denoise": lambda policy, _plain, view: run_slices(
-        policy.chunks.denoise(view, None, 2, None, np.random.default_rng(0))
+        policy.chunks.denoise(view, ChunkBegin(np.zeros(4, np.float32)), 2, None, np.random.default_rng(0))
     ),
 }
 

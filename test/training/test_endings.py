@@ -16,7 +16,7 @@ from streaming_vla.sim.metaworld import MetaWorldRobot
 from streaming_vla.training.dataset import Demonstrations
 from streaming_vla.training.endings import DECISIONS, endings
 from streaming_vla.training.episode import record_episode
-from streaming_vla.training.plan import Recording, Source
+from streaming_vla.training.plan import Flow, Recording, Source
 from streaming_vla.training.shard import Shard
 from streaming_vla.training.windows import Track
 
@@ -72,7 +72,7 @@ def test_a_task_without_memory_has_no_other_ending() -> None:
 
 
 def test_spliced_sequences_go_where_their_own_cue_says(folder: Path) -> None:
-    data = Demonstrations(folder, CompactConfig(words=(UNKNOWN,), width=48, layers=2, image_size=32))
+    data = Demonstrations(folder, CompactConfig(words=(UNKNOWN,), width=48, layers=2, image_size=32), Flow(draws=1))
     source = Source(
         tasks={"cued-reach": 1.0}, length=40, stride=(8, 8), memory=True, wrong_instruction=0.0, spliced=1.0
     )
@@ -108,6 +108,6 @@ def test_a_pilot_that_forgets_may_choose_wrongly(tmp_path: Path) -> None:
     about = {"task": "cued-reach", "seed": "0"}
     for piloted, seed in ((False, 0), (True, 1)):
         save_file(arrays, Shard(tmp_path, "cued-reach", seed, piloted).path, about)
-    data = Demonstrations(tmp_path, CompactConfig(words=(UNKNOWN,), width=48, layers=2, image_size=32))
+    data = Demonstrations(tmp_path, CompactConfig(words=(UNKNOWN,), width=48, layers=2, image_size=32), Flow(draws=1))
     [kept] = data.episodes
     assert data.failed == 1 and kept.name == "cued-reach_1_00001" and kept.forgetful

@@ -30,7 +30,7 @@ from streaming_vla.training.gate_losses import Probe, chunks_where, embed, gate_
 from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, keep_from, keep_none
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
-from streaming_vla.training.plan import Augment, Source, read_plan
+from streaming_vla.training.plan import Augment, Flow, Source, read_plan
 from streaming_vla.training.run_folder import CHECKPOINT, FILE, claim
 from streaming_vla.training.setup import GATE_PLAN
 
@@ -120,7 +120,7 @@ def compare_with_online(
 def windows_of(folder: Path) -> GateDemonstrations:
     """Return the demonstrations of window-open."""
     files = [file for file in check_demonstrations(folder) if "window" in file.name]
-    return GateDemonstrations(folder, CONFIG, files=files)
+    return GateDemonstrations(folder, CONFIG, Flow(draws=1), files)
 
 
 def test_tokens_are_those_of_the_policy_and_pictures_are_disturbed_anew(folder: Path) -> None:

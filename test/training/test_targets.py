@@ -20,7 +20,7 @@ from streaming_vla.training.dataset import Demonstrations, check_demonstrations,
 from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
 from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, check_finite, flow_loss
-from streaming_vla.training.plan import Augment, Optimiser, Recording, Source, TrainingPlan, load_plan
+from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.shard import Shard
 from streaming_vla.training.trainer import check_initial, learning_rate
@@ -55,7 +55,7 @@ def test_augmented_pictures_stay_in_range_and_blank_cameras_are_black() -> None:
 
 
 def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path) -> None:
-    data = Demonstrations(folder, CONFIG)
+    data = Demonstrations(folder, CONFIG, Flow(draws=1))
     names = [episode.name for episode in data.episodes]
     assert names == ["reach_0_00000", "reach_0_00001", "window-open_0_00000", "window-open_0_00001"]
     batch = data.sample(64, SOURCE.model_copy(update={"length": 8}), np.random.default_rng(0))
@@ -67,12 +67,12 @@ def test_dataset_leaves_failures_out_and_marks_what_is_past_the_end(folder: Path
 
 def test_a_sequence_may_be_far_longer_than_its_episode(folder: Path) -> None:
     source = SOURCE.model_copy(update={"length": 40, "stride": (14, 14)})
-    batch = Demonstrations(folder, CONFIG).sample(16, source, np.random.default_rng(0))
+    batch = Demonstrations(folder, CONFIG, Flow(draws=1)).sample(16, source, np.random.default_rng(0))
     assert batch.present.sum(axis=1).max() <= 5  # 30 frames, one in seven of them
 
 
 def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None:
-    data = Demonstrations(folder, CONFIG)
+    data = Demonstrations(folder, CONFIG, Flow(draws=1))
     source = Source(tasks={"window-open": 1.0}, length=40, stride=(4, 4), memory=True, wrong_instruction=0.0)
     batch = data.sample(64, source, np.random.default_rng(0))
     assert (batch.recall == batch.recall[:, :1]).all() and set(batch.recall[:, 0]) == {0, 1}
@@ -84,7 +84,7 @@ def test_a_wait_is_lengthened_and_what_is_remembered_stays(folder: Path) -> None
 
 
 def test_a_wrong_instruction_teaches_to_stay(folder: Path) -> None:
-    data = Demonstrations(folder, CONFIG)
+    data = Demonstrations(folder, CONFIG, Flow(draws=1))
     random = np.random.default_rng(0)
     right = data.sample(8, SOURCE.model_copy(update={"wrong_instruction": 0.0}), random)
     assert np.abs(right.chunk[..., :3]).mean() > 0.1 and np.abs(right.answer[..., :3]).mean() > 0.1
@@ -121,9 +121,9 @@ def test_the_fingerprint_does_not_know_the_order_in_which_a_header_was_written(f
 @pytest.mark.parametrize("absolute", [(True, True, True, True), (False, False, False, False)])
 def test_a_robot_may_have_actions_of_one_kind_only(absolute: tuple[bool, ...]) -> None:
     model = CompactModel(replace(CONFIG, action_absolute=absolute))
-    age, later, answer = torch.randint(0, 32, (2, 1, 3)), *torch.randn(2, 2, 1, 3, 4)
-    acted = Acted(torch.randn(2, 1, 6, 4), age, later, answer, torch.full((2, 1), 0.5))
-    losses = flow_loss(lambda state, _time: state, acted, model, Augment(), torch.Generator())
+    age, later, pending, answer = torch.randint(0, 32, (2, 1, 3)), *torch.randn(3, 2, 1, 3, 4)
+    acted = Acted(age, later, pending, answer, torch.randn(2, 1, 6, 4), torch.full((2, 1), 0.5))
+    losses = flow_loss(lambda moment: moment.state, acted, model, Augment(), torch.Generator())
     assert all(bool(torch.isfinite(loss)) for loss in losses)
     assert float(losses[0 if absolute[0] else 1]) == 0.0 < float(losses[1 if absolute[0] else 0])
 
@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
 
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="streaming-vla train demos"):
-        Demonstrations(tmp_path, CONFIG)
+        Demonstrations(tmp_path, CONFIG, Flow(draws=1))
 
 
 def test_some_observations_act_and_the_last_ones_always(folder: Path) -> None:
@@ -148,7 +148,9 @@ def test_some_observations_act_and_the_last_ones_always(folder: Path) -> None:
     assert _acting(3, source, generator).tolist() == [0, 1, 2]
     torch.manual_seed(0)
     model, auxiliary, plan = CompactModel(CONFIG), Auxiliary(CONFIG.width), TrainingPlan(sources=(source,))
-    batch = Demonstrations(folder, CONFIG).sample(2, source.model_copy(update={"length": 8}), np.random.default_rng(0))
+    batch = Demonstrations(folder, CONFIG, Flow(draws=1)).sample(
+        2, source.model_copy(update={"length": 8}), np.random.default_rng(0)
+    )
     _, parts = batch_loss(model, auxiliary, batch, source, plan, generator)
     assert np.isfinite(list(parts.values())).all()
 
@@ -157,7 +159,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, auxiliary = CompactModel(CONFIG), Auxiliary(CONFIG.width)
-    data = Demonstrations(folder, CONFIG)
+    data = Demonstrations(folder, CONFIG, Flow(draws=1))
     plan = TrainingPlan(sources=(SOURCE,), augment=Augment(blank=(0.0, 0.0)))
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

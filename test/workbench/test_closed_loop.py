@@ -19,6 +19,7 @@ from kv_cache.policies import Random
 from kv_cache.spec import CacheSpec
 from streaming_vla.cli import app
 from streaming_vla.engine.options import CacheOptions
+from streaming_vla.policies.compact.chunk_head import ChunkBegin
 from streaming_vla.policies.contract import FlowQuery, PolicyObservation, PolicySpec, Prefilled
 from streaming_vla.policies.guide import Guide
 from streaming_vla.policies.layout import ActionLayout, Vector
@@ -49,6 +50,7 @@ class CountingPolicy:
         self.chunks = self
         self.seen: list[PolicyObservation] = []
         self.positions: list[float] = []
+        self.ages: list[int] = []
 
     def prefill(self, observation: PolicyObservation, view: CacheView) -> Generator[None, None, Prefilled]:
         self.seen.append(observation)
@@ -62,11 +64,12 @@ class CountingPolicy:
         return self._action(query.view, query.context, query.index)
 
     def denoise(
-        self, view: CacheView, context: int, steps: int, guide: Guide | None, random: np.random.Generator
+        self, view: CacheView, context: ChunkBegin, steps: int, guide: Guide | None, random: np.random.Generator
     ) -> Generator[None, None, Vector]:
-        assert guide is None
+        assert guide is None and context.state.shape == (2,)
+        self.ages.append(context.age)
         yield
-        return np.array([self._action(view, context, row) for row in range(16)])
+        return np.array([self._action(view, len(self.seen), row) for row in range(16)])
 
     def _action(self, view: CacheView, context: int, index: int) -> Vector:
         assert float(view.values[0, 0, -1, 0]) == context, "what its own prefill left"
@@ -126,6 +129,8 @@ def test_a_policy_that_has_not_learned_to_begin_late_skips_what_is_over(monkeypa
     assert policy.positions[10] == pytest.approx(0.03), "the sum of what it skips"
     _, flown = fly(25, age=6)
     assert flown[10] == (2, 2, 4), "two thirds of the overrun at most"
+    policy, flown = fly(25, age=3, head="chunk")
+    assert flown[10] == (2, 2, 0) and policy.ages == [0, 3, 3], "a chunk begins where it takes over"
 
 
 def test_the_action_sum_begins_at_zero_at_every_hand_over() -> None:

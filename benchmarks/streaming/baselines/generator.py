@@ -6,13 +6,14 @@ on the robot. It grants all rows of a chunk with the picture; to the monitor a c
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from baselines.events import Arrival, Planned
-from baselines.strategy import Ahead, Strategy, check_count
+from baselines.strategy import Ahead, Shift, Strategy, check_count
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
 from streaming_vla.machines.events import (
@@ -31,6 +32,7 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 ChunkEffect = GenerateRequest | Action | ContextReady
 
 LEAD = GeneratorOptions().lead_actions
+ROUNDING = 1e-6  # of a tick
 DELAYS_REMEMBERED = 10  # newest delays, whose longest is expected (RTC's buffer)
 
 
@@ -41,6 +43,8 @@ class ChunkGeneratorOptions:
     Args:
         horizon: H, actions of a chunk.
         lead_actions: actions sent and not yet begun by the executor, at most.
+        tick_s: where nothing is played an action begins so long after the tick before, or a multiple of it, as in a
+            loop that sleeps between; 0: at once.
 
     Raises:
         ValueError: an option out of range.
@@ -48,6 +52,7 @@ class ChunkGeneratorOptions:
 
     horizon: int
     lead_actions: int = LEAD
+    tick_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_count("horizon", self.horizon, 1)
@@ -66,8 +71,8 @@ class ChunkGenerator:
     """Asks for a chunk with every picture; contexts count up in what it sends, indices without gaps.
 
     Attributes:
-        shift: [A], actions after which the newest picture's chunk is going to begin, summed where they are changes;
-            None: it begins now.
+        begun: actions of the episode that the executor has begun.
+        shift: after which actions the newest picture's chunk is going to begin; None: it begins now.
     """
 
     def __init__(self, layout: ActionLayout, strategy: Strategy, options: ChunkGeneratorOptions) -> None:
@@ -79,21 +84,29 @@ class ChunkGenerator:
         self._delays: deque[int] = deque(maxlen=DELAYS_REMEMBERED)  # actions between picture and chunk
         self._forget()
 
+    @property
+    def waiting(self) -> int:
+        """Actions that wait, here or at the executor."""
+        return len(self._queue) + len(self._outstanding)
+
     def _forget(self) -> None:
         self._strategy.begin()
         self._queue: deque[Planned] = deque()
         self._history: list[Vector] = []  # every action sent in this episode
         self._asked: dict[int, _Asked] = {}  # by observation
-        self.shift: Vector | None = None
+        self.shift: Shift | None = None
         self._sent = (-1, -1)  # context and index of the newest action
         self._outstanding: deque[tuple[int, int]] = deque()
-        self._begun = 0  # actions that the executor has begun
+        self.begun = 0
         self._playing = False
+        self._tick_s = 0.0  # at which the newest action has begun
+        self._polled_s = 0.0
 
     def on_episode(self, episode: Episode, now: float) -> list[ChunkEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
             self._forget()
+            self._tick_s = now
         return []
 
     def on_request(self, request: ObserveRequest, now: float) -> list[ChunkEffect]:
@@ -102,7 +115,7 @@ class ChunkGenerator:
             self.counters.count("request_other_episode")
             return []
         # row 0 belongs to the action that begins with the picture, or to the next one when nothing is played
-        first = self._begun - int(self._playing)
+        first = self.begun - int(self._playing)
         self._asked[request.sequence] = _Asked(first)
         sent = self._history[first:]
         queued = list(self._queue)
@@ -146,9 +159,9 @@ class ChunkGenerator:
             del self._asked[action.context]
             return []
         asked.rows.append(self._layout.clip(action.values))
-        return self._merge(action.context, asked) if len(asked.rows) == self._options.horizon else []
+        return self._merge(action.context, asked, now) if len(asked.rows) == self._options.horizon else []
 
-    def _merge(self, context: int, asked: _Asked) -> list[ChunkEffect]:
+    def _merge(self, context: int, asked: _Asked, now: float) -> list[ChunkEffect]:
         # what was asked for before is older than what is queued from now on
         self._asked = {number: each for number, each in self._asked.items() if number > context}
         passed = len(self._history) - asked.first
@@ -161,7 +174,7 @@ class ChunkGenerator:
             self.counters.count("chunk_too_late")
             return []
         self._queue = deque(plan.actions)
-        return [ContextReady(self._episode.number, context, plan.horizon, new), *self._send()]
+        return [ContextReady(self._episode.number, context, plan.horizon, new), *self._send(now)]
 
     def on_execution_state(self, state: ExecutionState, now: float) -> list[ChunkEffect]:
         """Learn which actions have begun; that makes room for the next one."""
@@ -170,21 +183,33 @@ class ChunkGenerator:
             return []
         while self._outstanding and self._outstanding[0] <= (state.context, state.index):
             self._outstanding.popleft()
-            self._begun += 1
+            self.begun += 1
+            self._tick_s = now
         self._playing = state.mode is Mode.PLAYING
-        return self._send()
+        return self._send(now)
 
     def poll(self, now: float) -> list[ChunkEffect]:
-        """Nothing is due by time alone."""
-        return []
+        """Send what has waited for a tick."""
+        return self._send(now)
 
     def deadline(self) -> float | None:
-        """Return None: nothing is due by time alone."""
-        return None
+        """Return the tick that an action waits for, or None."""
+        return self._next_tick_s(self._polled_s) if self._waits() else None
 
-    def _send(self) -> list[ChunkEffect]:
+    def _waits(self) -> bool:
+        """True where an action may begin at a tick only."""
+        return bool(self._options.tick_s and self._queue and not self._outstanding and not self._playing)
+
+    def _next_tick_s(self, now: float) -> float:
+        ticks = math.ceil((now - self._tick_s) / self._options.tick_s - ROUNDING)
+        return self._tick_s + ticks * self._options.tick_s
+
+    def _send(self, now: float) -> list[ChunkEffect]:
         """Send as many actions as there is room for at the executor."""
         effects: list[ChunkEffect] = []
+        self._polled_s = now
+        if self._waits() and self._next_tick_s(now) > now + ROUNDING * self._options.tick_s:
+            return effects
         while self._queue and len(self._outstanding) < self._options.lead_actions:
             planned = self._queue.popleft()
             context, index = self._sent

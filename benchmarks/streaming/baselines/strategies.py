@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from baselines.events import Arrival, Chunk, Plan, Planned
-from baselines.strategy import EULER_STEPS, Ahead, Strategy, check_choice, check_count, joined
+from baselines.strategy import EULER_STEPS, Ahead, Shift, Strategy, check_choice, check_count, joined
 from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.layout import ActionLayout, Vector
 
@@ -82,7 +82,7 @@ class ChunkHandOver(Strategy):
 
 
 class FutureState(ChunkHandOver):
-    """VLASH: the picture is of now, the state that the model is told is that after the pending actions.
+    """VLASH: the picture is of now, the robot that the model is told of is that after the pending actions.
 
     The chunk then begins where these actions end. The layout says which dimensions add up.
     """
@@ -91,12 +91,12 @@ class FutureState(ChunkHandOver):
         super().__init__(execute, "zero", overrun=True, early=early, steps=steps)
         self._layout = layout
 
-    def shift(self, ahead: Ahead) -> Vector | None:
-        """Return the sum of the actions that come before the new chunk."""
-        total: Vector | None = None
+    def shift(self, ahead: Ahead) -> Shift | None:
+        """Return the actions that come before the new chunk."""
+        total = np.zeros(self._layout.size)
         for values in ahead.actions[: ahead.kept]:
-            total = self._layout.advance(np.zeros(self._layout.size) if total is None else total, values)
-        return total
+            total = self._layout.advance(total, values)
+        return Shift(ahead.kept, total) if ahead.kept else None
 
 
 class AsyncQueue(Strategy):
@@ -113,9 +113,13 @@ class AsyncQueue(Strategy):
             raise ValueError(f"threshold is {threshold}, expected the share of a chunk from 0 to 1")
         self._merge, self._threshold = MERGES[merge], threshold
 
-    def early_actions(self, horizon: int) -> int:
-        """Return the queued actions of the threshold, and the one being played."""
-        return math.floor(self._threshold * horizon) + 1
+    def most_queued(self, horizon: int) -> int:
+        """Return at how many queued actions at most to observe.
+
+        Args:
+            horizon: H, actions of a chunk.
+        """
+        return math.floor(self._threshold * horizon)
 
     def merge(self, arrival: Arrival) -> Plan:
         """Return the merged queue."""

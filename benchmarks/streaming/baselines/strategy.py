@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from baselines.events import Arrival, Chunk, Plan, Planned
 from streaming_vla.policies.chunk import ChunkOptions
@@ -27,6 +28,13 @@ class Ahead:
     kept: int
     delay: int
     horizon: int
+
+
+class Shift(NamedTuple):
+    """The actions between a picture and its chunk: how many, and their sum [A] (newest value where absolute)."""
+
+    count: int
+    actions: Vector
 
 
 class Strategy(ABC):
@@ -64,8 +72,8 @@ class Strategy(ABC):
         """Return the actions, [n, A], that the new chunk is pulled towards; None: it is not."""
         return None
 
-    def shift(self, ahead: Ahead) -> Vector | None:
-        """Return the actions, [A], after which the chunk is going to begin, summed where they are changes."""
+    def shift(self, ahead: Ahead) -> Shift | None:
+        """Return after which actions the chunk is going to begin; None: with the picture."""
         return None
 
     @abstractmethod

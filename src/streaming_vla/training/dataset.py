@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ from streaming_vla.sim.frames import decode_frame
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
 from streaming_vla.sim.tasks import get_task, unrelated
 from streaming_vla.training.endings import endings
-from streaming_vla.training.plan import Source
+from streaming_vla.training.plan import Flow, Source
 from streaming_vla.training.sequences import Episode, Seen, cut_sequence, memory_sequence
 from streaming_vla.training.shard import Shard
-from streaming_vla.training.windows import Track, draw_queries, phases
+from streaming_vla.training.windows import Track, draw_moments, phases
 
 ANSWERS = 4  # most answers of a memory task
-GAIN_STEPS = 16  # of state_gain: so many that the lag of a robot behind its commands matters little
 TRACK_FIELDS = ("step", "executed", "window", "previous", "path", "answer")
 EPISODE_FIELDS = ("step", "state", "scene", "recall", "waiting", "jpeg", "offset")
 
@@ -36,8 +35,8 @@ class Batch:
     """B sequences of T observations, with what each learns.
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
-    chunk [B, T, H, A] float32 (the actions from the picture on); age [B, T, D], later [B, T, D, state_size] and answer
-    [B, T, D, A] (moments behind the picture, see windows.Queries); scene [B, T, 6] (object and goal, metres),
+    age [B, T, D], later [B, T, D, state_size], pending and answer [B, T, D, A] and chunk [B, T, H, A] (moments behind
+    the picture, see windows.Moments); scene [B, T, 6] (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
     waiting [B, T] bool (the wait of a memory task), goals [B, T, ANSWERS, 2] (x and y in metres of the goal of every
     answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
@@ -46,10 +45,11 @@ class Batch:
     pictures: npt.NDArray[Any]
     state: npt.NDArray[np.float32]
     words: npt.NDArray[np.int64]
-    chunk: npt.NDArray[np.float32]
     age: npt.NDArray[np.int64]
     later: npt.NDArray[np.float32]
+    pending: npt.NDArray[np.float32]
     answer: npt.NDArray[np.float32]
+    chunk: npt.NDArray[np.float32]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
@@ -102,17 +102,15 @@ class Demonstrations:
     """The episodes of a folder, compressed in memory; `failed` counts those that the expert lost, which are left out.
 
     Args:
-        draws: moments behind a picture that a batch has of each observation.
+        flow: which moments behind its picture a batch has of each observation.
         files: those of its episodes that are loaded; None: all.
 
     Raises:
         FileNotFoundError: the folder holds no demonstrations; the message names the command that makes them.
     """
 
-    def __init__(
-        self, folder: Path, config: CompactConfig, draws: int = 1, files: Sequence[Path] | None = None
-    ) -> None:
-        self._config, self._draws = config, draws
+    def __init__(self, folder: Path, config: CompactConfig, flow: Flow, files: Sequence[Path] | None = None) -> None:
+        self._config, self._flow = config, flow
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
@@ -136,17 +134,11 @@ class Demonstrations:
         values = np.concatenate([getattr(e, field) for episodes in self._episodes.values() for e in episodes])
         return values.mean(axis=0), values.std(axis=0).clip(min=1e-3)
 
-    def state_gain(self) -> npt.NDArray[np.float32]:
-        """Return what a summed action changes of the robot's state, [state_size, A], by least squares."""
-        summed = ~np.array(self._config.action_absolute)
-        tracks = [episode.track for episode in self.episodes if len(episode.track.path) > GAIN_STEPS]
-        moved = [track.path[GAIN_STEPS:] - track.path[:-GAIN_STEPS] for track in tracks]
-        totals = [np.cumsum(np.pad(track.executed, ((1, 0), (0, 0))), axis=0) for track in tracks]
-        sums = [(total[GAIN_STEPS:-1] - total[: -GAIN_STEPS - 1])[:, summed] for total in totals]
-        gain = np.zeros((self._config.state_size, len(summed)), dtype=np.float32)
-        if moved and summed.any():
-            gain[:, summed] = np.linalg.lstsq(np.concatenate(sums), np.concatenate(moved), rcond=None)[0].T
-        return gain
+    def pending_scale(self) -> npt.NDArray[np.float32]:
+        """Return the root mean square of the sums of `late` actions, [A]."""
+        totals, late = [episode.track.executed_before() for episode in self.episodes], self._flow.late
+        sums = np.concatenate([total[late:] - total[:-late] for total in totals])
+        return np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3) if len(sums) else np.ones_like(totals[0][0])
 
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
         """Draw `count` sequences of `source`, padded to the longest of them."""
@@ -181,9 +173,9 @@ class Demonstrations:
         episode = frames[0][0]  # pieces of others lie behind its start
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
-        horizon = self._config.trained_horizon
-        queries = [draw_queries(each.track, frame, self._draws, horizon, random) for each, frame in frames]
-        chunk, answer = np.stack([e.track.window[f] for e, f in frames]), np.stack([q.answer for q in queries])
+        horizon, flow = self._config.trained_horizon, self._flow
+        moments = [draw_moments(each.track, frame, flow.draws, horizon, flow.late, random) for each, frame in frames]
+        age, later, pending, answer, chunk = map(np.stack, zip(*(astuple(each) for each in moments), strict=True))
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
@@ -191,7 +183,7 @@ class Demonstrations:
                 instructions = self._wordings[others[random.integers(len(others))]]
                 stay = np.stack([each.track.previous[frame] for each, frame in frames])[:, None]
                 stay = stay * np.array(self._config.action_absolute, dtype=np.float32)
-                chunk, answer = stay.repeat(chunk.shape[1], axis=1), stay.repeat(self._draws, axis=1)
+                chunk, answer = stay.repeat(chunk.shape[1], axis=1), stay.repeat(flow.draws, axis=1)
         words = np.array(self._tokenize(instructions[random.integers(len(instructions))]), dtype=np.int64)
         forgotten = random.random(len(words)) < source.unknown_word
         words[forgotten & (words > 0)] = 0
@@ -202,10 +194,11 @@ class Demonstrations:
             np.stack([self.look(each, frame) for each, frame in frames]),
             np.stack([each.state[frame] for each, frame in frames]),
             words,
-            chunk,
-            np.stack([each.age for each in queries]),
-            np.stack([each.state for each in queries]),
+            age,
+            later,
+            pending,
             answer,
+            chunk,
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,

@@ -92,11 +92,13 @@ def gate_loss(
     acting = some.nonzero().squeeze(1)
     acted = Acted.of(batch.given, acting, batch.taught)
     flow, absolute = flow_loss(
-        lambda *moment: network.flow(passed, acting, *moment), acted, network.model, plan.augment, generator
+        lambda moment: network.flow(passed, acting, moment), acted, network.model, plan.augment, generator
     )
     loss = flow + weights.absolute * absolute
     if plan.learning.policy_rate and weights.chunk:
-        chunk = chunk_loss(lambda *noisy: network.chunk(passed, acting, *noisy), acted, generator)
+        chunk = chunk_loss(
+            lambda *noisy: network.chunk(passed, acting, *noisy), acted, network.model, plan.augment, generator
+        )
         loss = loss + weights.chunk * chunk
     named = batch.recall.masked_fill(~batch.present, -1).flatten()
     told = probe.recall(passed.ends).flatten(0, 1)

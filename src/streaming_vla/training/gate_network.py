@@ -12,7 +12,7 @@ from kv_cache.gate import Gate
 from kv_cache.one_pass import Asked, Fate, LayerMemory, remember
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunks_of
-from streaming_vla.policies.compact.experts import Expert, LayerCache
+from streaming_vla.policies.compact.experts import Expert, LayerCache, Moment
 from streaming_vla.policies.compact.layers import Layer
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.losses import block_mask
@@ -107,18 +107,18 @@ class GatedNetwork:
         answer: Tensor = expert.head(tokens)
         return answer
 
-    def flow(self, passed: Passed, acting: Tensor, state: Tensor, time: Tensor) -> Tensor:
-        """Answer scaled states [B, T' * D, state_size] at times [B, T' * D], D for each of `acting` [T']."""
-        count = state.shape[1] // len(acting)
-        tokens = self.model.flow.embed(state, time).unflatten(1, (-1, count))
+    def flow(self, passed: Passed, acting: Tensor, moment: Moment) -> Tensor:
+        """Answer moments [B, T' * D], D for each of the observations `acting` [T']."""
+        count = moment.age.shape[1] // len(acting)
+        tokens = self.model.flow.embed(moment).unflatten(1, (-1, count))
         alone = torch.eye(count, dtype=torch.bool, device=tokens.device)
         places = torch.zeros(count, device=tokens.device)
         return self.answer(self.model.flow, tokens, passed, acting, places, alone)
 
-    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """Answer chunks [B, T', H, A] at times [B, T'], one for each of the observations `acting` [T']."""
+    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor, begin: Moment) -> Tensor:
+        """Answer chunks [B, T', H, A] at times [B, T'], one for each of `acting` [T'], that begin at [B, T']."""
         horizon = noisy.shape[2]
-        tokens = self.model.chunk.embed(noisy, time)
+        tokens = self.model.chunk.embed(noisy, time, begin)
         every = torch.ones(horizon, horizon, dtype=torch.bool, device=tokens.device)
         places = torch.arange(horizon, device=tokens.device)
         return self.answer(self.model.chunk, tokens, passed, acting, places, every).view(noisy.shape)
@@ -143,16 +143,16 @@ class FullNetwork:
         memory = [LayerMemory(keys, values, keys[:, :, :0], values[:, :, :0]) for keys, values in cache]
         return Passed(nothing, Fate.of(nothing.bool()), memory, last[:, self._block - 1 :: self._block])
 
-    def flow(self, passed: Passed, acting: Tensor, state: Tensor, time: Tensor) -> Tensor:
-        """Answer scaled states [B, T' * D, state_size] at times [B, T' * D], D for each of `acting` [T']."""
-        count = state.shape[1] // len(acting)
+    def flow(self, passed: Passed, acting: Tensor, moment: Moment) -> Tensor:
+        """Answer moments [B, T' * D], D for each of the observations `acting` [T']."""
+        count = moment.age.shape[1] // len(acting)
         cache, behind, mask = self._read(passed, acting, count)
-        answer: Tensor = self.model.flow(state, time, cache, behind.repeat_interleave(count), mask)
+        answer: Tensor = self.model.flow(moment, cache, behind.repeat_interleave(count), mask)
         return answer
 
-    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """Answer chunks [B, T', H, A] at times [B, T'], one for each of the observations `acting` [T']."""
-        answer: Tensor = self.model.chunk(noisy, time, *self._read(passed, acting, noisy.shape[2]))
+    def chunk(self, passed: Passed, acting: Tensor, noisy: Tensor, time: Tensor, begin: Moment) -> Tensor:
+        """Answer chunks [B, T', H, A] at times [B, T'], one for each of `acting` [T'], that begin at [B, T']."""
+        answer: Tensor = self.model.chunk(noisy, time, begin, *self._read(passed, acting, noisy.shape[2]))
         return answer
 
     def _read(self, passed: Passed, acting: Tensor, rows: int) -> tuple[LayerCache, Tensor, Tensor]:

@@ -79,7 +79,7 @@ class GateTrainer:
         }
         claim(run.folder, self._facts)
         self._data, self._held_out = (
-            GateDemonstrations(run.demonstrations, self.model.config, plan.flow.draws, files) for files in parts
+            GateDemonstrations(run.demonstrations, self.model.config, plan.flow, files) for files in parts
         )
         mean, scale = (torch.from_numpy(each[:2]) for each in self._data.statistics("scene"))
         self.probe = Probe(self.model.config.width, mean, scale)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streaming_vla.policies.compact.experts import Moment
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state, history_mask
 from streaming_vla.training.dataset import ANSWERS, Batch
@@ -68,18 +69,18 @@ def batch_loss(
     sees, behind, draws = seen[:, acting], (acting + 1) * block, given["age"].shape[-1]
     acted = Acted.of(given, acting, present)
 
-    def act(state: Tensor, time: Tensor) -> Tensor:
+    def act(moment: Moment) -> Tensor:
         mask, places = block_mask(sees, draws, block), behind.repeat_interleave(draws)
-        answer: Tensor = model.flow(state, time, cache, places, mask)
+        answer: Tensor = model.flow(moment, cache, places, mask)
         return answer
 
-    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+    def denoise(noisy: Tensor, time: Tensor, begin: Moment) -> Tensor:
         mask = block_mask(sees, config.chunk_horizon, block)
-        answer: Tensor = model.chunk(noisy, time, cache, behind, mask)
+        answer: Tensor = model.chunk(noisy, time, begin, cache, behind, mask)
         return answer
 
     flow, absolute = flow_loss(act, acted, model, plan.augment, generator)
-    chunk = chunk_loss(denoise, acted, generator) if weights.chunk else flow.new_zeros(())
+    chunk = chunk_loss(denoise, acted, model, plan.augment, generator) if weights.chunk else flow.new_zeros(())
     ends = last.view(count, length, block, -1)[:, :, -1]
     scene, recall, goals = _auxiliary_losses(auxiliary, tokens[:, 0], ends, given, _shares(present))
     loss = (
@@ -135,14 +136,15 @@ class Acted:
     """The T' observations of each sequence whose actions are learned.
 
     Args:
-        chunk: [B, T', H, A]; age: [B, T', D]; later: [B, T', D, state_size]; answer: [B, T', D, A]; see Batch.
+        age: [B, T', D]; later: [B, T', D, state_size]; pending, answer: [B, T', D, A]; chunk: [B, T', H, A]; see Batch.
         share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
     """
 
-    chunk: Tensor
     age: Tensor
     later: Tensor
+    pending: Tensor
     answer: Tensor
+    chunk: Tensor
     share: Tensor
 
     @classmethod
@@ -152,8 +154,12 @@ class Acted:
         Args:
             given: by the names of Batch.
         """
-        chunk, age, later, answer = (given[name][:, acting] for name in ("chunk", "age", "later", "answer"))
-        return cls(chunk, age, later, answer, _shares(taught[:, acting]))
+        parts = {name: given[name][:, acting] for name in ("age", "later", "pending", "answer", "chunk")}
+        return cls(**parts, share=_shares(taught[:, acting]))
+
+    def moments(self, model: CompactModel, augment: Augment, generator: torch.Generator) -> Moment:
+        """Return the moments [B, T', D] as the network takes them, their states disturbed."""
+        return model.moment(disturbed_state(self.later, model.state_scale, augment, generator), self.pending, self.age)
 
 
 def _shares(present: Tensor) -> Tensor:
@@ -172,7 +178,7 @@ def _acting(length: int, source: Source, generator: torch.Generator) -> Tensor:
 
 
 def flow_loss(
-    act: Callable[[Tensor, Tensor], Tensor],
+    act: Callable[[Moment], Tensor],
     acted: Acted,
     model: CompactModel,
     augment: Augment,
@@ -181,15 +187,13 @@ def flow_loss(
     """Return the losses of summed and of absolute dimensions: squares, and half of the absolute values.
 
     Args:
-        act: answers states [B, T' * D, state_size], scaled, at times [B, T' * D] with [B, T' * D, A]; the D moments of
-            an observation follow each other.
+        act: answers moments [B, T' * D] with [B, T' * D, A]; the D moments of an observation follow each other.
         augment: disturbs the states.
     """
-    state = disturbed_state(acted.later, model.state_scale, augment, generator)
-    answer = act(model.scaled(state).flatten(1, 2), (acted.age / model.config.trained_horizon).flatten(1, 2))
+    answer = act(acted.moments(model, augment, generator).flatten())
     off = answer.view(acted.answer.shape) - acted.answer
     error, weight = off.square() + 0.5 * off.abs(), acted.share.unsqueeze(-1) / acted.age.shape[-1]
-    absolute = model.flow.absolute
+    absolute = model.absolute
     return (_mean(error[..., ~absolute]) * weight).sum(), (_mean(error[..., absolute]) * weight).sum()
 
 
@@ -198,18 +202,26 @@ def _mean(error: Tensor) -> Tensor:
     return error.mean(-1) if error.shape[-1] else error.new_zeros(error.shape[:-1])
 
 
-def chunk_loss(velocity: Callable[[Tensor, Tensor], Tensor], acted: Acted, generator: torch.Generator) -> Tensor:
+def chunk_loss(
+    velocity: Callable[[Tensor, Tensor, Moment], Tensor],
+    acted: Acted,
+    model: CompactModel,
+    augment: Augment,
+    generator: torch.Generator,
+) -> Tensor:
     """Return the conditional flow-matching loss of whole chunks (Lipman et al., arXiv 2210.02747).
 
     Args:
-        velocity: answers chunks [B, T', H, A] at times [B, T'] with [B, T', H, A].
+        velocity: answers chunks [B, T', H, A] at times [B, T'] that begin at moments [B, T'] with [B, T', H, A].
+        augment: disturbs the states.
     """
+    begin = Moment(*(part[:, :, 0] for part in acted.moments(model, augment, generator)))
     actions = acted.chunk
     noise = torch.randn(actions.shape, generator=generator, device=generator.device)
     # more at the noisy end
     time = 1.0 - torch.rand(actions.shape[:2], generator=generator, device=generator.device) ** (1 / 1.5)
     mixed = noise + time[..., None, None] * (actions - noise)
-    error = (velocity(mixed, time) - (actions - noise)).square().mean((-2, -1))
+    error = (velocity(mixed, time, begin) - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * acted.share).sum()
     return loss
 

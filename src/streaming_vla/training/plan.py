@@ -100,9 +100,11 @@ class Flow(Section):
 
     Args:
         draws: moments behind the picture, 0 to trained_horizon - 1 steps later: where the robot is by then is told.
+        late: most actions that what is told lacks; their sum is told beside it.
     """
 
     draws: Annotated[int, Field(ge=1)] = 6
+    late: Annotated[int, Field(ge=1)] = 8
 
 
 class Weights(Section):

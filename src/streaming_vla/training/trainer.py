@@ -74,7 +74,7 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.plan, self.folder, self.seed, self.processes = run.plan, run.folder, run.seed, run.processes
         plan, config, seed, initial = run.plan, run.config, run.seed, run.initial
-        self.data = Demonstrations(run.demonstrations, config, plan.flow.draws)
+        self.data = Demonstrations(run.demonstrations, config, plan.flow)
         self.rank = distributed.get_rank()
         torch.manual_seed(seed)
         self.model = CompactModel(config)
@@ -85,7 +85,7 @@ class Trainer:
             getattr(owner, f"{field}_scale").copy_(torch.from_numpy(scale))
         if initial is not None:
             self.model.load_state_dict(load_model(initial).state_dict())
-        self.model.state_gain.copy_(torch.from_numpy(self.data.state_gain()))
+        self.model.pending_scale.copy_(torch.from_numpy(self.data.pending_scale()))
         if plan.learns:
             self.model.requires_grad_(False)
             for name in plan.learns:

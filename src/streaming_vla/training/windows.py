@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
+STATES = (0.4, 0.4, 0.2)  # share of moments with the newest state, with one that is late, with that of the picture
+
 
 @dataclass(frozen=True)
 class Track:
@@ -28,25 +30,45 @@ class Track:
     answer: Floats
     until: npt.NDArray[np.int64]
 
+    def executed_before(self) -> Floats:
+        """Return the sum of the actions before every step and the last, [S + 1, A]."""
+        return np.cumsum(np.pad(self.executed, ((1, 0), (0, 0))), axis=0, dtype=np.float32)
+
 
 @dataclass(frozen=True)
-class Queries:
-    """Moments behind a picture, D of them.
+class Moments:
+    """Moments behind a picture, D of them, and what the expert does there.
 
-    age [D], steps since the picture; state [D, state_size] of the robot then; answer [D, A], the expert's action there.
+    age [D], steps since the picture; state [D, state_size] of the robot then or some actions before; pending [D, A],
+    the sum of these actions; answer [D, A]; chunk [H, A], that begins at the first of them.
     """
 
     age: npt.NDArray[np.int64]
     state: Floats
+    pending: Floats
     answer: Floats
+    chunk: Floats
 
 
-def draw_queries(track: Track, frame: int, draws: int, horizon: int, random: np.random.Generator) -> Queries:
-    """Draw what the flow learns of the observation at `frame`: ages 0 to `horizon` - 1, as far as the episode goes."""
+def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, random: np.random.Generator) -> Moments:
+    """Draw what is learned of the observation at `frame`: ages 0 to `horizon` - 1, as far as the episode goes.
+
+    At the first of them a frame was recorded, so that its chunk is known: half of the time the picture's own.
+
+    Args:
+        late: most actions that the robot's state is behind; now and then it is that of the picture.
+    """
     begin = int(track.step[frame])
     last = min(int(track.until[frame]), begin + horizon - 1)
     age = random.integers(0, last - begin + 1, draws)
-    return Queries(age, track.path[begin + age], track.answer[begin + age])
+    known = frame + np.arange(int(np.searchsorted(track.step[frame:], last, side="right")))
+    later = int(known[random.integers(len(known))]) if random.random() < 0.5 else frame
+    age[0] = track.step[later] - begin
+    step = begin + age
+    behind = random.choice([0, 1, 2], size=draws, p=STATES)
+    seen = step - np.minimum(step, np.select([behind == 1, behind == 2], [random.integers(1, late + 1, draws), age], 0))
+    total = track.executed_before()
+    return Moments(age, track.path[seen], total[step] - total[seen], track.answer[step], track.window[later])
 
 
 def phases(step: npt.NDArray[np.int32], waiting: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:

@@ -59,7 +59,7 @@ def test_garbage(tmp_path: Path) -> None:
 
 def test_foreign_format(checkpoint: Path) -> None:
     rewrite(checkpoint, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"has format 'pt', expected 'streaming_vla.compact.3'; train a"):
+    with pytest.raises(CheckpointError, match=r"has format 'pt', expected 'streaming_vla.compact.4'; train a"):
         load_policy(checkpoint)
 
 

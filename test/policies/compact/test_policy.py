@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from kv_cache.cache import CacheView, SessionCache
 from kv_cache.policies import make_policy
+from streaming_vla.policies.compact.chunk_head import ChunkBegin, as_rows
 from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.experts import Moment
 from streaming_vla.policies.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
@@ -16,6 +20,8 @@ from streaming_vla.policies.contract import FlowQuery, Guide, PolicyObservation,
 from streaming_vla.training.losses import block_mask
 
 CONFIG = CompactConfig(words=(UNKNOWN, "close", "open", "the", "drawer"), width=48, layers=3, image_size=32)
+
+BEGIN = ChunkBegin(np.array([0.3, -0.2, 0.1, 0.5], dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +81,29 @@ def test_flow_steps_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> 
     model = policy.model
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
-        position, time = torch.randn(1, 5, 4), torch.rand(1, 5)
-        together = model.flow(position, time, layers, torch.full((5,), view.next_position), None)
+        moment = model.moment(torch.randn(1, 5, 4), torch.randn(1, 5, 4), torch.randint(0, 32, (1, 5)))
+        together = model.flow(moment, layers, torch.full((5,), view.next_position), None)
         for index in range(5):
             alone = model.flow(
-                position[:, index : index + 1], time[:, index : index + 1], layers, torch.tensor([25]), None
+                Moment(*(part[:, index : index + 1] for part in moment)), layers, torch.tensor([25]), None
             )
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
 
 
-def test_the_robot_is_where_its_state_and_the_actions_since_say(policy: CompactPolicy) -> None:
+def test_an_action_is_for_the_robots_state_and_the_actions_that_it_lacks(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
     view, state = cache.view(), np.array([0.3, -0.2, 0.1, 0.5], dtype=np.float32)
-    gain = policy.model.state_gain
-    gain[:] = torch.tensor([[0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    pending = np.array([1.0, 4.0, -2.0, 1.0])
-    given = policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state, pending=pending))
-    moved = state + np.array([0.5, -0.4, 0.0, 0.0], dtype=np.float32)
-    np.testing.assert_allclose(given, policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=moved)), atol=1e-5)
-    assert not np.allclose(given, policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state)), atol=1e-4)
+
+    def action(state: np.ndarray, pending: list[float] | None) -> np.ndarray:
+        told = None if pending is None else np.array(pending)
+        return policy.flow_step(FlowQuery(view, np.zeros(4), 3, state=state, pending=told))
+
+    still = action(state, None)
+    np.testing.assert_array_equal(action(state, [0.0] * 4), still)
+    np.testing.assert_array_equal(action(state, [0.0, 0.0, 0.0, 1.0]), still)  # the gripper's command is absolute
+    for changed in (action(state, [1.0, 4.0, -2.0, 0.0]), action(state + np.float32(0.1), None)):
+        assert not np.allclose(changed, still, atol=1e-4)
     # a state that is not known is that of the picture
     np.testing.assert_array_equal(
         policy.flow_step(FlowQuery(view, np.zeros(4), 3, context=state)),
@@ -108,14 +117,14 @@ def test_a_plan_moves_the_robot_along(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))
     view, state = cache.view(), observation(1).state
-    policy.model.state_gain[:] = 0.0
-    still = policy.plan(view, state)
-    assert still.shape == (CONFIG.trained_horizon, 4)
-    for index in (0, 5, CONFIG.trained_horizon - 1):
-        alone = policy.flow_step(FlowQuery(view, np.zeros(4), index, state=state))
-        np.testing.assert_allclose(still[index], alone, atol=1e-5)
-    policy.model.state_gain[:] = 0.1
-    assert not np.allclose(policy.plan(view, state)[-1], still[-1], atol=1e-5)
+    still = [policy.flow_step(FlowQuery(view, np.zeros(4), index, state=state)) for index in range(6)]
+    planned = policy.plan(view, state)
+    assert planned.shape == (CONFIG.trained_horizon, 4)
+    for index in range(6):
+        pending = np.sum(still[:index], axis=0) if index else np.zeros(4)
+        alone = policy.flow_step(FlowQuery(view, np.zeros(4), index, state=state, pending=pending))
+        np.testing.assert_allclose(planned[index], alone, atol=1e-4)
+    assert not np.allclose(planned[5], still[5], atol=1e-5)
 
 
 def test_history_and_every_input_reach_the_action(policy: CompactPolicy) -> None:
@@ -172,16 +181,27 @@ def test_chunks_of_one_pass_do_not_see_each_other(policy: CompactPolicy) -> None
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     with torch.inference_mode():
         noisy, time = torch.randn(1, 3, CONFIG.chunk_horizon, 4), torch.rand(1, 3)
-        together = policy.model.chunk(noisy, time, layers, torch.full((3,), 25), None)
+        begin = policy.model.moment(torch.randn(1, 3, 4), torch.randn(1, 3, 4), torch.randint(0, 32, (1, 3)))
+        together = policy.model.chunk(noisy, time, begin, layers, torch.full((3,), 25), None)
         for index in range(3):
             one = slice(index, index + 1)
-            alone = policy.model.chunk(noisy[:, one], time[:, one], layers, torch.tensor([25]), None)
+            now = Moment(*(part[:, one] for part in begin))
+            alone = policy.model.chunk(noisy[:, one], time[:, one], now, layers, torch.tensor([25]), None)
             torch.testing.assert_close(alone[0, 0], together[0, index], atol=1e-5, rtol=1e-4)
 
 
 def denoised(policy: CompactPolicy, view: CacheView, guide: Guide | None = None, steps: int = 10) -> np.ndarray:
     """Return a chunk from the noise of seed 0."""
-    return run_slices(policy.chunks.denoise(view, None, steps, guide, np.random.default_rng(0)))
+    return run_slices(policy.chunks.denoise(view, BEGIN, steps, guide, np.random.default_rng(0)))
+
+
+def test_a_chunk_is_for_the_moment_at_which_it_begins(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    view, now = cache.view(), denoised(policy, cache.view())
+    for later in (replace(BEGIN, age=4), replace(BEGIN, pending=np.ones(4)), ChunkBegin(BEGIN.state + np.float32(0.1))):
+        given = run_slices(policy.chunks.denoise(view, later, 10, None, np.random.default_rng(0)))
+        assert not np.allclose(given, now, atol=1e-4)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -206,11 +226,12 @@ def test_denoising_is_euler_steps_from_the_given_noise_one_slice_each(policy: Co
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     noise = np.random.default_rng(7).standard_normal((CONFIG.chunk_horizon, 4))
     chunk = torch.from_numpy(noise.astype(np.float32))[None, None]
+    now = policy.model.moment(as_rows(BEGIN.state), torch.zeros(1, 1, 4), torch.zeros(1, 1))
     with torch.inference_mode():
         for step in range(4):
             time = torch.full((1, 1), step / 4)
-            chunk = chunk + policy.model.chunk(chunk, time, layers, torch.tensor([view.next_position]), None) / 4
-    work = policy.chunks.denoise(view, None, 4, None, np.random.default_rng(7))
+            chunk = chunk + policy.model.chunk(chunk, time, now, layers, torch.tensor([view.next_position]), None) / 4
+    work = policy.chunks.denoise(view, BEGIN, 4, None, np.random.default_rng(7))
     slices = 0
     while True:
         try:

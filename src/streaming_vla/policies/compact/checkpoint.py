@@ -18,9 +18,10 @@ from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
 from streaming_vla.policies.errors import CheckpointError
 
+NORMALISERS = ("state_mean", "state_scale", "pending_scale")
 FORMAT = TensorFormat(
     kind="checkpoint",
-    name="streaming_vla.compact.3",
+    name="streaming_vla.compact.4",
     maximum_bytes=512 * 1024**2,
     origin="train a compact policy of this version with 'streaming-vla train policy'",
     error=CheckpointError,
@@ -37,8 +38,8 @@ def save_policy(
         training: how it was trained, for the metadata.
     """
     tensors = {name: value.half().contiguous() for name, value in weights.items()}
-    # the normaliser keeps its precision: it is tiny
-    tensors |= {name: weights[name].float().contiguous() for name in ("state_mean", "state_scale", "state_gain")}
+    # they keep their precision: they are tiny
+    tensors |= {name: weights[name].float().contiguous() for name in NORMALISERS}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         tensors, path, {"format": FORMAT.name, "architecture": config.to_json(), "training": json.dumps(dict(training))}

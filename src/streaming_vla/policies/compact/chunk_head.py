@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,8 +20,23 @@ from streaming_vla.policies.layout import Vector
 Prefill = Callable[[PolicyObservation, CacheView], Slices[Prefilled]]
 
 
+@dataclass(frozen=True)
+class ChunkBegin:
+    """When the first action of a chunk begins: what a prefill leaves for its denoising.
+
+    Args:
+        state: [state_size] of the robot, in its units.
+        pending: [A], sum of the actions that will be executed between `state` and that moment; None: none.
+        age: of the picture by then, control periods.
+    """
+
+    state: npt.NDArray[np.float32]
+    pending: Vector | None = None
+    age: int = 0
+
+
 class ChunkHead:
-    """Denoises chunks of `chunk_horizon` actions (see ChunkPolicy).
+    """Denoises chunks of `chunk_horizon` actions (see ChunkPolicy) that begin with their pictures.
 
     Args:
         spec: of the policy that it belongs to.
@@ -30,10 +46,15 @@ class ChunkHead:
     def __init__(self, model: CompactModel, spec: PolicySpec, prefill: Prefill) -> None:
         self._model = model
         self.spec = replace(spec, trained_horizon=model.config.chunk_horizon)
-        self.prefill = prefill
+        self._prefill = prefill
+
+    def prefill(self, observation: PolicyObservation, view: CacheView) -> Slices[Prefilled]:
+        """Prefill as the policy does; leaves a ChunkBegin."""
+        prefilled = yield from self._prefill(observation, view)
+        return prefilled._replace(context=ChunkBegin(observation.state))
 
     def denoise(
-        self, view: CacheView, context: object, steps: int, guide: Guide | None, random: np.random.Generator
+        self, view: CacheView, context: ChunkBegin, steps: int, guide: Guide | None, random: np.random.Generator
     ) -> Slices[Vector]:
         """Return the chunk [H, A] after `steps` Euler steps from noise (see ChunkPolicy)."""
         layout = self.spec.layout
@@ -41,17 +62,24 @@ class ChunkHead:
         chunk = torch.from_numpy(noise.astype(np.float32)).unsqueeze(0).unsqueeze(0)
         batch, first = batch_of([view]), torch.tensor([view.next_position])
         exact = guide is not None and guide.exact
+        pending = np.zeros(layout.size) if context.pending is None else context.pending
+        now = self._model.moment(as_rows(context.state), as_rows(pending), torch.tensor([[context.age]]))
         for step in range(steps):
             if step:
                 yield None
             time = step / steps
             with torch.inference_mode(not exact), torch.set_grad_enabled(exact):
                 noisy = chunk.detach().clone().requires_grad_() if exact else chunk
-                velocity = self._model.chunk(noisy, torch.full((1, 1), time), batch, first, mask=None)
+                velocity = self._model.chunk(noisy, torch.full((1, 1), time), now, batch, first, mask=None)
                 if guide is not None:
                     velocity = velocity + _guidance(noisy, velocity, time, guide)
                 chunk = (noisy + velocity / steps).detach()
         return layout.clip(chunk[0, 0].double().numpy())
+
+
+def as_rows(values: npt.ArrayLike) -> Tensor:
+    """Return a vector [n] as [1, 1, n]."""
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).view(1, 1, -1)
 
 
 def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,26 @@ class Stack(nn.ModuleList, Generic[Member]):
         return cast(Iterator[Member], super().__iter__())
 
 
+class Moment(NamedTuple):
+    """What an action is for, in the network's units (see CompactModel.moment): where the robot is, how old the picture.
+
+    state [..., state_size]; pending [..., summed dimensions], actions that the state does not show yet; age [...].
+    """
+
+    state: Tensor
+    pending: Tensor
+    age: Tensor
+
+    def flatten(self) -> Moment:
+        """Return [B, T, D] moments as [B, T * D]."""
+        return Moment(*(part.flatten(1, 2) for part in self))
+
+
 class Expert(nn.Module):
     """Layers that read a cache, and the head that turns their tokens into numbers of an action."""
 
     frequencies: Tensor
+    state_frequencies: Tensor
 
     def __init__(self, config: CompactConfig, features: int) -> None:
         super().__init__()
@@ -67,11 +83,18 @@ class Expert(nn.Module):
         self.layers = Stack([Layer(config) for _ in range(config.layers)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.action_names)))
         self.register_buffer("frequencies", 2.0 ** torch.arange(TIME_FREQUENCIES) * math.pi, persistent=False)
+        self.register_buffer("state_frequencies", torch.tensor(STATE_FREQUENCIES), persistent=False)
 
     def time_features(self, time: Tensor) -> Tensor:
         """Return sines and cosines of `time` [...] in [0, 1], [..., 2 TIME_FREQUENCIES]."""
         times = time.unsqueeze(-1) * self.frequencies
         return torch.cat((times.sin(), times.cos()), dim=-1)
+
+    def moment_features(self, moment: Moment) -> Tensor:
+        """Return the features of moments [...], [..., moment_features_of(config)]."""
+        angles = (moment.state.unsqueeze(-1) * self.state_frequencies).flatten(-2)
+        times = self.time_features(moment.age)
+        return torch.cat((moment.state, angles.sin(), angles.cos(), moment.pending, times), dim=-1)
 
     def read(
         self, tokens: Tensor, cache: LayerCache, places: Tensor, mask: Tensor | None, own: Tensor | None
@@ -101,72 +124,76 @@ class Expert(nn.Module):
         return answer
 
 
+def moment_features_of(config: CompactConfig) -> int:
+    """Return how many features a moment has."""
+    summed = config.action_absolute.count(False)
+    return config.state_size * (1 + 2 * len(STATE_FREQUENCIES)) + summed + 2 * TIME_FREQUENCIES
+
+
 class FlowExpert(Expert):
     """One token that says where the robot is now, and how old the picture is; it answers with the action for now.
 
     The flow's state is the robot's own (as in Streaming Flow Policy, arXiv 2505.21851): what was executed since the
-    picture shows in it, however it came about.
+    picture shows in it, however it came about. What is executed before the action and does not show in the robot's
+    newest state yet is told beside it, so that the network learns how the robot lags behind its commands.
     """
 
-    absolute: Tensor
-    state_frequencies: Tensor
-
     def __init__(self, config: CompactConfig) -> None:
-        super().__init__(config, config.state_size * (1 + 2 * len(STATE_FREQUENCIES)) + 2 * TIME_FREQUENCIES)
-        self.register_buffer("absolute", torch.tensor(config.action_absolute), persistent=False)
-        self.register_buffer("state_frequencies", torch.tensor(STATE_FREQUENCIES), persistent=False)
+        super().__init__(config, moment_features_of(config))
 
-    def features(self, state: Tensor, time: Tensor) -> Tensor:
-        """Return the features of scaled states [..., state_size] at times [...], [..., F]."""
-        angles = (state.unsqueeze(-1) * self.state_frequencies).flatten(-2)
-        return torch.cat((state, angles.sin(), angles.cos(), self.time_features(time)), dim=-1)
-
-    def embed(self, state: Tensor, time: Tensor) -> Tensor:
-        """Return the tokens [..., width] of scaled states at times (see `features`)."""
-        tokens: Tensor = self.token(self.features(state, time))
+    def embed(self, moment: Moment) -> Tensor:
+        """Return the tokens [..., width] of moments [...]."""
+        tokens: Tensor = self.token(self.moment_features(moment))
         return tokens
 
-    def forward(self, state: Tensor, time: Tensor, cache: LayerCache, places: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, moment: Moment, cache: LayerCache, places: Tensor, mask: Tensor | None) -> Tensor:
         """Answer tokens that do not see each other.
 
         Args:
-            state: [B, Q, state_size], the robot's, scaled (CompactModel.scaled).
-            time: [B, Q] in [0, 1], age of the picture in control periods, of the trained horizon.
+            moment: of each token, [B, Q].
             places: [Q], position of each token in the sequence.
             mask: [B, 1, Q, N], True where a token may look at the cache; None: everywhere.
 
         Returns:
             [B, Q, A], actions.
         """
-        tokens = self.embed(state, time)
+        tokens = self.embed(moment)
         count = tokens.shape[1]
         own = None if count == 1 else torch.eye(count, dtype=torch.bool, device=tokens.device)
         return self.read(tokens, cache, places, mask, own)
 
 
 class ChunkExpert(Expert):
-    """One token for each action of the horizon; denoises them together (conditional flow matching from noise)."""
+    """One token for each action of the horizon; denoises them together (conditional flow matching from noise).
+
+    All are told the moment at which the first of them begins.
+    """
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__(config, len(config.action_names) + 2 * TIME_FREQUENCIES)
         self.step = nn.Parameter(torch.randn(config.chunk_horizon, config.width) * 0.02)
+        self.begin = nn.Linear(moment_features_of(config), config.width)
 
-    def embed(self, noisy: Tensor, time: Tensor) -> Tensor:
-        """Return the tokens [B, C, H, width] of chunks [B, C, H, A] at times [B, C]."""
+    def embed(self, noisy: Tensor, time: Tensor, moment: Moment) -> Tensor:
+        """Return the tokens [B, C, H, width] of chunks [B, C, H, A] at times [B, C] that begin at moments [B, C]."""
         times = self.time_features(time).unsqueeze(2).expand(-1, -1, noisy.shape[2], -1)
-        tokens: Tensor = self.token(torch.cat((noisy, times), dim=-1)) + self.step
+        begins = self.begin(self.moment_features(moment)).unsqueeze(2)
+        tokens: Tensor = self.token(torch.cat((noisy, times), dim=-1)) + self.step + begins
         return tokens
 
-    def forward(self, noisy: Tensor, time: Tensor, cache: LayerCache, first: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, noisy: Tensor, time: Tensor, moment: Moment, cache: LayerCache, first: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Return the velocity from noise to actions, [B, C, H, A].
 
         Args:
             noisy: [B, C, H, A], C chunks that do not see each other; time: [B, C], 0 is noise and 1 are actions.
+            moment: [B, C], at which each chunk's first action begins.
             first: [C], position of each chunk's first token in the sequence.
             mask: [B, 1, C * H, N], True where an action may look at the cache; None: everywhere.
         """
         batch, chunks, horizon, size = noisy.shape
-        tokens = self.embed(noisy, time)
+        tokens = self.embed(noisy, time, moment)
         places = (first.unsqueeze(-1) + torch.arange(horizon, device=first.device)).flatten()
         own = None
         if chunks > 1:

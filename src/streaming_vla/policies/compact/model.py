@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from streaming_vla.policies.compact.config import CompactConfig
-from streaming_vla.policies.compact.experts import ChunkExpert, FlowExpert, LayerCache, Stack
+from streaming_vla.policies.compact.experts import ChunkExpert, FlowExpert, LayerCache, Moment, Stack
 from streaming_vla.policies.compact.layers import Layer, Projection, attend, rotated
 from streaming_vla.policies.compact.vision import CameraEncoder
 
@@ -22,7 +22,8 @@ class CompactModel(nn.Module):
 
     state_mean: Tensor
     state_scale: Tensor
-    state_gain: Tensor
+    pending_scale: Tensor
+    absolute: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -42,8 +43,8 @@ class CompactModel(nn.Module):
         self.chunk = ChunkExpert(config)
         self.register_buffer("state_mean", torch.zeros(config.state_size))
         self.register_buffer("state_scale", torch.ones(config.state_size))
-        # what a summed action changes of the state
-        self.register_buffer("state_gain", torch.zeros(config.state_size, len(config.action_names)))
+        self.register_buffer("pending_scale", torch.ones(len(config.action_names)))
+        self.register_buffer("absolute", torch.tensor(config.action_absolute), persistent=False)
 
     def words(self, words: Tensor) -> Tensor:
         """Pool words [B, maximum_words] (-1: none) into [B, language_tokens, width] by attention."""
@@ -64,6 +65,17 @@ class CompactModel(nn.Module):
     def scaled(self, state: Tensor) -> Tensor:
         """Return states [..., state_size] as the network takes them: what is usual is about -1 to 1."""
         return (state - self.state_mean) / self.state_scale
+
+    def moment(self, state: Tensor, pending: Tensor, age: Tensor) -> Moment:
+        """Return moments as the experts take them.
+
+        Args:
+            state: [..., state_size] of the robot, in its units.
+            pending: [..., A], sum of the actions that `state` does not show yet; absolute dimensions are left out.
+            age: [...] of the picture, control periods.
+        """
+        summed = (pending / self.pending_scale)[..., ~self.absolute]
+        return Moment(self.scaled(state), summed, age / self.config.trained_horizon)
 
     def encode(self, pictures: Tensor, state: Tensor, words: Tensor) -> Tensor:
         """Return the tokens of observations, [B, tokens_per_observation, width].

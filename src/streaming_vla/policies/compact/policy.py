@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kv_cache.cache import CacheView
 from streaming_vla.policies.compact.chunk_head import ChunkHead
-from streaming_vla.policies.compact.experts import batch_of, refuse_bias
+from streaming_vla.policies.compact.experts import Moment, batch_of, refuse_bias
 from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.policies.compact.layers import Layer, attend, rotated
 from streaming_vla.policies.compact.model import CompactModel
@@ -124,36 +124,34 @@ class CompactPolicy:
         for query in queries:
             if not 0 <= query.index < horizon:
                 raise ValueError(f"flow step {query.index} is outside the trained horizon 0 .. {horizon - 1}")
-        state = self.model.scaled(torch.stack([self._now(query) for query in queries])).unsqueeze(1)
-        time = torch.tensor([[query.index / horizon] for query in queries])
-        places = torch.tensor([queries[0].view.next_position])
-        answers = self.model.flow(state, time, batch_of([query.view for query in queries]), places, None)
-        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
-
-    def _now(self, query: FlowQuery) -> Tensor:
-        """Return where the robot is when the action begins, [state_size]: its state, and the actions that it lacks."""
-        state = query.context if query.state is None else query.state
-        if state is None:
+        known = [query.context if query.state is None else query.state for query in queries]
+        if any(state is None for state in known):
             raise ValueError("a flow step needs the robot's state, or what the prefill left")
-        now = torch.from_numpy(np.asarray(state, dtype=np.float32))
-        return now if query.pending is None else now + self.model.state_gain @ _as_tensor(query.pending)
+        nothing = np.zeros(self._layout.size)
+        pending = [nothing if query.pending is None else query.pending for query in queries]
+        age = torch.tensor([[query.index] for query in queries])
+        moment = self.model.moment(_as_tensor(known).unsqueeze(1), _as_tensor(pending).unsqueeze(1), age)
+        places = torch.tensor([queries[0].view.next_position])
+        answers = self.model.flow(moment, batch_of([query.view for query in queries]), places, None)
+        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
 
     @torch.inference_mode()
     def plan(self, view: CacheView, context: object = None) -> Vector:
         """Return all actions of a context in two passes (see PlanningPolicy).
 
-        The second pass has the robot where the actions of the first would bring it.
+        The second pass is told the actions of the first as pending.
         """
         model, horizon = self.model, self.model.config.trained_horizon
-        time = torch.arange(horizon).unsqueeze(0) / horizon
+        age = torch.arange(horizon)
         places = torch.tensor([view.next_position] * horizon)
-        state = torch.from_numpy(np.asarray(context, dtype=np.float32)).expand(horizon, -1)
-        answers = torch.zeros(horizon, self._layout.size)
+        state = _as_tensor(context).expand(horizon, -1)
+        answers = np.zeros((horizon, self._layout.size))
         for _ in range(2):
-            before = answers.cumsum(dim=0) - answers
-            moved = model.scaled(state + before @ model.state_gain.T).unsqueeze(0)
-            answers = model.flow(moved, time, batch_of([view]), places, None)[0]
-        return self._layout.clip(answers.double().numpy())
+            before = _as_tensor(answers.cumsum(axis=0) - answers)
+            moment = Moment(*(part.unsqueeze(0) for part in model.moment(state, before, age)))
+            told = model.flow(moment, batch_of([view]), places, None)[0]
+            answers = self._layout.clip(told.double().numpy())
+        return answers
 
     @torch.inference_mode()
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
@@ -162,5 +160,5 @@ class CompactPolicy:
         return float(self.predictor.saliency(seen, _as_tensor(pending)))
 
 
-def _as_tensor(values: Vector) -> Tensor:
+def _as_tensor(values: object) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))

@@ -18,6 +18,7 @@ from kv_cache.cache import SessionCache
 from streaming_vla.engine.options import CacheOptions
 from streaming_vla.machines.generator_options import STARTS
 from streaming_vla.machines.hand_over import skipped_actions
+from streaming_vla.policies.compact.chunk_head import ChunkBegin
 from streaming_vla.policies.contract import (
     ChunkPolicy,
     FlowPolicy,
@@ -128,12 +129,12 @@ class ClosedLoopRunner:
         span = spec.execution_horizon + options.late  # the actions of a context that are executed
         if self._look_now:
             self._observe(robot)
-            self._take_over()
+            self._take_over(robot)
             self._look_now = False
         elif self._index == span:
             if options.age + options.late == 0:
                 self._observe(robot)
-            self._take_over()
+            self._take_over(robot)
         elif self._index == span - options.age - options.late:
             self._observe(robot)
         action = self._chunk[self._index] if options.head == "chunk" else self._step(robot)
@@ -161,7 +162,7 @@ class ClosedLoopRunner:
             images[spec.cameras.index(camera)] = 0
         return PolicyObservation(images, robot.state(), self._instruction)
 
-    def _take_over(self) -> None:
+    def _take_over(self, robot: MetaWorldRobot) -> None:
         """Begin with the newest context."""
         self._view = self.cache.view()
         self._context = self._newest
@@ -173,7 +174,7 @@ class ClosedLoopRunner:
         self._position = np.where(layout.absolute, layout.start(self._last), sums[self._options.start])
         self._index = 0
         if self._options.head == "chunk":
-            self._chunk = self._denoise()
+            self._chunk = self._denoise(ChunkBegin(robot.state(), age=self._first))
 
     def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
         step = min(self._first + self._index, self._policy.spec.trained_horizon - 1)
@@ -182,9 +183,9 @@ class ClosedLoopRunner:
         self._position = self._policy.spec.layout.advance(self._position, action)
         return action
 
-    def _denoise(self) -> npt.NDArray[np.float64]:
+    def _denoise(self, begin: ChunkBegin) -> npt.NDArray[np.float64]:
         policy: ChunkPolicy = cast(Any, self._policy).chunks
-        work = policy.denoise(self._view, self._context, DENOISING_STEPS, None, self._noise)
+        work = policy.denoise(self._view, begin, DENOISING_STEPS, None, self._noise)
         return policy.spec.layout.clip(run_slices(work))
 
     def _observe(self, robot: MetaWorldRobot) -> None:
