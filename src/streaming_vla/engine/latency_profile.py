@@ -55,6 +55,37 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Spell:
+    """A time that comes again and again, on the clock of the run.
+
+    Args:
+        every_s: from one beginning to the next.
+        begin_s: of the first one.
+        seconds: how long it lasts.
+
+    Raises:
+        ValueError: not finite, negative, or longer than `every_s`.
+    """
+
+    every_s: float
+    begin_s: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        lasts = 0.0 < self.seconds < self.every_s
+        if not lasts or not math.isfinite(self.every_s) or not 0.0 <= self.begin_s < self.every_s:
+            raise ValueError(
+                f"{self.seconds} s from {self.begin_s} s on in every {self.every_s} s, expected seconds above 0 and "
+                "below every_s, and begin_s from 0 to below every_s"
+            )
+
+    def left_s(self, now: float) -> float:
+        """Return how much longer it lasts, 0 where it is not on."""
+        since_s = (now - self.begin_s) % self.every_s
+        return self.seconds - since_s if since_s < self.seconds and now >= self.begin_s else 0.0
+
+
+@dataclass(frozen=True)
 class LatencyProfile:
     """Latencies of one deployment.
 
@@ -69,6 +100,8 @@ class LatencyProfile:
         resend_ms: after so long a lost message is sent again.
         prefill_slices: flow steps wait for one of so many slices of a prefill that is under way, and delay it;
             0: prefill and flow steps do not share the hardware.
+        throttled: while the model takes `throttled_times` as long; None: never.
+        gone: while nothing travels; it arrives afterwards. None: never.
 
     Raises:
         ValueError: a number out of range.
@@ -83,6 +116,9 @@ class LatencyProfile:
     loss: float = 0.0
     resend_ms: float = 0.0
     prefill_slices: int = 0
+    throttled: Spell | None = None
+    throttled_times: float = 1.0
+    gone: Spell | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.control_period_ms) or not 1.0 <= self.control_period_ms <= LONGEST_MS:
@@ -95,15 +131,21 @@ class LatencyProfile:
             raise ValueError(f"resend_ms is 0 with a loss of {self.loss}, expected the time until a message is resent")
         if self.prefill_slices < 0:
             raise ValueError(f"prefill_slices is {self.prefill_slices}, expected 0 or more")
+        if not 1.0 <= self.throttled_times <= 100.0:
+            raise ValueError(f"throttled_times is {self.throttled_times}, expected 1 to 100")
 
     @property
     def control_period_s(self) -> float:
         """T_e in seconds."""
         return self.control_period_ms / 1000.0
 
-    def transport_s(self, random: np.random.Generator) -> float:
-        """Return the seconds that one message travels; a lost one is sent again until it arrives."""
-        lost_s = 0.0
+    def times(self, now: float) -> float:
+        """Return how many times as long the model's work takes at `now`."""
+        return self.throttled_times if self.throttled is not None and self.throttled.left_s(now) else 1.0
+
+    def transport_s(self, random: np.random.Generator, now: float) -> float:
+        """Return the seconds that a message of `now` travels; a lost one is sent again until it arrives."""
+        lost_s = 0.0 if self.gone is None else self.gone.left_s(now)
         while self.loss > 0.0 and random.random() < self.loss:
             lost_s += self.resend_ms / 1000.0
         return lost_s + self.transport.draw_s(random)
@@ -149,7 +191,9 @@ def find_profile(name: str) -> LatencyProfile:
 
 _SPREADS = ("observe", "flow_step", "transport")
 _REQUIRED = ("description", "control_period_ms", *_SPREADS)
-_KEYS = (*_REQUIRED, "loss", "resend_ms", "prefill_slices")
+_SPELLS = ("throttled", "gone")
+_NUMBERS = ("control_period_ms", "loss", "resend_ms", "throttled_times")
+_KEYS = (*_REQUIRED, "loss", "resend_ms", "prefill_slices", "throttled_times", *_SPELLS)
 
 
 def _profile(name: str, entries: Mapping[Any, Any]) -> LatencyProfile:
@@ -162,9 +206,8 @@ def _profile(name: str, entries: Mapping[Any, Any]) -> LatencyProfile:
     if missing:
         raise ValueError(f"key '{missing[0]}' is missing; required are {', '.join(_REQUIRED)}")
     values: dict[str, Any] = {key: _spread(key, entries[key]) for key in _SPREADS}
-    for key in ("control_period_ms", "loss", "resend_ms"):
-        if key in entries:
-            values[key] = _number(key, entries[key])
+    values |= {key: _spell(key, entries[key]) for key in _SPELLS if key in entries}
+    values |= {key: _number(key, entries[key]) for key in _NUMBERS if key in entries}
     slices = entries.get("prefill_slices", 0)
     if isinstance(slices, bool) or not isinstance(slices, int):
         raise ValueError(f"prefill_slices is {slices!r}, expected a whole number")
@@ -186,3 +229,12 @@ def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{key} is {value!r}, expected a number")
     return float(value)
+
+
+def _spell(key: str, value: Any) -> Spell:
+    if not isinstance(value, Mapping) or set(value) != {"every_s", "begin_s", "seconds"}:
+        raise ValueError(f"{key} is {value!r}, expected {{every_s: number, begin_s: number, seconds: number}}")
+    try:
+        return Spell(*(_number(name, value[name]) for name in ("every_s", "begin_s", "seconds")))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error

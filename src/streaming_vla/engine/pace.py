@@ -43,9 +43,10 @@ class ProfilePace:
 
     def slices_s(self, job: Job, now: float) -> list[float]:
         """See Pace."""
+        times = self.profile.times(now)
         if job.work is Work.PREFILL:
             slices = max(1, self.profile.prefill_slices)
-            return [self.profile.observe.draw_s(self._observe) / slices] * slices
+            return [times * self.profile.observe.draw_s(self._observe) / slices] * slices
         if job.work in OF_A_FLOW_STEP:
-            return [self.profile.flow_step.draw_s(self._flow_step)]
+            return [times * self.profile.flow_step.draw_s(self._flow_step)]
         return [0.0]

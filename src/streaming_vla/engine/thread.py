@@ -156,7 +156,8 @@ class EngineThread:
         assert self._network is not None, "without a network nothing travels"
         with self._lock:
             before_s = self._arrival_s.get(stream, 0.0)
-            arrival_s = max(before_s, self._clock() + self._network.transport_s(self._random))
+            now = self._clock()
+            arrival_s = max(before_s, now + self._network.transport_s(self._random, now))
             self._arrival_s[stream] = arrival_s
             heapq.heappush(self._due, (arrival_s, next(self._order), arrive))
         self._wake()

@@ -154,5 +154,5 @@ def _measured_before(parts: Assembly, engine: Engine, profile: LatencyProfile, s
     engine.flow_latency.add(flow_s)
     random = np.random.default_rng((seed, 3))  # 0 to 2 are those of pace and network
     for _ in range(MEASURED_BEFORE):
-        ways_s = profile.transport_s(random) + profile.transport_s(random)
+        ways_s = profile.transport_s(random, -math.inf) + profile.transport_s(random, -math.inf)
         parts.learn(ways_s + profile.flow_step.draw_s(random))

@@ -38,6 +38,6 @@ class Network:
         now = self._clock.now
         sent_s, arrival_s = self._newest.get(type(message), (-math.inf, -math.inf))
         if sent_s != now:
-            arrival_s = max(arrival_s, now + self._profile.transport_s(self._random))
+            arrival_s = max(arrival_s, now + self._profile.transport_s(self._random, now))
             self._newest[type(message)] = (now, arrival_s)
         self._clock.after(arrival_s - now, event)
