@@ -30,6 +30,8 @@ from streaming_vla.workbench.tuning.calibrating import (
 from streaming_vla.workbench.virtual.runs import run_all
 
 Changes = Mapping[str, Mapping[str, Any]]
+Dial = Callable[[float], Changes]
+"""From a rate to parameters."""
 
 EULER = (5, 10)  # steps of a chunk's denoising
 QUEUE = {"threshold": (0.3, 0.5, 0.7), "steps": EULER}
@@ -120,20 +122,31 @@ def turn_dials(
     always = None
     for name in (each for each in (*RATED, *SAVING) if each in names):
         setup = STRATEGIES[name]
-        values = _recorded(setup, scenes, processes)
+        turned = dial(setup, scenes, processes)
         if name in RATED:
-            changes = _changes(setup, values, PUBLISHED_RATE)
-            yield name, changes, f"{100 * PUBLISHED_RATE:.0f} % of the contexts observed early, as published"
+            yield (
+                name,
+                turned(PUBLISHED_RATE),
+                f"{100 * PUBLISHED_RATE:.0f} % of the contexts observed early, as published",
+            )
             continue
         always = always or outcome(STRATEGIES["ours"], scenes, _dialled(1.0), processes)
-        best = by_saving(partial(_outcome, setup, values, scenes, processes), always, fewer)[-1]
+        best = by_saving(partial(_outcome, setup, turned, scenes, processes), always, fewer)[-1]
         saved = 1.0 - best.observations / always.observations
-        yield name, _changes(setup, values, best.calibration.rate), f"{100 * saved:.0f} % fewer observations per action"
+        yield name, turned(best.calibration.rate), f"{100 * saved:.0f} % fewer observations per action"
 
 
-def _outcome(setup: Setup, values: list[float], scenes: Scenes, processes: int, rate: float) -> Outcome:
-    new = changed(setup, _changes(setup, values, rate))
-    return outcome(new, scenes, _dialled(rate), processes)
+def dial(setup: Setup, scenes: Scenes, processes: int) -> Dial:
+    """Return what turns a strategy to a rate: the share of the contexts that it observes early.
+
+    Raises:
+        ValueError: no saliency could be recorded.
+    """
+    return partial(_changes, setup, _recorded(setup, scenes, processes))
+
+
+def _outcome(setup: Setup, turned: Dial, scenes: Scenes, processes: int, rate: float) -> Outcome:
+    return outcome(changed(setup, turned(rate)), scenes, _dialled(rate), processes)
 
 
 def _dialled(rate: float) -> Calibration:
