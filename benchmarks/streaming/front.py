@@ -1,4 +1,4 @@
-"""What a look is worth: success and time against observations per action, rule by rule; writes front.json and a picture.
+"""What a look is worth: success and time at observations per action, rule by rule; writes front.json and front.png
 
     python benchmarks/streaming/front.py                 # about an hour on two cores, goes on where it was stopped
     python benchmarks/streaming/front.py --rules ours_random --episodes 5

@@ -62,6 +62,7 @@ SAVING = (
     "ours_action_norm",
     "ours_predicted",
     "ours_adaptive",
+    "ours_doubt",
 )  # brought to the same saving against `ours`
 
 

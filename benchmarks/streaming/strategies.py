@@ -293,6 +293,7 @@ STRATEGIES: dict[str, Setup] = {
     "ours_predicted": Setup(
         "ours, observe where the pictures have changed", _saliency("adaptive", saliency_of="pictures"), OVERRUN
     ),
+    "ours_doubt": Setup("ours, observe where the policy doubts", _saliency("adaptive", saliency_of="doubt"), OVERRUN),
     "ours_random": Setup("ours, observe early at random", _saliency("random"), OVERRUN),
     "ours_action_norm": Setup("ours, observe when the arm has moved", _saliency("action_norm"), OVERRUN),
 }

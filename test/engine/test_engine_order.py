@@ -7,7 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy import LAYOUT, SPEC, TOKENS, PlanningToy, Served, ToyPolicy, flow, observation, options, question, served
+from toy import (
+    LAYOUT,
+    SPEC,
+    TOKENS,
+    DoubtingToy,
+    PlanningToy,
+    Served,
+    ToyPolicy,
+    flow,
+    observation,
+    options,
+    question,
+    served,
+)
 
 from streaming_vla.engine.engine import MAX_GRANTS, MAX_REQUESTS, Engine
 from streaming_vla.engine.values import ContextReport, Reply, ResetResult
@@ -284,6 +297,31 @@ def test_saliency_of_a_plan() -> None:
     layout = replace(LAYOUT, absolute=(False, False))
     made = served(PlanningToy(spec=replace(SPEC, layout=layout)), contexts=1)
     assert ask(0, made).code == "nothing_switches"
+
+
+def test_saliency_of_a_doubt_is_that_of_the_next_step() -> None:
+    policy = DoubtingToy()
+    made = served(policy, contexts=1)
+
+    def ask(made: Served = made, context: int = 0) -> SaliencyReply:
+        number = len(made.replies) + 1000
+        made.engine.predict_saliency("/a", question(context, of="doubt"), number)
+        made.finish()
+        result = made.result(number)
+        assert isinstance(result, SaliencyReply)
+        return result
+
+    assert ask().code == "no_flow"
+    made.stepped(flow(0, steps=2))
+    assert ask().saliency == 0.25 and policy.doubted[0].index == 2
+    made.stepped(flow(0, steps=5))
+    assert ask().accepted and policy.doubted[1].index == 4, "its last step, where nothing is left"
+    assert ask(context=3).code == "no_flow"
+    policy.said = float("nan")
+    assert ask().code == "policy_failed"
+    policy.doubts = False
+    assert ask().code == "no_doubt"
+    assert ask(served(ToyPolicy(), contexts=1)).code == "no_doubt"
 
 
 def test_times_are_those_of_the_given_clock() -> None:

@@ -109,6 +109,20 @@ class ToyPolicy:
 
 
 @dataclass
+class DoubtingToy(ToyPolicy):
+    """A toy that says how much it would gain by a look."""
+
+    doubts: bool = True
+    said: float = 0.25
+    doubted: list[FlowQuery] = field(default_factory=list)
+
+    def doubt(self, query: FlowQuery) -> float:
+        """Return the number that was set."""
+        self.doubted.append(query)
+        return self.said
+
+
+@dataclass
 class PlanningToy(ToyPolicy):
     """A toy that says what it plans: to move on and to switch its gripper.
 

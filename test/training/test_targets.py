@@ -19,8 +19,8 @@ from streaming_vla.training.augment import augment_pictures, history_mask
 from streaming_vla.training.dataset import Demonstrations, check_demonstrations, fingerprint
 from streaming_vla.training.demonstrations import wanted_shards
 from streaming_vla.training.episode import Perturbation
-from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, check_finite, flow_loss
-from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, load_plan
+from streaming_vla.training.losses import Acted, Auxiliary, _acting, batch_loss, check_finite, doubt_loss, flow_loss
+from streaming_vla.training.plan import Augment, Flow, Optimiser, Recording, Source, TrainingPlan, Weights, load_plan
 from streaming_vla.training.setup import PLAN, compact_config
 from streaming_vla.training.shard import Shard
 from streaming_vla.training.trainer import check_initial, learning_rate
@@ -128,6 +128,24 @@ def test_a_robot_may_have_actions_of_one_kind_only(absolute: tuple[bool, ...]) -
     assert float(losses[0 if absolute[0] else 1]) == 0.0 < float(losses[1 if absolute[0] else 0])
 
 
+def test_a_doubt_is_how_much_less_wrong_a_picture_of_then_makes_the_action() -> None:
+    torch.manual_seed(0)
+    model, state = CompactModel(CONFIG), torch.randn(3, 2, 1, 4)
+    fresh, words = torch.rand(3, 2, 2, 3, CONFIG.image_size, CONFIG.image_size), torch.zeros(3, 2, 16, dtype=torch.long)
+    age = torch.full((3, 2, 1), 5)
+    with torch.no_grad():  # each picture alone, of age 0
+        tokens = model.encode(fresh.flatten(0, 1), state.view(6, 4), words.flatten(0, 1))
+        now = model.moment(state.view(6, 1, 4), torch.zeros(6, 1, 4), torch.zeros(6, 1))
+        right = model.flow(now, model.trunk(tokens, None)[0], torch.tensor([tokens.shape[1]]), None).view(3, 2, 1, 4)
+    acted = Acted(age, state, torch.zeros(3, 2, 1, 4), right, torch.zeros(3, 2, 6, 4), torch.full((3, 2), 1 / 6))
+    for off in (0.0, 0.5):
+        wrong, said = right[:, :, 0] + off, torch.full((3, 2), 0.2, requires_grad=True)
+        loss = doubt_loss(model, wrong, said, acted, fresh, words)
+        assert loss.item() == pytest.approx((0.2 - off) ** 2, abs=1e-5)
+        loss.backward()
+        assert said.grad is not None and all(value.grad is None for value in model.parameters())
+
+
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     check_finite(torch.tensor(1.0), 7)
     with pytest.raises(ValueError, match="the loss of step 7 is not finite"):
@@ -159,8 +177,8 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, auxiliary = CompactModel(CONFIG), Auxiliary(CONFIG.width)
-    data = Demonstrations(folder, CONFIG, Flow(draws=1))
-    plan = TrainingPlan(sources=(SOURCE,), augment=Augment(blank=(0.0, 0.0)))
+    data = Demonstrations(folder, CONFIG, Flow(draws=1), looks=True)
+    plan = TrainingPlan(sources=(SOURCE,), augment=Augment(blank=(0.0, 0.0)), weights=Weights(doubt=0.1))
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     losses = []
@@ -171,7 +189,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(folder: Path) -> None
         losses.append(float(loss.detach()))
         optimizer.step()
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    assert set(parts) == {"flow", "absolute", "chunk", "scene", "recall", "goals"}
+    assert set(parts) == {"flow", "absolute", "chunk", "doubt", "scene", "recall", "goals"}
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 

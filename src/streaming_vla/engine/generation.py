@@ -51,7 +51,7 @@ class Generation:
         own = engine.next_flow(self.session)
         if own is None:  # cancelled meanwhile, or done along with another robot's
             return Outcome(nothing=True)
-        asked = [(self.session, own, self._query(self.session, own, now))]
+        asked = [(self.session, own, flow_query(self._engine, self.session, own, now))]
         if hasattr(policy, "flow_steps"):
             asked += self._fitting(asked[0][2].view, now)
         begin_s = engine.stopwatch()
@@ -80,18 +80,6 @@ class Generation:
         flow = self._engine.next_flow(self.session)
         return [] if flow is None else [Reply(self.session, self._refusal(self.session, flow, refused))]
 
-    def _query(self, session: str, flow: Flow, now: float) -> FlowQuery:
-        context = self._engine.sessions.find(session).context(flow.episode, flow.context)
-        robot, pending = self._engine.grants(session).robot(flow)
-        state, age_s = None, math.nan
-        if robot is not None:
-            state, age_s = robot.values.astype(np.float32), now - robot.measured_s
-        else:  # the policy has the picture's state, behind which lies what this flow has given
-            pending = flow.position - flow.begun
-        if pending is not None:
-            pending = np.where(self._engine.policy.spec.layout.absolute, flow.position, pending)
-        return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
-
     def _fitting(self, view: CacheView, now: float) -> list[tuple[str, Flow, FlowQuery]]:
         """Return the next steps of the other robots that wait and can go with a step of `view`."""
         found = []
@@ -99,7 +87,7 @@ class Generation:
             flow = self._engine.next_flow(job.session)
             if flow is None:
                 continue
-            query = self._query(job.session, flow, now)
+            query = flow_query(self._engine, job.session, flow, now)
             if _fit(query.view, view):
                 found.append((job.session, flow, query))
             self._engine.submit(job)  # because it does not fit, or for the step behind this one
@@ -147,6 +135,24 @@ class Generation:
     def _refusal(self, session: str, flow: Flow, refused: Refused) -> GeneratedAction:
         self._engine.grants(session).end(flow)
         return refusal(flow, refused)
+
+
+def flow_query(engine: Engine, session: str, flow: Flow, now: float) -> FlowQuery:
+    """Return the next step of a flow as the policy is asked for it.
+
+    Raises:
+        Refused: its context is no longer kept.
+    """
+    context = engine.sessions.find(session).context(flow.episode, flow.context)
+    robot, pending = engine.grants(session).robot(flow)
+    state, age_s = None, math.nan
+    if robot is not None:
+        state, age_s = robot.values.astype(np.float32), now - robot.measured_s
+    else:  # the policy has the picture's state, behind which lies what this flow has given
+        pending = flow.position - flow.begun
+    if pending is not None:
+        pending = np.where(engine.policy.spec.layout.absolute, flow.position, pending)
+    return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
 
 
 def _timed(action: GeneratedAction, seconds: float) -> GeneratedAction:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 
+from streaming_vla.engine.generation import flow_query
 from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, checked, describe
 from streaming_vla.engine.sessions import Session
 from streaming_vla.engine.values import Reply, ResetResult
 from streaming_vla.machines.events import SaliencyQuestion, SaliencyReply
-from streaming_vla.policies.contract import FlowPolicy, PlanningPolicy
+from streaming_vla.policies.contract import DoubtingPolicy, FlowPolicy, PlanningPolicy
 from streaming_vla.saliency.decision import SALIENCY_OF
 from streaming_vla.saliency.plan import planned_switch
 
@@ -55,7 +57,8 @@ class Saliency(_OneSlice):
             context = self._engine.sessions.find(self.session).context(self._question.episode, self._question.context)
         except Refused:
             return Work.LOOK_AHEAD
-        return Work.PLAN if self._question.of == "plan" and context.plan is None else Work.LOOK_AHEAD
+        makes_a_pass = self._question.of == "doubt" or (self._question.of == "plan" and context.plan is None)
+        return Work.PLAN if makes_a_pass else Work.LOOK_AHEAD
 
     def run(self, now: float) -> Outcome:
         """Answer."""
@@ -63,7 +66,9 @@ class Saliency(_OneSlice):
         self._did = work
         try:
             with torch.inference_mode():
-                found = answer(policy, self._engine.sessions.find(self.session), question)
+                found = self._doubt(now) if question.of == "doubt" else self._found()
+            if not math.isfinite(found):
+                raise ValueError(f"saliency is {found}")
         except Refused as refused:
             return Outcome(self.cancel(refused), refused=True)
         except Exception as error:
@@ -74,6 +79,21 @@ class Saliency(_OneSlice):
             self._engine.count_work(work)
         reply = SaliencyReply(question.episode, question.context, question.index, True, found)
         return Outcome([Reply(self.session, reply, self._number)])
+
+    def _found(self) -> float:
+        return answer(self._engine.policy, self._engine.sessions.find(self.session), self._question)
+
+    def _doubt(self, now: float) -> float:
+        """Return what the policy says of the next step of the context's flow."""
+        policy = self._engine.policy
+        if not getattr(policy, "doubts", False):
+            raise Refused("no_doubt", f"policy {policy.spec.name} has not learned to doubt: set saliency_of to plan")
+        flow = self._engine.grants(self.session).flow(self._question.context)
+        if flow is None or flow.episode != self._question.episode:
+            raise Refused("no_flow", f"no action of context {self._question.context} is asked for any more")
+        query = flow_query(self._engine, self.session, flow, now)
+        last = policy.spec.trained_horizon - 1
+        return cast(DoubtingPolicy, policy).doubt(replace(query, index=min(query.index, last)))
 
     def cancel(self, refused: Refused) -> list[Reply]:
         """Answer with a refusal."""
@@ -117,7 +137,6 @@ def answer(policy: FlowPolicy, session: Session, question: SaliencyQuestion) -> 
 
     Raises:
         Refused: a question that is not known, a context that is not kept, or one that this policy cannot answer.
-        ValueError: what the policy answers is no finite number.
     """
     spec = policy.spec
     if question.of not in SALIENCY_OF:
@@ -130,8 +149,6 @@ def answer(policy: FlowPolicy, session: Session, question: SaliencyQuestion) -> 
         if seen is None:
             raise Refused("no_predictor", f"policy {spec.name} has no look-ahead predictor: set saliency_model")
         saliency = policy.look_ahead(seen, pending)
-    if not np.isfinite(saliency):
-        raise ValueError(f"saliency is {saliency}")
     return float(saliency)
 
 

@@ -39,7 +39,8 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
         "plan",
         "What mode adaptive asks the inference node: plan, how far it is going to move an absolute action (a gripper "
         "that opens or closes); pictures, how much the actions since the newest have changed them "
-        "(needs saliency_model).",
+        "(needs saliency_model); doubt, how much better a picture of now would make its actions (a policy that has "
+        "learned to say so).",
         live=True,
     )
     saliency_threshold: float = option(

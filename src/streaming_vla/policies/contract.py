@@ -26,6 +26,7 @@ __all__ = [
     "BatchingPolicy",
     "ChunkPolicy",
     "CompletingPolicy",
+    "DoubtingPolicy",
     "FlowPolicy",
     "FlowQuery",
     "Guide",
@@ -275,6 +276,20 @@ class BatchingPolicy(FlowPolicy, Protocol):
 
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
         """Return what `flow_step` returns of each; the views have as many tokens and the same next position."""
+
+
+class DoubtingPolicy(FlowPolicy, Protocol):
+    """A policy that also says how much it would gain by a look.
+
+    Attributes:
+        doubts: False where it has not learned to.
+    """
+
+    @property
+    def doubts(self) -> bool: ...
+
+    def doubt(self, query: FlowQuery) -> float:
+        """Return how much less wrong the action is expected to be with a picture of now: mean over its dimensions."""
 
 
 class PlanningPolicy(FlowPolicy, Protocol):

@@ -182,7 +182,7 @@ When = Literal["salient", "calm"]
 WHEN = get_args(When)
 # what mode adaptive asks the policy: how far it is going to move what is absolute (saliency.plan), or how much the
 # actions since the picture have changed what the cameras see (saliency.predictor)
-SaliencyOf = Literal["plan", "pictures"]
+SaliencyOf = Literal["plan", "pictures", "doubt"]
 SALIENCY_OF = get_args(SaliencyOf)
 
 

@@ -36,7 +36,8 @@ class Batch:
 
     pictures [B, T, cameras, S, S, 3] uint8, state [B, T, state_size], words [B, maximum_words],
     age [B, T, D], later [B, T, D, state_size], pending and answer [B, T, D, A] and chunk [B, T, H, A] (moments behind
-    the picture, see windows.Moments); scene [B, T, 6] (object and goal, metres),
+    the picture, see windows.Moments); fresh, like pictures, is seen at the first of them, or nothing; scene [B, T, 6]
+    (object and goal, metres),
     recall [B, T] int64 (what is to be remembered; -1: nothing), present [B, T] bool (False: past the episode's end),
     waiting [B, T] bool (the wait of a memory task), goals [B, T, ANSWERS, 2] (x and y in metres of the goal of every
     answer where a memory task shows them, else NaN), task [B] (number of Demonstrations.tasks).
@@ -50,6 +51,7 @@ class Batch:
     pending: npt.NDArray[np.float32]
     answer: npt.NDArray[np.float32]
     chunk: npt.NDArray[np.float32]
+    fresh: npt.NDArray[Any]
     scene: npt.NDArray[np.float32]
     recall: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
@@ -103,14 +105,22 @@ class Demonstrations:
 
     Args:
         flow: which moments behind its picture a batch has of each observation.
+        looks: a batch also has what is seen at the first of them.
         files: those of its episodes that are loaded; None: all.
 
     Raises:
         FileNotFoundError: the folder holds no demonstrations; the message names the command that makes them.
     """
 
-    def __init__(self, folder: Path, config: CompactConfig, flow: Flow, files: Sequence[Path] | None = None) -> None:
-        self._config, self._flow = config, flow
+    def __init__(
+        self,
+        folder: Path,
+        config: CompactConfig,
+        flow: Flow,
+        files: Sequence[Path] | None = None,
+        looks: bool = False,
+    ) -> None:
+        self._config, self._flow, self._looks = config, flow, looks
         self._tokenize = Tokenizer(config.words, config.maximum_words)
         self._episodes: dict[str, list[Episode]] = {}
         self._endings: dict[str, dict[int, list[Episode]]] = {}  # by task and answer
@@ -175,7 +185,7 @@ class Demonstrations:
         frames = frames + frames[-1:] * (length - len(frames))
         horizon, flow = self._config.trained_horizon, self._flow
         moments = [draw_moments(each.track, frame, flow.draws, horizon, flow.late, random) for each, frame in frames]
-        age, later, pending, answer, chunk = map(np.stack, zip(*(astuple(each) for each in moments), strict=True))
+        age, later, pending, answer, chunk, seen = map(np.stack, zip(*map(astuple, moments), strict=True))
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)
@@ -199,6 +209,9 @@ class Demonstrations:
             pending,
             answer,
             chunk,
+            np.stack([self.look(each, int(then)) for (each, _), then in zip(frames, seen, strict=True)])
+            if self._looks
+            else np.zeros((length, 0)),
             np.stack([each.scene[frame] for each, frame in frames]),
             np.array(recall, dtype=np.int64),
             present,

@@ -16,6 +16,7 @@ from streaming_vla.training.dataset import ANSWERS, Batch
 from streaming_vla.training.plan import Augment, Source, TrainingPlan
 
 SCENE_SIZE = 6
+WORST = 2.0  # error of an action that counts, action units
 
 
 class Auxiliary(nn.Module):
@@ -80,7 +81,14 @@ def batch_loss(
         return answer
 
     flow, absolute = flow_loss(act, acted, model, plan.augment, generator)
-    chunk = chunk_loss(denoise, acted, model, plan.augment, generator) if weights.chunk else flow.new_zeros(())
+    nothing = flow.new_zeros(())
+    chunk = chunk_loss(denoise, acted, model, plan.augment, generator) if weights.chunk else nothing
+    doubt = nothing
+    if weights.doubt:
+        seen = block_mask(sees, 1, block)
+        judged = model.flow.judge(acted.first(model), cache, behind, seen)
+        fresh = augment_pictures(given["fresh"], plan.augment, generator)[:, acting]
+        doubt = doubt_loss(model, *judged, acted, fresh, words.view(count, length, -1)[:, acting])
     ends = last.view(count, length, block, -1)[:, :, -1]
     scene, recall, goals = _auxiliary_losses(auxiliary, tokens[:, 0], ends, given, _shares(present))
     loss = (
@@ -90,8 +98,9 @@ def batch_loss(
         + weights.scene * scene
         + weights.recall * recall
         + weights.goals * goals
+        + weights.doubt * doubt
     )
-    parts = {"flow": flow, "absolute": absolute, "chunk": chunk}
+    parts = {"flow": flow, "absolute": absolute, "chunk": chunk, "doubt": doubt}
     parts |= {"scene": scene, "recall": recall, "goals": goals}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -161,6 +170,10 @@ class Acted:
         """Return the moments [B, T', D] as the network takes them, their states disturbed."""
         return model.moment(disturbed_state(self.later, model.state_scale, augment, generator), self.pending, self.age)
 
+    def first(self, model: CompactModel) -> Moment:
+        """Return the first moment of each observation [B, T'] as it was recorded."""
+        return model.moment(self.later[:, :, 0], self.pending[:, :, 0], self.age[:, :, 0])
+
 
 def _shares(present: Tensor) -> Tensor:
     """Return equal shares of what is True in [B, T]."""
@@ -223,6 +236,28 @@ def chunk_loss(
     mixed = noise + time[..., None, None] * (actions - noise)
     error = (velocity(mixed, time, begin) - (actions - noise)).square().mean((-2, -1))
     loss: Tensor = (error * acted.share).sum()
+    return loss
+
+
+def doubt_loss(
+    model: CompactModel, answer: Tensor, doubt: Tensor, acted: Acted, fresh: Tensor, words: Tensor
+) -> Tensor:
+    """Return how far off the doubt is: what is said against how much less wrong a picture of then makes the action.
+
+    Args:
+        answer, doubt: [B, T', A] and [B, T'], of the first moments.
+        fresh: [B, T', cameras, 3, S, S], seen at these moments.
+        words: [B, T', maximum_words].
+    """
+    state = acted.later[:, :, 0]
+    with torch.no_grad():
+        tokens = model.encode(fresh.flatten(0, 1), state.flatten(0, 1), words.flatten(0, 1))
+        cache, _ = model.trunk(tokens, None)
+        now = Moment(*(part.flatten(0, 1).unsqueeze(1) for part in acted.first(model)))
+        behind = torch.tensor([tokens.shape[1]], device=tokens.device)
+        better = model.flow(now._replace(age=torch.zeros_like(now.age)), cache, behind, None).view(answer.shape)
+        wrong, less = ((each - acted.answer[:, :, 0]).abs().clamp(max=WORST).mean(-1) for each in (answer, better))
+    loss: Tensor = ((doubt - (wrong - less)).square() * acted.share).sum()
     return loss
 
 

@@ -116,6 +116,7 @@ class Weights(Section):
         scene: of naming where the object and the goal are (an auxiliary head that is not shipped).
         recall: of naming what is to be remembered (an auxiliary head that is not shipped).
         goals: of naming where the goal of every answer is (an auxiliary head that is not shipped).
+        doubt: of saying how much a look would better the flow's action.
     """
 
     absolute: Annotated[float, Field(ge=0)] = 0.25
@@ -123,6 +124,7 @@ class Weights(Section):
     scene: Annotated[float, Field(ge=0)] = 0.05
     recall: Annotated[float, Field(ge=0)] = 0.1
     goals: Annotated[float, Field(ge=0)] = 0.1
+    doubt: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Optimiser(Section):
@@ -162,7 +164,7 @@ class TrainingPlan(Recordings):
 
     Args:
         sources: what an optimiser step is made of.
-        learns: parts of the network that learn, by the names of CompactModel's attributes; empty: all of it.
+        learns: parts of the network that learn, as CompactModel names its modules; empty: all of it.
     """
 
     model_config = Section.model_config

@@ -74,7 +74,7 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.plan, self.folder, self.seed, self.processes = run.plan, run.folder, run.seed, run.processes
         plan, config, seed, initial = run.plan, run.config, run.seed, run.initial
-        self.data = Demonstrations(run.demonstrations, config, plan.flow)
+        self.data = Demonstrations(run.demonstrations, config, plan.flow, looks=plan.weights.doubt > 0.0)
         self.rank = distributed.get_rank()
         torch.manual_seed(seed)
         self.model = CompactModel(config)
@@ -90,6 +90,7 @@ class Trainer:
             self.model.requires_grad_(False)
             for name in plan.learns:
                 self.model.get_submodule(name).requires_grad_(True)
+        self.model.flow.doubts.fill_(float(plan.weights.doubt > 0.0))  # a doubt is that of the flow it was learned for
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.modules = torch.nn.ModuleDict({"model": self.model, "auxiliary": self.auxiliary}).to(self.device)
         self.parameters = [value for value in self.modules.parameters() if value.requires_grad]

@@ -40,7 +40,7 @@ class Moments:
     """Moments behind a picture, D of them, and what the expert does there.
 
     age [D], steps since the picture; state [D, state_size] of the robot then or some actions before; pending [D, A],
-    the sum of these actions; answer [D, A]; chunk [H, A], that begins at the first of them.
+    the sum of these actions; answer [D, A]; chunk [H, A], that begins at the first of them; frame, recorded then.
     """
 
     age: npt.NDArray[np.int64]
@@ -48,6 +48,7 @@ class Moments:
     pending: Floats
     answer: Floats
     chunk: Floats
+    frame: int
 
 
 def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, random: np.random.Generator) -> Moments:
@@ -68,7 +69,7 @@ def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, 
     behind = random.choice([0, 1, 2], size=draws, p=STATES)
     seen = step - np.minimum(step, np.select([behind == 1, behind == 2], [random.integers(1, late + 1, draws), age], 0))
     total = track.executed_before()
-    return Moments(age, track.path[seen], total[step] - total[seen], track.answer[step], track.window[later])
+    return Moments(age, track.path[seen], total[step] - total[seen], track.answer[step], track.window[later], later)
 
 
 def phases(step: npt.NDArray[np.int32], waiting: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:

@@ -113,6 +113,17 @@ def test_an_action_is_for_the_robots_state_and_the_actions_that_it_lacks(policy:
         policy.flow_step(FlowQuery(view, np.zeros(4), 3))
 
 
+def test_a_doubt_is_of_the_moment_that_is_asked_for(policy: CompactPolicy) -> None:
+    cache = new_cache()
+    prefill(policy, cache, observation(1))
+    said = [
+        policy.doubt(FlowQuery(cache.view(), np.zeros(4), index, state=BEGIN.state, pending=np.full(4, pending)))
+        for index, pending in ((3, 0.0), (20, 0.0), (3, 1.0))
+    ]
+    assert len(set(said)) == 3 and min(said) > 0.0
+    assert not policy.doubts, "nobody has trained it"
+
+
 def test_a_plan_moves_the_robot_along(policy: CompactPolicy) -> None:
     cache = new_cache()
     prefill(policy, cache, observation(1))

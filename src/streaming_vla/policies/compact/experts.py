@@ -19,6 +19,7 @@ from streaming_vla.policies.compact.layers import Layer, attend, turning
 
 STATE_FREQUENCIES = (4.0, 16.0)  # of the sine features of the robot's scaled state
 TIME_FREQUENCIES = 6
+DOUBT_WIDTH = 64
 
 LayerCache = list[tuple[Tensor, Tensor]]  # per layer rotated keys and values, [B, kv_heads, N, d]
 
@@ -99,7 +100,7 @@ class Expert(nn.Module):
     def read(
         self, tokens: Tensor, cache: LayerCache, places: Tensor, mask: Tensor | None, own: Tensor | None
     ) -> Tensor:
-        """Run tokens [B, Q, width] through the layers and the head, [B, Q, A].
+        """Run tokens [B, Q, width] through the layers; `head` makes actions [B, Q, A] of them.
 
         Args:
             places: [Q], position of each token in the sequence.
@@ -120,8 +121,7 @@ class Expert(nn.Module):
             queries, keys = apply_rotary(queries, cos, sin), apply_rotary(keys, cos, sin)
             keys, values = torch.cat((cached_keys, keys), dim=2), torch.cat((cached_values, values), dim=2)
             tokens = layer.finish(tokens, attend(queries, keys, values, mask))
-        answer: Tensor = self.head(tokens)
-        return answer
+        return tokens
 
 
 def moment_features_of(config: CompactConfig) -> int:
@@ -138,8 +138,16 @@ class FlowExpert(Expert):
     newest state yet is told beside it, so that the network learns how the robot lags behind its commands.
     """
 
+    doubts: Tensor
+
     def __init__(self, config: CompactConfig) -> None:
-        super().__init__(config, moment_features_of(config))
+        features = moment_features_of(config)
+        super().__init__(config, features)
+        told = config.width + features
+        self.doubt = nn.Sequential(
+            nn.LayerNorm(told), nn.Linear(told, DOUBT_WIDTH), nn.SiLU(), nn.Linear(DOUBT_WIDTH, 1), nn.Softplus()
+        )
+        self.register_buffer("doubts", torch.zeros(()))  # 1: `doubt` has been trained
 
     def embed(self, moment: Moment) -> Tensor:
         """Return the tokens [..., width] of moments [...]."""
@@ -157,6 +165,16 @@ class FlowExpert(Expert):
         Returns:
             [B, Q, A], actions.
         """
+        answer: Tensor = self.head(self._alone(moment, cache, places, mask))
+        return answer
+
+    def judge(self, moment: Moment, cache: LayerCache, places: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and how much a picture of now is expected to better it, [B, Q], action units."""
+        tokens = self._alone(moment, cache, places, mask)
+        told = torch.cat((tokens, self.moment_features(moment)), dim=-1)
+        return self.head(tokens), self.doubt(told).squeeze(-1)
+
+    def _alone(self, moment: Moment, cache: LayerCache, places: Tensor, mask: Tensor | None) -> Tensor:
         tokens = self.embed(moment)
         count = tokens.shape[1]
         own = None if count == 1 else torch.eye(count, dtype=torch.bool, device=tokens.device)
@@ -199,4 +217,5 @@ class ChunkExpert(Expert):
         if chunks > 1:
             number = torch.arange(chunks, device=noisy.device).repeat_interleave(horizon)
             own = number.unsqueeze(0) == number.unsqueeze(1)
-        return self.read(tokens.flatten(1, 2), cache, places, mask, own).view(batch, chunks, horizon, size)
+        answer: Tensor = self.head(self.read(tokens.flatten(1, 2), cache, places, mask, own))
+        return answer.view(batch, chunks, horizon, size)

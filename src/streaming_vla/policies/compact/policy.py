@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kv_cache.cache import CacheView
 from streaming_vla.policies.compact.chunk_head import ChunkHead
-from streaming_vla.policies.compact.experts import Moment, batch_of, refuse_bias
+from streaming_vla.policies.compact.experts import LayerCache, Moment, batch_of, refuse_bias
 from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.policies.compact.layers import Layer, attend, rotated
 from streaming_vla.policies.compact.model import CompactModel
@@ -120,6 +120,21 @@ class CompactPolicy:
     @torch.inference_mode()
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
         """Return the action of each query, all in one pass (see BatchingPolicy)."""
+        answers = self.model.flow(*self._asked(queries))
+        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
+
+    @property
+    def doubts(self) -> bool:
+        """Whether `doubt` has been trained."""
+        return bool(self.model.flow.doubts)
+
+    @torch.inference_mode()
+    def doubt(self, query: FlowQuery) -> float:
+        """Return how much a picture of now is expected to better the action of `query` (see DoubtingPolicy)."""
+        return float(self.model.flow.judge(*self._asked([query]))[1])
+
+    def _asked(self, queries: Sequence[FlowQuery]) -> tuple[Moment, LayerCache, Tensor, None]:
+        """Return what the flow expert is asked."""
         horizon = self.model.config.trained_horizon
         for query in queries:
             if not 0 <= query.index < horizon:
@@ -132,8 +147,7 @@ class CompactPolicy:
         age = torch.tensor([[query.index] for query in queries])
         moment = self.model.moment(_as_tensor(known).unsqueeze(1), _as_tensor(pending).unsqueeze(1), age)
         places = torch.tensor([queries[0].view.next_position])
-        answers = self.model.flow(moment, batch_of([query.view for query in queries]), places, None)
-        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
+        return moment, batch_of([query.view for query in queries]), places, None
 
     @torch.inference_mode()
     def plan(self, view: CacheView, context: object = None) -> Vector:

@@ -24,7 +24,9 @@ def calibrate(
         float | None, typer.Option(help="fewest observations at a success at most this share below mode always")
     ] = None,
     mode: Annotated[str, typer.Option(help="adaptive or action_norm")] = "adaptive",
-    of: Annotated[str, typer.Option(help="of mode adaptive: plan or pictures (the parameter saliency_of)")] = "plan",
+    of: Annotated[
+        str, typer.Option(help="of mode adaptive: plan, pictures or doubt (the parameter saliency_of)")
+    ] = "plan",
     when: Annotated[str, typer.Option(help="salient observes where the change is high, calm where it is not")] = (
         "salient"
     ),
