@@ -1,11 +1,12 @@
 """The study of strategies on the virtual clock: strategies x latency profiles x tasks, those of memory with a history.
 
     python benchmarks/streaming/run.py                                  # everything, 50 episodes a cell: hours
-    python benchmarks/streaming/run.py --plan claims                    # what the README claims, about 40 minutes
+    python benchmarks/streaming/run.py --plan claims                    # what the README claims, above an hour
     python benchmarks/streaming/run.py --profiles paper --strategies ours,afm --tasks reach --episodes 10
 
 Every episode is kept in out/streaming/cells and not run again; results.json, results.md, pareto.png and timeline_*.png
-beside this file are made of what was asked for. Baselines have the parameters of tuned.json (tune.py).
+beside this file are made of what was asked for, and of rows of the same weights that are there. Baselines have the
+parameters of tuned.json (tune.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 from cells import MEMORY_EARLY, MOVED, Cell, Cells, Models, memory_cache
 from cost import costs
+from grids import SAVING
 from plots import draw_pareto, draw_timelines
 from rich.console import Console
 from strategies import STRATEGIES, Setup, changed, find_strategy
@@ -39,7 +41,7 @@ from streaming_vla.workbench.virtual.runs import policy_of_process
 
 HERE = Path(__file__).parent
 PARAMETERS = "config/streaming_vla.yaml"  # but what a strategy sets otherwise (strategies.py, tuned.json)
-PROFILES = ("paper", "measured", "jetson", "remote_wifi")
+PROFILES = ("paper", "measured", "jetson", "jetson_throttled", "remote_wifi", "remote_wifi_gone")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,10 @@ PLANS: dict[str, tuple[Part, ...]] = {
     "full": (Part(EVERYTHING, PROFILES, 50), Part(EVERYTHING, PROFILES, 50, MEMORY)),
     # success needs many episodes of few strategies, starving few episodes of all
     "claims": (
-        Part(
-            ("ours", "synchronous_5", "synchronous_10", "ours_adaptive", "ours_random", "ours_action_norm"),
-            ("paper",),
-            50,
-        ),
+        Part(("ours", "synchronous_5"), PROFILES, 50),
+        Part(("synchronous_10", *SAVING), ("paper",), 50),
         Part(EVERYTHING, PROFILES, 2),
-        Part(("ours", "synchronous_5", "lerobot_latest_only", "vlash"), ("jetson", "remote_wifi"), 10),
+        Part(("lerobot_latest_only", "vlash"), ("jetson", "remote_wifi"), 10),
         Part(("ours", "synchronous_10"), ("paper",), 20, MEMORY),
     ),
 }
@@ -168,15 +167,36 @@ def main(
     except WorkerLost as error:
         _end(error, console)
     cost = costs(policy)
-    simple_rows = summarise(simple, kept, cost)
-    rows = simple_rows + summarise(recalling, kept, cost)
     out.mkdir(parents=True, exist_ok=True)
-    told = [{**row, "parameter_file": PARAMETERS} for row in rows]
-    (out / "results.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    of = {"parameter_file": PARAMETERS, "weights": models.digest()}
+    new = [row | of for row in (*summarise(simple, kept, cost), *summarise(recalling, kept, cost))]
+    rows = joined(new, out / "results.json")
+    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(rows), encoding="utf-8")
-    draw_pareto(simple_rows, out / "pareto.png")
+    draw_pareto([row for row in rows if row["tasks"] != "memory"], out / "pareto.png")
     draw_timelines(simple, models, out)
     console.print(markdown(rows), soft_wrap=True)
+
+
+def joined(new: list[Row], file: Path) -> list[Row]:
+    """Return rows with those of `file` that have the same weights and stand for something else, by strategy."""
+    known: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    made = {_what(row) for row in new}
+    kept = [row for row in known if row.get("weights") == new[0]["weights"] and _what(row) not in made]
+    places = {name: place for place, name in enumerate((*EVERYTHING, *PROFILES))}
+    last = len(places)
+    return sorted(
+        (*new, *kept),
+        key=lambda row: (
+            row["tasks"] == "memory",
+            places.get(row["strategy"], last),
+            places.get(row["profile"], last),
+        ),
+    )
+
+
+def _what(row: Row) -> tuple[str, str, str]:
+    return row["strategy"], row["profile"], row["tasks"]
 
 
 def _end(error: Exception, console: Console) -> NoReturn:
