@@ -3,8 +3,9 @@
     python benchmarks/streaming/ros.py                     # 5 scenes of every MT10 task, about 5 minutes
     python benchmarks/streaming/ros.py --profile jetson    # as if the policy ran elsewhere
 
-Writes ros.json: `starved_fraction` (time without an action to execute, of the time from the first action to the end),
-`success`, `episodes`, T_halt and T_action, and the same of every episode. Leave the machine alone meanwhile.
+Writes ros.json, or ros_PROFILE.json: `starved_fraction` (time without an action to execute, of the time from the first
+action to the end), `success`, `episodes`, T_halt and T_action, and the same of every episode. Leave the machine alone
+meanwhile.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main(
         console.print(f"streaming/ros: {error}")
         raise typer.Exit(1) from error
     results = summarise(records, profile)
-    write_json(results, out / "ros.json")
+    write_json(results, out / (f"ros_{Path(profile).stem}.json" if profile else "ros.json"))
     console.print({name: results[name] for name in ("starved_fraction", "success", "episodes", "t_halt_ms")})
 
 
