@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from streaming_vla.policies.compact.checkpoint import load_model, save_policy
+from streaming_vla.policies.compact.checkpoint import facts_in, load_model, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.checkpoint import follow, load_average, load_checkpoint, save_checkpoint
@@ -64,7 +64,9 @@ class Run:
             "plan": self.plan.model_dump(mode="json"),
             "seed": self.seed,
             "demonstrations": fingerprint(files),
-            "initial": None if self.initial is None else weights_of(self.initial),
+            "initial": None
+            if self.initial is None
+            else {**weights_of(self.initial), "training": facts_in(self.initial)},
         }
 
 

@@ -60,3 +60,10 @@ def load_model(path: Path) -> CompactModel:
     with FORMAT.open(path) as file:
         config = CompactConfig.from_json(file.metadata["architecture"])
         return file.build(lambda: CompactModel(config))
+
+
+def facts_in(path: Path) -> dict[str, object]:
+    """Return what a checkpoint says of its training; CheckpointError as of `load_model`."""
+    with FORMAT.open(path) as file:
+        facts: dict[str, object] = json.loads(file.metadata["training"])
+    return facts
