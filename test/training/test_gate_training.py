@@ -20,6 +20,7 @@ from kv_cache.policies.base import Sizes
 from streaming_vla.cli import app
 from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.experts import Moment
 from streaming_vla.policies.compact.language import UNKNOWN
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.policies.compact.policy import CompactPolicy
@@ -105,12 +106,12 @@ def compare_with_online(
         cache.append(*prefill_whole(policy, each, cache.view())[:2])
         online += [policy.flow_step(FlowQuery(cache.view(), now, index, state=now)) for index in (0, 3)]
     passed = network.run(tokens, draw)
-    states = torch.from_numpy(now).expand(1, len(online), -1)
-    time = torch.tensor([0.0, 3 / CONFIG.trained_horizon]).repeat(len(seen)).unsqueeze(0)
-    answer = network.flow(passed, torch.arange(len(seen)), states, time)
+    states, age = torch.from_numpy(now).expand(1, len(online), -1), torch.tensor([0, 3]).repeat(1, len(seen))
+    moment = network.model.moment(states, torch.zeros_like(states), age)
+    answer = network.flow(passed, torch.arange(len(seen)), moment)
     wanted = torch.from_numpy(np.stack(online)).float()
     torch.testing.assert_close(answer[0].clamp(-1.0, 1.0), wanted, rtol=1e-4, atol=1e-5)
-    some = network.flow(passed, torch.tensor([1, 4]), states[:, :4], time[:, :4])
+    some = network.flow(passed, torch.tensor([1, 4]), Moment(*(part[:, :4] for part in moment)))
     torch.testing.assert_close(some[0], answer[0, [2, 3, 8, 9]], rtol=1e-4, atol=1e-5)
     held = [number for number, _ in cache.kept_chunks()]
     assert held == passed.fate.keep[0].nonzero().flatten().tolist()
