@@ -19,6 +19,7 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.machines.episodes import DROPPED, CurrentEpisode
 from streaming_vla.machines.events import Episode
+from streaming_vla.machines.stops import Level, Said
 from streaming_vla.options.shared import NodeOptions
 from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
@@ -203,12 +204,27 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         self.refusals[reason] += 1
         self.get_logger().warning(sentence, throttle_duration_sec=1.0)
 
+    def say(self, said: Said) -> None:
+        """Tell the operator a sentence of a machine."""
+        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
+            self.get_logger().error(said.sentence)
+        elif said.level is Level.WARN:
+            self.get_logger().warning(said.sentence)
+        else:
+            self.get_logger().info(said.sentence)
+
     def span(self, stage: str, begin_s: float, end_s: float, episode: int, sequence: int, index: int = -1) -> None:
         """Publish a piece of work; the times are monotonic seconds."""
         span = wire.StageSpan(session=self.session, node=self.get_name(), stage=stage, index=index)
         span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
         span.episode, span.sequence = episode, max(0, sequence)
         self._spans.publish(span)
+
+    @property
+    def life(self) -> str:
+        """The state of the node's life, as ROS names it; active only when everything has been handed over."""
+        state: str = self._state_machine.current_state[1]
+        return state
 
     def raise_priority(self, priority: int) -> None:
         """Ask for a real-time priority; to be called when every thread is there."""

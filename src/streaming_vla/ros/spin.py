@@ -18,6 +18,7 @@ from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
 from streaming_vla.ros.declare import parameter_files
 from streaming_vla.ros.executors import SIGNALS, Spinner, make_spinner
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.heartbeat import Heartbeat
 from streaming_vla.ros.middleware import MiddlewareError, begin
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
@@ -53,12 +54,14 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
 def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
     node = make()
     spinner = make_spinner(node, events=not node.takes_raw)
+    heartbeat = Heartbeat()
     try:
         node.start()
         gc.collect()
         gc.freeze()  # a collection that walks every import would delay the control tick by milliseconds
         while not stopping.asked:
             _spin_once(spinner, node)
+            heartbeat.beat(node.life, time.monotonic())
         return 0
     except StartError:
         raise
@@ -66,6 +69,7 @@ def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
         traceback.print_exc()
         return _refuse(f"node '{node.get_name()}' failed, see the traceback above")
     finally:
+        heartbeat.close()
         try:
             node.stop()
         finally:

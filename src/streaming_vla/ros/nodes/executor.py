@@ -7,29 +7,33 @@ import sys
 import time
 
 from rclpy.duration import Duration
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.commands.types import WRITERS
 from streaming_vla.commands.writer import CommandWriter
-from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
+from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode, NodesAway
 from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.machines.stops import NO_ACTION, Level, Speaker, cause
+from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import AWAY_TOPIC
 from streaming_vla.ros.transport import avoid_shared_memory
 
 DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not moved"
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 # drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
+# latched by each supervisor, of which there may be one per machine
+AWAY = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 JOINTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+_MOVING = (Mode.PLAYING, Mode.HOLD, Mode.DECELERATE)
 _STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
 
 
@@ -53,6 +57,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self._rest = self.create_publisher(Float64MultiArray, f"gripper_command{end}", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
+        self.listen(wire.NodesAway, AWAY_TOPIC, messages.nodes_away_from, self._on_nodes_away, AWAY)
         self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
         self.listen(JointState, self.options.joint_states_topic, _positions, self._on_joints, JOINTS)
@@ -135,13 +140,22 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
     def failed(self) -> str:
         """Say that the ladder has ended."""
         state = self.machine.state(time.monotonic())
-        return f"the robot was stopped, {cause(state)}: start a new episode" if state.mode is Mode.ERROR else ""
+        if state.mode is not Mode.ERROR:
+            return ""
+        why = KEPT_STOPPED if self.machine.kept_stopped else cause(state)
+        return f"the robot was stopped, {why}: {self._after_error}"
+
+    @property
+    def _after_error(self) -> str:
+        return "it moves again when actions come" if self.options.resume_after_error else "start a new episode"
 
     def _hindered(self, mode: Mode) -> str:
         """Return why the robot does not move in an episode, empty when it does."""
         silence = self._silence()
         if silence and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
             return f"{silence}: the robot is not moved"
+        if mode in (Mode.HOLD, Mode.DECELERATE) and self.machine.waited_for:
+            return f"{' and '.join(self.machine.waited_for)} was away: the robot is held"
         return f"{NO_ACTION}: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
 
     def _silence(self) -> str:
@@ -177,6 +191,16 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         elif self._writer.heard():  # a gripper alone does not show that the arm lives
             self.execute(self.machine.on_robot_state(now, self._writer.measured()))
 
+    def _on_nodes_away(self, told: NodesAway) -> None:
+        away = self.machine.away
+        known = away.names
+        self.dispatch(Executor.on_nodes_away, told)
+        if set(away.names) - set(known) and self.machine.state(time.monotonic()).mode in _MOVING:
+            self.get_logger().warning(
+                f"{' and '.join(away.names)} is away: without actions the robot is held for at most "
+                f"{away.hold_s(self.options):g} s, and moves again when they come"
+            )
+
     def execute(self, effects: list[ExecutorEffect]) -> None:
         """Command the robot, publish the state."""
         for effect in effects:
@@ -210,15 +234,10 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
     def _speak(self, state: ExecutionState) -> None:
         """Tell the operator of holds and stops; the robot has its command already."""
         refused = {name: count for name, count in self.machine.counters.as_dict().items() if name.startswith("action_")}
-        said = self._speaker.on_state(state, refused, self._silence() or self._mismatch, time.monotonic())
-        if said is None:
-            return
-        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
-            self.get_logger().error(said.sentence)
-        elif said.level is Level.WARN:
-            self.get_logger().warning(said.sentence)
-        else:
-            self.get_logger().info(said.sentence)
+        why = KEPT_STOPPED if self.machine.kept_stopped else self._silence() or self._mismatch
+        said = self._speaker.on_state(state, refused, why, time.monotonic(), self.machine.waited_for)
+        if said is not None:
+            self.say(said)
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""

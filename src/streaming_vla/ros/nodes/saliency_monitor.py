@@ -13,6 +13,7 @@ from streaming_vla_interfaces import srv
 from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
 from streaming_vla.machines.monitor import Monitor, MonitorEffect
 from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.machines.stops import Said
 from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import LATCHED, reliable
@@ -164,8 +165,10 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
                     self._asked_s.clear()
                 self.episode = effect
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
-                what = "begun" if effect.active else "ended"
+                what = "ended" if not effect.active else "stopped" if effect.stopped else "begun"
                 self.get_logger().info(f"episode {effect.number} {what}: '{cut(effect.instruction)}'")
+            elif isinstance(effect, Said):
+                self.say(effect)
             elif isinstance(effect, SaliencyQuestion):
                 self._ask(effect)
             else:
