@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from runtime_cases import ACTS, context, only, state
 
-from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, Mode, ObserveRequest
+from streaming_vla.machines.away import SUPERVISORS, Away
+from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, Mode, NodesAway, ObserveRequest
 from streaming_vla.machines.monitor import Monitor, MonitorEffect
 from streaming_vla.machines.monitor_options import MonitorOptions
 from streaming_vla.machines.stops import Level, Said
@@ -105,3 +106,25 @@ def test_a_monitor_that_was_started_again_knows_what_was_played() -> None:
     monitor = Monitor(OPTIONS, last_episode=6)
     monitor.on_execution_state(says(Mode.PLAYING, played=5), 0.0)
     assert [said.level for said in only(monitor.on_context(later(1007, 1007, True), 1.0), Said)] == [Level.ERROR]
+
+
+def test_a_robot_that_waits_is_helped_as_soon_as_a_node_is_back() -> None:
+    monitor = begun()
+    monitor.on_execution_state(says(Mode.HOLD, played=0), 0.2)  # asks, and nobody answers
+    [again] = monitor.on_nodes_back(0.9)
+    assert isinstance(again, ObserveRequest) and again.sequence == 2
+    monitor.on_execution_state(says(Mode.PLAYING, played=0), 1.0)
+    assert monitor.on_nodes_back(1.1) == [], "the stream flows"
+    monitor.stop_episode(1.2)
+    assert monitor.on_nodes_back(1.3) == []
+
+
+def test_a_node_is_back_when_it_is_told_no_more() -> None:
+    away = Away()
+    assert away.hear(NodesAway("up")), "who may have come back before is not known"
+    assert not away.hear(NodesAway("up", ("observer", "generator"), (0.1, 0.1)))
+    assert not away.hear(NodesAway("up", ("observer", "generator"), (1.1, 1.1)))
+    assert away.hear(NodesAway("up", ("generator",), (1.2,)))
+    for number in range(1000):
+        away.hear(NodesAway(f"forged {number}", ("x",), (0.0,)))
+    assert len(away._told) == SUPERVISORS

@@ -156,7 +156,7 @@ def _node(
         # `autostart` rather than a lifecycle manager: a respawned process then activates itself.
         parameters=[
             LaunchConfiguration("params_file"),
-            {**switches, **settings},
+            {**settings, **switches},
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         on_exit=partial(supervisor.on_exit, node.name) if supervisor else _stay_down_when_misconfigured,

@@ -36,7 +36,8 @@ class SuiteError(RuntimeError):
 
 def say_on_stderr(line: str) -> None:
     """Print a line of the starter or of a node."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # at once: lines of several threads must not run into each other
+    sys.stderr.flush()
 
 
 def checked_namespace(namespace: str, params_file: Path | None) -> str:

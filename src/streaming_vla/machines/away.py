@@ -6,6 +6,7 @@ from streaming_vla.machines.events import NodesAway
 from streaming_vla.machines.executor_options import ExecutorOptions
 
 SLOW = "inference"  # it loads a model
+SUPERVISORS = 64  # that are remembered; a suite has one on each of its machines
 
 
 class Away:
@@ -14,11 +15,17 @@ class Away:
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, ...]] = {}
 
-    def hear(self, told: NodesAway) -> None:
-        """Take what a supervisor tells in the place of what it told before."""
-        self._told.pop(told.supervisor, None)
-        if told.nodes:
-            self._told[told.supervisor] = told.nodes
+    def hear(self, told: NodesAway) -> bool:
+        """Take what a supervisor tells in the place of what it told before.
+
+        Returns:
+            Whether a node is there again; one that came back before the supervisor was heard is not known by name.
+        """
+        before = self._told.get(told.supervisor)
+        self._told[told.supervisor] = told.nodes
+        while len(self._told) > SUPERVISORS:
+            del self._told[next(iter(self._told))]
+        return before is None or not set(before) <= set(told.nodes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
     )
     start_actions: int = option(
         1,
-        "Actions that must be queued before the first motion; at most lead_actions.",
+        "Actions that must be queued before the first motion; at most lead_actions, one where that is 0.",
         "actions",
         live=True,
         ge=1,

@@ -212,6 +212,14 @@ class Monitor:
         self._answer = (reply.context, reply.saliency if reply.accepted else NO_SALIENCY)
         return self._decide(now)
 
+    def on_nodes_back(self, now: float) -> list[MonitorEffect]:
+        """A node was started again: what it was sent meanwhile is lost, so a robot that waits is helped at once."""
+        episode = self._episode
+        if episode is None or not episode.active or self._over() or not self._dry():
+            return []
+        self.counters.count("node_back")
+        return [self._ask(episode, Reason.QUEUE_EMPTY, now)]
+
     def poll(self, now: float) -> list[MonitorEffect]:
         """Ask again, or after the maximum silence; give up an executor that is away for too long."""
         return [*self._judge_executor(now), *self._decide(now)]
@@ -340,7 +348,7 @@ class Monitor:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
         if self._options.early_actions:
             return self._options.early_actions
-        lead = 1 + self._options.lead_actions  # the one that begins and those behind it are not changed any more
+        lead = 1 + max(1, self._options.lead_actions)  # the one that begins and those behind it are settled
         needed_s = (self.request_latency.smoothed_s or 0.0) + context.flow_step_s
         return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + lead
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from rclpy.duration import Duration
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from streaming_vla_interfaces import msg as wire
@@ -20,7 +19,7 @@ from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause
 from streaming_vla.ros import messages
-from streaming_vla.ros.base import reliable
+from streaming_vla.ros.base import AWAY, reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
 from streaming_vla.ros.topics import AWAY_TOPIC
@@ -30,8 +29,6 @@ DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not move
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 # drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
-# latched by each supervisor, of which there may be one per machine
-AWAY = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 JOINTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 _MOVING = (Mode.PLAYING, Mode.HOLD, Mode.DECELERATE)
 _STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
@@ -73,7 +70,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._writer = self._new_writer()  # anew: what was measured before says nothing of the robot of now
         self._lateness = LatencyTracker(warm_up=0)
         self._speaker = Speaker()
-        self._said_s = time.monotonic()
+        self._said_s = self.now()
         if self.options.dry_run:
             self.get_logger().warning(DRY_RUN)
         self.raise_priority(self.options.realtime_priority)
@@ -93,9 +90,9 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""
-        before = self.machine.state(time.monotonic()).episode
-        self.execute(self.machine.on_episode(episode, time.monotonic()))
-        if self.machine.state(time.monotonic()).episode != before:
+        before = self.machine.state(self.now()).episode
+        self.execute(self.machine.on_episode(episode, self.now()))
+        if self.machine.state(self.now()).episode != before:
             self._writer.begin()
 
     def deadline(self) -> float | None:
@@ -107,7 +104,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def tick(self) -> None:
         """Play or hold; repeat the state."""
-        now, due_s = time.monotonic(), self.machine.deadline()
+        now, due_s = self.now(), self.machine.deadline()
         if due_s is not None and now >= due_s:
             self._lateness.add(now - due_s)
             self.execute(self.machine.poll(now))
@@ -116,7 +113,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Mode, queue, and how late the ticks are."""
-        state = self.machine.state(time.monotonic())
+        state = self.machine.state(self.now())
         lateness = self._lateness.summary()
         figures: dict[str, object] = {
             "mode": state.mode.name.lower(),
@@ -139,7 +136,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def failed(self) -> str:
         """Say that the ladder has ended."""
-        state = self.machine.state(time.monotonic())
+        state = self.machine.state(self.now())
         if state.mode is not Mode.ERROR:
             return ""
         why = KEPT_STOPPED if self.machine.kept_stopped else cause(state)
@@ -160,7 +157,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def _silence(self) -> str:
         """Return what is not heard of the robot, empty when it is heard."""
-        if not self.machine.robot_silent(time.monotonic()):
+        if not self.machine.robot_silent(self.now()):
             return ""
         of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
         return f"no joint states{of} on '{self.resolve_topic_name(self.options.joint_states_topic)}'"
@@ -182,7 +179,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self.dispatch(Executor.on_action, action)
 
     def _on_joints(self, positions: dict[str, float]) -> None:
-        now = time.monotonic()
+        now = self.now()
         if self.machine.robot_silent(now):
             self._writer.lose()
         missing = self._writer.measure(positions)
@@ -195,7 +192,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         away = self.machine.away
         known = away.names
         self.dispatch(Executor.on_nodes_away, told)
-        if set(away.names) - set(known) and self.machine.state(time.monotonic()).mode in _MOVING:
+        if set(away.names) - set(known) and self.machine.state(self.now()).mode in _MOVING:
             self.get_logger().warning(
                 f"{' and '.join(away.names)} is away: without actions the robot is held for at most "
                 f"{away.hold_s(self.options):g} s, and moves again when they come"
@@ -213,7 +210,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def _command(self, command: Command) -> None:
         stamp = self.stamp()
-        if self.machine.robot_silent(time.monotonic()):
+        if self.machine.robot_silent(self.now()):
             self._writer.lose()
         try:
             message = self._writer.write(command, stamp)
@@ -228,20 +225,20 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self._rest.publish(self._writer.rest(command))
 
     def _say(self, state: ExecutionState) -> None:
-        self._said_s = time.monotonic()
+        self._said_s = self.now()
         self._states.publish(messages.execution_state_to(state, self.session, self.stamp()))
 
     def _speak(self, state: ExecutionState) -> None:
         """Tell the operator of holds and stops; the robot has its command already."""
         refused = {name: count for name, count in self.machine.counters.as_dict().items() if name.startswith("action_")}
         why = KEPT_STOPPED if self.machine.kept_stopped else self._silence() or self._mismatch
-        said = self._speaker.on_state(state, refused, why, time.monotonic(), self.machine.waited_for)
+        said = self._speaker.on_state(state, refused, why, self.now(), self.machine.waited_for)
         if said is not None:
             self.say(said)
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""
-        now = time.monotonic()
+        now = self.now()
         if self._shown is not None:
             before, begin_s = self._shown
             if before.mode in _STAGES:

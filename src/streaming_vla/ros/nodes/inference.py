@@ -154,6 +154,10 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         figures["late_histories"] = len(late)
         return NO_ANSWER if hangs or now < self._unanswered_s + SAID_FOR_S else "; ".join(late), figures
 
+    def now(self) -> float:
+        """Return monotonic seconds, whatever clock is published: the model computes in real time."""
+        return time.monotonic()
+
     def deadline(self) -> float | None:
         """When the oldest request that is awaited has waited long enough."""
         waiting = [asked.since_s for asked in list(self._asked.values())]  # a copy: the engine's thread takes out
