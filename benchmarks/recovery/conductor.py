@@ -87,6 +87,16 @@ class Conductor:
         """What the executor does, as it said last."""
         return int(self.states[-1][1].mode) if self.states else None
 
+    @property
+    def simulation_pace(self) -> float | None:
+        """How fast the simulation goes of what was asked, 1 where the machine keeps up; None: not known."""
+        figures = self.figures.get("sim_robot", {})
+        try:
+            pace = float(figures["achieved_real_time_factor"]) / float(figures["asked_real_time_factor"])
+        except KeyError:
+            return None
+        return round(pace, 3)
+
     def begin_episode(self) -> bool:
         """Begin one and wait until the robot moves; False when it does not."""
         request = srv.StartEpisode.Request(instruction=INSTRUCTION)

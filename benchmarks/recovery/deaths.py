@@ -48,9 +48,12 @@ def run_fault(conductor: Conductor, node: str, kind: str, stop_s: float, draw: r
         "hold_s": None if node == "executor" else _hold_s(conductor, fault_s),
         "back_s": back,
         "recovered": back is not None,
+        "simulation_pace": conductor.simulation_pace,
         "error_lines": sum("[ERROR]" in said for _, said in lines),
         "recovered_lines": sum("recovered" in said for _, said in lines),
     }
+    if back is None:
+        row["lines"] = [f"{at - fault_s:.2f} {said}" for at, said in lines if MARK not in said]
     if kind == "kill" and back is not None:
         row["steps_s"] = _steps(conductor, node, fault_s, back, lines)
     conductor.end_episode()

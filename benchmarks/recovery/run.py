@@ -136,6 +136,7 @@ def _figures(events: list[dict[str, Any]]) -> dict[str, Any]:
         "recovered": sum(event["recovered"] for event in events),
         **quantiles("hold_s"),
         **quantiles("back_s"),
+        "slowest_simulation": min((pace for event in events if (pace := event["simulation_pace"])), default=None),
         "said": sum(bool(event["error_lines"] or event["recovered_lines"]) for event in events),
     }
 

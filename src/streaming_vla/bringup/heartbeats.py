@@ -51,8 +51,8 @@ class Watch:
     A node that has never said anything is not watched: it may be none of this suite's.
 
     Args:
-        may_hang: its callbacks may take long (a simulated robot builds a scene in one), so it is never killed for
-            being silent.
+        may_hang: its callbacks may take long (a simulated robot builds a scene in one, and is the first that a busy
+            machine starves), so its silence means nothing.
     """
 
     def __init__(self, may_hang: bool = False) -> None:
@@ -86,7 +86,8 @@ class Watch:
 
     def away_s(self, now: float) -> float | None:
         """Return for how long a node that has been active is not; None while it is, or before it was."""
-        if not self._speaks or not self.been_active or (self.state == ACTIVE and now - self._heard_s < SILENT_S):
+        heard = self._may_hang or now - self._heard_s < SILENT_S
+        if not self._speaks or not self.been_active or (self.state == ACTIVE and heard):
             return None
         return now - self._active_s
 
