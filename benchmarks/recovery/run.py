@@ -30,7 +30,7 @@ from streaming_vla.workbench.report.results import write_json
 HERE = Path(__file__).parent
 PARTS = ("deaths", "attack", "busy", "soak")
 KINDS = ("kill", "stop")
-WITH_PRIORITY = ("inference", "generator", "executor")
+WITH_PRIORITY = ("observer", "inference", "generator", "executor")
 
 
 def main() -> int:

@@ -65,6 +65,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
         self._active_s = self._requested_s = self.now()
         self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), self._active_s)
         self._early: ObserveRequest | None = None
+        # an observation that is encoded late is old when it is acted on
+        self.raise_priority(self.options.realtime_priority)
 
     def on_episode(self, episode: Episode) -> None:
         """Drop the pictures of the episode before."""
