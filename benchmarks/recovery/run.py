@@ -18,18 +18,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from attack import attack
 from conductor import NODES, conducted
-from deaths import STEPS, run_fault
+from deaths import run_fault
 from load import busy, soak
+from recovery_figures import KINDS, summary
 
 from streaming_vla.bringup.starter import SuiteError
 from streaming_vla.workbench.report.results import write_json
 
 HERE = Path(__file__).parent
 PARTS = ("deaths", "attack", "busy", "soak")
-KINDS = ("kill", "stop")
 WITH_PRIORITY = ("observer", "inference", "generator", "executor")
 
 
@@ -102,43 +101,6 @@ def deaths(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             back = "did not come back" if event["back_s"] is None else f"back after {event['back_s']:.2f} s"
             print(f"{number}/{len(missing)} {kind} {node}: {back}", flush=True)
     return events
-
-
-def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what results.json says of faults: per node and kind, and the steps of the way back."""
-    found: dict[str, Any] = {}
-    for node in NODES:
-        kinds = {}
-        for kind in KINDS:
-            of_kind = [event for event in events if event["node"] == node and event["kind"] == kind]
-            if of_kind:
-                kinds[kind] = _figures(of_kind)
-        if kinds:
-            found[node] = kinds
-    steps: dict[str, dict[str, float]] = {}
-    for node in found:
-        of_node = [event["steps_s"] for event in events if event["node"] == node and "steps_s" in event]
-        if of_node:
-            values = {step: [event[step] for event in of_node if step in event] for step in STEPS}
-            steps[node] = {step: round(float(np.median(times)), 3) for step, times in values.items() if times}
-    return {**found, "breakdown_s": steps}
-
-
-def _figures(events: list[dict[str, Any]]) -> dict[str, Any]:
-    def quantiles(name: str) -> dict[str, float | None]:
-        values = [event[name] for event in events if event[name] is not None]
-        if not values:
-            return {f"{name}_p50": None, f"{name}_max": None}
-        return {f"{name}_p50": round(float(np.median(values)), 3), f"{name}_max": round(float(max(values)), 3)}
-
-    return {
-        "times": len(events),
-        "recovered": sum(event["recovered"] for event in events),
-        **quantiles("hold_s"),
-        **quantiles("back_s"),
-        "slowest_simulation": min((pace for event in events if (pace := event["simulation_pace"])), default=None),
-        "said": sum(bool(event["error_lines"] or event["recovered_lines"]) for event in events),
-    }
 
 
 def _busy(arguments: argparse.Namespace, priority: int | None) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def cause(state: ExecutionState) -> str:
     return NO_ACTION if state.starved else NO_ROBOT
 
 
+def were_away(names: Sequence[str]) -> str:
+    """Return that these nodes were away."""
+    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} away"
+
+
 def stop_of(states: Sequence[ExecutionState]) -> str:
     """Return why and after how long the executor stopped the robot by itself, one sentence; empty when it did not.
 
@@ -120,8 +125,7 @@ class Speaker:
         if state.mode is not Mode.PLAYING or before not in (*_RUNGS, Mode.ERROR):
             return None
         if waited_for:
-            names = " and ".join(waited_for)
-            return Said(Level.INFO, f"recovered: {names} was away, the robot moves again after {for_s:.2f} s")
+            return Said(Level.INFO, f"recovered: {were_away(waited_for)}, the robot moves again after {for_s:.2f} s")
         if self._told or before is Mode.ERROR:
             return Said(Level.INFO, f"the robot moves again after {for_s:.2f} s: {_last(state)}")
         return None

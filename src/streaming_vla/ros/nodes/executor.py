@@ -17,7 +17,7 @@ from streaming_vla.machines.events import Action, Command, CommandKind, Episode,
 from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause
+from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause, were_away
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import AWAY, reliable
 from streaming_vla.ros.machine import MachineNode
@@ -152,7 +152,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         if silence and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
             return f"{silence}: the robot is not moved"
         if mode in (Mode.HOLD, Mode.DECELERATE) and self.machine.waited_for:
-            return f"{' and '.join(self.machine.waited_for)} was away: the robot is held"
+            return f"{were_away(self.machine.waited_for)}: the robot is held"
         return f"{NO_ACTION}: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
 
     def _silence(self) -> str:
@@ -194,7 +194,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self.dispatch(Executor.on_nodes_away, told)
         if set(away.names) - set(known) and self.machine.state(self.now()).mode in _MOVING:
             self.get_logger().warning(
-                f"{' and '.join(away.names)} is away: without actions the robot is held for at most "
+                f"{' and '.join(away.names)} {'is' if len(away.names) == 1 else 'are'} away: without actions the robot is held for at most "
                 f"{away.hold_s(self.options):g} s, and moves again when they come"
             )
 
