@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import socket
@@ -16,6 +17,7 @@ HUNG_S = 4.0  # as nav2's bond waits
 OWN_PAUSE_S = 0.5  # a supervisor that did not run for so long knows nothing of the others
 TOLD_AGAIN_S = 1.0
 ACTIVE = "active"
+_NUMBERS = itertools.count(1)  # of the supervisors of this process
 
 
 class HeartbeatSocket:
@@ -105,7 +107,7 @@ class Telling:
     """Decides when a supervisor tells which of its nodes are away: on every change, and again while there are any."""
 
     def __init__(self) -> None:
-        self._supervisor = f"{socket.gethostname()} {os.getpid()}"
+        self._supervisor = f"{socket.gethostname()} {os.getpid()} {next(_NUMBERS)}"
         self._told: tuple[str, ...] = ()
         self._told_s = -math.inf
 

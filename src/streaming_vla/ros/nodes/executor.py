@@ -193,9 +193,10 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         known = away.names
         self.dispatch(Executor.on_nodes_away, told)
         if set(away.names) - set(known) and self.machine.state(self.now()).mode in _MOVING:
+            names, verb = " and ".join(away.names), "is" if len(away.names) == 1 else "are"
             self.get_logger().warning(
-                f"{' and '.join(away.names)} {'is' if len(away.names) == 1 else 'are'} away: without actions the robot is held for at most "
-                f"{away.hold_s(self.options):g} s, and moves again when they come"
+                f"{names} {verb} away: without actions the robot is held for at most {away.hold_s(self.options):g} s, "
+                "and moves again when they come"
             )
 
     def execute(self, effects: list[ExecutorEffect]) -> None:
