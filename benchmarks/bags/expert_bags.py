@@ -68,7 +68,7 @@ def write(folder: Path, episodes: Sequence[tuple[str, int]]) -> None:
     step = 0
     for number, (task, seed) in enumerate(episodes, 1):
         robot.reset(task, seed)
-        told = {"session": "/", "number": number, "instruction": get_task(task).instructions[0]}
+        told = {"session": "/", "number": number, "instruction": get_task(task).instructions[0], "stopped": False}
         now_ns = BEGIN_NS + step * STEP_NS
         bag.say("/episode", now_ns, bag.make(EPISODE, header=bag.header(now_ns), active=True, **told))
         left = AFTER_SUCCESS

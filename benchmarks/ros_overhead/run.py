@@ -198,7 +198,9 @@ class Memory:
 
 @contextmanager
 def _streaming(profile: str = "") -> Iterator[Simulation]:
-    with driven_simulation(Path("out/ros_overhead/logs"), cameras=(), profile=profile) as simulation:
+    logs = Path("out/ros_overhead/logs")
+    # spans of different processes are compared: in real time
+    with driven_simulation(logs, cameras=(), profile=profile, simulated_clock=False) as simulation:
         for node, values in MODES["streaming"].items():
             simulation.driver.set_parameters(node, values)
         yield simulation

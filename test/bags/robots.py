@@ -59,7 +59,8 @@ def text(said: str) -> Any:
 
 
 def episode(number: int, instruction: str, active: bool = True) -> Any:
-    return make(EPISODE, header=header(), session="/", number=number, active=active, instruction=instruction)
+    about = {"session": "/", "number": number, "active": active, "instruction": instruction, "stopped": False}
+    return make(EPISODE, header=header(), **about)
 
 
 def trajectory(names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]], start_s: float = 0.0) -> Any:
@@ -99,7 +100,8 @@ def sent(context: int, index: int, values: Sequence[float], number: int = 1) -> 
 def playing(context: int, index: int, mode: int = 2, number: int = 1) -> Any:
     return make(EXECUTION, header=header(), session="/", episode=number, instruction="go", mode=mode, context=context,
                 index=index, queue_depth=0, executed=0, cumulative_action=np.zeros(3, np.float32), held=False,
-                starved=False, held_s=0.0, starved_s=0.0, hand_overs=0, rejected=0, dry_run=False)  # fmt: skip
+                starved=False, held_s=0.0, starved_s=0.0, hand_overs=0, rejected=0, dry_run=False,
+                resumes=False, respawn_hold_s=15.0)  # fmt: skip
 
 
 def pictures(

@@ -65,7 +65,8 @@ def bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             number, text = 1 + step // STEPS, ("open the drawer", "stow the gizmo")[step // STEPS]
             say(
                 "/episode", now_ns,
-                make(EPISODE, header=header(now_ns), session="/", number=number, active=True, instruction=text),
+                make(EPISODE, header=header(now_ns), session="/", number=number, active=True, instruction=text,
+                     stopped=False),
             )  # fmt: skip
         for name in cameras:
             say(name, now_ns + 1000, image(picture(step), now_ns))

@@ -115,7 +115,7 @@ def bag(
         now_ns = BEGIN_NS + (step % jump_at if jump_at else step) * STEP_NS
         now_ns += round(ahead[1] * 1e9) if step >= ahead[0] else 0
         if step in episodes:
-            about = {"session": "/", "active": True, "instruction": f"task {step}"}
+            about = {"session": "/", "active": True, "instruction": f"task {step}", "stopped": False}
             say("/episode", now_ns, make(EPISODE, header=header(now_ns), number=1 + episodes.index(step), **about))
         for name in ("front", "wrist") if cameras else ():
             if name == "wrist" and unreadable:

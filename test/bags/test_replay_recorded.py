@@ -15,6 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 from test_replay import EPISODE, bag, suite
 
 from streaming_vla.bags.definitions import parse
+from streaming_vla.bags.others import ADDED_LATER
 from streaming_vla.bags.reader import Bag
 from streaming_vla.bags.topics import Topic
 from streaming_vla.bags.writer import BagWriter
@@ -125,7 +126,7 @@ def as_older(context: Topic, data: bytes) -> tuple[Topic, bytes]:
     definition = "".join(
         line
         for line in context.definition.splitlines(keepends=True)
-        if not line.startswith(("uint16 trained_delay", "bool chunk", "float64 control_period_s"))
+        if not set(line.split()[1:2]) & ADDED_LATER["context"]
     )
     assert "chunk" in context.definition and "chunk" not in definition
     store = get_typestore(Stores.EMPTY)
@@ -140,7 +141,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
     """Return what the nodes would have published in a virtual run: topic, time and CDR."""
     found: list[tuple[str, int, bytes]] = []
     about = {"session": "/", "episode": 1}
-    empty = {"held_s": 0.0, "rejected": 0}
+    empty = {"held_s": 0.0, "rejected": 0, "dry_run": False, "resumes": False, "respawn_hold_s": 15.0}
 
     def say(name: str, time_s: float, **fields: Any) -> None:
         time_ns = BEGIN_NS + 1000 + round(time_s * 1e9)
@@ -175,7 +176,8 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
     for at in record.contexts:
         say("/context", at.time_s, sequence=at.sequence, tokens=4, execution_horizon=3, trained_horizon=5,
             action_names=["dx", "grip"], action_absolute=np.array([False, True]), prefill_s=0.01, queued_s=0.0,
-            flow_step_s=0.009, trained_delay=0, chunk=False, control_period_s=0.0)  # fmt: skip
+            flow_step_s=0.009, trained_delay=0, chunk=False, control_period_s=0.0, history_from=0,
+            remembers=False)  # fmt: skip
         heard_s = run.heard.get(("monitor", "on_context", at.sequence))
         if heard_s is not None:
             span("request", asked[at.sequence], heard_s, at.sequence)
@@ -196,7 +198,7 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
         say("/execution_state", at.time_s, instruction="task 10", mode=int(state.mode), context=state.context,
             index=state.index, queue_depth=state.queue_depth, executed=state.executed,
             cumulative_action=state.cumulative_action.astype(np.float32), held=state.held, starved=state.starved,
-            starved_s=state.starved_s, hand_overs=state.hand_overs, dry_run=False, **empty)  # fmt: skip
+            starved_s=state.starved_s, hand_overs=state.hand_overs, **empty)  # fmt: skip
     return found
 
 

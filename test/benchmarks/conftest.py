@@ -10,7 +10,7 @@ BENCHMARKS = TEST.parent / "benchmarks"
 FOLDERS = (
     TEST / "machines",
     TEST / "workbench",
-    *(BENCHMARKS / name for name in ("streaming", "policy", "ros_overhead")),
+    *(BENCHMARKS / name for name in ("streaming", "policy", "ros_overhead", "recovery")),
 )
 
 for folder in FOLDERS:

@@ -47,6 +47,13 @@ def test_a_prefill_gives_a_context() -> None:
     assert made.engine.counts() == {"served.generate": 1, "served.prefill": 1}
 
 
+def test_a_context_says_where_its_history_begins() -> None:
+    made = served(ToyPolicy())
+    assert [made.prefilled(sequence).history_from for sequence in (3, 4)] == [3, 3]
+    assert made.prefilled(0, episode=2).history_from == 0
+    assert not made.prefilled(1, episode=2).remembers, "a window forgets of itself"
+
+
 def test_one_slice_at_a_time_and_flow_steps_in_between() -> None:
     policy = ToyPolicy(slices=3)
     made = served(policy, contexts=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runtime_cases import EPISODE, LAYOUT, PERIOD_S, PLAYS, action
 
 from streaming_vla.machines.events import Mode
-from streaming_vla.machines.executor import Executor
+from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import ExecutorOptions
 
 OPTIONS = ExecutorOptions(
@@ -32,3 +32,11 @@ def playing(options: ExecutorOptions = OPTIONS, now: float = 0.0) -> Executor:
     executor.on_action(action(0, 0), now)
     assert executor.state(now).mode is Mode.PLAYING
     return executor
+
+
+def advance(executor: Executor, now: float) -> list[ExecutorEffect]:
+    """Poll at every deadline up to `now`, as a process does that is never stopped; return all effects."""
+    effects: list[ExecutorEffect] = []
+    while (due_s := executor.deadline()) is not None and due_s <= now:
+        effects += executor.poll(due_s)
+    return effects

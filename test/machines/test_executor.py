@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from executor_cases import OPTIONS, playing, started
+from executor_cases import OPTIONS, advance, playing, started
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_cases import EPISODE, LAYOUT, PERIOD_S, action, commands, only
@@ -51,7 +51,7 @@ def test_first_absolute_value_is_limited_from_the_measured_robot() -> None:
 def test_what_follows_a_deceleration_is_limited_from_what_the_robot_was_told_in_it() -> None:
     """A command type with joint targets moves the held target to the measured joint: from there the arm goes on."""
     executor = playing(OPTIONS.changed(jump_limit=(1.0, 1.0, 0.2)))
-    held = executor.poll(PERIOD_S + OPTIONS.hold_s + 2 * PERIOD_S)
+    held = advance(executor, PERIOD_S + OPTIONS.hold_s + 2 * PERIOD_S)
     last = commands(held)[-1]
     assert last.kind is CommandKind.DECELERATE and last.values[2] == pytest.approx(-0.8)
     executor.on_told(np.array([5.0, 5.0, -0.4]))
@@ -153,8 +153,7 @@ def test_the_ladder_in_order_and_on_time() -> None:
 
 def test_error_stays_until_a_new_episode() -> None:
     executor = playing()
-    executor.poll(1.0)
-    executor.poll(2.0)
+    advance(executor, 2.0)
     assert executor.state(2.0).mode is Mode.ERROR
     assert not commands(executor.on_action(action(1, 0), 2.0))
     assert executor.counters["action_stopped"] == 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from executor_cases import OPTIONS, playing, started
+from executor_cases import OPTIONS, advance, playing, started
 from runtime_cases import EPISODE, LAYOUT, action, commands, only
 
 from streaming_vla.machines.events import CommandKind, Episode, ExecutionState, Mode
@@ -61,7 +61,7 @@ def in_mode(mode: Mode) -> Executor:
     if mode is Mode.IDLE:
         executor.on_episode(replace(EPISODE, active=False), 0.0)
     starved_s = {Mode.HOLD: 0.1, Mode.DECELERATE: 0.1 + OPTIONS.hold_s, Mode.ERROR: 9.0}
-    executor.poll(starved_s.get(mode, 0.0))
+    advance(executor, starved_s.get(mode, 0.0))
     return executor
 
 

@@ -225,10 +225,9 @@ def test_the_context_of_a_request_that_was_given_up_is_used_but_answers_nothing(
     assert monitor.counters["context_not_newer"] == 1
 
 
-@pytest.mark.parametrize("mode", [Mode.ERROR, Mode.IDLE])
-def test_nothing_is_asked_of_an_executor_that_takes_nothing(mode: Mode) -> None:
+def test_nothing_is_asked_of_an_executor_that_takes_nothing() -> None:
     monitor = played()
-    assert monitor.on_execution_state(starved(mode=mode), 0.3) == []
+    assert monitor.on_execution_state(starved(mode=Mode.IDLE), 0.3) == []
     assert monitor.deadline() is None
     assert monitor.poll(99.0) == []
     assert reasons(monitor.on_execution_state(state(Mode.WAITING), 99.0)) == [(1, Reason.QUEUE_EMPTY)]

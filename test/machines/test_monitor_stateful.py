@@ -40,7 +40,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.outstanding = None
         self.sequence = -1
         self.contexts: list[int] = []
-        self.over = False
+        self.over = self.stopped = False
         self.take(effects[1:])
         assert self.outstanding is not None
         assert self.outstanding.reason is Reason.START
@@ -57,6 +57,10 @@ class MonitorMachine(RuleBasedStateMachine):
         """Check everything that the monitor asks."""
         assert len(effects) <= 1
         for request in effects:
+            if isinstance(request, Episode):
+                assert request.stopped and self.over, "said once, when the executor has stopped the robot for good"
+                self.stopped = True
+                continue
             assert isinstance(request, ObserveRequest)
             assert self.active
             assert not self.over
@@ -90,12 +94,12 @@ class MonitorMachine(RuleBasedStateMachine):
     @rule(mode=st.sampled_from([*TAKES_ACTIONS, Mode.ERROR]), index=st.integers(0, 6), newest=st.booleans())
     def executor_speaks(self, mode: Mode, index: int, newest: bool) -> None:
         playing = self.contexts[-1] if self.contexts and newest else -1
-        self.over = mode is Mode.ERROR
+        self.over = self.stopped or mode is Mode.ERROR
         effects = self.monitor.on_execution_state(
             state(mode, playing, index if playing >= 0 else -1, episode=self.number), self.now
         )
         self.take(effects)
-        dry = mode in (Mode.HOLD, Mode.DECELERATE)
+        dry = mode in (Mode.HOLD, Mode.DECELERATE) and not self.over
         if dry and playing >= 0:
             assert self.outstanding is not None, "the newest context is used up and nobody asked"
 

@@ -332,7 +332,7 @@ def test_a_section_that_is_for_nobody_or_wins_by_its_place_is_refused(
         ("/**: {ros__parameters: {action_low: [0.0]}}", "section '/**': action_low has 1 values"),
         (
             "generator: {ros__parameters: {lead_actions: 2}}",
-            "lead_actions is 2 for generator, 1 for executor, 1 for saliency_monitor: it must be the same, set it once",
+            "lead_actions is 2 for generator, 0 for executor, 0 for saliency_monitor: it must be the same, set it once",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
-from streaming_vla_interfaces.msg import Action, Context, Episode, ExecutionState
+from streaming_vla_interfaces.msg import Action, Context, Episode, ExecutionState, NodesAway
 
 from streaming_vla.ros.base import LATCHED
 
@@ -160,6 +161,62 @@ def test_starved_it_holds_decelerates_and_ends_in_an_error(robot: Robot, suite: 
     count = len(robot.commands)
     robot.live(0.3)
     assert len(robot.commands) == count, "after an error only a new episode moves the robot"
+
+
+def test_while_a_node_is_started_again_the_robot_is_held_and_moves_again_with_its_first_action(
+    robot: Robot, suite: Any
+) -> None:
+    supervisor = robot.probe.publisher(NodesAway, "nodes_away", LATCHED)
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0)
+    supervisor.publish(NodesAway(session="/", supervisor="up", nodes=["generator"], away_s=[0.1]))
+    robot.live(1.5)
+    assert robot.states[-1][1].mode == ExecutionState.MODE_HOLD, "the ladder would have ended after 0.6 s"
+    supervisor.publish(NodesAway(session="/", supervisor="up"))
+    robot.live(0.3)
+    robot.send(0, context=1)
+    robot.live(0.2)
+    assert robot.moves() == [0.001, 0.001]
+    said = [line for line in suite.log("executor").splitlines() if "generator" in line]
+    assert any("generator is away: without actions the robot is held for at most 15 s" in line for line in said)
+    assert any("recovered: generator was away, the robot moves again after" in line for line in said)
+    robot.live(1.0)
+    assert robot.states[-1][1].mode == ExecutionState.MODE_ERROR, "nobody is away any more"
+
+
+def test_a_process_that_was_stopped_goes_on_from_the_hold(robot: Robot, suite: Any) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0)
+    robot.live(0.05)
+    os.kill(suite.pid("executor"), signal.SIGSTOP)
+    robot.probe.spin(1.5)
+    os.kill(suite.pid("executor"), signal.SIGCONT)
+    robot.live(0.2)
+    assert robot.states[-1][1].mode == ExecutionState.MODE_HOLD
+    robot.send(0, context=1)
+    robot.live(0.2)
+    assert robot.moves() == [0.001, 0.001]
+
+
+def test_what_was_stopped_for_good_stays_so_for_an_executor_that_is_started_again(robot: Robot) -> None:
+    robot.begin()
+    robot.live(0.1)
+    robot.send(0)
+    robot.live(0.1)
+    robot.episodes.publish(Episode(session="/", number=robot.number, active=True, stopped=True))
+    robot.live(0.1)
+    change(robot.probe, Transition.TRANSITION_DEACTIVATE)
+    change(robot.probe, Transition.TRANSITION_ACTIVATE)
+    robot.live(0.2)
+    count = len(robot.moves())
+    robot.send(0, context=1)
+    robot.live(0.3)
+    assert len(robot.moves()) == count
+    assert robot.states[-1][1].mode == ExecutionState.MODE_ERROR
+    told = "it was stopped in this episode before this node was started"
+    robot.probe.wait(lambda: told in robot.probe.problem("executor"), "the reason is not told")
 
 
 def test_no_motion_before_the_robot_is_heard(robot: Robot) -> None:

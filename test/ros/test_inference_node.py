@@ -59,13 +59,25 @@ def test_a_session_that_is_not_served_is_refused_and_takes_nobodys_place(inferen
     probe.wait(lambda: probe.figure("inference", "session_not_served") == "1", "the refusal is not counted")
 
 
+def test_a_history_that_begins_within_an_episode_is_said(inference: Any, suite: Any) -> None:
+    probe, observe = inference
+    contexts = probe.record(wire.Context, "/context")
+    observe(5, episode=3)
+    told = "the history of / begins at observation 5 of episode 3: what was seen before is not in it"
+    assert contexts[-1][1].history_from == 5 and not contexts[-1][1].remembers
+    probe.wait(lambda: told in probe.problem("inference"), "the diagnostics do not say it")
+    assert suite.log("inference").count(told) == 1
+    observe(0, episode=4)
+    probe.wait(lambda: told not in probe.problem("inference"), "it is said for ever")
+
+
 def test_observations_become_contexts_while_a_flow_step_is_held(inference: Any) -> None:
     probe, observe = inference
-    observe(0, episode=2)
+    observe(0, episode=5)
     begin_s = time.monotonic()
-    actions = ask(probe, episode=2)
+    actions = ask(probe, episode=5)
     for number in (1, 2):
-        observe(number, episode=2)
+        observe(number, episode=5)
         assert not actions, "the context has waited for the flow step"
     probe.wait(lambda: actions, "the action does not come")
     assert actions[0][1].accepted, actions[0][1].reason
@@ -75,8 +87,8 @@ def test_observations_become_contexts_while_a_flow_step_is_held(inference: Any) 
 
 def test_a_flow_step_that_is_held_keeps_no_process_alive(inference: Any, suite: Any) -> None:
     probe, observe = inference
-    observe(0, episode=3)
-    actions = ask(probe, episode=3)
+    observe(0, episode=6)
+    actions = ask(probe, episode=6)
     probe.spin(0.2)
     assert not actions
     assert suite.end("inference", signal.SIGTERM) == 0

@@ -24,6 +24,7 @@ from streaming_vla.machines.events import (
     GeneratedAction,
     GenerateRequest,
     Mode,
+    NodesAway,
     ObserveRequest,
     Reason,
 )
@@ -141,9 +142,17 @@ def test_generated_action(action: GeneratedAction) -> None:
     assert same(messages.generated_from(over_the_wire(messages.generated_to(action, "/", STAMP))), action)
 
 
+def test_nodes_that_are_away() -> None:
+    away = NodesAway("up 7", ("generator", "inference"), (0.5, 2.0))
+    assert messages.nodes_away_from(over_the_wire(messages.nodes_away_to(away, "/", STAMP))) == away
+    for nodes, away_s in ((["generator"], []), (65 * ["generator"], 65 * [0.0])):
+        with pytest.raises(ValueError, match="nodes with"):
+            messages.nodes_away_from(msg.NodesAway(nodes=nodes, away_s=away_s))
+
+
 def test_context_and_cache_statistics() -> None:
     stats = CacheStats("window", 10, 20, 30, 40, 50, 1, 2, 3, (0.5, 0.25))
-    report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats, 4)
+    report = ContextReport("/arm", 4, 5, 75, 10, 16, 0.5, 0.25, 0.125, stats, 4, history_from=3, remembers=True)
     layout = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
     context = over_the_wire(messages.context_to(report, layout, 0.1, STAMP))
     robot = ActionOptions(**layout_values(layout), control_period_s=0.1)
@@ -157,7 +166,7 @@ def test_context_and_cache_statistics() -> None:
     any_period = over_the_wire(messages.context_to(report, layout, None, STAMP))
     assert messages.policy_mismatch(robot.changed(control_period_s=0.05), any_period) == ""
     assert "the policy acts in none" in messages.policy_mismatch(robot, msg.Context())
-    assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125, 4, False)
+    assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125, 4, False, 3, True)
     assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
     wire = over_the_wire(messages.cache_stats_to(report, STAMP))
     for field in dataclasses.fields(stats):

@@ -115,3 +115,19 @@ def test_table_and_sentences_show_both_modes() -> None:
     sentences = " ".join(summary_sentences(results))
     assert "does not halt at all" in sentences and "less time" in sentences
     assert not math.isnan(results["synchronous"]["t_halt_ms"])
+
+
+def test_a_machine_that_was_too_busy_is_named_before_the_policy() -> None:
+    slow, well, late = (make_episode("streaming") for _ in range(3))
+    slow.pace, well.pace, late.pace = 0.6, 1.0, 0.99
+    late.counters = {"executor": {"late_tick": 40}}
+    results = compare([slow, well, late])
+    assert results["streaming"]["clock"]["busy_episodes"] == 2
+    assert results["streaming"]["clock"]["slowest"] == pytest.approx(0.6)
+    [sentence] = [said for said in summary_sentences(results) if "too busy" in said]
+    assert "too busy in 2 of 3 episodes" in sentence and "(0.60 at worst)" in sentence and "40 actions" in sentence
+    said = verdict([{"name": "streaming", "numbers": results["streaming"]}])
+    kinds = {kind for kind, text in said if "too busy" in text}
+    assert kinds == {"bad"}
+    assert not any("too busy" in said for said in summary_sentences(compare([well])))
+    assert compare([make_episode("streaming")])["streaming"]["clock"] is None, "real time has no pace"

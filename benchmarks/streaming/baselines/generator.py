@@ -26,12 +26,11 @@ from streaming_vla.machines.events import (
     Mode,
     ObserveRequest,
 )
-from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 ChunkEffect = GenerateRequest | Action | ContextReady
 
-LEAD = GeneratorOptions().lead_actions
+LEAD = 1
 ROUNDING = 1e-6  # of a tick
 DELAYS_REMEMBERED = 10  # newest delays, whose longest is expected (RTC's buffer)
 

@@ -75,6 +75,11 @@ class CachePolicy(ABC):
         return -math.inf
 
     @property
+    def remembers(self) -> bool:
+        """Whether it keeps what no newer tokens replace; sinks do their work whichever tokens they are."""
+        return self.sizes.summaries > 0
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens that are ever held; the cache reserves memory for so many."""
         return self.sizes.max_tokens

@@ -36,6 +36,11 @@ class Full(CachePolicy):
         """Nothing but recent tokens."""
         return Sizes(sinks=0, recent=self.capacity)
 
+    @property
+    def remembers(self) -> bool:
+        """Everything."""
+        return True
+
     def check_room(self, held: int, added: int) -> None:
         """Raise CacheFullError when the tokens do not fit."""
         if held + added > self.capacity:

@@ -29,7 +29,11 @@ OTHER_TYPES = {
     },
 }
 """Message type by the suite's name of the topic: a robot may use the same name for something else."""
-ADDED_LATER = {"context": {"trained_delay", "chunk", "control_period_s"}, "execution_state": {"dry_run"}}
+ADDED_LATER = {
+    "context": {"trained_delay", "chunk", "control_period_s", "history_from", "remembers"},
+    "episode": {"stopped"},
+    "execution_state": {"dry_run", "resumes", "respawn_hold_s"},
+}
 """Fields that bags of older versions lack and that nothing here reads, by the suite's name of the topic."""
 COMMAND_TYPE = ARRAY  # the others say where joints are to go, which is no action before scale and start are known
 

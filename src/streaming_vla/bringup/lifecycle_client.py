@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -12,8 +13,14 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.publisher import Publisher
+from streaming_vla_interfaces import msg as wire
 
+from streaming_vla.machines.events import NodesAway
+from streaming_vla.ros.base import LATCHED
+from streaming_vla.ros.messages import nodes_away_to
 from streaming_vla.ros.middleware import begin
+from streaming_vla.ros.topics import AWAY_TOPIC
 
 DISCOVERY_S = 1.0
 ASK_PERIOD_S = 0.1
@@ -51,6 +58,7 @@ class LifecycleClient:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._clients: dict[str, tuple[Client, Client]] = {}
+        self._away: dict[str, Publisher[Any]] = {}  # by session
 
     def taken(self, names: set[str]) -> set[str]:
         """Return which of the node names exist in the namespace already; takes `DISCOVERY_S` when none does."""
@@ -71,6 +79,15 @@ class LifecycleClient:
                 self._node.create_client(ChangeState, f"{name}/change_state"),
             )
         return BringUp(*self._clients[name])
+
+    def tell_away(self, away: NodesAway, sessions: Sequence[str]) -> None:
+        """Tell every robot which nodes are away."""
+        for session in sessions:
+            if session not in self._away:
+                topic = f"{session.rstrip('/')}/{AWAY_TOPIC}"
+                self._away[session] = self._node.create_publisher(wire.NodesAway, topic, LATCHED)
+            stamp = self._node.get_clock().now().to_msg()
+            self._away[session].publish(nodes_away_to(away, session, stamp))
 
     def spin(self, timeout_s: float) -> None:
         """Take answers for at most `timeout_s`; returns after the first."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streaming_vla.bringup.graph import GraphNode
@@ -29,9 +29,16 @@ class NodeProcess:
         node: which one.
         ros_arguments: what follows `--ros-args`.
         output: gets every line that the process prints, from another thread.
+        environment: variables beside those of this process.
     """
 
-    def __init__(self, node: GraphNode, ros_arguments: Sequence[str], output: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        node: GraphNode,
+        ros_arguments: Sequence[str],
+        output: Callable[[str], None],
+        environment: Mapping[str, str],
+    ) -> None:
         self.node = node
         self._output = output
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -40,7 +47,7 @@ class NodeProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             # A Ctrl-C in the terminal reaches the starter only, which then stops the nodes in reverse order.
             start_new_session=True,
         )
@@ -78,6 +85,11 @@ class NodeProcess:
                 self.popen.kill()
         self.popen.wait()
         self._reader.join(OUTPUT_END_S)
+
+    def kill(self) -> None:
+        """End a process that hangs: it would not hear that it is asked to."""
+        self.popen.kill()
+        self.stop()
 
     def _read(self) -> None:
         assert self.popen.stdout is not None

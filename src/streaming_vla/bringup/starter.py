@@ -11,16 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from streaming_vla.bringup.graph import GraphNode, Settings
+from streaming_vla.bringup.heartbeats import Telling
 from streaming_vla.bringup.lifecycle_client import LifecycleClient
+from streaming_vla.bringup.processes import RespawnPolicy
 from streaming_vla.bringup.supervised_node import GivenUp, Member
 from streaming_vla.parameters import load
 from streaming_vla.parameters.sections import full_namespace, qualified, write_settings
 from streaming_vla.ros.middleware import MiddlewareError
+from streaming_vla.ros.topics import resolved_session
 
 TICK_S = 0.05
 _NAMESPACE = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+|/")
@@ -32,7 +36,8 @@ class SuiteError(RuntimeError):
 
 def say_on_stderr(line: str) -> None:
     """Print a line of the starter or of a node."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # at once: lines of several threads must not run into each other
+    sys.stderr.flush()
 
 
 def checked_namespace(namespace: str, params_file: Path | None) -> str:
@@ -67,6 +72,7 @@ class Suite:
         log_level: of the nodes.
         log_folder: gets one log file per node; None passes the nodes' output to `say`.
         say: gets the starter's own lines.
+        respawn: how often, and how soon, a node that has crashed is started again.
 
     Raises:
         SuiteError: the namespace or the parameter file is wrong.
@@ -81,6 +87,7 @@ class Suite:
         log_level: str = "info",
         log_folder: Path | None = None,
         say: Callable[[str], None] = say_on_stderr,
+        respawn: RespawnPolicy | None = None,
     ) -> None:
         self.namespace = checked_namespace(namespace, params_file)
         self._nodes = tuple(nodes)
@@ -89,6 +96,7 @@ class Suite:
         self._log_level = log_level
         self._log_folder = log_folder
         self._say = say
+        self._respawn = respawn or RespawnPolicy()
         self._members: dict[str, Member] = {}
         self._failure = ""
         self._stopping = threading.Event()
@@ -188,6 +196,8 @@ class Suite:
         members = [self._member(node, client, folder) for node in self._nodes]
         self._members = {member.node.name: member for member in members}
         been_up = False
+        telling, sessions = Telling(), self._sessions()
+        client.tell_away(telling.nobody, sessions)  # whoever listens finds the publisher before it is needed
         try:
             for member in members:
                 member.spawn()
@@ -197,6 +207,10 @@ class Suite:
                 for index, member in enumerate(members):
                     # Only the first time does a node wait for those before it.
                     member.step(now, been_up or all(other.active for other in members[:index]))
+                away_s = {member.node.name: member.away_s(now) for member in members}
+                told = telling.tell({name: seconds for name, seconds in away_s.items() if seconds is not None}, now)
+                if told is not None:
+                    client.tell_away(told, sessions)
                 up = all(member.active for member in members)
                 been_up = been_up or up
                 with self._changed:
@@ -245,7 +259,16 @@ class Suite:
             own = folder / f"{node.name}.yaml"
             write_settings(own, qualified(self.namespace, node.name), settings)
             arguments += ["--params-file", str(own)]
-        return Member(node, arguments, client, self._say, self._output(node))
+        # every node has crashes of its own
+        return Member(node, arguments, client, self._say, self._output(node), folder, replace(self._respawn))
+
+    def _sessions(self) -> list[str]:
+        """Return the robots that the nodes work for: one inference serves several."""
+        sessions = [self.namespace]
+        if any(node.name == "inference" for node in self._nodes):
+            served = load.read(self._params_file, self.namespace).inference.sessions
+            sessions += [resolved_session(name, self.namespace) for name in served]
+        return list(dict.fromkeys(sessions))
 
     def _output(self, node: GraphNode) -> Callable[[str], None]:
         if self._log_folder is None:

@@ -16,7 +16,14 @@ from streaming_vla.engine.jobs import Outcome, Priority, Work
 from streaming_vla.engine.refused import Refused, describe
 from streaming_vla.engine.sessions import CachedContext, Session
 from streaming_vla.engine.values import ContextReport, EncodedObservation, Refusal, Reply
-from streaming_vla.policies.contract import PolicyObservation, PolicySpec, PolicyUnavailable, Prefilled, Slices
+from streaming_vla.policies.contract import (
+    EMPTY_TOKEN,
+    PolicyObservation,
+    PolicySpec,
+    PolicyUnavailable,
+    Prefilled,
+    Slices,
+)
 
 if TYPE_CHECKING:
     from streaming_vla.engine.engine import Engine
@@ -171,6 +178,8 @@ class Prefill:
             stats=stats,
             trained_delay=spec.trained_delay,
             chunk=spec.chunk,
+            history_from=self._session.history_from,
+            remembers=self._session.cache.policy.remembers and spec.cache != EMPTY_TOKEN,
         )
 
 

@@ -45,6 +45,7 @@ class Session:
         self.epoch = 0
         self.episode = -1
         self._sequence = -1
+        self.history_from = 0  # sequence of the oldest observation of the episode that the cache was given
         self._contexts: dict[int, CachedContext] = {}
         self._contexts_kept = contexts_kept
 
@@ -112,6 +113,8 @@ class Session:
             self.cache.append(prefilled.keys, prefilled.values)
         except CacheFullError as error:
             raise Refused("cache_full", str(error)) from error
+        if self._sequence < 0:
+            self.history_from = sequence
         self._sequence = sequence
         context = CachedContext(self.cache.view(), prefilled.seen, prefilled.context, ready=ready)
         self._contexts[sequence] = context

@@ -51,7 +51,7 @@ class ContextReport:
         queued_s: waiting before and between the slices, seconds.
         flow_step_s: smoothed model time of one flow step, seconds; 0 before there is one.
         stats: of the session's cache.
-        trained_delay, chunk: see machines.events.ContextReady.
+        trained_delay, chunk, history_from, remembers: see machines.events.ContextReady.
     """
 
     session: str
@@ -67,6 +67,8 @@ class ContextReport:
     trained_delay: int = 0
     chunk: bool = False
     denoise_s: float = 0.0
+    history_from: int = 0
+    remembers: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ All times given to a machine are seconds of ONE clock: that of the process that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -39,11 +40,15 @@ class Mode(IntEnum):
 
 @dataclass(frozen=True)
 class Episode:
-    """The episode that the suite works on; `number` counts from 1."""
+    """The episode that the suite works on; `number` counts from 1.
+
+    `stopped`: the executor has stopped the robot in it for good, also for one that is started again.
+    """
 
     number: int
     active: bool
     instruction: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class ContextReady:
         flow_step_s: smoothed model time of one flow step, seconds; 0 before the first.
         trained_delay: the policy has learned to begin so many actions behind the picture, at most.
         chunk: all its actions exist, and each belongs to a fixed time behind the picture.
+        history_from: sequence of the oldest observation that the history was given in this episode.
+        remembers: the history keeps what no newer observations replace.
     """
 
     episode: int
@@ -76,6 +83,8 @@ class ContextReady:
     flow_step_s: float = 0.0
     trained_delay: int = 0
     chunk: bool = False
+    history_from: int = 0
+    remembers: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,23 @@ class ExecutionState:
     rejected: int
     instruction: str = ""
     dry_run: bool = False
+    resumes: bool = False
+    respawn_hold_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class NodesAway:
+    """Which nodes of a supervisor are not there: being started again, or not heard of; () when all are.
+
+    Args:
+        supervisor: who says it.
+        nodes: by name.
+        away_s: seconds since each was heard of.
+    """
+
+    supervisor: str
+    nodes: tuple[str, ...] = ()
+    away_s: tuple[float, ...] = ()
 
 
 class CommandKind(IntEnum):

@@ -2,6 +2,9 @@
 
 - IDLE --episode--> WAITING --robot alive, start_actions queued--> PLAYING <--action-- HOLD, DECELERATE
 - PLAYING --nothing queued, or robot silent--> HOLD --hold_s--> DECELERATE --decelerate_s--> ERROR
+- HOLD and DECELERATE go no further while a node is known to be away, for its own limit; the rungs leave out a pause in
+  which this process did not run
+- ERROR stays until a new episode, or with resume_after_error until an action comes
 - any --episode over, stop--> IDLE;   any --new episode--> WAITING
 """
 
@@ -12,10 +15,11 @@ import math
 import numpy as np
 
 from streaming_vla.machines.action_queue import ActionQueue
+from streaming_vla.machines.away import Away
 from streaming_vla.machines.commander import Commander
 from streaming_vla.machines.counters import Counters
 from streaming_vla.machines.episodes import CurrentEpisode
-from streaming_vla.machines.events import Action, Command, Episode, ExecutionState, Mode
+from streaming_vla.machines.events import Action, Command, Episode, ExecutionState, Mode, NodesAway
 from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.machines.stopwatch import Stopwatch
 from streaming_vla.policies.layout import ActionLayout, Vector
@@ -23,6 +27,7 @@ from streaming_vla.policies.layout import ActionLayout, Vector
 ExecutorEffect = Command | ExecutionState
 
 RUNGS = (Mode.HOLD, Mode.DECELERATE)
+FROZEN_S = 0.25  # a tick that is so late is no busy machine: this process was stopped
 
 
 class Executor:
@@ -42,6 +47,7 @@ class Executor:
         self._robot_heard_s = -math.inf
         self._measured: Vector | None = None
         self._mode = Mode.IDLE
+        self._away = Away()
         self._forget()
 
     def _forget(self) -> None:
@@ -49,7 +55,10 @@ class Executor:
         self._commander = Commander(self._layout, self.counters)
         self._playing = (-1, -1)  # context and index
         self._ends_s = 0.0  # of the action being played
-        self._rung_since_s = 0.0
+        self._held_since_s = self._rung_since_s = 0.0
+        self._respawn_hold_s = 0.0  # for `waited_for`
+        self.kept_stopped = False  # by what happened before this process, or without it
+        self.waited_for: tuple[str, ...] = ()  # nodes that were away in the newest hold
         self._repeat_from_s = 0.0  # from here on the command of the rung is sent again every period
         self._repeat = 0  # of these periods, the one at whose end it is
         self._held, self._starved = Stopwatch(), Stopwatch()
@@ -73,13 +82,13 @@ class Executor:
         effects = self.poll(now)
         before = self._episode.number
         if not self._episode.renew(episode, self.counters):
-            return effects
+            return effects + (self._stay_stopped(now) if episode.stopped and self._episode.runs(episode.number) else [])
         effects += self._halt()
         self._rest(now)
         if self._episode.number != before:
             self._forget()
         self._mode = Mode.WAITING if self._episode.active else Mode.IDLE
-        return [*effects, self.state(now)]
+        return effects + ((self._stay_stopped(now) if episode.stopped else []) or [self.state(now)])
 
     def on_action(self, action: Action, now: float) -> list[ExecutorEffect]:
         """Queue the action that follows, or refuse it; while starved it is played at once."""
@@ -91,7 +100,7 @@ class Executor:
         self._queue.append(action, now)
         if self._mode is Mode.WAITING:
             return effects + (self._start(now) or [self.state(now)])
-        return effects + self._begin(now) if self._mode in RUNGS else effects
+        return effects + self._begin(now) if self._waits_for_actions else effects
 
     def on_robot_state(self, now: float, measured: Vector | None = None) -> list[ExecutorEffect]:
         """Hear that the robot is alive, and where it is.
@@ -106,10 +115,23 @@ class Executor:
         self._measured = measured
         if self._mode is Mode.WAITING:
             return effects + self._start(now)
-        if self._mode in RUNGS and not self._starved.running:
+        if self._waits_for_actions and not self._starved.running:
             self._starved.start(now)  # the robot is back: from here on it is actions that are missing
             effects.append(self.state(now))
         return effects
+
+    def on_nodes_away(self, told: NodesAway, now: float) -> list[ExecutorEffect]:
+        """Hear which nodes are not there: a hold waits for them longer than for a stream that falters."""
+        effects = self.poll(now)
+        self._away.hear(told)
+        if self._mode in RUNGS:
+            self._wait_for_away()
+        return effects
+
+    @property
+    def away(self) -> Away:
+        """The nodes that are not there."""
+        return self._away
 
     def on_told(self, values: Vector) -> None:
         """Hear what became of a command's absolute values on their way to the robot, action units, [A].
@@ -171,6 +193,8 @@ class Executor:
             rejected=self._rejected,
             instruction=self._episode.instruction,
             dry_run=self._options.dry_run,
+            resumes=self._options.resume_after_error,
+            respawn_hold_s=self._options.respawn_hold_s,
         )
 
     def _advance(self, due_s: float, now: float) -> list[ExecutorEffect]:
@@ -214,10 +238,17 @@ class Executor:
 
     def _hold(self, since_s: float, now: float) -> list[ExecutorEffect]:
         self._held.start(since_s)
-        return self._climb_to(Mode.HOLD, since_s, now)
+        self._held_since_s = now if _frozen(since_s, now) else since_s
+        self._respawn_hold_s, self.waited_for = 0.0, ()
+        self._wait_for_away()
+        return self._climb_to(Mode.HOLD, self._held_since_s, now)
 
     def _climb(self, due_s: float, now: float) -> list[ExecutorEffect]:
         """Repeat the command of this rung, or go to the next one."""
+        if _frozen(due_s, now):
+            self._held_since_s += now - due_s
+            self._rung_since_s += now - due_s
+            due_s = now
         if due_s < self._rung_ends_s():
             return self._say(due_s, now)
         if self._mode is Mode.HOLD:
@@ -243,9 +274,19 @@ class Executor:
         progress = min(1.0, (due_s - self._rung_since_s) / rung_s)
         return [self._commander.decelerate(limits, period_s, progress), self.state(now)]
 
+    def _wait_for_away(self) -> None:
+        """Let this hold last for the nodes that are away; once they are back their first actions still take a while."""
+        self._respawn_hold_s = max(self._respawn_hold_s, self._away.hold_s(self._options))
+        self.waited_for = tuple(sorted({*self.waited_for, *self._away.names}))
+
     def _rung_ends_s(self) -> float:
         rung_s = self._options.hold_s if self._mode is Mode.HOLD else self._options.decelerate_s
-        return self._rung_since_s + rung_s
+        return max(self._rung_since_s + rung_s, self._held_since_s + self._respawn_hold_s)
+
+    @property
+    def _waits_for_actions(self) -> bool:
+        """Whether the robot stands still, and moves again as soon as an action comes."""
+        return self._mode in RUNGS or (self._mode is Mode.ERROR and self._options.resume_after_error)
 
     def _robot_silent_s(self) -> float:
         return self._robot_heard_s + self._options.robot_timeout_s
@@ -254,15 +295,26 @@ class Executor:
         """Return why `action` is not taken, or None."""
         if not self._episode.runs(action.episode):
             return "other_episode"
-        if self._mode in (Mode.IDLE, Mode.ERROR):
+        if self._mode in (Mode.IDLE, Mode.ERROR) and not self._waits_for_actions:
             return "stopped"
         if np.shape(action.values) != (self._layout.size,):
             return "wrong_shape"
         if not np.isfinite(action.values).all():
             return "not_finite"
-        if self._mode in RUNGS and self.robot_silent(now):
+        if self._waits_for_actions and self.robot_silent(now):
             return "robot_silent"
         return self._queue.refuse(action)
+
+    def _stay_stopped(self, now: float) -> list[ExecutorEffect]:
+        """Move no more in this episode: an executor before this one had stopped the robot, or was away for too long."""
+        if self._options.resume_after_error or self._mode is Mode.ERROR:
+            return []
+        effects = self._halt()
+        self._rest(now)
+        self.counters.count("episode_stopped")
+        self.kept_stopped = True
+        self._mode = Mode.ERROR
+        return [*effects, self.state(now)]
 
     def _halt(self) -> list[ExecutorEffect]:
         """Return the stop of a robot that is being commanded; one at rest may belong to somebody else by now."""
@@ -275,3 +327,7 @@ class Executor:
             self.counters.count("action_unplayed")
         self._held.stop(now)
         self._starved.stop(now)
+
+
+def _frozen(due_s: float, now: float) -> bool:
+    return now - due_s >= FROZEN_S

@@ -82,6 +82,28 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         le=600.0,
     )
     decelerate_s: float = option(1.0, "Second rung: controlled stop, then error.", "s", live=True, ge=0.0, le=600.0)
+    respawn_hold_s: float = option(
+        15.0,
+        "So long the robot is held, no rung further, while a node is known to be started again; and so long may the "
+        "executor itself be away. It goes on when actions come.",
+        "s",
+        live=True,
+        ge=0.0,
+        le=600.0,
+    )
+    inference_respawn_hold_s: float = option(
+        60.0,
+        "The same while the node that is started again is inference: it loads a model.",
+        "s",
+        live=True,
+        ge=0.0,
+        le=600.0,
+    )
+    resume_after_error: bool = option(
+        False,
+        "After an error the robot moves again as soon as actions come, whoever is near it by then; false: in a new "
+        "episode only.",
+    )
     max_action_age_s: float = option(
         2.0, "An action that was received longer ago is not played.", "s", live=True, ge=0.01, le=60.0
     )
@@ -96,7 +118,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
     )
     start_actions: int = option(
         1,
-        "Actions that must be queued before the first motion; at most lead_actions.",
+        "Actions that must be queued before the first motion; at most lead_actions, one where that is 0.",
         "actions",
         live=True,
         ge=1,

@@ -55,10 +55,10 @@ from streaming_vla.machines.flows import Flows
 from streaming_vla.machines.generator_options import GeneratorOptions
 from streaming_vla.machines.hand_over import HandOver, learned_delay, skipped_actions
 from streaming_vla.machines.latency import LatencyTracker
+from streaming_vla.machines.own_lead import OwnLead
 from streaming_vla.policies.layout import ActionLayout, Vector
 
 GeneratorEffect = GenerateRequest | Action
-
 LOST_AFTER_S = 0.5  # an action that an idle executor shows no sign of for so long did not arrive
 
 
@@ -68,6 +68,7 @@ class Generator:
     def __init__(self, layout: ActionLayout, options: GeneratorOptions) -> None:
         self.counters = Counters()
         self._credits = Credits(layout)
+        self.own_lead = OwnLead(self.counters)
         self._layout = layout
         self._options = options
         self._episode = CurrentEpisode()
@@ -98,7 +99,7 @@ class Generator:
     @property
     def actions_ahead(self) -> int:
         """Actions that are granted and not begun, at this moment: so many that none comes too late."""
-        return self._credits.ahead.actions(self._options.control_period_s, self._lead)
+        return self._credits.ahead.actions(self._options.control_period_s, self.lead)
 
     def pending(self) -> Vector:
         """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
@@ -168,6 +169,7 @@ class Generator:
         self._executor_idle = state.mode is not Mode.PLAYING and state.queue_depth == 0
         cumulative = self._checked(state.cumulative_action, "state")
         self.hand_over.on_state(state, cumulative, now)
+        self.own_lead.on_state(state, len(self.hand_over.outstanding) >= self.lead)
         if self.hand_over.last_sent is None and state.executed > 0 and cumulative is not None:
             # started in the middle of an episode: absolute dimensions go on from what the robot was told
             self.hand_over.last_sent = self._layout.start(cumulative)
@@ -213,8 +215,9 @@ class Generator:
         return min((due_s for due_s in (lost_s, owed_s) if due_s is not None), default=None)
 
     @property
-    def _lead(self) -> int:
-        return max(1, self._options.lead_actions)
+    def lead(self) -> int:
+        """Actions that wait at the executor behind the one being played."""
+        return self._options.lead_actions or self.own_lead.actions
 
     def _flow_of(self, action: GeneratedAction) -> Flow | None:
         """Return the flow whose present beginning an action belongs to and which waits for it, or None."""
@@ -230,7 +233,7 @@ class Generator:
                 effects.append(self._send(flow, now))
             self._take_chunk(now)
         else:
-            while len(self.hand_over.outstanding) < self._lead:
+            while len(self.hand_over.outstanding) < self.lead:
                 effects += self._take_over(now)
                 flow = self._flows.playing
                 if flow is None or not flow.came:

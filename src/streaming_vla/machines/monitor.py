@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 
 from streaming_vla.machines.action_history import ActionHistory
 from streaming_vla.machines.counters import Counters
@@ -46,13 +47,15 @@ from streaming_vla.machines.events import (
     SaliencyQuestion,
     SaliencyReply,
 )
+from streaming_vla.machines.going_on import given_up, longest_silence_s, lost_history
 from streaming_vla.machines.hand_over import learned_delay, skipped_actions
 from streaming_vla.machines.latency import LatencyTracker
 from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.machines.stops import Level, Said
 from streaming_vla.policies.layout import Vector
 from streaming_vla.saliency.decision import NO_SALIENCY, EarlyDecision, Moment, Verdict
 
-MonitorEffect = Episode | ObserveRequest | SaliencyQuestion
+MonitorEffect = Episode | ObserveRequest | SaliencyQuestion | Said
 
 ADOPTION_GAP = 1000  # sequences left out on adoption: far more than a lost monitor asked for without being answered
 JUDGED_KEPT = 4096
@@ -95,6 +98,7 @@ class Monitor:
         self._context_s = now
         self._context_played = False  # an action of the newest context has begun
         self._state: ExecutionState | None = None
+        self._heard_s = now  # when that came
         self._since = ActionHistory()
         self._question: SaliencyQuestion | None = None  # the predictor has it, and its answer is wanted
         self._question_s = now
@@ -159,11 +163,12 @@ class Monitor:
         if not self._runs(state.episode):
             self.counters.count("state_other_episode")
             return []
-        self._state = state
+        effects = self._judge_executor(now)
+        self._state, self._heard_s = state, now
         self._since.on_state(state)
         if self._context is not None and state.context == self._context.sequence:
             self._context_played = True
-        return self._decide(now)
+        return [*effects, *self._judge_executor(now), *self._decide(now)]
 
     def on_context(self, context: ContextReady, now: float) -> list[MonitorEffect]:
         """Learn that an observation was prefilled: the request for it is answered."""
@@ -185,10 +190,15 @@ class Monitor:
             self._asked = None
         else:
             self.counters.count("context_late")  # of a request that was given up; it may be played all the same
+        known = max(newest, -1 if self._state is None else self._state.context)
+        said = lost_history(context, known, self._options.continue_without_history)
+        self.counters.count("history_lost", int(said is not None))
+        if said is not None and said.level is Level.ERROR:
+            return [said, *self.stop_episode(now)]
         self._context = context
         self._context_s = now
         self._context_played = False
-        return self._decide(now)
+        return [*([] if said is None else [said]), *self._decide(now)]
 
     def on_saliency(self, reply: SaliencyReply, now: float) -> list[MonitorEffect]:
         """Learn what the predictor says; one that cannot say lets the observation be sent."""
@@ -202,20 +212,45 @@ class Monitor:
         self._answer = (reply.context, reply.saliency if reply.accepted else NO_SALIENCY)
         return self._decide(now)
 
+    def on_nodes_back(self, now: float) -> list[MonitorEffect]:
+        """A node was started again: what it was sent meanwhile is lost, so a robot that waits is helped at once."""
+        episode = self._episode
+        if episode is None or not episode.active or self._over() or not self._dry():
+            return []
+        self.counters.count("node_back")
+        return [self._ask(episode, Reason.QUEUE_EMPTY, now)]
+
     def poll(self, now: float) -> list[MonitorEffect]:
-        """Ask again, or after the maximum silence."""
-        return self._decide(now)
+        """Ask again, or after the maximum silence; give up an executor that is away for too long."""
+        return [*self._judge_executor(now), *self._decide(now)]
 
     def deadline(self) -> float | None:
         """Return when `poll` must be called next, or None."""
         if self._episode is None or not self._episode.active or self._over():
             return None
+        away_s = self._executor_away_s()
         if self._asked is not None:
-            return self._asked_s + self._options.request_timeout_s
-        silence_s = self._asked_s + self._options.max_silence_s
+            return min(away_s, self._asked_s + self._options.request_timeout_s)
+        silence_s = min(away_s, self._asked_s + self._options.max_silence_s)
         if self._dry() and self._context is not None and not self._context_played:
             return min(silence_s, self._context_s + self._options.request_timeout_s)
         return silence_s
+
+    def _executor_away_s(self) -> float:
+        """Return when an executor that is not heard from now on has been away for too long to move the robot again."""
+        return math.inf if self._state is None else self._heard_s + longest_silence_s(self._state)
+
+    def _judge_executor(self, now: float) -> list[MonitorEffect]:
+        """Keep that the robot was stopped for good, for an executor that is started again knows nothing of it."""
+        episode, state = self._episode, self._state
+        if episode is None or not episode.active or episode.stopped or state is None or state.resumes:
+            return []
+        stopped = state.mode is Mode.ERROR
+        if not stopped and now < self._executor_away_s():
+            return []
+        self.counters.count("episode_stopped")
+        self._episode = replace(episode, stopped=True)
+        return [self._episode] if stopped else [self._episode, given_up(now - self._heard_s)]
 
     def _decide(self, now: float) -> list[MonitorEffect]:
         episode = self._episode
@@ -313,7 +348,7 @@ class Monitor:
         """Return with how many actions left to observe: m = ceil((T_o + T_step) / T_e), and the generator's lead."""
         if self._options.early_actions:
             return self._options.early_actions
-        lead = 1 + self._options.lead_actions  # the one that begins and those behind it are not changed any more
+        lead = 1 + max(1, self._options.lead_actions)  # the one that begins and those behind it are settled
         needed_s = (self.request_latency.smoothed_s or 0.0) + context.flow_step_s
         return max(1, math.ceil(needed_s / self._options.control_period_s - ROUNDING)) + lead
 
@@ -324,7 +359,10 @@ class Monitor:
 
     def _over(self) -> bool:
         """True when the executor takes no action before the next episode."""
-        return self._state is not None and self._state.mode in (Mode.IDLE, Mode.ERROR)
+        state = self._state
+        return (self._episode is not None and self._episode.stopped) or (
+            state is not None and (state.mode is Mode.IDLE or (state.mode is Mode.ERROR and not state.resumes))
+        )
 
     def _runs(self, number: int) -> bool:
         return self._episode is not None and self._episode.active and number == self._episode.number
@@ -346,5 +384,5 @@ class Monitor:
         self.counters.count("episode_adopted")
         self._episode = Episode(state.episode, active=True, instruction=state.instruction)
         self._begin(now, state.context + ADOPTION_GAP)
-        self._state = state
+        self._state, self._heard_s = state, now
         return [self._episode, *self._decide(now)]

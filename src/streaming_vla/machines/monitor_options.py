@@ -87,6 +87,12 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
         ge=0,
         le=100,
     )
+    continue_without_history: bool = option(
+        False,
+        "Go on with an episode when an inference that was started again has lost a history that no newer observations "
+        "replace (a cache that keeps all, or summaries); false: the episode ends.",
+        live=True,
+    )
     auto_start: bool = option(False, "Start an episode by itself when a new instruction arrives.", live=True)
 
     @property

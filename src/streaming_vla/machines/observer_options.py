@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 from pydantic import model_validator
 
 from streaming_vla.options.option import option
-from streaming_vla.options.shared import NodeOptions, RobotStateOptions
+from streaming_vla.options.shared import NodeOptions, RobotStateOptions, realtime_priority
 from streaming_vla.policies.image_fit import ImageFit
 
 T = TypeVar("T")
@@ -60,6 +60,8 @@ class ObserverOptions(RobotStateOptions, NodeOptions):
     def of_cameras(self, entries: tuple[T, ...]) -> dict[str, T]:
         """Return the entry of each camera, of a list that has one for each or one for all."""
         return dict(zip(self.cameras, entries * len(self.cameras) if len(entries) == 1 else entries, strict=True))
+
+    realtime_priority: int = realtime_priority(35)
 
     @model_validator(mode="after")
     def _check_cameras(self) -> ObserverOptions:

@@ -11,10 +11,12 @@ from streaming_vla.machines.events import ExecutionState, Mode
 
 NO_ACTION = "no action came in time"
 NO_ROBOT = "the robot was not heard"
+KEPT_STOPPED = "it was stopped in this episode before this node was started, or this node was away for too long"
 WHAT_TO_DO = (
     "it moves again in a new episode only: look in /diagnostics and the log of the other nodes for what is late or "
     "missing, then call start_episode"
 )
+RESUMES = "it moves again as soon as actions come, as resume_after_error says"
 QUIET_S = 1.0
 _RUNGS = (Mode.HOLD, Mode.DECELERATE)
 
@@ -37,7 +39,14 @@ class Said:
 
 def cause(state: ExecutionState) -> str:
     """Return why an executor that holds or has stopped does so."""
+    if state.mode is Mode.ERROR and not state.executed:
+        return KEPT_STOPPED
     return NO_ACTION if state.starved else NO_ROBOT
+
+
+def were_away(names: Sequence[str]) -> str:
+    """Return that these nodes were away."""
+    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} away"
 
 
 def stop_of(states: Sequence[ExecutionState]) -> str:
@@ -70,7 +79,9 @@ class Speaker:
         self._held_s = 0.0  # in this episode, when the last action had begun
         self._refused: dict[str, int] = {}  # by reason, likewise
 
-    def on_state(self, state: ExecutionState, refused: Mapping[str, int], why: str, now: float) -> Said | None:
+    def on_state(
+        self, state: ExecutionState, refused: Mapping[str, int], why: str, now: float, waited_for: Sequence[str] = ()
+    ) -> Said | None:
         """Return what is to be said of `state`, or None.
 
         Args:
@@ -78,15 +89,24 @@ class Speaker:
             refused: counters of the actions that were refused, by reason.
             why: in more detail why the robot is held; empty: not known.
             now: seconds.
+            waited_for: nodes that were away in the present hold, or in the one that is over.
         """
         before, self._mode = self._mode, state.mode
-        said = self._change(before, state, refused, why or cause(state), now) if before is not state.mode else None
+        said = None
+        if before is not state.mode:
+            said = self._change(before, state, refused, why or cause(state), now, waited_for)
         if state.mode not in (*_RUNGS, Mode.ERROR):
             self._held_s, self._refused = state.held_s, dict(refused)
         return said
 
     def _change(
-        self, before: Mode, state: ExecutionState, refused: Mapping[str, int], why: str, now: float
+        self,
+        before: Mode,
+        state: ExecutionState,
+        refused: Mapping[str, int],
+        why: str,
+        now: float,
+        waited_for: Sequence[str],
     ) -> Said | None:
         for_s = max(0.0, state.held_s - self._held_s)
         if state.mode is Mode.HOLD:
@@ -99,11 +119,14 @@ class Speaker:
             self._told = True
             return Said(Level.WARN, f"the robot is brought to rest: held for {for_s:.1f} s, {why}; {_last(state)}")
         if state.mode is Mode.ERROR:
-            said = (
-                f"the robot was stopped after {for_s:.1f} s: {why}; {_last(state)}{self._came(refused)}; {WHAT_TO_DO}"
-            )
+            what = RESUMES if state.resumes else WHAT_TO_DO
+            said = f"the robot was stopped after {for_s:.1f} s: {why}; {_last(state)}{self._came(refused)}; {what}"
             return Said(Level.ERROR, said)
-        if state.mode is Mode.PLAYING and before in _RUNGS and self._told:
+        if state.mode is not Mode.PLAYING or before not in (*_RUNGS, Mode.ERROR):
+            return None
+        if waited_for:
+            return Said(Level.INFO, f"recovered: {were_away(waited_for)}, the robot moves again after {for_s:.2f} s")
+        if self._told or before is Mode.ERROR:
             return Said(Level.INFO, f"the robot moves again after {for_s:.2f} s: {_last(state)}")
         return None
 

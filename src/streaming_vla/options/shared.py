@@ -54,11 +54,12 @@ class ActionOptions(Options):
         "action units",
     )
     lead_actions: int = option(
-        1,
-        "Actions that wait at the executor behind the one being played; what is sent cannot be changed any more. The "
+        0,
+        "Actions that wait at the executor behind the one being played; what is sent cannot be changed any more. 0: "
+        "one, two where the system permits no real-time priority, and more when they are seen to come too late. The "
         "generator keeps as many more ready as the measured latencies need.",
         "actions",
-        ge=1,
+        ge=0,
         le=64,
     )
 

@@ -19,20 +19,24 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.machines.episodes import DROPPED, CurrentEpisode
 from streaming_vla.machines.events import Episode
+from streaming_vla.machines.stops import Level, Said
 from streaming_vla.options.shared import NodeOptions
 from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.declare import ConfigError, Declared, StartError, located
+from streaming_vla.ros.followed_clock import FollowedClock
 from streaming_vla.ros.guard import guard_services
 from streaming_vla.ros.priority import raise_priority
 from streaming_vla.ros.topics import name_problem
 
-__all__ = ["BEST_EFFORT", "LATCHED", "SPANS", "ConfigError", "StartError", "SuiteNode", "reliable"]
+__all__ = ["AWAY", "BEST_EFFORT", "LATCHED", "SPANS", "ConfigError", "StartError", "SuiteNode", "reliable"]
 
 T = TypeVar("T")
 OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# latched by each supervisor, of which there may be one per machine
+AWAY = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SPANS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 _DIAGNOSTICS_PERIOD_S = 1.0
@@ -76,6 +80,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         guard_services(self, self.refuse)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
+        self._time = FollowedClock(time.monotonic())
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a published clock may stand still
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
 
@@ -100,7 +105,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         """Take new values of live parameters."""
 
     def deadline(self) -> float | None:
-        """Return when `tick` is due, monotonic seconds, or None."""
+        """Return when `tick` is due, seconds as `now` tells them, or None."""
         return None
 
     def tick(self) -> None:
@@ -127,12 +132,18 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         """The options as they are now."""
         return self._declared.options
 
-    def stamp(self, monotonic_s: float | None = None) -> Any:
-        """Return the ROS time of a monotonic time, builtin_interfaces/Time; None is now."""
+    def now(self) -> float:
+        """Return seconds that never go back: monotonic, with `use_sim_time` those of the published clock."""
+        clock = self.get_clock()
+        told_s = 1e-9 * clock.now().nanoseconds if clock.ros_time_is_active else None
+        return self._time.read(told_s, time.monotonic())
+
+    def stamp(self, at_s: float | None = None) -> Any:
+        """Return the ROS time of a time of `now`, builtin_interfaces/Time; None is the present."""
         clock = self.get_clock()  # whose time is the system's, told faster, unless somebody publishes one
         nanoseconds = clock.now().nanoseconds if clock.ros_time_is_active else time.time_ns()
-        if monotonic_s is not None:
-            nanoseconds -= round((time.monotonic() - monotonic_s) * 1e9)
+        if at_s is not None:
+            nanoseconds -= round((self.now() - at_s) * 1e9)
         seconds, rest = divmod(max(0, nanoseconds), 10**9)  # a simulated clock begins at 0, again and again
         return Time(sec=seconds, nanosec=rest)
 
@@ -203,18 +214,34 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         self.refusals[reason] += 1
         self.get_logger().warning(sentence, throttle_duration_sec=1.0)
 
+    def say(self, said: Said) -> None:
+        """Tell the operator a sentence of a machine."""
+        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
+            self.get_logger().error(said.sentence)
+        elif said.level is Level.WARN:
+            self.get_logger().warning(said.sentence)
+        else:
+            self.get_logger().info(said.sentence)
+
     def span(self, stage: str, begin_s: float, end_s: float, episode: int, sequence: int, index: int = -1) -> None:
-        """Publish a piece of work; the times are monotonic seconds."""
+        """Publish a piece of work; the times are those of `now`."""
         span = wire.StageSpan(session=self.session, node=self.get_name(), stage=stage, index=index)
         span.begin, span.end = self.stamp(begin_s), self.stamp(end_s)
         span.episode, span.sequence = episode, max(0, sequence)
         self._spans.publish(span)
 
-    def raise_priority(self, priority: int) -> None:
-        """Ask for a real-time priority; to be called when every thread is there."""
+    @property
+    def life(self) -> str:
+        """The state of the node's life, as ROS names it; active only when everything has been handed over."""
+        state: str = self._state_machine.current_state[1]
+        return state
+
+    def raise_priority(self, priority: int) -> bool:
+        """Ask for a real-time priority, and return whether it is there; to be called when every thread is there."""
         advice = raise_priority(priority)
         if advice:
             self.get_logger().info(advice)
+        return bool(priority) and not advice
 
     # life
 

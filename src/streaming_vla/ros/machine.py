@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,7 +10,7 @@ from streaming_vla.ros.base import OptionsT, SuiteNode
 
 
 class Machine(Protocol):
-    """What the state machines of `machines/` have in common; times are monotonic seconds."""
+    """What the state machines of `machines/` have in common; times are seconds of the node's `now`."""
 
     def update(self, options: Any) -> None:
         """Take new options at once."""
@@ -45,7 +44,7 @@ class MachineNode(SuiteNode[OptionsT], Generic[OptionsT, M]):
 
     def dispatch(self, method: Callable[..., list[Any]], *arguments: Any) -> None:
         """Call `method` of the machine with `arguments` and the time, and execute its effects."""
-        self.execute(method(self.machine, *arguments, time.monotonic()))
+        self.execute(method(self.machine, *arguments, self.now()))
 
     def activate(self) -> None:
         """Begin with a new machine."""

@@ -23,6 +23,7 @@ from streaming_vla.machines.events import (
     GeneratedAction,
     GenerateRequest,
     Mode,
+    NodesAway,
     ObserveRequest,
     Reason,
     SaliencyQuestion,
@@ -35,6 +36,7 @@ from streaming_vla.policies.check import check_actions
 from streaming_vla.policies.layout import ActionLayout
 
 NS_PER_S = 10**9
+MOST_NODES = 64  # of a supervisor
 
 
 def floats(values: Vector) -> array.array[float]:
@@ -60,12 +62,33 @@ def episode_to(episode: Episode, session: str, stamp: Time) -> msg.Episode:
         number=episode.number,
         active=episode.active,
         instruction=episode.instruction,
+        stopped=episode.stopped,
     )
 
 
 def episode_from(message: msg.Episode) -> Episode:
     """Return what Episode.msg says."""
-    return Episode(message.number, message.active, message.instruction)
+    return Episode(message.number, message.active, message.instruction, message.stopped)
+
+
+def nodes_away_to(away: NodesAway, session: str, stamp: Time) -> msg.NodesAway:
+    """Return NodesAway.msg."""
+    return msg.NodesAway(
+        header=Header(stamp=stamp),
+        session=session,
+        supervisor=away.supervisor,
+        nodes=list(away.nodes),
+        away_s=array.array("f", away.away_s),
+    )
+
+
+def nodes_away_from(message: msg.NodesAway) -> NodesAway:
+    """Return what NodesAway.msg says; ValueError for nodes without a time, or for more than a suite has."""
+    if len(message.nodes) != len(message.away_s) or len(message.nodes) > MOST_NODES:
+        raise ValueError(
+            f"{len(message.nodes)} nodes with {len(message.away_s)} times, expected as many, at most {MOST_NODES}"
+        )
+    return NodesAway(cut(message.supervisor), tuple(cut(name) for name in message.nodes), tuple(message.away_s))
 
 
 def request_to(request: ObserveRequest, session: str, stamp: Time) -> msg.ObserveRequest:
@@ -136,6 +159,8 @@ def context_from(message: msg.Context) -> ContextReady:
         message.flow_step_s,
         message.trained_delay,
         message.chunk,
+        message.history_from,
+        message.remembers,
     )
 
 
@@ -157,6 +182,8 @@ def context_to(report: ContextReport, layout: ActionLayout, period_s: float | No
         flow_step_s=report.flow_step_s,
         trained_delay=report.trained_delay,
         chunk=report.chunk,
+        history_from=report.history_from,
+        remembers=report.remembers,
     )
 
 
@@ -223,6 +250,8 @@ def execution_state_to(state: ExecutionState, session: str, stamp: Time) -> msg.
         rejected=state.rejected,
         instruction=state.instruction,
         dry_run=state.dry_run,
+        resumes=state.resumes,
+        respawn_hold_s=state.respawn_hold_s,
     )
 
 
@@ -249,6 +278,8 @@ def execution_state_from(message: msg.ExecutionState) -> ExecutionState:
         message.rejected,
         instruction=message.instruction,
         dry_run=message.dry_run,
+        resumes=message.resumes,
+        respawn_hold_s=message.respawn_hold_s,
     )
 
 

@@ -29,10 +29,13 @@ class Simulation(ABC):
     Attributes:
         command_type: message on `command`.
         looks: so many calls of `look` make one picture of every camera.
+        in_real_time: its seconds are those of a real robot. Otherwise it has no time of its own: what takes a second at
+            `real_time_factor` counts as one.
     """
 
     command_type: type
     looks: int
+    in_real_time: bool
     robot: SimulatedRobot
 
     def open(self) -> None:  # noqa: B027 (optional, not missing)
@@ -75,6 +78,7 @@ class MetaWorldSimulation(Simulation):
 
     command_type = Float64MultiArray
     looks = len(CAMERAS)
+    in_real_time = False  # a step of its environment is an action, however long that lasts
 
     def __init__(self, options: SimRobotOptions, show: Show) -> None:
         self.robot = self._arm = MetaWorldRobot(options.image_size, CAMERAS)
@@ -112,6 +116,7 @@ class So101Simulation(Simulation):
 
     command_type = JointTrajectory
     looks = 1
+    in_real_time = True
 
     def __init__(self, options: SimRobotOptions, show: Show) -> None:
         self._size = options.image_size, options.image_height or options.image_size

@@ -18,10 +18,12 @@ from streaming_vla.ros.base import ConfigError, StartError, SuiteNode
 from streaming_vla.ros.declare import parameter_files
 from streaming_vla.ros.executors import SIGNALS, Spinner, make_spinner
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.heartbeat import Heartbeat
 from streaming_vla.ros.middleware import MiddlewareError, begin
 
 # Python runs a signal handler only between two waits of the middleware, so no wait may be long
 LONGEST_WAIT_S = 0.1
+SHORTEST_WAIT_S = 0.001  # for a published clock, which may stand still just before a deadline
 
 
 def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
@@ -53,12 +55,14 @@ def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) 
 def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
     node = make()
     spinner = make_spinner(node, events=not node.takes_raw)
+    heartbeat = Heartbeat()
     try:
         node.start()
         gc.collect()
         gc.freeze()  # a collection that walks every import would delay the control tick by milliseconds
         while not stopping.asked:
             _spin_once(spinner, node)
+            heartbeat.beat(node.life, time.monotonic())
         return 0
     except StartError:
         raise
@@ -66,6 +70,7 @@ def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
         traceback.print_exc()
         return _refuse(f"node '{node.get_name()}' failed, see the traceback above")
     finally:
+        heartbeat.close()
         try:
             node.stop()
         finally:
@@ -76,11 +81,11 @@ def _run(make: Callable[[], SuiteNode[Any]], stopping: _Stop) -> int:
 def _spin_once(spinner: Spinner, node: SuiteNode[Any]) -> None:
     """Wait for one callback or the node's next deadline, whichever comes first."""
     deadline = node.deadline()
-    wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - time.monotonic())
-    spinner.spin_for(max(0.0, wait_s))
+    wait_s = LONGEST_WAIT_S if deadline is None else min(LONGEST_WAIT_S, deadline - node.now())
+    spinner.spin_for(max(SHORTEST_WAIT_S if node.get_clock().ros_time_is_active else 0.0, wait_s))
     node.handle_responses()
     deadline = node.deadline()
-    if deadline is not None and time.monotonic() >= deadline:
+    if deadline is not None and node.now() >= deadline:
         node.tick()
 
 

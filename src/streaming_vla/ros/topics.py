@@ -16,6 +16,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from streaming_vla.ros.middleware import begin
 
+AWAY_TOPIC = "nodes_away"  # of supervisors to executors
 DISCOVERY_S = 6.0  # at most, where nobody is there
 SETTLED_S = 1.5  # so long nothing new has appeared
 ASK_S = 0.05

@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.signals import SignalHandlerOptions
 
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.heartbeat import Heartbeat
 
 
 class Toy(LifecycleNode):
@@ -59,8 +60,10 @@ def main() -> None:
         node.note("starts itself")
         node.trigger_configure()
         node.trigger_activate()
+    heartbeat = Heartbeat()
     while node.deaf or not stopping:
         rclpy.spin_once(node, timeout_sec=0.05)
+        heartbeat.beat(node._state_machine.current_state[1], time.monotonic())
     node.note("stopped")
     node.destroy_node()
     rclpy.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -14,15 +13,16 @@ from streaming_vla_interfaces import msg as wire
 
 from streaming_vla.commands.types import WRITERS
 from streaming_vla.commands.writer import CommandWriter
-from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode
+from streaming_vla.machines.events import Action, Command, CommandKind, Episode, ExecutionState, Mode, NodesAway
 from streaming_vla.machines.executor import Executor, ExecutorEffect
 from streaming_vla.machines.executor_options import PREVIEW, ExecutorOptions
 from streaming_vla.machines.latency import LatencyTracker
-from streaming_vla.machines.stops import NO_ACTION, Level, Speaker, cause
+from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause, were_away
 from streaming_vla.ros import messages
-from streaming_vla.ros.base import reliable
+from streaming_vla.ros.base import AWAY, reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import AWAY_TOPIC
 from streaming_vla.ros.transport import avoid_shared_memory
 
 DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not moved"
@@ -30,6 +30,7 @@ STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode ch
 STOP_SENT_WITHIN = Duration(seconds=0.2)
 # drivers of an arm and its gripper may send at the same time: with a depth of 1 one would always hide the other
 JOINTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+_MOVING = (Mode.PLAYING, Mode.HOLD, Mode.DECELERATE)
 _STAGES = {Mode.PLAYING: "execute", Mode.HOLD: "hold", Mode.DECELERATE: "hold"}
 
 
@@ -53,6 +54,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self._rest = self.create_publisher(Float64MultiArray, f"gripper_command{end}", reliable(10))
         self._states = self.create_publisher(wire.ExecutionState, "execution_state", reliable(50))
         self.listen_to_episode()
+        self.listen(wire.NodesAway, AWAY_TOPIC, messages.nodes_away_from, self._on_nodes_away, AWAY)
         self.listen(wire.Context, "context", self._mismatch_from, self._on_policy, reliable(10))
         self.listen(wire.Action, "action", messages.action_from, self._on_action, reliable(50))
         self.listen(JointState, self.options.joint_states_topic, _positions, self._on_joints, JOINTS)
@@ -68,7 +70,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         self._writer = self._new_writer()  # anew: what was measured before says nothing of the robot of now
         self._lateness = LatencyTracker(warm_up=0)
         self._speaker = Speaker()
-        self._said_s = time.monotonic()
+        self._said_s = self.now()
         if self.options.dry_run:
             self.get_logger().warning(DRY_RUN)
         self.raise_priority(self.options.realtime_priority)
@@ -88,9 +90,9 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def on_episode(self, episode: Episode) -> None:
         """Begin the episode or hold at its end."""
-        before = self.machine.state(time.monotonic()).episode
-        self.execute(self.machine.on_episode(episode, time.monotonic()))
-        if self.machine.state(time.monotonic()).episode != before:
+        before = self.machine.state(self.now()).episode
+        self.execute(self.machine.on_episode(episode, self.now()))
+        if self.machine.state(self.now()).episode != before:
             self._writer.begin()
 
     def deadline(self) -> float | None:
@@ -102,7 +104,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def tick(self) -> None:
         """Play or hold; repeat the state."""
-        now, due_s = time.monotonic(), self.machine.deadline()
+        now, due_s = self.now(), self.machine.deadline()
         if due_s is not None and now >= due_s:
             self._lateness.add(now - due_s)
             self.execute(self.machine.poll(now))
@@ -111,7 +113,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Mode, queue, and how late the ticks are."""
-        state = self.machine.state(time.monotonic())
+        state = self.machine.state(self.now())
         lateness = self._lateness.summary()
         figures: dict[str, object] = {
             "mode": state.mode.name.lower(),
@@ -134,19 +136,28 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def failed(self) -> str:
         """Say that the ladder has ended."""
-        state = self.machine.state(time.monotonic())
-        return f"the robot was stopped, {cause(state)}: start a new episode" if state.mode is Mode.ERROR else ""
+        state = self.machine.state(self.now())
+        if state.mode is not Mode.ERROR:
+            return ""
+        why = KEPT_STOPPED if self.machine.kept_stopped else cause(state)
+        return f"the robot was stopped, {why}: {self._after_error}"
+
+    @property
+    def _after_error(self) -> str:
+        return "it moves again when actions come" if self.options.resume_after_error else "start a new episode"
 
     def _hindered(self, mode: Mode) -> str:
         """Return why the robot does not move in an episode, empty when it does."""
         silence = self._silence()
         if silence and mode in (Mode.WAITING, Mode.HOLD, Mode.DECELERATE):
             return f"{silence}: the robot is not moved"
+        if mode in (Mode.HOLD, Mode.DECELERATE) and self.machine.waited_for:
+            return f"{were_away(self.machine.waited_for)}: the robot is held"
         return f"{NO_ACTION}: the robot is held" if mode in (Mode.HOLD, Mode.DECELERATE) else ""
 
     def _silence(self) -> str:
         """Return what is not heard of the robot, empty when it is heard."""
-        if not self.machine.robot_silent(time.monotonic()):
+        if not self.machine.robot_silent(self.now()):
             return ""
         of = f" of {', '.join(unheard)}" if (unheard := self._writer.unheard()) else ""
         return f"no joint states{of} on '{self.resolve_topic_name(self.options.joint_states_topic)}'"
@@ -168,7 +179,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self.dispatch(Executor.on_action, action)
 
     def _on_joints(self, positions: dict[str, float]) -> None:
-        now = time.monotonic()
+        now = self.now()
         if self.machine.robot_silent(now):
             self._writer.lose()
         missing = self._writer.measure(positions)
@@ -176,6 +187,17 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self.refuse("joints_missing", missing)
         elif self._writer.heard():  # a gripper alone does not show that the arm lives
             self.execute(self.machine.on_robot_state(now, self._writer.measured()))
+
+    def _on_nodes_away(self, told: NodesAway) -> None:
+        away = self.machine.away
+        known = away.names
+        self.dispatch(Executor.on_nodes_away, told)
+        if set(away.names) - set(known) and self.machine.state(self.now()).mode in _MOVING:
+            names, verb = " and ".join(away.names), "is" if len(away.names) == 1 else "are"
+            self.get_logger().warning(
+                f"{names} {verb} away: without actions the robot is held for at most {away.hold_s(self.options):g} s, "
+                "and moves again when they come"
+            )
 
     def execute(self, effects: list[ExecutorEffect]) -> None:
         """Command the robot, publish the state."""
@@ -189,7 +211,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
 
     def _command(self, command: Command) -> None:
         stamp = self.stamp()
-        if self.machine.robot_silent(time.monotonic()):
+        if self.machine.robot_silent(self.now()):
             self._writer.lose()
         try:
             message = self._writer.write(command, stamp)
@@ -204,25 +226,20 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
             self._rest.publish(self._writer.rest(command))
 
     def _say(self, state: ExecutionState) -> None:
-        self._said_s = time.monotonic()
+        self._said_s = self.now()
         self._states.publish(messages.execution_state_to(state, self.session, self.stamp()))
 
     def _speak(self, state: ExecutionState) -> None:
         """Tell the operator of holds and stops; the robot has its command already."""
         refused = {name: count for name, count in self.machine.counters.as_dict().items() if name.startswith("action_")}
-        said = self._speaker.on_state(state, refused, self._silence() or self._mismatch, time.monotonic())
-        if said is None:
-            return
-        if said.level is Level.ERROR:  # a call each: rclpy lets one place log at one level only
-            self.get_logger().error(said.sentence)
-        elif said.level is Level.WARN:
-            self.get_logger().warning(said.sentence)
-        else:
-            self.get_logger().info(said.sentence)
+        why = KEPT_STOPPED if self.machine.kept_stopped else self._silence() or self._mismatch
+        said = self._speaker.on_state(state, refused, why, self.now(), self.machine.waited_for)
+        if said is not None:
+            self.say(said)
 
     def _show(self, state: ExecutionState) -> None:
         """Put the piece of work that `state` ends on the timeline."""
-        now = time.monotonic()
+        now = self.now()
         if self._shown is not None:
             before, begin_s = self._shown
             if before.mode in _STAGES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import partial
 
 from streaming_vla_interfaces import msg as wire
@@ -63,7 +62,8 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         """Begin, before others if they let it."""
         super().activate()
         self._mismatch = ""
-        self.raise_priority(self.options.realtime_priority)
+        if not self.raise_priority(self.options.realtime_priority):
+            self.machine.own_lead.begin_without_priority()
 
     def on_episode(self, episode: Episode) -> None:
         """Drop what belongs to the episode before."""
@@ -79,6 +79,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         machine, latency = self.machine, self.machine.latency.summary()
         return {
             "actions_ahead": machine.actions_ahead,
+            "lead_actions": machine.lead,
             "generate_p50_ms": 1e3 * latency.p50_s,
             "generate_p95_ms": 1e3 * latency.p95_s,
             "hand_overs": machine.hand_over.count,
@@ -103,7 +104,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
                 self._ask(effect)
 
     def _ask(self, request: GenerateRequest) -> None:
-        granted_s = time.monotonic()
+        granted_s = self.now()
         self._requests.publish(messages.generate_to(request, self.session, self.stamp()))
         for step in range(request.step, request.until):
             self._granted_s.setdefault((request.context, request.revision, step), granted_s)
@@ -111,7 +112,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
             del self._granted_s[next(iter(self._granted_s))]
 
     def _generated_from(self, message: wire.GeneratedAction) -> GeneratedAction:
-        self._came_s = time.monotonic()
+        self._came_s = self.now()
         return messages.generated_from(message)
 
     def _on_generated(self, action: GeneratedAction) -> None:

@@ -72,6 +72,7 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         self._asked: dict[int, _Asked] = {}
         self._unanswered_s = -math.inf
         self._hangs = False
+        self._late: dict[str, str] = {}  # sessions whose history lacks what the episode has seen, in a sentence
 
     def configure(self) -> None:
         """Load the model and connect to every robot of parameter `sessions`."""
@@ -149,7 +150,13 @@ class InferenceNode(SuiteNode[InferenceOptions]):
         if hangs and not self._hangs:
             self.get_logger().error(NO_ANSWER)
         self._hangs = hangs
-        return NO_ANSWER if hangs or now < self._unanswered_s + SAID_FOR_S else "", figures
+        late = list(self._late.values())  # a copy: the engine's thread writes it
+        figures["late_histories"] = len(late)
+        return NO_ANSWER if hangs or now < self._unanswered_s + SAID_FOR_S else "; ".join(late), figures
+
+    def now(self) -> float:
+        """Return monotonic seconds, whatever clock is published: the model computes in real time."""
+        return time.monotonic()
 
     def deadline(self) -> float | None:
         """When the oldest request that is awaited has waited long enough."""
@@ -220,12 +227,26 @@ class InferenceNode(SuiteNode[InferenceOptions]):
             self.span("flow_step", begin_s, reply.done_s, action.episode, action.context, action.step)
 
     def _say_prefilled(self, reply: Reply, report: ContextReport) -> None:
+        self._note_history(report)
         self._statistics[reply.session].publish(messages.cache_stats_to(report, self.stamp(reply.done_s)))
         denoised_s = reply.done_s - report.denoise_s
         begin_s = reply.done_s - report.prefill_s - report.queued_s
         self.span("prefill", begin_s, denoised_s, report.episode, report.sequence)
         if report.chunk:
             self.span("flow_step", denoised_s, reply.done_s, report.episode, report.sequence)
+
+    def _note_history(self, report: ContextReport) -> None:
+        """Say of a history that it does not begin with its episode: this node was started, or reset, in it."""
+        if not report.history_from:
+            self._late.pop(report.session, None)
+            return
+        sentence = (
+            f"the history of {report.session} begins at observation {report.history_from} of episode {report.episode}: "
+            "what was seen before is not in it"
+        )
+        if self._late.get(report.session) != sentence:
+            self._late[report.session] = sentence
+            self.get_logger().warning(sentence)
 
     def _on_predict_saliency(self, request: srv.PredictSaliency.Request, response: srv.PredictSaliency.Response) -> Any:
         question = messages.saliency_question_from(request)

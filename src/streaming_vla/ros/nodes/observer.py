@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import partial
 from typing import Any
 
@@ -63,9 +62,11 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
     def activate(self) -> None:
         """Begin: nobody counts as silent yet."""
         super().activate()
-        self._active_s = self._requested_s = time.monotonic()
+        self._active_s = self._requested_s = self.now()
         self._heard_s = dict.fromkeys((*self.options.cameras, ROBOT_STATE), self._active_s)
         self._early: ObserveRequest | None = None
+        # an observation that is encoded late is old when it is acted on
+        self.raise_priority(self.options.realtime_priority)
 
     def on_episode(self, episode: Episode) -> None:
         """Drop the pictures of the episode before."""
@@ -76,7 +77,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Name the cameras that do not send, with the picture topics that exist."""
-        now = time.monotonic()
+        now = self.now()
         topics = self.options.of_cameras(self.options.camera_topics)
         topics[ROBOT_STATE] = self.options.robot_state_topic
         silent = [name for name, heard_s in self._heard_s.items() if now - heard_s > SILENT_S]
@@ -102,11 +103,11 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
         return bool(self.count_publishers(topic))
 
     def _heard(self, camera: str, kind: str, message: Any) -> Any:
-        self._heard_s[camera] = time.monotonic()  # what is refused was sent all the same
+        self._heard_s[camera] = self.now()  # what is refused was sent all the same
         return check_message(message, kind)
 
     def _state_heard(self) -> None:
-        self._heard_s[ROBOT_STATE] = time.monotonic()
+        self._heard_s[ROBOT_STATE] = self.now()
 
     def _on_picture(self, camera: str, message: Any) -> None:
         self.dispatch(Observer.on_frame, camera, message, messages.nanoseconds_from(message.header.stamp))
@@ -117,7 +118,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
                 self.refusals["early_request_superseded"] += 1
             self._early = request  # the message of its episode is still on the way: topics keep no common order
         else:
-            self._requested_s = time.monotonic()
+            self._requested_s = self.now()
             self.dispatch(Observer.on_request, request)
 
     def _encode(self, snapshot: Snapshot) -> dict[str, bytes] | None:
@@ -145,7 +146,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
             observation = messages.observation_to(snapshot.request, self.session, stamp, pictures, snapshot.state)
             observation.instruction = snapshot.instruction
             observation.camera_skew_s = snapshot.skew_s
-            done_s = time.monotonic()  # publishing counts as transport
+            done_s = self.now()  # publishing counts as transport
             self._publisher.publish(observation)
             self._sent += 1
             self.span("observe", self._requested_s, done_s, snapshot.request.episode, snapshot.request.sequence)

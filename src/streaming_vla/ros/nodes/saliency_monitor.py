@@ -10,15 +10,25 @@ from std_srvs.srv import Trigger
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 
-from streaming_vla.machines.events import ContextReady, Episode, ExecutionState, SaliencyQuestion, SaliencyReply
+from streaming_vla.machines.away import Away
+from streaming_vla.machines.events import (
+    ContextReady,
+    Episode,
+    ExecutionState,
+    NodesAway,
+    SaliencyQuestion,
+    SaliencyReply,
+)
 from streaming_vla.machines.monitor import Monitor, MonitorEffect
 from streaming_vla.machines.monitor_options import MonitorOptions
+from streaming_vla.machines.stops import Said
 from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
-from streaming_vla.ros.base import LATCHED, reliable
+from streaming_vla.ros.base import AWAY, LATCHED, reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.question import Asking
 from streaming_vla.ros.spin import run
+from streaming_vla.ros.topics import AWAY_TOPIC
 
 NUMBERS_SINCE_S = 1_700_000_000  # episode numbers of a restarted monitor go on from the clock, so none comes twice
 
@@ -47,6 +57,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
             self._on_execution_state,
             reliable(50),
         )
+        self.listen(wire.NodesAway, AWAY_TOPIC, messages.nodes_away_from, self._on_nodes_away, AWAY)
         self._predictor = self.create_client(srv.PredictSaliency, "predict_saliency")
         self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
         self.serve(srv.StartEpisode, "start_episode", self._on_start)
@@ -64,10 +75,11 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         """Listen whether an episode runs already: a monitor before this one may have begun it."""
         super().activate()
         self._asked_s.clear()
+        self._away = Away()
         self._executor_heard = self._stop_adopted = False
         self._before: str | None = None  # instruction of the episode that ran, or had ended, when this node began
         self._postponed, self._postponed_old, self._postponed_first = "", False, False
-        self._since_s = time.monotonic()
+        self._since_s = self.now()
         self._first = True
         if self._instruction:
             self._instruct(self._instruction)
@@ -83,8 +95,12 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         figures = {"request_p50_ms": 1e3 * latency.p50_s, "request_p95_ms": 1e3 * latency.p95_s}
         return "", {**figures, **self.machine.counters.as_dict()}
 
+    def _on_nodes_away(self, told: NodesAway) -> None:
+        if self._away.hear(told):
+            self.dispatch(Monitor.on_nodes_back)
+
     def _on_context(self, context: ContextReady) -> None:
-        now = time.monotonic()
+        now = self.now()
         self.dispatch(Monitor.on_context, context)
         ours = self.episode is not None and context.episode == self.episode.number
         asked_s = self._asked_s.pop(context.sequence, None) if ours else None
@@ -117,7 +133,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         if not self.options.auto_start or not instruction.strip():
             return
         self._postponed, self._postponed_first = instruction, first
-        self._postponed_old = first and time.monotonic() < self._since_s + SETTLE_S
+        self._postponed_old = first and self.now() < self._since_s + SETTLE_S
         if self._executor_heard:  # before that nobody knows whether an episode runs
             self._begin_postponed()
 
@@ -128,7 +144,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         # an old instruction is that of the episode that goes on, or of one that was stopped or has failed
         old = self._postponed_old or (self._postponed_first and instruction == self._before)
         if self._before is None or not old:
-            self.execute(self.machine.start_episode(time.monotonic(), instruction))
+            self.execute(self.machine.start_episode(self.now(), instruction))
         elif self.machine.episode is None:
             self.get_logger().warning(
                 f"'{cut(instruction)}' was there before this node, and an episode has ended: it is not begun again, "
@@ -137,7 +153,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> None:
         try:
-            effects = self.machine.start_episode(time.monotonic(), request.instruction)
+            effects = self.machine.start_episode(self.now(), request.instruction)
         except ValueError as error:
             response.reason = str(error)
             return
@@ -147,7 +163,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         response.episode = self.episode.number if self.episode else 0
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        effects = self.machine.stop_episode(time.monotonic())
+        effects = self.machine.stop_episode(self.now())
         self._postponed = ""
         # before the executor was heard one may run that a monitor before this one has begun
         self._stop_adopted = not effects and not self._executor_heard
@@ -164,13 +180,15 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
                     self._asked_s.clear()
                 self.episode = effect
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
-                what = "begun" if effect.active else "ended"
+                what = "ended" if not effect.active else "stopped" if effect.stopped else "begun"
                 self.get_logger().info(f"episode {effect.number} {what}: '{cut(effect.instruction)}'")
+            elif isinstance(effect, Said):
+                self.say(effect)
             elif isinstance(effect, SaliencyQuestion):
                 self._ask(effect)
             else:
                 self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
-                self._asked_s[effect.sequence] = time.monotonic()
+                self._asked_s[effect.sequence] = self.now()
 
     def _ask(self, question: SaliencyQuestion) -> None:
         if self._predictor.service_is_ready():

@@ -43,6 +43,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         super().__init__("sim_robot", SimRobotOptions)
         self._simulation: Simulation | None = None
         self._simulated_clock: SimulatedClock | None = None  # `_clock` is rclpy's
+        self._published_s = 0.0  # the time on /clock
         self._look_tick = 0.0  # of the clock, when the next picture is due
         self._ask_s: float | None = None  # when cameras that are busy are asked again: time waits for them
         self._pictures = 0
@@ -84,6 +85,10 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         if self._simulated_clock is not None:
             self._restart()
 
+    def now(self) -> float:
+        """Return monotonic seconds, whatever clock is published: this node makes it."""
+        return time.monotonic()
+
     def deadline(self) -> float | None:
         """When something of the robot is due."""
         if not self.active:
@@ -114,17 +119,18 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
             "success": self._success,
             "pictures": self._pictures,
             "simulated_s": self._simulated_clock.time_s,
+            "asked_real_time_factor": self._simulated_clock.factor,
             "achieved_real_time_factor": self._simulated_clock.achieved(now),
             "lost_s": self._simulated_clock.lost_s,
             **self._simulation.figures(),
         }
 
-    def stamp(self, monotonic_s: float | None = None) -> Any:
+    def stamp(self, at_s: float | None = None) -> Any:
         """Return the ROS time of a monotonic time, of now for None; the simulated time where that is published."""
         if self._simulated_clock is None or not self.options.publish_clock:
-            return super().stamp(monotonic_s)
-        ago_s = 0.0 if monotonic_s is None else (time.monotonic() - monotonic_s) * self._simulated_clock.factor
-        seconds = max(0.0, self._simulated_clock.time_s - ago_s)
+            return super().stamp(at_s)
+        ago_s = 0.0 if at_s is None else (time.monotonic() - at_s) * self._simulated_clock.factor * self._scale
+        seconds = max(0.0, self._published_s - ago_s)
         return Time(sec=int(seconds), nanosec=int((seconds - int(seconds)) * NANOSECONDS))
 
     @property
@@ -136,6 +142,11 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
     def _pace(self) -> SimulatedClock:
         assert self._simulated_clock is not None
         return self._simulated_clock
+
+    @property
+    def _scale(self) -> float:
+        """Published seconds per simulated second."""
+        return 1.0 if self._running.in_real_time else 1.0 / self._pace.factor
 
     def _restart(self) -> None:
         self._pace.restart(time.monotonic(), self.options.real_time_factor)
@@ -164,6 +175,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         robot = self._running.robot
         success = robot.pass_ticks(ticks)
         self._pace.passed(time.monotonic(), ticks)
+        self._published_s += ticks * self._pace.tick_s * self._scale
         if self._times is not None:
             self._times.publish(Clock(clock=self.stamp()))
         if success != self._success:

@@ -105,7 +105,7 @@ class Driver:
         if not self._counts:
             self._counts = self._fresh_counts()
         self.recorder.forget()
-        begin_s = self.recorder.now_s()
+        begin_s, begun_s = self.recorder.now_s(), time.monotonic()
         started = self._call(self._start, srv.StartEpisode.Request(instruction=reset.instruction))
         if not started.accepted:
             raise DriverError(f"the monitor refused to start an episode: {started.reason}")
@@ -113,6 +113,8 @@ class Driver:
             mode, scene.task, scene.seed, reset.instruction, started.episode, self._control_period_s, begin_s
         )
         self._wait(record, time_limit_s, update, ends_with_success)
+        if self._node.get_clock().ros_time_is_active:
+            record.pace = (self.recorder.now_s() - begin_s) / (time.monotonic() - begun_s)
         self._call(self._stop, Trigger.Request())
         self._spin_for(2 * SLICE_S)  # what is still on the way
         self.recorder.fill(record)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rclpy
+from rclpy.parameter import Parameter
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.starter import Suite, SuiteError
@@ -49,26 +50,36 @@ class Simulation:
         return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
 
 
-def settings_for(profile: str) -> tuple[graph.Settings, float]:
+def settings_for(profile: str, simulated_clock: bool = True) -> tuple[graph.Settings, float]:
     """Return the parameters per node, and the control period in seconds, for a latency profile; empty: none.
 
     One environment step of the simulated robot lasts one control period, whatever that is.
+
+    Args:
+        profile: name or path.
+        simulated_clock: the nodes follow the robot's clock; false: real time, which the robot may fall behind.
     """
-    if not profile:
-        return SETTINGS, CONTROL_PERIOD_S
-    period_s = find_profile(profile).control_period_s
     changed: dict[str, dict[str, graph.Setting]] = {node: dict(values) for node, values in SETTINGS.items()}
+    for node, values in graph.SIMULATED_CLOCK.items() if simulated_clock else ():
+        changed.setdefault(node, {}).update(values)
+    if not profile:
+        return changed, CONTROL_PERIOD_S
+    period_s = find_profile(profile).control_period_s
     for node in ("executor", "generator", "saliency_monitor"):
         changed.setdefault(node, {})["control_period_s"] = period_s
     changed["executor"]["velocity_limit"] = ExecutorOptions().at_period(period_s).velocity_limit
-    changed["inference"] = {"latency_profile": profile}
-    changed["sim_robot"] = {"real_time_factor": ENVIRONMENT_STEP_S / period_s}
+    changed.setdefault("inference", {})["latency_profile"] = profile
+    changed.setdefault("sim_robot", {})["real_time_factor"] = ENVIRONMENT_STEP_S / period_s
     return changed, period_s
 
 
 @contextmanager
 def driven_simulation(
-    log_folder: Path, cameras: tuple[str, ...] = CAMERAS, profile: str = "", params_file: Path | None = None
+    log_folder: Path,
+    cameras: tuple[str, ...] = CAMERAS,
+    profile: str = "",
+    params_file: Path | None = None,
+    simulated_clock: bool = True,
 ) -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.
 
@@ -79,12 +90,13 @@ def driven_simulation(
         cameras: whose pictures the driver records.
         profile: latency profile that the inference node behaves like, name or path; empty: none.
         params_file: ROS parameter file of the nodes; the control period stays that of the simulation.
+        simulated_clock: see settings_for.
 
     Raises:
         DriverError: a node cannot start; the message is its sentence.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
-    settings, period_s = settings_for(profile)
+    settings, period_s = settings_for(profile, simulated_clock)
     with reserved_domain() as domain, (log_folder / "starter.log").open("w", encoding="utf-8") as log:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -96,21 +108,22 @@ def driven_simulation(
             say=lambda line: print(line, file=log, flush=True),
         )
         try:
-            with suite, _driver(suite, cameras, period_s) as driver:
+            with suite, _driver(suite, cameras, period_s, simulated_clock) as driver:
                 yield Simulation(driver, suite)
         except SuiteError as error:
             raise DriverError(f"{error} (logs in {log_folder})") from error
 
 
 @contextmanager
-def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float) -> Iterator[Driver]:
+def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float, simulated_clock: bool) -> Iterator[Driver]:
     def check() -> None:
         if suite.failure:
             raise SuiteError(suite.failure)
 
     context = rclpy.Context()
     begin(context)
-    node = rclpy.create_node("driver", namespace=suite.namespace, context=context)
+    clock = Parameter("use_sim_time", value=simulated_clock)
+    node = rclpy.create_node("driver", namespace=suite.namespace, context=context, parameter_overrides=[clock])
     driver = Driver(node, cameras, period_s, check)
     try:
         yield driver

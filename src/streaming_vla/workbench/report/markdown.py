@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streaming_vla.workbench.report.results import EVERY_MODE
+from streaming_vla.workbench.report.rows import too_busy
 from streaming_vla.workbench.table import FittedTable
 
 Numbers = Mapping[str, Any]
@@ -23,11 +24,11 @@ def comparison_table(results: Mapping[str, Numbers]) -> FittedTable:
 
 
 def summary_sentences(results: Mapping[str, Numbers]) -> list[str]:
-    """Return what the numbers say, one sentence each; empty unless both modes were run."""
+    """Return what the numbers say, one sentence each; how the modes compare only where both were run."""
+    sentences = [f"{mode}: {busy}" for mode, numbers in results.items() if (busy := too_busy(numbers))]
     if not {"synchronous", "streaming"} <= set(results):
-        return []
+        return sentences
     slow, fast = results["synchronous"], results["streaming"]
-    sentences = []
     if slow["t_halt_ms"] and fast["t_halt_ms"] is not None:
         if fast["t_halt_ms"] > 0:
             factor = slow["t_halt_ms"] / fast["t_halt_ms"]
@@ -54,6 +55,11 @@ def _number(value: float | None, unit: str, digits: int = 1) -> str:
 
 def _of(value: float | None, unit: str, count: int, things: str, digits: int = 1) -> str:
     return f"{_number(value, unit, digits)} ({count} {things})"
+
+
+def _pace(numbers: Numbers) -> str:
+    clock = numbers.get("clock")
+    return NOTHING if not clock else f"{clock['mean']:.2f} of real time ({clock['slowest']:.2f} at worst)"
 
 
 def _episode(numbers: Numbers) -> str:
@@ -83,6 +89,7 @@ def _stage(numbers: Numbers, stage: str) -> str:
 
 ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
+    ("simulated clock, pace", _pace),
     ("stopped by the executor", lambda n: f"{n['stopped']} of {n['episodes']}"),
     ("T_action, mean", lambda n: _of(n["t_action_ms"], "ms", n["executed_actions"], "actions")),
     ("T_halt, mean", lambda n: _of(n["t_halt_ms"], "ms", n["t_halt"]["count"], "hand-overs")),

@@ -12,12 +12,14 @@ from typing import Any
 
 from streaming_vla.machines.events import Mode, Reason
 from streaming_vla.machines.halting import Halting, measure
+from streaming_vla.sim.clock import SLOW
 from streaming_vla.workbench.report.records import EpisodeRecord
 from streaming_vla.workbench.report.statistics import Summary, summarise, wilson_interval
 
 STAGES = ("observe", "prefill", "flow_step", "generate")
 EVERY_MODE = "scenes that every mode solved"
 MS = 1000.0
+MOST_LATE = 0.02  # of the actions may begin a control period late before the machine counts as too busy
 
 
 def halting(record: EpisodeRecord) -> Halting:
@@ -75,6 +77,7 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
             "successes": asdict(summarise(record.duration_s for record in successes)),
             "all": asdict(summarise(record.duration_s for record in records)),
         },
+        "clock": _clock(records, measured),
         "first_action_ms": asdict(summarise(each.first_action_ms for each in measured if each.executed)),
         "executed_actions": sum(each.executed for each in measured),
         "hand_overs": sum(each.hand_overs for each in measured),
@@ -124,6 +127,19 @@ def _per_action(measured: Sequence[Halting]) -> float | None:
     return sum(each.t_action_ms * each.executed for each in measured if each.executed) / executed
 
 
+def _clock(records: Sequence[EpisodeRecord], measured: Sequence[Halting]) -> dict[str, Any] | None:
+    """Return the pace of the simulated clock, and in how many episodes the machine was too busy; None without one."""
+    paces = [record.pace for record in records if math.isfinite(record.pace)]
+    if not paces:
+        return None
+    late = [record.counters.get("executor", {}).get("late_tick", 0) for record in records]
+    busy = [
+        record.pace < SLOW or ticks > MOST_LATE * each.executed
+        for record, each, ticks in zip(records, measured, late, strict=True)
+    ]
+    return {"mean": sum(paces) / len(paces), "slowest": min(paces), "late_ticks": sum(late), "busy_episodes": sum(busy)}
+
+
 def _observations(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     reasons = Counter(at.reason for record in records for at in record.observations)
     sizes = summarise((at.image_bytes for record in records for at in record.observations), 1 / 1024)
@@ -148,6 +164,7 @@ def _episode(record: EpisodeRecord, measured: Halting) -> dict[str, Any]:
         "task": record.task,
         "seed": record.seed,
         "success": record.success,
+        "pace": record.pace,
         "stopped": measured.stopped,
         "seconds": record.duration_s,
         "executed_actions": measured.executed,

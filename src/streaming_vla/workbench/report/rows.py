@@ -34,6 +34,18 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return said
 
 
+def too_busy(numbers: Numbers) -> str:
+    """Return that the machine was too busy, with the simulated clock's pace; empty when it was not, or has no clock."""
+    clock = numbers.get("clock") or {}
+    if not clock.get("busy_episodes"):
+        return ""
+    return (
+        f"the machine was too busy in {clock['busy_episodes']} of {numbers['episodes']} episodes: the simulated clock "
+        f"ran at {clock['mean']:.2f} of its pace ({clock['slowest']:.2f} at worst), and {clock['late_ticks']} actions "
+        "began a control period late. Stop what else runs here and run it again before you judge the policy."
+    )
+
+
 def _halting(numbers: Numbers) -> tuple[str, str]:
     halt = numbers.get("t_halt_ms")
     if not numbers.get("executed_actions"):
@@ -53,6 +65,8 @@ def _halting(numbers: Numbers) -> tuple[str, str]:
 
 def _outcome(numbers: Numbers) -> list[tuple[str, str]]:
     said = []
+    if busy := too_busy(numbers):
+        said.append(("bad", busy))
     if numbers.get("stopped"):
         why = "; ".join(numbers["stops"])
         said.append(("bad", f"{numbers['stopped']} of {numbers['episodes']} episodes were stopped: {why}. {LOOK}"))
@@ -131,6 +145,7 @@ def _share_above(numbers: Numbers) -> str:
 _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
     ("stopped by the executor", _row("", 0, "stopped")),
+    ("pace of the simulated clock", _row("", 2, "clock", "mean")),
     ("T_halt, mean", _row("ms", 1, "t_halt_ms")),
     ("T_halt, p95", _row("ms", 1, "t_halt", "p95")),
     ("T_halt, longest", _row("ms", 1, "t_halt", "max")),

@@ -33,6 +33,7 @@ from streaming_vla.machines.events import (
 from streaming_vla.machines.executor import Executor
 from streaming_vla.machines.monitor import Monitor
 from streaming_vla.machines.observer import Observer
+from streaming_vla.machines.stops import Said
 from streaming_vla.policies.layout import Vector
 from streaming_vla.workbench.report.records import (
     ContextAt,
@@ -188,6 +189,8 @@ class World:
             report.flow_step_s,
             report.trained_delay,
             report.chunk,
+            report.history_from,
+            report.remembers,
         )
 
     def _execute_all(self, effects: Iterable[object]) -> None:
@@ -227,6 +230,8 @@ class World:
                 self.plant.advance(self.now)
                 self.commands.append((self.now, effect))
                 self.plant.command(effect)
+            case Said():  # to an operator, and none is here
+                pass
             case _:
                 raise TypeError(f"the virtual clock does not know what to do with a {type(effect).__name__}")
 
