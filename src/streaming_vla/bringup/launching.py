@@ -14,8 +14,10 @@ from launch_ros.actions import Node
 from launch_ros.utilities import prefix_namespace
 
 from streaming_vla.bringup import graph
+from streaming_vla.bringup.security.policy import enclave as enclave_of
 from streaming_vla.parameters import load
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.reach import local_unless_chosen
 
 RESPAWN_DELAY_S = 1.0
 RESPAWN_LIMIT = 5  # a node that crashes again and again stays down, and the executor stops the robot
@@ -56,6 +58,12 @@ def description(simulated: bool) -> LaunchDescription:
             description="Configure and activate every node; false leaves that to a lifecycle manager.",
         ),
         DeclareLaunchArgument(
+            "enclave",
+            default_value="",
+            description="In front of the nodes' security enclaves, as `streaming-vla security` takes it; empty: the "
+            "namespace.",
+        ),
+        DeclareLaunchArgument(
             "log_level",
             default_value="info",
             choices=["debug", "info", "warn", "error", "fatal"],
@@ -65,19 +73,29 @@ def description(simulated: bool) -> LaunchDescription:
     return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[simulated])])
 
 
-def _nodes(context: LaunchContext, simulated: bool) -> list[Node]:
-    """Return the nodes; here the values of the arguments are known."""
-    names = ("params_file", "namespace", "use_sim_time", "autostart")
+def _nodes(context: LaunchContext, simulated: bool) -> list[Action]:
+    """Return the nodes and what is to be said of them; here the values of the arguments are known."""
+    names = ("params_file", "namespace", "use_sim_time", "autostart", "enclave")
     given = {name: LaunchConfiguration(name).perform(context) for name in names}
     # launch_ros only warns about a missing file and would run the nodes with their defaults
     pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
-    load.read(Path(given["params_file"]), prefix_namespace(pushed, given["namespace"]) or "/")
+    namespace = prefix_namespace(pushed, given["namespace"]) or "/"
+    load.read(Path(given["params_file"]), namespace)
     switches = {name: given[name] == "true" for name in ("use_sim_time", "autostart") if given[name]}
     part = graph.Part(LaunchConfiguration("nodes").perform(context))
-    return [_node(node, simulated, switches) for node in graph.nodes(simulated, part)]
+    environment = dict(context.environment)
+    told = local_unless_chosen(environment)
+    own = {name: value for name, value in environment.items() if name not in context.environment}
+    enclaves = given["enclave"] or namespace
+    made = [
+        _node(node, simulated, switches, enclave_of(enclaves, node.name), own) for node in graph.nodes(simulated, part)
+    ]
+    return [*([LogInfo(msg=told)] if told else []), *made]
 
 
-def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> Node:
+def _node(
+    node: graph.GraphNode, simulated: bool, switches: dict[str, bool], enclave: str, environment: dict[str, str]
+) -> Node:
     settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
     return Node(
         package=graph.PACKAGE,
@@ -89,7 +107,8 @@ def _node(node: graph.GraphNode, simulated: bool, switches: dict[str, bool]) -> 
             LaunchConfiguration("params_file"),
             {**switches, **settings},
         ],
-        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level"), "--enclave", enclave],
+        additional_env=environment,
         on_exit=_stay_down_when_misconfigured,
         respawn=True,
         respawn_delay=RESPAWN_DELAY_S,
