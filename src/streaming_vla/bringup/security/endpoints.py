@@ -140,9 +140,10 @@ def _own_ends(options: SuiteOptions, namespace: str) -> dict[str, dict[str, tupl
         },
         "saliency_monitor": {
             "publishes": ("episode", "observe_request"),
-            "subscribes": ("context", "execution_state", "instruction"),
+            "subscribes": ("context", "execution_state", "instruction", options.saliency_monitor.success_topic),
             "serves": ("start_episode", "stop_episode"),
             "calls": ("predict_saliency",),
+            "executes": (ACTION,),
         },
         "sim_robot": {
             "publishes": (
