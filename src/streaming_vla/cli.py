@@ -14,6 +14,7 @@ import typer
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.new_robot.command import new_robot
 from streaming_vla.bringup.security.command import security
+from streaming_vla.bringup.watch.command import watch
 from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
 from streaming_vla.serving.command import serve
@@ -178,6 +179,7 @@ def doctor(
 
 app.command()(new_robot)
 app.command()(security)
+app.command()(watch)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(serve)
