@@ -48,8 +48,7 @@ def test_the_example_client_opens_a_drawer_and_has_the_arm_stopped_when_its_time
         done = run(str(EXAMPLE), reset.instruction, str(limit_s))
         assert done.returncode == code, done.stdout + done.stderr
         assert done.stdout.splitlines()[-1].startswith(told), done.stdout + done.stderr
-        probe.spin(1.0)
-        assert states[-1][1].mode == ExecutionState.MODE_IDLE
+        probe.wait(lambda: states[-1][1].mode == ExecutionState.MODE_IDLE, "the robot does not stand", 30.0)
 
 
 @pytest.mark.usefixtures("flying")
