@@ -40,6 +40,7 @@ setup(
             "typer",
             "websockets>=15",
         ],  # streaming-vla serve, on a machine without ROS; for LeRobot's checkpoints with extra vla
+        "rerun": ["rerun-sdk>=0.24"],  # streaming-vla watch --rerun
         "ray": ["ray>=2.50"],  # streaming-vla replay --ray
         "test": ["pytest"],  # tells colcon test to run pytest
     },
@@ -47,7 +48,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/streaming_vla"]),
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", sorted(glob("launch/*.py"))),
-        (f"{SHARE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml") + glob("config/*.json"))),
+        (f"{SHARE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
         (f"{SHARE}/config/profiles", sorted(glob("config/profiles/*.yaml"))),
         (f"{SHARE}/config/remote", sorted(glob("config/remote/*.yaml"))),
         (f"{SHARE}/models", sorted(glob("models/*.safetensors"))),

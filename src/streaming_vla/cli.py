@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from enum import Enum
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.new_robot.command import new_robot
+from streaming_vla.bringup.security.command import security
+from streaming_vla.bringup.watch.command import watch
 from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
 from streaming_vla.serving.command import serve
@@ -50,15 +53,23 @@ def up(
     ] = graph.Part.all,
     sim: Annotated[bool, typer.Option("--sim", help="with the simulated robot; an episode begins by itself")] = False,
     log_level: Annotated[LogLevel, typer.Option(help="of the nodes")] = LogLevel.info,
+    enclave: Annotated[
+        str,
+        typer.Option(help="in front of the nodes' security enclaves, as `security` takes it", show_default="namespace"),
+    ] = "",
 ) -> None:
     """Start the nodes, keep them running, and stop them in reverse order on Ctrl-C or SIGTERM."""
     from streaming_vla.bringup.starter import Suite, SuiteError, say_on_stderr
+    from streaming_vla.ros.reach import local_unless_chosen
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = graph.SIMULATED_SETTINGS if sim else {}
     try:
         nodes = graph.nodes(sim, part)
-        with Suite(nodes, namespace, params_file, settings, log_level.value) as suite:
+        told = local_unless_chosen(os.environ)
+        with Suite(nodes, namespace, params_file, settings, log_level.value, enclave=enclave) as suite:
+            if told:
+                say_on_stderr(told)
             say_on_stderr(f"Active: {', '.join(node.name for node in nodes)}. Ctrl-C stops.")
             while not suite.wait_failure(timeout_s=3600.0):
                 pass
@@ -167,6 +178,8 @@ def doctor(
 
 
 app.command()(new_robot)
+app.command()(security)
+app.command()(watch)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(serve)

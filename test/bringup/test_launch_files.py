@@ -11,6 +11,7 @@ import yaml
 from streaming_vla.bringup import graph
 from streaming_vla.parameters.load import ParameterFileError
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.reach import CHOICES
 
 REASON = "`launch` and `launch_ros` come with a ROS installation (ros-jazzy-launch-ros or newer), not from PyPI"
 launch = pytest.importorskip("launch", reason=REASON)
@@ -60,7 +61,7 @@ def own_parameters(node: str, command: list[str]) -> dict[str, object]:
 @pytest.mark.parametrize("name", FILES)
 def test_arguments_are_deployment_only_and_described(name: str) -> None:
     arguments = {argument.name: argument for argument in load(name).get_launch_arguments()}
-    assert set(arguments) == {"namespace", "params_file", "nodes", "use_sim_time", "autostart", "log_level"}
+    assert set(arguments) == {"namespace", "params_file", "nodes", "use_sim_time", "autostart", "log_level", "enclave"}
     for argument in arguments.values():
         assert argument.description.strip() and "no description given" not in argument.description.lower()
         assert argument.default_value is not None
@@ -115,12 +116,42 @@ def test_commands_carry_namespace_parameters_and_log_level(name: str, simulated:
     for node, command in found.items():
         assert command[0].endswith(f"lib/streaming_vla/{node.rsplit('/', 1)[-1]}")
         assert command[command.index("--log-level") + 1] == "warn"
+        assert command[command.index("--enclave") + 1] == node
         files = [command[index + 1] for index, part in enumerate(command) if part == "--params-file"]
         assert files[0] == str(file)
         own = own_parameters(node, command)
         assert own["autostart"] is True
         assert "use_sim_time" not in own, "the parameter file decides"
         assert own.get("auto_start") == (True if simulated and node.endswith("saliency_monitor") else None)
+
+
+def environments(name: str) -> list[dict[str, str]]:
+    """Return what launch adds to the environment of each node."""
+    context, nodes = expand(name)
+    return [
+        {
+            launch.utilities.perform_substitutions(context, key): launch.utilities.perform_substitutions(context, value)
+            for key, value in node.additional_env or ()
+        }
+        for node in nodes
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_this_machine_reaches_the_nodes_unless_the_operator_has_chosen(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for choice in CHOICES:
+        monkeypatch.delenv(choice, raising=False)
+    assert all(each == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"} for each in environments(name))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    assert not any(environments(name))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_enclaves_are_named_by_namespace_or_argument(name: str) -> None:
+    for node, command in commands(name, namespace="left_arm", enclave="/fleet").items():
+        assert command[command.index("--enclave") + 1] == f"/fleet/{node.rsplit('/', 1)[-1]}"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from streaming_vla.bringup import graph
+from streaming_vla.ros.reach import CHOICES
 from streaming_vla.workbench.demo.domain import reserved_domain
 
 pytestmark = pytest.mark.ros
@@ -26,6 +28,7 @@ def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start the command on a free domain, and end it whatever the test does; its output is one stream."""
     # a shell lets what it runs in the background ignore SIGINT, and a process hands that on to its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     with (
         reserved_domain() as domain,
         subprocess.Popen(
@@ -33,7 +36,7 @@ def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+            env={**environment, "ROS_DOMAIN_ID": str(domain)},
         ) as process,
     ):
         try:
@@ -59,6 +62,10 @@ def test_every_node_becomes_active_and_a_signal_stops_them_all(number: signal.Si
                 break
         nodes = children(process)
         assert len(nodes) == len(graph.NODES), "".join(lines)
+        assert [line for line in lines if line.startswith("Only this machine reaches these nodes")] == lines[-2:-1]
+        for pid in (process.pid, *nodes):
+            sockets = psutil.Process(pid).net_connections(kind="inet")
+            assert sockets and {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}
         process.send_signal(number)
         rest = process.stdout.read()
         process.wait(START_TIMEOUT_S)
@@ -77,7 +84,8 @@ def test_the_model_runs_in_a_suite_of_its_own() -> None:
             (robot, [node.name for node in graph.NODES if node.name != "inference"]),
         ):
             assert process.stdout is not None
-            said = list(iter(process.stdout.readline, f"Active: {', '.join(names)}. Ctrl-C stops.\n"))
+            told = f"Active: {', '.join(names)}. Ctrl-C stops.\n"
+            said = list(iter(process.stdout.readline, told))
             assert any(f"{names[-1]}: active after" in line for line in said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_a_domain_that_is_one(domain: str) -> None:
 def test_a_log_folder_that_cannot_be_written(environment: dict[str, str | None], place: str) -> None:
     _, lines = say(("-c", BEGIN), {"ROS_LOG_DIR": None, "ROS_HOME": None, **environment})
     assert len(lines) == 1 and f"into {place}: set the environment variable ROS_LOG_DIR" in lines[0]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_security_that_cannot_be_had(made: bool, tmp_path: Path) -> None:
+    if made:
+        (tmp_path / "enclaves").mkdir()  # of the root; only a middleware with security misses what is not in it
+    keys = {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce", "ROS_SECURITY_KEYSTORE": str(tmp_path)}
+    lines = [line for line in say(("-c", BEGIN), keys)[1] if "Found security directory" not in line]
+    assert len(lines) == 1 and lines[0].startswith("ROS cannot start with ROS_SECURITY_ENABLE: ")
+    assert lines[0].endswith("(docs/how-to/secure.md)")
+    if not made:
+        assert "does not exist" in lines[0] and "`streaming-vla security` makes the keys" in lines[0]
 
 
 @pytest.mark.parametrize("words", [NODE, UP], ids=["node", "up"])

@@ -11,7 +11,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters,
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
-from streaming_vla_interfaces.msg import Action, Episode
+from streaming_vla_interfaces.msg import Action, Episode, ExecutionState
 
 from streaming_vla.machines.executor_options import ExecutorOptions
 from streaming_vla.ros.base import LATCHED
@@ -122,3 +122,32 @@ def _named(name: str, value: Any) -> Any:
     message = Parameter(name, value=0).to_parameter_msg()
     message.value = value
     return message
+
+
+def test_what_protects_the_robot_stays_as_it_is_while_an_episode_runs(executor: Any) -> None:
+    episodes, states = (
+        executor.publisher(Episode, "episode", LATCHED),
+        executor.record(ExecutionState, "execution_state"),
+    )
+    for number in (1, 2):
+        episodes.publish(Episode(session="/", number=number, active=False))
+    executor.wait(lambda: states and states[-1][1].mode == ExecutionState.MODE_IDLE, "an episode runs")
+    values = ExecutorOptions().values()
+    guards = {name: values[name] for name, option in ExecutorOptions.declared.items() if option.guards}
+    assert set(guards) == {"maximum_lead", "velocity_limit", "jump_limit", "max_action_age_s", "robot_timeout_s"}
+    for name, value in guards.items():
+        assert put(executor, name, value).successful
+    for active in (True, False):
+        episodes.publish(Episode(session="/", number=3, active=active))
+        mode = ExecutionState.MODE_WAITING if active else ExecutionState.MODE_IDLE
+        executor.wait(
+            lambda mode=mode: states and (states[-1][1].episode, states[-1][1].mode) == (3, mode), "not heard"
+        )
+        for name, value in guards.items():
+            other = [2 * number for number in value] if isinstance(value, tuple) else 2 * value
+            result = put(executor, name, other)
+            assert result.successful is not active
+            told = f"{name} cannot change while an episode runs, for it protects the robot: call stop_episode first"
+            assert result.reason == (told if active else "")
+            assert put(executor, name, other if not active else value).successful, "what it is already may be set"
+        assert put(executor, "hold_s", 3.0).successful

@@ -1,15 +1,18 @@
-"""The executor's way to the other processes: none of them can stop it."""
+"""The way to the other processes: none beyond this machine unless it is wanted, and none can stop the executor."""
 
 from __future__ import annotations
 
+import signal
 import socket
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from streaming_vla.ros.transport import avoid_shared_memory
+from streaming_vla.ros.reach import local_unless_chosen
+from streaming_vla.ros.transport import choose_transport
 from streaming_vla.workbench.demo.domain import DOMAINS, PARTICIPANTS, PORT_BASE, PORTS_PER_DOMAIN, reserved_domain
 from streaming_vla.workbench.demo.driver import DriverError
 
@@ -17,36 +20,95 @@ pytestmark = pytest.mark.ros
 SHARED_MEMORY = "fastdds_"
 
 
-@pytest.mark.parametrize("set_range", [{}, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}])
-def test_on_a_network_udp_is_asked_for(set_range: dict[str, str]) -> None:
+RANGE, PROFILE = "ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE"
+BOTH, UDP_ONLY = "fastdds_loopback.xml", "fastdds_loopback_udp.xml"
+NODES = ("observer", "inference", "generator", "executor", "saliency_monitor", "sim_robot", "recorder")
+
+
+@pytest.mark.parametrize("set_range", [{}, {RANGE: "SUBNET"}, {RANGE: "LOCALHOST", "ROS_LOCALHOST_ONLY": "0"}])
+def test_on_a_network_only_who_may_not_be_stopped_leaves_shared_memory_alone(set_range: dict[str, str]) -> None:
     environment = dict(set_range)
-    avoid_shared_memory(environment)
+    choose_transport(environment)
+    assert environment == set_range
+    choose_transport(environment, shared_memory=False)
     assert environment == {**set_range, "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 
 
-def test_on_this_machine_only_a_profile_takes_the_place_of_the_range() -> None:
-    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    avoid_shared_memory(environment)
-    assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"
-    profile = ElementTree.parse(environment["FASTDDS_DEFAULT_PROFILES_FILE"])
-    addresses = {element.text for element in profile.iter("{http://www.eprosima.com}address")}
-    assert addresses == {"127.0.0.1"}
+@pytest.mark.parametrize("asked", [{RANGE: "LOCALHOST"}, {RANGE: "localhost"}, {"ROS_LOCALHOST_ONLY": "1"}])
+@pytest.mark.parametrize(("shared_memory", "file"), [(True, BOTH), (False, UDP_ONLY)])
+def test_on_this_machine_only_a_profile_takes_the_place_of_the_range(
+    asked: dict[str, str], shared_memory: bool, file: str
+) -> None:
+    environment = dict(asked)
+    choose_transport(environment, shared_memory)
+    assert environment.keys() == {RANGE, PROFILE} and environment[RANGE] == "SYSTEM_DEFAULT"
+    assert Path(environment[PROFILE]).name == file
+    profile = ElementTree.parse(environment[PROFILE])
+    spaces = "{http://www.eprosima.com}"
+    assert {element.text for element in profile.iter(f"{spaces}address")} == {"127.0.0.1"}
+    assert {element.text for element in profile.iter(f"{spaces}type")} == (
+        {"UDPv4", "SHM"} if shared_memory else {"UDPv4"}
+    )
+
+
+def test_who_is_started_by_another_process_chooses_again() -> None:
+    environment = {RANGE: "LOCALHOST"}
+    choose_transport(environment)
+    choose_transport(environment, shared_memory=False)
+    assert Path(environment[PROFILE]).name == UDP_ONLY
 
 
 @pytest.mark.parametrize(
     "name", ["FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"]
 )
 def test_what_the_operator_has_chosen_stays(name: str) -> None:
-    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", name: "mine"}
-    avoid_shared_memory(environment)
-    assert environment == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", name: "mine"}
+    environment = {RANGE: "LOCALHOST", name: "mine"}
+    choose_transport(environment, shared_memory=False)
+    assert environment == {RANGE: "LOCALHOST", name: "mine"}
 
 
 def test_another_middleware_keeps_its_settings() -> None:
-    settings = {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    settings = {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp", RANGE: "LOCALHOST"}
     environment = dict(settings)
-    avoid_shared_memory(environment)
+    choose_transport(environment, shared_memory=False)
     assert environment == settings
+
+
+def test_unless_the_operator_has_chosen_only_this_machine_reaches_the_nodes() -> None:
+    environment: dict[str, str] = {"ROS_DOMAIN_ID": "7"}
+    assert "Only this machine reaches these nodes" in local_unless_chosen(environment)
+    assert environment == {"ROS_DOMAIN_ID": "7", RANGE: "LOCALHOST"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({RANGE: "LOCALHOST"}, ""),
+        ({"ROS_LOCALHOST_ONLY": "1"}, ""),
+        ({RANGE: "SUBNET"}, f"{RANGE} is set and ROS_SECURITY_ENABLE is not 'true'"),
+        ({"ROS_LOCALHOST_ONLY": "0"}, "ROS_LOCALHOST_ONLY is set and ROS_SECURITY_ENABLE is not 'true'"),
+        ({"ROS_STATIC_PEERS": "10.0.0.7"}, "ROS_STATIC_PEERS is set and"),
+        ({RANGE: "SUBNET", "ROS_SECURITY_ENABLE": "true"}, "ROS_SECURITY_STRATEGY is not 'Enforce'"),
+        ({RANGE: "SUBNET", "ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}, ""),
+    ],
+)
+def test_the_choice_of_the_operator_wins_and_an_open_one_is_told(chosen: dict[str, str], told: str) -> None:
+    environment = dict(chosen)
+    said = local_unless_chosen(environment)
+    assert environment == chosen
+    assert told in said and bool(said) == bool(told)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_on_this_machine_only_no_socket_listens_on_a_network(
+    node: str, suite: Any, probe: Any, toy_model: Path, tmp_path: Path
+) -> None:
+    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(tmp_path)}}
+    suite.start(node, **own.get(node, {}))
+    probe.wait_for_nodes(node)
+    sockets = psutil.Process(suite.pid(node)).net_connections(kind="inet")
+    assert sockets and {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}
+    suite.end(node, signal.SIGTERM)
 
 
 def test_the_executor_maps_no_shared_memory_of_the_middleware(suite: Any, probe: Any) -> None:

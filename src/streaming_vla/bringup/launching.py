@@ -21,9 +21,11 @@ from launch_ros.ros_adapters import get_ros_node
 from launch_ros.utilities import prefix_namespace
 
 from streaming_vla.bringup import graph
+from streaming_vla.bringup.security.policy import enclave as enclave_of
 from streaming_vla.bringup.supervision import LOOK_S, Supervision
 from streaming_vla.parameters import load
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
+from streaming_vla.ros.reach import local_unless_chosen
 
 if TYPE_CHECKING:
     from streaming_vla.machines.events import NodesAway
@@ -67,6 +69,12 @@ def description(simulated: bool) -> LaunchDescription:
             description="Configure and activate every node; false leaves that to a lifecycle manager.",
         ),
         DeclareLaunchArgument(
+            "enclave",
+            default_value="",
+            description="In front of the nodes' security enclaves, as `streaming-vla security` takes it; empty: the "
+            "namespace.",
+        ),
+        DeclareLaunchArgument(
             "log_level",
             default_value="info",
             choices=["debug", "info", "warn", "error", "fatal"],
@@ -77,8 +85,8 @@ def description(simulated: bool) -> LaunchDescription:
 
 
 def _nodes(context: LaunchContext, simulated: bool) -> list[Action]:
-    """Return the nodes and what watches them; here the values of the arguments are known."""
-    names = ("params_file", "namespace", "use_sim_time", "autostart")
+    """Return the nodes, what watches them and what is to be said; here the values of the arguments are known."""
+    names = ("params_file", "namespace", "use_sim_time", "autostart", "enclave")
     given = {name: LaunchConfiguration(name).perform(context) for name in names}
     # launch_ros only warns about a missing file and would run the nodes with their defaults
     pushed = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace around this launch file
@@ -86,16 +94,20 @@ def _nodes(context: LaunchContext, simulated: bool) -> list[Action]:
     load.read(Path(given["params_file"]), namespace)
     switches = {name: given[name] == "true" for name in ("use_sim_time", "autostart") if given[name]}
     part = graph.Part(LaunchConfiguration("nodes").perform(context))
+    environment = dict(context.environment)
+    told = local_unless_chosen(environment)
+    own = {name: value for name, value in environment.items() if name not in context.environment}
+    said: list[Action] = [LogInfo(msg=told)] if told else []
     started = graph.nodes(simulated, part)
+    enclaves = {node.name: enclave_of(given["enclave"] or namespace, node.name) for node in started}
     if not switches["autostart"]:  # a lifecycle manager watches them, with bonds or as it likes
-        return [_node(node, simulated, switches) for node in started]
+        return [*said, *(_node(node, simulated, switches, enclaves[node.name], own) for node in started)]
     supervisor = _Supervisor(context, namespace, started)
-    made: list[Action] = []
     for node in started:
-        action = _node(node, simulated, switches, supervisor)
+        action = _node(node, simulated, switches, enclaves[node.name], own, supervisor)
         on_start = partial(supervisor.on_start, node.name)
-        made += [action, RegisterEventHandler(OnProcessStart(target_action=action, on_start=on_start))]
-    return made
+        said += [action, RegisterEventHandler(OnProcessStart(target_action=action, on_start=on_start))]
+    return said
 
 
 class _Supervisor:
@@ -145,7 +157,12 @@ class _Supervisor:
 
 
 def _node(
-    node: graph.GraphNode, simulated: bool, switches: dict[str, bool], supervisor: _Supervisor | None = None
+    node: graph.GraphNode,
+    simulated: bool,
+    switches: dict[str, bool],
+    enclave: str,
+    environment: dict[str, str],
+    supervisor: _Supervisor | None = None,
 ) -> Node:
     settings = graph.SIMULATED_SETTINGS.get(node.name, {}) if simulated else {}
     return Node(
@@ -158,9 +175,9 @@ def _node(
             LaunchConfiguration("params_file"),
             {**settings, **switches},
         ],
-        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level"), "--enclave", enclave],
         on_exit=partial(supervisor.on_exit, node.name) if supervisor else _stay_down_when_misconfigured,
-        additional_env=supervisor.environment(node.name) if supervisor else {},
+        additional_env={**environment, **(supervisor.environment(node.name) if supervisor else {})},
         respawn=True,
         respawn_delay=RESPAWN_DELAY_S,
         respawn_max_retries=RESPAWN_LIMIT,

@@ -46,12 +46,13 @@ class LifecycleClient:
 
     Args:
         namespace: of the nodes, absolute.
+        enclave: of this node, where DDS security is on.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, enclave: str = "/") -> None:
         self._namespace = namespace
         self._context = rclpy.Context()
-        begin(self._context)
+        begin(self._context, ["--ros-args", "--enclave", enclave])
         self._node = rclpy.create_node(
             f"_streaming_vla_starter_{os.getpid()}", namespace=namespace, context=self._context
         )

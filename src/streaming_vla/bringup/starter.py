@@ -20,6 +20,8 @@ from streaming_vla.bringup.graph import GraphNode, Settings
 from streaming_vla.bringup.heartbeats import Telling
 from streaming_vla.bringup.lifecycle_client import LifecycleClient
 from streaming_vla.bringup.processes import RespawnPolicy
+from streaming_vla.bringup.security.endpoints import STARTER
+from streaming_vla.bringup.security.policy import enclave as enclave_of
 from streaming_vla.bringup.supervised_node import GivenUp, Member
 from streaming_vla.parameters import load
 from streaming_vla.parameters.sections import full_namespace, qualified, write_settings
@@ -73,6 +75,7 @@ class Suite:
         log_folder: gets one log file per node; None passes the nodes' output to `say`.
         say: gets the starter's own lines.
         respawn: how often, and how soon, a node that has crashed is started again.
+        enclave: in front of the nodes' security enclaves; empty: the namespace.
 
     Raises:
         SuiteError: the namespace or the parameter file is wrong.
@@ -88,8 +91,10 @@ class Suite:
         log_folder: Path | None = None,
         say: Callable[[str], None] = say_on_stderr,
         respawn: RespawnPolicy | None = None,
+        enclave: str = "",
     ) -> None:
         self.namespace = checked_namespace(namespace, params_file)
+        self._enclave = checked_namespace(enclave or self.namespace, None)
         self._nodes = tuple(nodes)
         self._params_file = params_file
         self._settings = settings or {}
@@ -175,7 +180,7 @@ class Suite:
     def _supervise(self) -> None:
         try:
             with self._only_suite_here():
-                client = LifecycleClient(self.namespace)
+                client = LifecycleClient(self.namespace, enclave_of(self._enclave, STARTER))
                 try:
                     self._refuse_second_suite(client)
                     with TemporaryDirectory(prefix="streaming_vla_") as folder:
@@ -253,6 +258,7 @@ class Suite:
 
     def _member(self, node: GraphNode, client: LifecycleClient, folder: Path) -> Member:
         arguments = ["-r", f"__ns:={self.namespace}", "-r", f"__node:={node.name}", "--log-level", self._log_level]
+        arguments += ["--enclave", enclave_of(self._enclave, node.name)]
         if self._params_file is not None:
             arguments += ["--params-file", str(self._params_file)]
         if settings := self._settings.get(node.name):

@@ -50,6 +50,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "What keep_when_stopped names is not bounded: a gripper must be able to press.",
         "command units",
         live=True,
+        guards=True,
     )
     keep_when_stopped: tuple[bool, ...] = option(
         (False, False, False, True),
@@ -66,12 +67,14 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "Largest speed per dimension; faster commands are clamped and counted.",
         "action units/s",
         live=True,
+        guards=True,
     )
     jump_limit: tuple[Positive, ...] = option(
         (2.0, 2.0, 2.0, 2.0),
         "Largest difference of two commands in a row per dimension; more is clamped and counted.",
         "action units",
         live=True,
+        guards=True,
     )
     hold_s: float = option(
         2.0,
@@ -105,7 +108,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "episode only.",
     )
     max_action_age_s: float = option(
-        2.0, "An action that was received longer ago is not played.", "s", live=True, ge=0.01, le=60.0
+        2.0, "An action that was received longer ago is not played.", "s", live=True, guards=True, ge=0.01, le=60.0
     )
     robot_timeout_s: float = option(
         0.5,
@@ -113,6 +116,7 @@ class ExecutorOptions(ActionOptions, NodeOptions):
         "every one of joint_names must have come.",
         "s",
         live=True,
+        guards=True,
         ge=0.01,
         le=60.0,
     )

@@ -41,6 +41,7 @@ class GeneratorOptions(ContextOptions, RobotStateOptions, ActionOptions, NodeOpt
         "A context whose observation was asked for longer ago is not acted on.",
         "s",
         live=True,
+        guards=True,
         ge=0.1,
         le=120.0,
     )

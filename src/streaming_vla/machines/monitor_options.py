@@ -93,6 +93,10 @@ class MonitorOptions(ContextOptions, ActionOptions, NodeOptions):
         "replace (a cache that keeps all, or summaries); false: the episode ends.",
         live=True,
     )
+    success_topic: str = option(
+        "success",
+        "Topic of the robot's own check (std_msgs/Bool, reliable): true ends a goal of `execute_instruction` as done.",
+    )
     auto_start: bool = option(False, "Start an episode by itself when a new instruction arrives.", live=True)
 
     @property

@@ -50,6 +50,7 @@ class ObserverOptions(RobotStateOptions, NodeOptions):
         "A picture or robot state received longer ago is not used; the request waits for a newer one.",
         "s",
         live=True,
+        guards=True,
         ge=0.001,
         le=10.0,
     )

@@ -31,6 +31,7 @@ def option(
     description: str,
     unit: str = "",
     live: bool = False,
+    guards: bool = False,
     ge: float | None = None,
     le: float | None = None,
 ) -> Any:
@@ -41,10 +42,13 @@ def option(
         description: one sentence.
         unit: of the value, empty where it has none.
         live: whether a running node takes a new value at once; otherwise it is read at start.
+        guards: whether it protects the robot: a live one is then taken between episodes only.
         ge: smallest allowed number; of the elements of a list it is in the type.
         le: largest allowed number, likewise.
     """
-    return Field(default, description=description, json_schema_extra={"unit": unit, "live": live}, ge=ge, le=le)
+    return Field(
+        default, description=description, json_schema_extra={"unit": unit, "live": live, "guards": guards}, ge=ge, le=le
+    )
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Option:
 
     Args:
         element_type: bool, int, float or str: type of the value, or of each element of a list.
+        guards: protects the robot, see `option`.
         low: smallest allowed number, of each element in a list; None: there is none.
         high: largest allowed number, likewise.
         choices: the only values allowed; empty: any.
@@ -63,6 +68,7 @@ class Option:
     description: str
     unit: str
     live: bool
+    guards: bool
     element_type: type
     low: float | None
     high: float | None
@@ -195,6 +201,7 @@ def _declared(name: str, kind: type[Options]) -> Option:
         field.description,
         str(extra["unit"]),
         bool(extra["live"]),
+        bool(extra["guards"]),
         type(choices[0]) if choices else annotation,  # type: ignore[arg-type]
         _limit(metadata, "ge"),
         _limit(metadata, "le"),

@@ -12,7 +12,8 @@ from streaming_vla.parameters.sections import EVERY_NODE, KEY
 _HEADER = """\
 # Every parameter of streaming_vla with its default. Written by `python -m streaming_vla.parameters.document`.
 #
-# "live" can be changed while the node runs (ros2 param set); the others are read once at start.
+# "live" can be changed while the node runs (ros2 param set), "live between episodes" while no episode does; the others
+# are read once at start.
 # Section "/**" holds what several nodes share; "/**/observer" is node observer in any namespace.
 # Use it with: streaming-vla up --params-file FILE, or ros2 launch ... params_file:=FILE
 # Keep what you change and delete the rest. In ROS the later of two sections wins: keep "/**" in front, and put what is
@@ -37,7 +38,8 @@ def render() -> str:
 
 def comment(option: Option, more: str = "") -> str:
     """Return the comment above an option in a file: what it is, and in brackets what is allowed and `more`."""
-    return f"{option.description} [{option.allowed}{', live' if option.live else ''}{more}]"
+    when = ", live between episodes" if option.guards else ", live" if option.live else ""
+    return f"{option.description} [{option.allowed}{when}{more}]"
 
 
 def as_yaml(value: Value) -> str:

@@ -76,7 +76,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         self._misconfigured = False  # the newest failure is one of the configuration
         self._starting = False
         self._made: list[tuple[Callable[[Any], object], Any]] = []
-        self._declared = Declared(self, kind, self.update)
+        self._declared = Declared(self, kind, self.update, self._in_episode)
         guard_services(self, self.refuse)
         self._spans = self.create_publisher(wire.StageSpan, "spans", SPANS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
@@ -310,6 +310,9 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lifecycle transition: deactivate first, so that the robot is stopped."""
         return self.on_deactivate(state) if self.active else TransitionCallbackReturn.SUCCESS
+
+    def _in_episode(self) -> bool:
+        return self.active and self.episode is not None and self.episode.active
 
     def _hand_over_episode(self) -> None:
         if self.episode is not None:

@@ -54,13 +54,20 @@ class Declared(Generic[OptionsT]):
         node: whose parameters they are; values from files and the command line are taken and checked.
         kind: of the options.
         update: called with new options that are about to be taken; a ValueError refuses them.
+        guarded: whether an episode runs, in which what protects the robot stays as it is.
 
     Raises:
         ConfigError: a parameter that does not exist, or a value that is not allowed.
     """
 
-    def __init__(self, node: Node, kind: type[OptionsT], update: Callable[[OptionsT], None]) -> None:
-        self._kind, self._update = kind, update
+    def __init__(
+        self,
+        node: Node,
+        kind: type[OptionsT],
+        update: Callable[[OptionsT], None],
+        guarded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._kind, self._update, self._guarded = kind, update, guarded
         try:
             self.options: OptionsT = kind(**_given(node, kind))
         except ValueError as error:
@@ -92,11 +99,23 @@ class Declared(Generic[OptionsT]):
         known = {change.name: _plain(change.value) for change in changes if not change.name.startswith(ROS_PREFIXES)}
         try:
             options = self.options.changed(**known)
+            self._check_guards(options)
             self._update(options)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.options = options
         return SetParametersResult(successful=True)
+
+    def _check_guards(self, options: OptionsT) -> None:
+        before, after = self.options.values(), options.values()
+        changed = [
+            name for name, option in self._kind.declared.items() if option.guards and before[name] != after[name]
+        ]
+        if changed and self._guarded():
+            raise ValueError(
+                f"{', '.join(changed)} cannot change while an episode runs, for it protects the robot: "
+                "call stop_episode first"
+            )
 
 
 def _given(node: Node, kind: type[Options]) -> dict[str, Any]:

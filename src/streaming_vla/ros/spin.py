@@ -26,18 +26,23 @@ LONGEST_WAIT_S = 0.1
 SHORTEST_WAIT_S = 0.001  # for a published clock, which may stand still just before a deadline
 
 
-def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None) -> int:
+def run(make: Callable[[], SuiteNode[Any]], arguments: list[str] | None = None, shared_memory: bool = True) -> int:
     """Run the node that `make` returns until SIGINT or SIGTERM; return the exit code of the process.
 
     What keeps the node from starting becomes one sentence on stderr. The exit code is CONFIG_ERROR where it is the
     configuration, which is the same when it is started again; else 1.
+
+    Args:
+        make: returns the node.
+        arguments: of the command line; those of the process by default.
+        shared_memory: see transport.choose_transport.
     """
     arguments = sys.argv if arguments is None else arguments
     stopping = _Stop()
     try:
         for path in parameter_files(arguments):
             read_yaml(path)  # else ROS refuses it in words of its own
-        begin(arguments=arguments)
+        begin(arguments=arguments, shared_memory=shared_memory)
     except ParameterFileError as error:
         return _refuse(str(error), CONFIG_ERROR)
     except MiddlewareError as error:

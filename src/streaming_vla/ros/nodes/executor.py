@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from rclpy.duration import Duration
@@ -23,7 +22,6 @@ from streaming_vla.ros.base import AWAY, reliable
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.spin import run
 from streaming_vla.ros.topics import AWAY_TOPIC
-from streaming_vla.ros.transport import avoid_shared_memory
 
 DRY_RUN = "dry run: commands go to 'command_preview' only, the robot is not moved"
 STATE_REPEATED_S = 0.5  # for nodes that were not connected yet when the mode changed
@@ -257,8 +255,7 @@ def _positions(message: JointState) -> dict[str, float]:
 
 def main() -> None:
     """Entry point of the process."""
-    avoid_shared_memory(os.environ)  # no other process may stop the robot's commands
-    sys.exit(run(ExecutorNode))
+    sys.exit(run(ExecutorNode, shared_memory=False))  # no other process may stop the robot's commands
 
 
 if __name__ == "__main__":

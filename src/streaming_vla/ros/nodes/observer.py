@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
         super().__init__("observer", ObserverOptions)
         self._heard_s: dict[str, float] = {}
         self._sent = 0
+        self._pictures: Counter[str] = Counter()  # that each camera has sent
 
     def configure(self) -> None:
         """Subscribe to the cameras, the state and the requests."""
@@ -88,7 +90,8 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
             problem += f"; picture topics with a publisher: {cut(', '.join(sending)) or 'none'}"
             if now > self._active_s + GRACE_S or any(self._heard_s[name] > self._active_s for name in silent):
                 self.get_logger().warning(problem, throttle_duration_sec=10.0)
-        return problem, {"observations": self._sent, **self.machine.counters.as_dict()}
+        pictures = {f"pictures.{camera}": self._pictures[camera] for camera in self.options.cameras}
+        return problem, {"observations": self._sent, **pictures, **self.machine.counters.as_dict()}
 
     def _silence(self, name: str, topic: str) -> str:
         state = name == ROBOT_STATE
@@ -104,6 +107,7 @@ class ObserverNode(MachineNode[ObserverOptions, Observer]):
 
     def _heard(self, camera: str, kind: str, message: Any) -> Any:
         self._heard_s[camera] = self.now()  # what is refused was sent all the same
+        self._pictures[camera] += 1
         return check_message(message, kind)
 
     def _state_heard(self) -> None:

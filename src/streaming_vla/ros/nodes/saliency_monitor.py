@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
@@ -25,6 +24,7 @@ from streaming_vla.machines.stops import Said
 from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import AWAY, LATCHED, reliable
+from streaming_vla.ros.instruction_server import InstructionServer
 from streaming_vla.ros.machine import MachineNode
 from streaming_vla.ros.question import Asking
 from streaming_vla.ros.spin import run
@@ -44,6 +44,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         super().__init__("saliency_monitor", MonitorOptions)
         self._asked_s: dict[int, float] = {}
         self._questions: Asking[SaliencyQuestion] = Asking()
+        self._goals: InstructionServer | None = None
 
     def configure(self) -> None:
         """Connect to the observer, the contexts, the executor and the operator."""
@@ -62,6 +63,9 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
         self.serve(srv.StartEpisode, "start_episode", self._on_start)
         self.serve(Trigger, "stop_episode", self._on_stop)
+        # not latched: a success that was there before a goal is that of another
+        self.listen(Bool, self.options.success_topic, lambda message: message.data, self._on_success, reliable(10))
+        self._goals = InstructionServer(self, self, lambda: self.count_publishers(self.options.success_topic) > 0)
         self._instruction = ""
 
     def make(self) -> Monitor:
@@ -86,8 +90,25 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
 
     def deactivate(self) -> None:
         """End the episode: the executor holds."""
+        self._goal_server.abandon("the saliency monitor was deactivated")
         self.dispatch(Monitor.stop_episode)
         self._questions.forget()
+
+    def cleanup(self) -> None:
+        """Offer the action no more."""
+        if self._goals is not None:
+            self._goals.close()
+        self._goals = None
+
+    def deadline(self) -> float | None:
+        """When the episode or its goal has something to do."""
+        due = [each for each in (super().deadline(), self._goal_server.deadline() if self.active else None) if each]
+        return min(due, default=None)
+
+    def tick(self) -> None:
+        """Let episode and goal do what is due."""
+        super().tick()
+        self._goal_server.poll()
 
     def report(self) -> tuple[str, dict[str, object]]:
         """Requests by reason, and how long a context takes."""
@@ -107,6 +128,34 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
         if asked_s is not None:
             self.span("request", asked_s, now, context.episode, context.sequence)
 
+    @property
+    def _goal_server(self) -> InstructionServer:
+        assert self._goals is not None, "there from configuration to clean-up"
+        return self._goals
+
+    def goal_problem(self) -> str:
+        """Return why no goal can begin now, empty when one can."""
+        if not self.active:
+            return "saliency_monitor is not active: activate it first"
+        if self.episode is not None and self.episode.active:
+            return f"episode {self.episode.number} runs: call stop_episode first"
+        return ""
+
+    def begin_episode(self, instruction: str) -> int:
+        """Begin an episode and return its number; ValueError when none can begin."""
+        effects = self.machine.start_episode(self.now(), instruction)
+        self._postponed = ""
+        self.execute(effects)
+        return self.episode.number if self.episode else 0
+
+    def end_episode(self) -> None:
+        """End the episode."""
+        self.dispatch(Monitor.stop_episode)
+
+    def _on_success(self, success: bool) -> None:
+        if success:
+            self._goal_server.on_success()
+
     def _on_execution_state(self, state: ExecutionState) -> None:
         conducted = self.machine.episode
         self.dispatch(Monitor.on_execution_state, state)
@@ -120,6 +169,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
             self._before = state.instruction if state.episode > 0 else None
         self._executor_heard, self._stop_adopted = True, False
         self._begin_postponed()
+        self._goal_server.on_state(state)
 
     def _on_instruction(self, message: String) -> None:
         self._instruction = message.data
@@ -153,14 +203,11 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
 
     def _on_start(self, request: srv.StartEpisode.Request, response: srv.StartEpisode.Response) -> None:
         try:
-            effects = self.machine.start_episode(self.now(), request.instruction)
+            response.episode = self.begin_episode(request.instruction)
         except ValueError as error:
             response.reason = str(error)
             return
-        self._postponed = ""
-        self.execute(effects)
         response.accepted = True
-        response.episode = self.episode.number if self.episode else 0
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> None:
         effects = self.machine.stop_episode(self.now())
@@ -182,6 +229,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
                 self._episodes.publish(messages.episode_to(effect, self.session, self.stamp()))
                 what = "ended" if not effect.active else "stopped" if effect.stopped else "begun"
                 self.get_logger().info(f"episode {effect.number} {what}: '{cut(effect.instruction)}'")
+                self._goal_server.on_episode(effect)
             elif isinstance(effect, Said):
                 self.say(effect)
             elif isinstance(effect, SaliencyQuestion):
@@ -189,6 +237,7 @@ class SaliencyMonitorNode(MachineNode[MonitorOptions, Monitor]):
             else:
                 self._requests.publish(messages.request_to(effect, self.session, self.stamp()))
                 self._asked_s[effect.sequence] = self.now()
+                self._goal_server.on_request(effect.sequence)
 
     def _ask(self, question: SaliencyQuestion) -> None:
         if self._predictor.service_is_ready():
