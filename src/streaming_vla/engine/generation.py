@@ -90,7 +90,9 @@ class Generation:
             pending = flow.position - flow.begun
         if pending is not None:
             pending = np.where(self._engine.policy.spec.layout.absolute, flow.position, pending)
-        return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
+        return FlowQuery(
+            context.view, flow.position, flow.step, context.own, state, age_s, pending, flow.first, flow.begun
+        )
 
     def _fitting(self, view: CacheView, now: float) -> list[tuple[str, Flow, FlowQuery]]:
         """Return the next steps of the other robots that wait and can go with a step of `view`."""

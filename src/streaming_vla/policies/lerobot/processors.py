@@ -59,7 +59,10 @@ class Preprocessor:
         tokenizer: None where the policy reads no text.
         action_names: of the action dimensions; empty: the checkpoint has none.
         state_statistics: of the robot's state; empty: no file has them.
+        state: normalises it.
     """
+
+    state: Affine
 
     def __init__(
         self,
@@ -120,7 +123,7 @@ class Preprocessor:
     def _normaliser(self, step: Step, options: Normalise) -> Apply:
         folder, config = self._folder, self._config
         read = _Statistics(folder, step, options, config)
-        state = read.affine(STATE, "STATE", (config.state_size,))
+        self.state = state = read.affine(STATE, "STATE", (config.state_size,))
         self.state_statistics = read.of(STATE, (config.state_size,))
         pictures = {
             name: _picture_affine(read.affine(name, "VISUAL", (3, 1, 1)))

@@ -33,6 +33,7 @@ class VlaNetwork(Protocol):
     """What SmolVLA's and pi's networks have in common; see there."""
 
     rope_base: float
+    expert_width: int
     compiled: CompiledExpert | None
 
     @property
@@ -48,7 +49,7 @@ class VlaNetwork(Protocol):
     def prepare(self, view: CacheView, own: int, state: Tensor) -> Any:
         """Return what the steps of a flow read of a view."""
 
-    def velocity(self, noisy: Tensor, time: float, context: Any) -> Tensor:
+    def velocity(self, noisy: Tensor, time: float, context: Any, added: Tensor | None = None) -> Tensor:
         """Return noise minus actions."""
 
 
