@@ -188,7 +188,7 @@ def _load_flow(
         device,
         options.compile,
     )
-    policy = VlaPolicy(spec, flow.network, sizes, before, after, cameras)
+    policy = VlaPolicy(spec, flow.network, sizes, before, after, cameras, flow.names)
     return policy if sidecar is None or not has_flow_head else _with_flow_head(folder, policy, sidecar, fill)
 
 

@@ -73,6 +73,7 @@ class Pi(nn.Module):
         self.expert_layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(expert.depth))
         self.expert_norm = RMSNorm(sizes)
         self.expert_width = expert.width
+        self.causal = False  # all rows of a chunk see each other
         self.compiled: CompiledExpert | None = None
         self.action_in_proj = nn.Linear(shape.action_dim, expert.width)
         self.action_out_proj = nn.Linear(expert.width, shape.action_dim)

@@ -67,6 +67,7 @@ class SmolVLA(nn.Module):
         self.action_time_mlp_in = nn.Linear(2 * expert.width, expert.width)
         self.action_time_mlp_out = nn.Linear(expert.width, expert.width)
         self.expert_width = expert.width
+        self.causal = True  # rows of a chunk see those before them
         self.compiled: CompiledExpert | None = None
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:

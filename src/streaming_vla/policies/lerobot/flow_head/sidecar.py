@@ -15,7 +15,6 @@ from streaming_vla.policies.lerobot.stated import Count, Positive, Stated, state
 
 SIDECAR = "streaming_vla.json"
 TENSORS = "streaming_vla.safetensors"  # beside model.safetensors, which lerobot reads: the flow head's own
-FORMAT = "streaming_vla.vla.1"
 NO_JOINT = -1
 
 
@@ -36,7 +35,7 @@ class Sidecar(Stated):
 
     NOT_USED: ClassVar[frozenset[str]] = frozenset({"training"})
 
-    format: Literal["streaming_vla.vla.1"]
+    format: Literal["streaming_vla.vla.1"] = "streaming_vla.vla.1"
     head: Literal["flow", "chunk"]
     horizon: Count
     execution_horizon: Count
