@@ -14,11 +14,12 @@ from streaming_vla.refusal import refuse
 from streaming_vla.workbench.progress import counting
 
 RUNS = Path("data/vla")
+PLAN, SMALL_PLAN = Path("config/training/vla.yaml"), Path("config/training/vla_small.yaml")
 MODEL_HELP = "lerobot:/folder, or new:smolvla-small; without it the compact policy is trained, as by train policy"
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 Data = Annotated[Path | None, typer.Option(help="recordings of your own: a data set of LeRobot")]
 Assets = Annotated[Path | None, typer.Option(help="folder with tokenizer and config.json of the vision-language model")]
-PlanFile = Annotated[Path | None, typer.Option(help="every hyperparameter, for example config/training/vla.yaml")]
+PlanFile = Annotated[Path | None, typer.Option(help=f"every hyperparameter; {PLAN}, of new:smolvla-small {SMALL_PLAN}")]
 Folder = Annotated[
     Path | None, typer.Option(help=f"of checkpoints and log, a run there is resumed; {RUNS} and the head's name")
 ]
@@ -105,12 +106,13 @@ def _train(
     from streaming_vla.training.vla.export import check_output, export
     from streaming_vla.training.vla.plan import VlaPlan
     from streaming_vla.training.vla.prepare import Wanted, prepare
+    from streaming_vla.training.vla.small import SMALL
     from streaming_vla.training.vla.trainer import LOG, VlaTrainer
 
     folder = folder or RUNS / head
     output = output or folder / "checkpoint"
     check_output(output)
-    chosen = VlaPlan() if plan is None else read_plan(plan, VlaPlan)
+    chosen = read_plan(plan or (SMALL_PLAN if model == SMALL else PLAN), VlaPlan)
     if steps is not None:
         chosen = chosen.model_copy(update={"optimiser": chosen.optimiser.model_copy(update={"steps": steps})})
     if params is None:

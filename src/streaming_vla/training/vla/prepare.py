@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from streaming_vla.policies.registry import lerobot_folder
 from streaming_vla.training.own_episodes import ReadOptions, check_rate, read_parts, told_findings
 from streaming_vla.training.vla.batches import Batches
 from streaming_vla.training.vla.episodes import Seeing, Shown, fingerprint, make_ready
-from streaming_vla.training.vla.plan import VlaPlan
+from streaming_vla.training.vla.plan import Part, VlaPlan
 from streaming_vla.training.vla.small import SMALL, make_small
 from streaming_vla.training.vla.start import make_start
 from streaming_vla.training.vla.trainer import VlaRun
@@ -152,6 +153,11 @@ def _joints(facts: DatasetFacts) -> list[int]:
 def _source(wanted: Wanted, facts: DatasetFacts, said: Sequence[str]) -> tuple[Folder, Path | None]:
     """Return the checkpoint with the weights, and tokenizer and configuration."""
     if wanted.model == SMALL:
+        if missing := set(get_args(Part)) - set(wanted.plan.learns):
+            raise ValueError(
+                f"the weights of {SMALL} are random, the plan's learns lacks {', '.join(sorted(missing))}: all "
+                "of it has to learn"
+            )
         made = make_small(wanted.folder / "new", facts, said, wanted.seed)
         return Folder(made), assets_of(made, LoadOptions()).path  # type: ignore[union-attr]
     path = lerobot_folder(wanted.model)

@@ -1,4 +1,4 @@
-"""A small SmolVLA of random weights, for robots and machines that a real one is too large for: 10 million parameters.
+"""A small SmolVLA of random weights, for machines that a real one is too large for: 6.5 million parameters.
 
 It is a checkpoint like any other, with its own tokenizer of bytes: LeRobot loads it, and it has learned nothing.
 """
@@ -19,7 +19,7 @@ from streaming_vla.datasets.facts import DatasetFacts
 from streaming_vla.policies.lerobot.config import ACTION, CONFIG, STATE, SmolVLAConfig
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.layers import RMSNorm
-from streaming_vla.policies.lerobot.load import ASSETS, WEIGHTS
+from streaming_vla.policies.lerobot.load import ASSETS, WEIGHTS, set_precision
 from streaming_vla.policies.lerobot.smolvla import SmolVLA, names_of
 from streaming_vla.policies.lerobot.stated import stated
 from streaming_vla.policies.lerobot.steps import POSTPROCESSOR, PREPROCESSOR
@@ -29,9 +29,9 @@ SMALL = "new:smolvla-small"
 NAME = "smolvla-small"
 PICTURE = 160  # pixels of a side: 25 tokens of a camera
 WORDS = 512  # of the vocabulary: bytes, and what is frequent in the instructions
-TEXT = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 8192}  # fmt: skip
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 3,
+TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 3,
+        "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 8192}  # fmt: skip
+VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3,
           "image_size": PICTURE, "patch_size": 16}  # fmt: skip
 SHUFFLE = 2  # patches of a side that become a token
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<image>", "<fake_token_around_image>",
@@ -60,6 +60,7 @@ def make_small(folder: Path, facts: DatasetFacts, said: Sequence[str], seed: int
     network = SmolVLA(config, vlm)
     for module in network.modules():
         _begin(module)
+    set_precision(network, torch.bfloat16)  # half the bytes; it learns in float32
     names = names_of(config, vlm)
     tensors = {names.in_file(name): value.clone() for name, value in network.state_dict().items()}
     tensors |= {name: torch.ones(shape) for name, shape in names.required.items()}

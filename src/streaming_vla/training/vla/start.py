@@ -21,6 +21,7 @@ from streaming_vla.datasets.stats import vector_statistics
 from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.config import ACTION, CONFIG, EMPTY_CAMERA, STATE
 from streaming_vla.policies.lerobot.folder import Folder
+from streaming_vla.policies.lerobot.geometry import GEOMETRY
 from streaming_vla.policies.lerobot.load import ASSETS, FLOW_HEADS, WEIGHTS
 from streaming_vla.policies.lerobot.processors import NORMALISER
 from streaming_vla.policies.lerobot.steps import POSTPROCESSOR, PREPROCESSOR
@@ -29,7 +30,7 @@ from streaming_vla.training.vla.plan import VlaPlan
 
 UNNORMALISER = "unnormalizer_processor"
 ASSET_FILES = (CONFIG, "processor_config.json", "preprocessor_config.json", "tokenizer_config.json",
-               "special_tokens_map.json", "added_tokens.json", "geometry.json", *TOKENIZER_FILES)  # fmt: skip
+               "special_tokens_map.json", "added_tokens.json", *TOKENIZER_FILES)  # fmt: skip
 UNMOVED = 1e-6  # a number whose deviation is less does not change: it is divided by 1, not by next to nothing
 Vectors = Mapping[str, npt.NDArray[np.floating[Any]]]
 
@@ -87,8 +88,10 @@ def make_start(
         for name in ASSET_FILES:
             if (assets / name).is_file():
                 shutil.copyfile(assets / name, folder / ASSETS / name)
-    if source.has("geometry.json"):
-        shutil.copyfile(source.path / "geometry.json", folder / "geometry.json")
+    for place in (assets, source.path, source.path.resolve().parent):
+        if place is not None and (place / GEOMETRY).is_file():
+            shutil.copyfile(place / GEOMETRY, folder / GEOMETRY)
+            break
 
 
 def _processor(
