@@ -112,9 +112,8 @@ def answer(t: Tensors, cache: list[tuple[Tensor, Tensor]], moved: Tensor, time: 
         queries = (inner @ weights["q"]).unflatten(-1, (-1, SIZE))
         if number % 2 == 0:
             own_keys, own_values = ((inner @ weights[name]).unflatten(-1, (-1, SIZE)) for name in "kv")
-            keys = torch.cat((keys, turned(own_keys, [count])))
-            values = torch.cat((values, own_values))
-            mixed = attended(turned(queries, [count]), keys, values)
+            every = torch.cat((keys, turned(own_keys, [count]))), torch.cat((values, own_values))
+            mixed = attended(turned(queries, [count]), *every)
         else:
             crossed = [
                 (each.flatten(1) @ weights[name]).unflatten(-1, (-1, SIZE))

@@ -10,8 +10,8 @@ import numpy as np
 import plain_smolvla as plain
 import pytest
 import torch
-from conftest import DATA
 from safetensors.torch import load_file
+from vla_runs import DATA
 
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.policies.lerobot.load import WEIGHTS
