@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -38,7 +38,8 @@ Resample = Annotated[
     bool, typer.Option("--resample", help="bring a data set of another rate to the control period of --params")
 ]
 Compact = Callable[..., None]
-HELP = {
+Head = Literal["flow", "chunk"]
+HELP: dict[Head, str] = {
     "flow": "Train a VLA to stream: one action a step, told where the robot is now and how old its picture is.",
     "chunk": "Train a VLA's own chunk head on the same data in the same way: what a flow head is compared with.",
 }
@@ -50,7 +51,7 @@ def register(app: typer.Typer, compact: Compact) -> None:
         app.command(head, help=text)(_command(head, compact))
 
 
-def _command(head: str, compact: Compact) -> Callable[..., None]:
+def _command(head: Head, compact: Compact) -> Callable[..., None]:
     def train(
         model: Model = None,
         data: Data = None,
@@ -82,7 +83,7 @@ def _command(head: str, compact: Compact) -> Callable[..., None]:
 
 
 def _train(
-    head: str,
+    head: Head,
     model: str,
     data: Path,
     assets: Path | None,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from streaming_vla.training.plan import Augment, Optimiser, Section
 
-Part = Literal["expert", "state", "text", "vision"]
+NetworkPart = Literal["expert", "state", "text", "vision"]
 
 
 class FlowDraws(Section):
@@ -44,7 +44,7 @@ class VlaPlan(Section):
     horizon: Annotated[int, Field(ge=1, le=4096)] = 32
     execution_horizon: Annotated[int, Field(ge=1)] = 10
     batch: Annotated[int, Field(ge=1)] = 32
-    learns: Annotated[tuple[Part, ...], Field(min_length=1)] = ("expert",)
+    learns: Annotated[tuple[NetworkPart, ...], Field(min_length=1)] = ("expert",)
     checkpointing: bool = False
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     flow: FlowDraws = FlowDraws()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from kv_cache.tensor_file import content_digest
 from streaming_vla.datasets.dataset import Dataset
 from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import Camera, DatasetFacts
+from streaming_vla.datasets.rates import rate_of_period
 from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.policies.lerobot.config import ACTION, STATE
@@ -27,16 +28,16 @@ from streaming_vla.policies.lerobot.tensor_archive import TensorArchive
 from streaming_vla.policies.lerobot.vla_policy import VlaPolicy
 from streaming_vla.policies.lerobot.weights import load as load_tensors
 from streaming_vla.policies.registry import lerobot_folder
-from streaming_vla.training.own_episodes import ReadOptions, check_rate, read_parts, told_findings
+from streaming_vla.training.own_episodes import Part, ReadOptions, check_rate, read_parts, told_findings
 from streaming_vla.training.vla.batches import Batches
 from streaming_vla.training.vla.episodes import Seeing, Shown, fingerprint, make_ready
-from streaming_vla.training.vla.plan import Part, VlaPlan
+from streaming_vla.training.vla.plan import NetworkPart, VlaPlan
 from streaming_vla.training.vla.small import SMALL, make_small
 from streaming_vla.training.vla.start import make_start
 from streaming_vla.training.vla.trainer import VlaRun
 from streaming_vla.training.vla.windows import Path as ActionPath
 
-HEADS = ("flow", "chunk")
+Head = Literal["flow", "chunk"]
 Tell = Callable[[str], None]
 
 
@@ -45,7 +46,7 @@ class Wanted:
     """What is to be trained.
 
     Args:
-        head: one of HEADS.
+        head: that learns.
         model: `lerobot:/folder`, or SMALL: a small SmolVLA of random weights.
         data: folder of the data set.
         plan: every hyperparameter.
@@ -57,7 +58,7 @@ class Wanted:
         device: "cpu", "cuda" or "cuda:1".
     """
 
-    head: str
+    head: Head
     model: str
     data: Path
     plan: VlaPlan
@@ -81,50 +82,27 @@ def prepare(wanted: Wanted, show: Shown, tell: Tell) -> tuple[VlaRun, Sidecar]:
     """
     with Dataset(wanted.data) as data:
         facts, plan = data.facts, wanted.plan
-        rate = check_rate(facts, wanted.data, wanted.reading)
-        names = wanted.reading.state_names
-        if names and names != facts.state_names:
-            raise DatasetError(
-                f"the state of data set '{wanted.data}' is {', '.join(facts.state_names)}, robot_state_joints are "
-                f"{', '.join(names)}: give them alike, in the same order"
-            )
-        for sentence in told_findings(data):
-            tell(sentence)
-        layout = _unlimited(facts)
-        if not facts.action_absolute:
-            tell(f"'{wanted.data}' does not say whether actions are targets or changes: they are taken for targets")
+        layout = _layout(wanted, data, tell)
         episodes = {episode.entry.number: part for episode, part in read_parts(data, layout, wanted.reading)}.values()
         if not episodes:
             raise DatasetError(f"data set '{wanted.data}' has no episode")
-        absolute, joints = np.array(layout.absolute), np.array(_joints(facts))
-        paths = [ActionPath.of(part.whole, part.states, absolute, joints) for part in episodes]
-        changes = np.concatenate([np.diff(path.told, axis=0) for path in paths])
-        sidecar = Sidecar(
-            head=wanted.head,  # type: ignore[arg-type]
-            horizon=plan.horizon,
-            execution_horizon=plan.execution_horizon,
-            delay=plan.flow.delay if wanted.head == "flow" else 0,
-            scale=tuple(scale_of(changes).tolist()),
-            absolute=layout.absolute,
-            action_names=facts.action_names,
-            state_names=facts.state_names,
-            joints=tuple(joints.tolist()),
-            control_period_s=float(1 / rate),
-        )
+        sidecar = _sidecar(wanted, facts, layout, list(episodes))
         vectors = {
             STATE: np.concatenate([part.states for part in episodes]),
             ACTION: np.concatenate([part.whole for part in episodes]),
         }
-        said = [text for entry in data.entries for text in entry.tasks]
-        source, assets = _source(wanted, facts, said)
+        source, assets = _source(wanted, facts, [text for entry in data.entries for text in entry.tasks])
         cameras = _cameras(wanted, facts, source, tell)
+        if len(plan.augment.blank) not in (0, len(cameras)):
+            raise ValueError(
+                f"the plan's augment.blank has {len(plan.augment.blank)} numbers for {len(cameras)} cameras"
+            )
         start = wanted.folder / "start"
         make_start(source, start, facts, cameras, vectors, plan, assets)
         policy = _policy(start, sidecar, cameras, wanted.device)
         seeing = Seeing(tuple(each.name for each in cameras), policy.spec.image_size, policy.spec.image_fit)
         parts = make_ready(data, wanted.folder / "pictures", layout, seeing, wanted.reading, show)
     units = FlowUnits.of(sidecar, policy.spec.layout)
-    deviation = vectors[STATE].std(axis=0)
     run_facts = {
         "head": wanted.head,
         "plan": plan.model_dump(mode="json"),
@@ -133,27 +111,56 @@ def prepare(wanted: Wanted, show: Shown, tell: Tell) -> tuple[VlaRun, Sidecar]:
         "start": content_digest(start / WEIGHTS),
     }
     fresh = _fresh(policy, source, wanted.seed) if wanted.head == "flow" else None
-    batches = Batches(parts, units, plan, deviation, wanted.seed)
+    batches = Batches(parts, units, plan, vectors[STATE].std(axis=0), wanted.seed)
     return VlaRun(policy, fresh, batches, plan, wanted.seed, run_facts, wanted.folder), sidecar
 
 
-def _unlimited(facts: DatasetFacts) -> ActionLayout:
-    """Return the layout of a data set's actions, which it has as they are."""
+def _layout(wanted: Wanted, data: Dataset, tell: Tell) -> ActionLayout:
+    """Return the layout of the actions of a data set that can be learned from, without limits: it has them as they are.
+
+    Raises:
+        DatasetError: its rate or its state is not the robot's.
+    """
+    facts, names = data.facts, wanted.reading.state_names
+    check_rate(facts, wanted.data, wanted.reading)
+    if names and names != facts.state_names:
+        raise DatasetError(
+            f"the state of data set '{wanted.data}' is {', '.join(facts.state_names)}, robot_state_joints are "
+            f"{', '.join(names)}: give them alike, in the same order"
+        )
+    for sentence in told_findings(data):
+        tell(sentence)
+    if not facts.action_absolute:
+        tell(f"'{wanted.data}' does not say whether actions are targets or changes: they are taken for targets")
     count = len(facts.action_names)
-    absolute = facts.action_absolute or (True,) * count  # the format does not say; most data sets have targets
+    absolute = facts.action_absolute or (True,) * count
     return ActionLayout(facts.action_names, absolute, (-np.inf,) * count, (np.inf,) * count, (0.0,) * count)
 
 
-def _joints(facts: DatasetFacts) -> list[int]:
-    """Return the place in the state of what each action moves: what has its name."""
+def _sidecar(wanted: Wanted, facts: DatasetFacts, layout: ActionLayout, episodes: Sequence[Part]) -> Sidecar:
+    """Return what is to be said of the checkpoint; an action moves the number of the state that has its name."""
     places = {name: place for place, name in enumerate(facts.state_names)}
-    return [places.get(name, NO_JOINT) for name in facts.action_names]
+    absolute, joints = np.array(layout.absolute), np.array([places.get(name, NO_JOINT) for name in layout.names])
+    paths = [ActionPath.of(part.whole, part.states, absolute, joints) for part in episodes]
+    changes = np.concatenate([np.diff(path.told, axis=0) for path in paths])
+    return Sidecar(
+        head=wanted.head,
+        horizon=wanted.plan.horizon,
+        execution_horizon=wanted.plan.execution_horizon,
+        delay=wanted.plan.flow.delay if wanted.head == "flow" else 0,
+        scale=tuple(scale_of(changes).tolist()),
+        absolute=layout.absolute,
+        action_names=layout.names,
+        state_names=facts.state_names,
+        joints=tuple(joints.tolist()),
+        control_period_s=float(1 / rate_of_period(wanted.reading.period_s)),
+    )
 
 
 def _source(wanted: Wanted, facts: DatasetFacts, said: Sequence[str]) -> tuple[Folder, Path | None]:
     """Return the checkpoint with the weights, and tokenizer and configuration."""
     if wanted.model == SMALL:
-        if missing := set(get_args(Part)) - set(wanted.plan.learns):
+        if missing := set(get_args(NetworkPart)) - set(wanted.plan.learns):
             raise ValueError(
                 f"the weights of {SMALL} are random, the plan's learns lacks {', '.join(sorted(missing))}: all "
                 "of it has to learn"

@@ -27,7 +27,7 @@ from streaming_vla.policies.lerobot.vlm_config import read_vlm
 
 SMALL = "new:smolvla-small"
 NAME = "smolvla-small"
-PICTURE = 160  # pixels of a side: 25 tokens of a camera
+PICTURE = 128  # pixels of a side: 16 tokens of a camera
 WORDS = 512  # of the vocabulary: bytes, and what is frequent in the instructions
 TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 8192}  # fmt: skip

@@ -39,7 +39,8 @@ class FreshBody(nn.Module):
             lacking: [..., A], what it does not show yet (see FlowUnits).
             age: [...], of the picture in actions, as a share of the horizon.
         """
-        of_state = (state.unsqueeze(-1) * state.new_tensor(STATE_FREQUENCIES)).flatten(-2)
+        frequencies = torch.tensor(STATE_FREQUENCIES, device=state.device)
+        of_state = (state.unsqueeze(-1) * frequencies).flatten(-2)
         turns = 2.0 ** torch.arange(AGE_FREQUENCIES, device=age.device) * math.pi
         of_age = age.unsqueeze(-1) * turns
         features = (state, of_state.sin(), of_state.cos(), lacking, of_age.sin(), of_age.cos())
