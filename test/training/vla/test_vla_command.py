@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from vla_runs import DATA, POLICIES, wanted
+from vla_runs import DATA, POLICIES, ROOT, wanted
 
 from kv_cache.tensor_file import content_digest
 from streaming_vla.cli import app
@@ -127,3 +128,15 @@ def test_a_small_policy_of_random_weights_is_a_checkpoint_like_any_other(tmp_pat
     again = make_small(tmp_path / "again", facts, ["pick up the cube", "pick up the cup"], seed=1)
     assert content_digest(again / "model.safetensors") == content_digest(folder / "model.safetensors")
     assert torch.isfinite(policy.network.embed_tokens.weight).all()
+
+
+def test_the_how_to_names_what_there_is() -> None:
+    page = (ROOT.parent / "docs" / "how-to" / "fine-tune-vla.md").read_text(encoding="utf-8")
+    for head in ("flow", "chunk"):
+        told = CliRunner().invoke(app, ["train", head, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+        lines = [line for line in page.splitlines() if line.startswith(f"streaming-vla train {head} ")]
+        assert lines
+        assert all(option in told for line in lines for option in re.findall(r"--[a-z]+", line.split("#")[0]))
+    plan = VlaPlan()
+    for name, value in re.findall(r"`(?:flow\.)?(\w+): (\d+)`", page):
+        assert getattr(plan if hasattr(plan, name) else plan.flow, name) == int(value), name

@@ -17,8 +17,6 @@ from streaming_vla.policies.lerobot.flow_head.sidecar import NO_JOINT, Sidecar
 NEVER_MOVED = 1e-3  # of the largest change: quantiles below it tell of one that seldom moves (a gripper's command)
 SAME = 1e-4  # relative; a parameter file may have rounded a pose
 
-__all__ = ["FlowUnits", "scale_of"]
-
 
 @dataclass(frozen=True)
 class FlowUnits:
