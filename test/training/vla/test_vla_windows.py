@@ -65,6 +65,24 @@ def test_noise_leads_back_to_the_path() -> None:
     np.testing.assert_allclose(noisy.lacking[:2] - clean.lacking[:2], away[:2])
 
 
+def test_a_flow_may_begin_where_the_joints_are() -> None:
+    """As the first one of an episode does; from the next action on it is on the demonstration's path."""
+    first = answer_at(path(), 0, Moment(1, 0.0, 0, np.zeros(3), restarted=True), 4, STILL, UNITS)
+    np.testing.assert_allclose(first.moved, 0.0)
+    np.testing.assert_allclose(first.lacking[0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(first.step, [(12.0 - 9.5) / 2.0, -4.0, 1.0], err_msg="all of the way to the target")
+    later = answer_at(path(), 0, Moment(1, 0.25, 0, np.zeros(3), restarted=True), 4, STILL, UNITS)
+    np.testing.assert_allclose(later.moved, [(12.0 - 9.5) / 2.0, -4.0, 1.0])
+    np.testing.assert_allclose(later.step, [-0.5, 1.0, 0.0])
+
+
+def test_moments_favour_what_is_executed() -> None:
+    random, plan = np.random.default_rng(0), VlaPlan()
+    moments = [draw_moment(100, 3, plan.horizon, plan.flow, random) for _ in range(4000)]
+    executed = [moment.time * plan.horizon < plan.execution_horizon for moment in moments]
+    assert np.mean(executed) > 0.5 and np.mean([moment.restarted for moment in moments]) == pytest.approx(0.1, abs=0.02)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(0, 9))
 def test_moments_lie_within_horizon_and_episode(seed: int, left: int, delay: int) -> None:
     moment = draw_moment(left, 3, 10, FlowDraws(delay=delay, lateness=2), np.random.default_rng(seed))
@@ -82,7 +100,6 @@ def test_steps_that_are_answered_as_taught_repeat_the_demonstration() -> None:
         np.testing.assert_allclose(action, ACTION[index], rtol=1e-6)
         position = np.where(ABSOLUTE, action, position + action)
     elsewhere = np.array([10.5, 0.0, 0.5])
-    assert UNITS.begins(elsewhere, STATE[0]) is not elsewhere
     np.testing.assert_allclose(UNITS.begins(elsewhere, STATE[0]), elsewhere, err_msg="something was sent")
 
 

@@ -15,7 +15,9 @@ from streaming_vla.training.augment import augment_pictures
 from streaming_vla.training.plan import Augment
 from streaming_vla.training.vla.batches import Batch
 from streaming_vla.training.vla.passes import Context, Passes
-from streaming_vla.training.vla.windows import EARLIEST, SHAPE
+from streaming_vla.training.vla.windows import EARLIEST
+
+NOISY = 1.5  # of Beta(NOISY, 1), the time of a chunk's denoising, as both policies have it
 
 
 def read_observations(
@@ -65,7 +67,7 @@ def chunk_loss(policy: VlaPolicy, passes: Passes, batch: Batch, context: Context
     rows = policy.after.normalised(batch.chunk.astype(np.float64), batch.state[0]).astype(np.float32)
     actions = padded(torch.from_numpy(rows).to(device), sizes.action)
     noise = torch.randn(actions.shape, generator=generator, device=device)
-    drawn = torch.rand(actions.shape[:1], generator=generator, device=device) ** (1.0 / SHAPE)
+    drawn = torch.rand(actions.shape[:1], generator=generator, device=device) ** (1.0 / NOISY)
     time = EARLIEST + (1.0 - EARLIEST) * drawn
     share = time[:, None, None]
     answer = passes.answer(

@@ -19,12 +19,18 @@ class FlowDraws(Section):
         delay: the picture is 0 to so many actions old when its context takes over.
         lateness: the robot's state is 0 to so many actions old at each of them.
         noise: deviation of the flow's state from its path when it takes over, in scales of an action.
+        shape: the flow's time is drawn from Beta(shape, 1): 1.5 in the paper, where every step of a flow is executed;
+            below 1 it favours the beginning, which is what is executed where a context is renewed before its end.
+        restarts: share of the moments whose flow begins where the joints are, as that of an episode's first context
+            does, and not where the robot was told to be.
         stability: the deviation falls as e^(-stability t) over a horizon, and the answer leads back to the path.
     """
 
     draws: Annotated[int, Field(ge=1, le=256)] = 6
     delay: Annotated[int, Field(ge=0)] = 16
     lateness: Annotated[int, Field(ge=0)] = 3
+    shape: Annotated[float, Field(gt=0)] = 0.7
+    restarts: Annotated[float, Field(ge=0, le=1)] = 0.1
     noise: Annotated[float, Field(ge=0)] = 0.16
     stability: Annotated[float, Field(ge=0)] = 4.0
 

@@ -18,7 +18,6 @@ from streaming_vla.training.vla.plan import FlowDraws
 
 Floats = npt.NDArray[np.float64]
 EARLIEST = 0.001  # of the flow's time
-SHAPE = 1.5  # of its distribution, Beta(SHAPE, 1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,13 @@ class Path:
         """Return the robot's state at a step, [S]."""
         return _between(self.state, step)
 
+    def restarted(self, step: int, units: FlowUnits) -> Path:
+        """Return the path of a robot that is told at a step to be where its joints are."""
+        last = len(self.state) - 1
+        told = self.told.copy()
+        told[step] = units.stands(told[step], self.state[min(step, last)])
+        return Path(told, self.state)
+
     def chunk(self, step: int, horizon: int, absolute: npt.NDArray[np.bool_]) -> Floats:
         """Return the actions from a step on, [H, A]."""
         last = len(self.told) - 1
@@ -89,12 +95,14 @@ class Moment(NamedTuple):
         time: of the flow since then, 0 to 1 over a horizon, t.
         late: how old the robot's state is, actions.
         noise: [A], standard normal.
+        restarted: the flow begins where the joints are, see FlowDraws.
     """
 
     begun: int
     time: float
     late: int
     noise: Floats
+    restarted: bool = False
 
 
 class Answer(NamedTuple):
@@ -115,8 +123,9 @@ class Answer(NamedTuple):
 def draw_moment(left: int, actions: int, horizon: int, options: FlowDraws, random: np.random.Generator) -> Moment:
     """Return a random moment of the flow of a picture behind which `left` actions of its episode lie."""
     begun = int(random.integers(0, min(options.delay, left - 1) + 1))
-    share = (EARLIEST + (1.0 - EARLIEST) * random.beta(SHAPE, 1.0)) * (horizon - begun) / horizon
-    return Moment(begun, share, int(random.integers(0, options.lateness + 1)), random.standard_normal(actions))
+    share = (EARLIEST + (1.0 - EARLIEST) * random.beta(options.shape, 1.0)) * (horizon - begun) / horizon
+    late = int(random.integers(0, options.lateness + 1))
+    return Moment(begun, share, late, random.standard_normal(actions), random.random() < options.restarts)
 
 
 def answer_at(path: Path, picture: int, moment: Moment, horizon: int, options: FlowDraws, units: FlowUnits) -> Answer:
@@ -125,15 +134,17 @@ def answer_at(path: Path, picture: int, moment: Moment, horizon: int, options: F
     The flow's state lies n = noise e^(-stability t) from its path, and its velocity (which is H times an action) is
     that of the path less stability n; the network answers one step of it, a Hth.
     """
-    passed = moment.time * horizon
-    now = picture + moment.begun + passed
+    passed, begin = moment.time * horizon, picture + moment.begun
+    now = begin + passed
+    if moment.restarted:
+        path = path.restarted(begin, units)
     away = options.noise * np.exp(-options.stability * moment.time) * moment.noise
     state_step = max(0.0, now - moment.late)
     position = path.at(now) + away * units.scale
     state = path.state_at(state_step)
     step = path.change(int(now)) / units.scale - options.stability / horizon * away
     return Answer(
-        moved=units.moved(position, path.at(picture + moment.begun)),
+        moved=units.moved(position, path.at(begin)),
         time=moment.time,
         state=state,
         lacking=units.lacking(position, position - path.at(state_step), state),

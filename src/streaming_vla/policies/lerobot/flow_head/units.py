@@ -71,7 +71,11 @@ class FlowUnits:
         """
         targets = self.absolute & (self.joints != NO_JOINT)
         never_sent = np.isclose(position, self.initial, rtol=SAME, atol=SAME * self.scale)[targets].all()
-        return np.where(targets & never_sent, state[self.joints], position)
+        return self.stands(position, state) if never_sent else position
+
+    def stands(self, position: Vector, state: npt.NDArray[np.floating]) -> Vector:
+        """Return a position [A] with its targets where their joints are, [S], as far as these are known."""
+        return np.where(self.absolute & (self.joints != NO_JOINT), state[self.joints], position)
 
     def action(self, position: Vector, step: Vector) -> Vector:
         """Return the action behind `position` [A] of what the network answers, [A] scaled."""
