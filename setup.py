@@ -19,7 +19,7 @@ setup(
     packages=find_packages("src"),
     zip_safe=False,
     extras_require={
-        "datasets": ["av>=15", "pyarrow>=21"],  # streaming-vla export, inspect, train policy --data
+        "datasets": ["av>=15", "pyarrow>=21"],  # streaming-vla export, inspect, train --data
         "huggingface": ["transformers>=5.23"],  # kv_cache.huggingface
         "vla": [
             "torch>=2.5",

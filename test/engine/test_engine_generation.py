@@ -30,6 +30,7 @@ def test_granted_steps_come_one_by_one_and_the_flow_follows_its_own_actions() ->
     assert made.steps() == [(0, 1), (0, 2), (0, 3)]
     assert {action.revision for action in made.actions()} == {request.revision}
     assert [query.index for query in policy.queries] == [1, 2, 3]
+    assert [(query.first, query.begun.tolist()) for query in policy.queries] == [(1, [0.5, -0.5])] * 3
     np.testing.assert_allclose(
         [query.position for query in policy.queries], [[0.5, -0.5], [0.6, 0.1], [0.7, 0.1]], rtol=1e-6
     )

@@ -152,7 +152,8 @@ def flow_query(engine: Engine, session: str, flow: Flow, now: float) -> FlowQuer
         pending = flow.position - flow.begun
     if pending is not None:
         pending = np.where(engine.policy.spec.layout.absolute, flow.position, pending)
-    return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending)
+    where = (flow.first, flow.begun)
+    return FlowQuery(context.view, flow.position, flow.step, context.own, state, age_s, pending, *where)
 
 
 def _timed(action: GeneratedAction, seconds: float) -> GeneratedAction:

@@ -37,6 +37,7 @@ class Flow:
     Args:
         asked_s: since when the next step could have been done, engine's clock.
         begun: [A], the state that it began from.
+        first: step with which it began.
         robot: the newest that was told of it.
     """
 
@@ -48,6 +49,7 @@ class Flow:
     until: int
     asked_s: float
     begun: Vector
+    first: int
     robot: RobotState | None = None
     planned: PlannedActions | None = None
 
@@ -104,7 +106,7 @@ class Grants:
         if flow is None or request.revision > flow.revision:
             told = planned if planned is not None or flow is None else flow.planned
             numbers = (request.episode, request.context, request.revision, request.step)
-            flow = Flow(*numbers, position, until, now, position, planned=told)
+            flow = Flow(*numbers, position, until, now, position, request.step, planned=told)
             self._flows[request.context] = flow
         elif request.revision < flow.revision:
             return  # overtaken on the way

@@ -7,10 +7,10 @@ from pathlib import Path
 from streaming_vla.engine.cache import EngineOptions, differences, engine_options
 from streaming_vla.engine.options import InferenceOptions, ModelOptions
 from streaming_vla.engine.sessions import check_fit
-from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
+from streaming_vla.policies.chunk import ChunkOptions
 from streaming_vla.policies.contract import FlowPolicy, WarmingPolicy
 from streaming_vla.policies.lerobot.options import LoadOptions
-from streaming_vla.policies.registry import lerobot_folder, load_policy, model_files
+from streaming_vla.policies.registry import as_flow_policy, lerobot_folder, load_policy, model_files
 from streaming_vla.policies.remote.options import RemoteOptions
 
 
@@ -41,7 +41,7 @@ def look_at_model(options: ModelOptions) -> FlowPolicy:
         return load_model(options)
     from streaming_vla.policies.lerobot.load import look_at_lerobot
 
-    return ChunkAsStream(look_at_lerobot(folder, _load_options(options)), _chunk_options(options))
+    return as_flow_policy(options.model, look_at_lerobot(folder, _load_options(options)), _chunk_options(options))
 
 
 def survey_model(options: ModelOptions) -> list[str]:

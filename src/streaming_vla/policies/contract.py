@@ -209,6 +209,8 @@ class FlowQuery:
         state_age_s: how old it is, seconds.
         pending: [A], sum of the actions that will be executed between `state` and this one (newest value for absolute
             dimensions); None: not known.
+        first: step with which the flow took over, or went on from another state.
+        begun: [A], its state then; None: not known.
     """
 
     view: CacheView
@@ -218,6 +220,8 @@ class FlowQuery:
     state: npt.NDArray[np.float32] | None = None
     state_age_s: float = float("nan")
     pending: Vector | None = None
+    first: int = 0
+    begun: Vector | None = None
 
 
 class _Prefilling(Protocol):

@@ -101,7 +101,7 @@ def load_policy(
         return _streamed(model, policy, chunk)
     if saliency_model not in (AUTO, ""):
         raise PolicyError(f"saliency_model is '{saliency_model}', model '{model}' takes none: leave it {AUTO} or empty")
-    return _as_flow_policy(model, _load(model, scheme, address, None if kind is None else given[kind]), chunk)
+    return as_flow_policy(model, _load(model, scheme, address, None if kind is None else given[kind]), chunk)
 
 
 def model_files(model: str) -> list[Path]:
@@ -214,7 +214,7 @@ def _made(who: str, factory: Callable[..., Any]) -> object:
         raise PolicyError(f"{who}: {name} raises {type(error).__name__}: {_first_line(error)}") from error
 
 
-def _as_flow_policy(model: str, found: Any, chunk: ChunkOptions | None) -> FlowPolicy:
+def as_flow_policy(model: str, found: Any, chunk: ChunkOptions | None) -> FlowPolicy:
     """Check what was loaded, and make a flow policy of it."""
     who = f"model '{model}'"
     what = f"{who} gives a {type(found).__name__}"

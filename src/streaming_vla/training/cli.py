@@ -1,4 +1,4 @@
-"""`streaming-vla train`: demonstrations, the policy, the gate of its cache and its look-ahead predictor."""
+"""`streaming-vla train`: demonstrations, the policy, the gate of its cache, its look-ahead predictor, and VLAs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from streaming_vla.training.setup import (
     SHIPPED,
     compact_config,
 )
+from streaming_vla.training.vla.command import register
 from streaming_vla.workbench.progress import counting
 
-app = typer.Typer(no_args_is_help=True, help="Make demonstrations and train the compact policy and its gate on them.")
+app = typer.Typer(no_args_is_help=True, help="Train the compact policy and its parts, or a VLA on recordings.")
 
 
 @contextmanager
@@ -132,6 +133,9 @@ def policy(
         export(run, output)
         draw_losses(folder / "log.jsonl", folder / "losses.png")
     Console().print(f"the policy is in {output}; its losses are in {folder / 'losses.png'}")
+
+
+register(app, policy)
 
 
 @app.command()

@@ -52,7 +52,7 @@ class Part:
     """Steps of an episode with one instruction, T of them.
 
     state [T, S]; action [T, A]; steps [T] of the recording whose pictures they show; `begin` is the first of them in
-    `whole` [N, A], the actions of the episode from its begin to its end: what comes before and behind.
+    `whole` [N, A] and `states` [N, S], those of the episode from its begin to its end: what comes before and behind.
     """
 
     instruction: str
@@ -60,6 +60,7 @@ class Part:
     state: Floats
     whole: Floats
     steps: npt.NDArray[np.int64]
+    states: Floats
 
     @property
     def action(self) -> Floats:
@@ -117,7 +118,7 @@ def read_parts(data: Dataset, layout: ActionLayout, options: ReadOptions) -> Ite
         begin = 0
         for instruction, group in groupby(said[step] for step in made.steps):
             span = slice(begin, begin + len(list(group)))
-            yield episode, Part(instruction, begin, made.state[span], action, made.steps[span])
+            yield episode, Part(instruction, begin, made.state[span], action, made.steps[span], made.state)
             begin = span.stop
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, There
 from golden_files import POLICIES, observed
+from safetensors.torch import save_file
 
 from streaming_vla.engine.cache import engine_options
 from streaming_vla.engine.options import CacheOptions
@@ -17,6 +19,9 @@ from streaming_vla.engine.sessions import Sessions
 from streaming_vla.policies.chunk import ChunkAsStream, ChunkOptions
 from streaming_vla.policies.contract import FlowQuery, PlannedActions, PolicyObservation, prefill_whole, run_slices
 from streaming_vla.policies.errors import CheckpointError
+from streaming_vla.policies.lerobot.flow_head.fresh_body import FreshBody
+from streaming_vla.policies.lerobot.flow_head.sidecar import Sidecar, write_sidecar
+from streaming_vla.policies.lerobot.load import load_lerobot
 from streaming_vla.policies.lerobot.options import LoadOptions
 
 Load = Callable[..., Any]
@@ -60,6 +65,47 @@ def test_nothing_is_left_on_the_cpu(load: Load, policy_name: str, dtype: str, re
     assert policy.spec.device == str(DEVICE)
     assert all(isinstance(each, There) for each in policy.network.state_dict().values())
     assert flown(policy, cache) == pytest.approx(wanted, rel=1e-3 if dtype == "float32" else 0.2, abs=1e-3)
+
+
+def flow_headed(folder: Path) -> Path:
+    """Return a tiny SmolVLA's folder with a flow head of random numbers beside it."""
+    random = torch.Generator().manual_seed(1)
+    shapes = {name: value.shape for name, value in FreshBody(6, 6, 48).state_dict().items()}
+    tensors = {f"fresh.{name}": 0.3 * torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    save_file(tensors, folder / "streaming_vla.safetensors")
+    names = tuple(f"joint_{number}" for number in range(6))
+    sidecar = Sidecar(head="flow", horizon=12, execution_horizon=6, delay=4, scale=(2.0,) * 6, absolute=(True,) * 6,
+                      action_names=names, state_names=names, joints=tuple(range(6)), control_period_s=0.05)  # fmt: skip
+    write_sidecar(folder, sidecar, {})
+    return folder
+
+
+def test_nothing_of_a_flow_head_is_left_on_the_cpu(
+    copied: Callable[[str], Path], request: pytest.FixtureRequest
+) -> None:
+    folder = copied("smolvla")
+    flow_headed(folder / "checkpoint")
+
+    def steps() -> Any:
+        policy: Any = load_lerobot(folder / "checkpoint", LoadOptions(assets=folder / "vlm"))
+        assert policy.spec.control_period_s == 0.05 and policy.spec.trained_horizon == 12
+        seen = observed(policy)
+        session = Sessions(policy.spec, engine_options(CacheOptions(cache_policy="newest"),
+                           policy.spec.tokens_per_observation, device=policy.spec.device)).open("arm")  # fmt: skip
+        session.begin(0)
+        context = session.extend(0, prefill_whole(policy, seen, session.cache.view()))
+        position = begun = np.zeros(6)
+        found = []
+        for index in range(2, 5):
+            query = FlowQuery(context.view, position, index, context.own, seen.state, 0.0, None, 2, begun)
+            position = policy.flow_step(query)
+            found.append(position)
+        return np.array(found)
+
+    wanted = steps()
+    assert np.abs(np.diff(wanted, axis=0)).max() > 1e-3
+    request.getfixturevalue("elsewhere")
+    assert steps() == pytest.approx(wanted, rel=1e-3, abs=1e-3)
 
 
 def test_no_history_is_left_on_the_cpu(load: Load, request: pytest.FixtureRequest) -> None:

@@ -63,7 +63,7 @@ def prepare(
     context_keys, context_values = [], []
     for number, layer in enumerate(layers):
         if layer.crosses:
-            projected = layer.project(keys[number], view.values[number])
+            projected = layer.project(keys[number : number + 1], view.values[number : number + 1])
             context_keys.append(projected[0])
             context_values.append(projected[1])
         else:

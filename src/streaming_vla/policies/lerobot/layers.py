@@ -1,5 +1,5 @@
 """The decoder layer of all text towers and action experts: RMS norm (plain or adaptive), rotary positions, grouped
-key-value heads, gated MLP. Tensors are [1, T, width]; heads [1, H, T, d]."""
+key-value heads, gated MLP. Tensors are [B, T, width]; heads [B, H, T, d]. B is 1 but for a training."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ class DecoderLayer(nn.Module):
         return self._split(self.self_attn.q_proj(normed)), gate
 
     def project(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return another tower's keys and values [Hkv, N, d] as this layer's, [1, Hkv', N, d']."""
-        flat = [each.transpose(0, 1).flatten(1).unsqueeze(0) for each in (keys, values)]
+        """Return another tower's keys and values [B, Hkv, N, d] as this layer's, [B, Hkv', N, d']."""
+        flat = [each.transpose(1, 2).flatten(2) for each in (keys, values)]
         return self._split(self.self_attn.k_proj(flat[0])), self._split(self.self_attn.v_proj(flat[1]))
 
     def finish(self, x: Tensor, attended: Tensor, gate: Tensor | None, condition: Tensor | None = None) -> Tensor:

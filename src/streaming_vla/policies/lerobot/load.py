@@ -16,6 +16,10 @@ from streaming_vla.policies.lerobot import act, pi, smolvla
 from streaming_vla.policies.lerobot.act_policy import ACTPolicy
 from streaming_vla.policies.lerobot.config import ACTConfig, FlowConfig, PiConfig, SmolVLAConfig, read_config
 from streaming_vla.policies.lerobot.expert import lay_out
+from streaming_vla.policies.lerobot.flow_head.fresh_body import FreshBody
+from streaming_vla.policies.lerobot.flow_head.policy import FlowHeadPolicy
+from streaming_vla.policies.lerobot.flow_head.sidecar import TENSORS, Sidecar, read_sidecar
+from streaming_vla.policies.lerobot.flow_head.units import FlowUnits
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry
 from streaming_vla.policies.lerobot.layers import RMSNorm
@@ -41,11 +45,17 @@ Fill = Callable[[nn.Module, TensorArchive, Names, torch.device], nn.Module]
 """Puts a file's tensors into a network."""
 BOTH_SIDES, LEFT_TOP = "letterbox", "letterbox_left_top"  # see PolicySpec.image_fit
 PRECISE = ("state_proj", "action_in_proj", "action_out_proj")
+FLOW_HEADS = ("smolvla", "pi05")  # pi0 has a token of its own for the state in every step
+FRESH_NAMES = Names({name: f"fresh.{name}" for name in ("inner", "outer")})
 TIME = ("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out")
 
 
-def load_lerobot(path: Path, options: LoadOptions | None = None) -> VlaPolicy | ACTPolicy:
-    """Load the checkpoint of a SmolVLA, pi0, pi0.5 or ACT.
+Loaded = VlaPolicy | ACTPolicy | FlowHeadPolicy
+ASSETS = "vlm"  # folder in a checkpoint that was trained here: tokenizer and configuration of its vision-language model
+
+
+def load_lerobot(path: Path, options: LoadOptions | None = None) -> Loaded:
+    """Load the checkpoint of a SmolVLA, pi0, pi0.5 or ACT, also one with a flow head of ours.
 
     Args:
         path: folder as lerobot saves it.
@@ -57,7 +67,7 @@ def load_lerobot(path: Path, options: LoadOptions | None = None) -> VlaPolicy | 
     return _opened(path, options or LoadOptions(), load)
 
 
-def look_at_lerobot(path: Path, options: LoadOptions) -> VlaPolicy | ACTPolicy:
+def look_at_lerobot(path: Path, options: LoadOptions) -> Loaded:
     """Return what `load_lerobot` does without its weights: for what it says of itself, it cannot be run.
 
     Files, names and shapes are compared as there; CheckpointError likewise.
@@ -70,9 +80,16 @@ def look_at_lerobot(path: Path, options: LoadOptions) -> VlaPolicy | ACTPolicy:
     return _opened(path, options, leave)
 
 
-def _opened(path: Path, options: LoadOptions, fill: Fill) -> VlaPolicy | ACTPolicy:
+def assets_of(path: Path, options: LoadOptions) -> Folder | None:
+    """Return the folder of tokenizer and configuration: the one that is given, or the checkpoint's own."""
+    own = path.expanduser() / ASSETS
+    given = options.assets or (own if own.is_dir() else None)
+    return None if given is None else Folder(given, "model_assets")
+
+
+def _opened(path: Path, options: LoadOptions, fill: Fill) -> Loaded:
     folder = Folder(path)
-    assets = Folder(options.assets, "model_assets") if options.assets is not None else None
+    assets = assets_of(path, options)
     kind, config = read_config(folder)
     if isinstance(config, ACTConfig):
         return _load_act(folder, config, options, fill)
@@ -130,13 +147,19 @@ def _pi(folder: Folder, assets: Folder | None, config: PiConfig, adaptive: bool)
 
 def _load_flow(
     folder: Folder, assets: Folder | None, kind: str, config: FlowConfig, options: LoadOptions, fill: Fill
-) -> VlaPolicy:
+) -> VlaPolicy | FlowHeadPolicy:
     device, dtype = options.torch_device, options.torch_dtype
-    if isinstance(config, SmolVLAConfig):
-        flow = _smolvla(folder, assets, config)
+    sidecar = read_sidecar(folder, config)
+    has_flow_head = sidecar is not None and sidecar.head == "flow"
+    if has_flow_head and kind not in FLOW_HEADS:
+        raise CheckpointError(f"{folder.who} is a {kind} with a flow head, expected one of {', '.join(FLOW_HEADS)}")
+    rows = 1 if has_flow_head else config.chunk_size  # tokens of a step
+    shaped = config.model_copy(update={"chunk_size": rows})
+    if isinstance(shaped, SmolVLAConfig):
+        flow = _smolvla(folder, assets, shaped)
     else:
-        assert isinstance(config, PiConfig), "the other two"
-        flow = _pi(folder, assets, config, adaptive=kind == "pi05")
+        assert isinstance(shaped, PiConfig), "the other two"
+        flow = _pi(folder, assets, shaped, adaptive=kind == "pi05")
     before = Preprocessor(folder, config, assets, flow.vocabulary, ((NORMALISER,), (TOKENIZER,), flow.step))
     after = Postprocessor(folder, config, before.relative, before.state_statistics)
     cameras = cameras_of(config, before.renamed, options.cameras, all_needed=False)
@@ -151,6 +174,7 @@ def _load_flow(
         len(cameras) * flow.picture_tokens + config.tokenizer_max_length + flow.own_tokens,
         max(flow.height, flow.width),
         BOTH_SIDES if flow.centred else LEFT_TOP,
+        sidecar,
     )
     fill(set_precision(flow.network, dtype), weights_of(folder), flow.names, device)
     lay_out(flow.network.expert)
@@ -160,11 +184,20 @@ def _load_flow(
         flow.centred,
         config.max_state_dim,
         config.max_action_dim,
-        config.chunk_size,
+        rows,
         device,
         options.compile,
     )
-    return VlaPolicy(spec, flow.network, sizes, before, after, cameras)
+    policy = VlaPolicy(spec, flow.network, sizes, before, after, cameras, flow.names)
+    return policy if sidecar is None or not has_flow_head else _with_flow_head(folder, policy, sidecar, fill)
+
+
+def _with_flow_head(folder: Folder, policy: VlaPolicy, sidecar: Sidecar, fill: Fill) -> FlowHeadPolicy:
+    spec = policy.spec
+    fresh = build(lambda: FreshBody(spec.state_size, spec.layout.size, policy.network.expert_width))
+    path = folder.file(TENSORS, "it holds the flow head's own tensors: copy it too")
+    fill(fresh, TensorArchive(path, f"{folder.who}: {TENSORS}"), FRESH_NAMES, policy.sizes.device)
+    return FlowHeadPolicy(policy, fresh, FlowUnits.of(sidecar, spec.layout))
 
 
 def _load_act(folder: Folder, config: ACTConfig, options: LoadOptions, fill: Fill) -> ACTPolicy:

@@ -72,6 +72,8 @@ class Pi(nn.Module):
         sizes = geometry.layer(expert, condition=expert.width if shape.adaptive else 0)
         self.expert_layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(expert.depth))
         self.expert_norm = RMSNorm(sizes)
+        self.expert_width = expert.width
+        self.causal = False  # all rows of a chunk see each other
         self.compiled: CompiledExpert | None = None
         self.action_in_proj = nn.Linear(shape.action_dim, expert.width)
         self.action_out_proj = nn.Linear(expert.width, shape.action_dim)
@@ -97,8 +99,12 @@ class Pi(nn.Module):
 
     def picture(self, pixels: Tensor) -> Tensor:
         """Return the tokens of a picture [1, 3, h, w] from -1 to 1, [n, width]."""
+        return self.pictures(pixels)[0]
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Return the tokens of N pictures [N, 3, h, w], [N, n, width] (see `picture`)."""
         seen = self.vision_tower(pixels.to(self.embed_tokens.weight.dtype)).last_hidden_state
-        tokens: Tensor = self.projector(seen)[0]
+        tokens: Tensor = self.projector(seen)
         return tokens
 
     def prefix(self, pictures: Sequence[Tensor], tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -123,17 +129,17 @@ class Pi(nn.Module):
         read = prepare(self.expert, view, count, sees, self.rope_base)
         return PiContext(read if self.compiled is None else self.compiled.fixed(read), token)
 
-    def condition(self, time: float, device: torch.device) -> Tensor:
-        """Return what the adaptive norms are given at a time of the flow, [1, width] (pi0.5)."""
-        moment = self._moment(time, device).unsqueeze(0)
+    def condition(self, time: float | Tensor, device: torch.device) -> Tensor:
+        """Return what the adaptive norms are given at times [...] of the flow, [..., width] (pi0.5)."""
+        moment = self._moment(time, device)
         return functional.silu(self.time_mlp_out(functional.silu(self.time_mlp_in(moment))))
 
-    def suffix(self, noisy: Tensor, time: float, state: Tensor | None) -> Tensor:
-        """Return the expert's tokens of a noisy chunk [H, action_dim], [H, width]; pi0's has the state's in front.
+    def suffix(self, noisy: Tensor, time: float | Tensor, state: Tensor | None = None) -> Tensor:
+        """Return the expert's tokens of noisy chunks [..., H, action_dim], [..., H, width].
 
         Args:
-            time: 1 at noise.
-            state: the state's token (see `prepare`).
+            time: 1 at noise; not read without a state.
+            state: the state's token of pi0 (see `prepare`), which stands in front of a chunk's.
         """
         actions: Tensor = self.action_in_proj(noisy)
         if state is None:
@@ -142,16 +148,21 @@ class Pi(nn.Module):
         tokens = self.time_mlp_out(functional.silu(self.time_mlp_in(both)))
         return torch.cat((state, tokens))
 
-    def velocity(self, noisy: Tensor, time: float, context: PiContext) -> Tensor:
-        """Return noise minus actions, [H, action_dim] (see `suffix`)."""
-        tokens = self.suffix(noisy, time, context.state).unsqueeze(0).to(self.embed_tokens.weight.dtype)
-        condition = self.condition(time, noisy.device) if self._shape.adaptive else None
+    def velocity(self, noisy: Tensor, time: float, context: PiContext, added: Tensor | None = None) -> Tensor:
+        """Return noise minus actions, [H, action_dim] (see `suffix`).
+
+        Args:
+            added: to the tokens, [H, width].
+        """
+        made = self.suffix(noisy, time, context.state)
+        tokens = (made if added is None else made + added).unsqueeze(0).to(self.embed_tokens.weight.dtype)
+        condition = self.condition(time, noisy.device).unsqueeze(0) if self._shape.adaptive else None
         run = self.compiled or run_expert
         out, _ = self.expert_norm(run(self.expert, tokens, context.read, condition), condition)
         velocity: Tensor = self.action_out_proj(out[0, -len(noisy) :].float())
         return velocity
 
-    def _moment(self, time: float, device: torch.device) -> Tensor:
+    def _moment(self, time: float | Tensor, device: torch.device) -> Tensor:
         return embed_time(time, self._geometry.expert.width, self._shape.shortest, self._shape.longest, device)
 
 

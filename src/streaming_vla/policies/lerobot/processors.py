@@ -59,7 +59,12 @@ class Preprocessor:
         tokenizer: None where the policy reads no text.
         action_names: of the action dimensions; empty: the checkpoint has none.
         state_statistics: of the robot's state; empty: no file has them.
+        state: normalises it.
+        pictures_as_they_are: no statistics change them.
     """
+
+    state: Affine
+    pictures_as_they_are: bool
 
     def __init__(
         self,
@@ -120,12 +125,13 @@ class Preprocessor:
     def _normaliser(self, step: Step, options: Normalise) -> Apply:
         folder, config = self._folder, self._config
         read = _Statistics(folder, step, options, config)
-        state = read.affine(STATE, "STATE", (config.state_size,))
+        self.state = state = read.affine(STATE, "STATE", (config.state_size,))
         self.state_statistics = read.of(STATE, (config.state_size,))
+        self.pictures_as_they_are = read.mode("VISUAL") == "IDENTITY"
         pictures = {
             name: _picture_affine(read.affine(name, "VISUAL", (3, 1, 1)))
             for name in config.cameras
-            if read.mode("VISUAL") != "IDENTITY"
+            if not self.pictures_as_they_are
         }
 
         def apply(sample: Sample) -> Sample:

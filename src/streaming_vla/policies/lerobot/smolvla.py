@@ -67,6 +67,7 @@ class SmolVLA(nn.Module):
         self.action_time_mlp_in = nn.Linear(2 * expert.width, expert.width)
         self.action_time_mlp_out = nn.Linear(expert.width, expert.width)
         self.expert_width = expert.width
+        self.causal = True  # rows of a chunk see those before them
         self.compiled: CompiledExpert | None = None
 
     def cache_spec(self, dtype: torch.dtype) -> CacheSpec:
@@ -86,8 +87,12 @@ class SmolVLA(nn.Module):
 
     def picture(self, pixels: Tensor) -> Tensor:
         """Return the tokens of a picture [1, 3, h, w] from -1 to 1, [n, width], before any scaling."""
+        return self.pictures(pixels)[0]
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Return the tokens of N pictures [N, 3, h, w], [N, n, width] (see `picture`)."""
         seen = self.vision_model(pixels.to(self.embed_tokens.weight.dtype)).last_hidden_state
-        tokens: Tensor = self.connector(seen)[0]
+        tokens: Tensor = self.connector(seen)
         return tokens
 
     def prefix(self, pictures: Sequence[Tensor], tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -112,8 +117,12 @@ class SmolVLA(nn.Module):
         context = prepare(self.expert, view, count, sees, ROPE_BASE, first=own)
         return context if self.compiled is None else self.compiled.fixed(context)
 
-    def suffix(self, noisy: Tensor, time: float) -> Tensor:
-        """Return the expert's tokens [H, width] of a noisy chunk [H, max_action_dim]; time is 1 at noise."""
+    def suffix(self, noisy: Tensor, time: float | Tensor) -> Tensor:
+        """Return the expert's tokens [..., H, width] of noisy chunks [..., H, max_action_dim].
+
+        Args:
+            time: 1 at noise; of all tokens, or [..., H].
+        """
         config = self._config
         moment = embed_time(time, self.expert_width, config.min_period, config.max_period, noisy.device)
         actions = self.action_in_proj(noisy)
@@ -121,9 +130,18 @@ class SmolVLA(nn.Module):
         tokens: Tensor = self.action_time_mlp_out(functional.silu(self.action_time_mlp_in(both)))
         return tokens
 
-    def velocity(self, noisy: Tensor, time: float, context: ExpertContext) -> Tensor:
-        """Return noise minus actions, [H, max_action_dim] (see `suffix`)."""
-        tokens = self.suffix(noisy, time).unsqueeze(0).to(self.embed_tokens.weight.dtype)
+    def condition(self, time: float | Tensor, device: torch.device) -> Tensor | None:
+        """Return what adaptive norms are given: SmolVLA has none."""
+        return None
+
+    def velocity(self, noisy: Tensor, time: float, context: ExpertContext, added: Tensor | None = None) -> Tensor:
+        """Return noise minus actions, [H, max_action_dim] (see `suffix`).
+
+        Args:
+            added: to the tokens, [H, width].
+        """
+        made = self.suffix(noisy, time)
+        tokens = (made if added is None else made + added).unsqueeze(0).to(self.embed_tokens.weight.dtype)
         out, _ = self.expert_norm((self.compiled or run_expert)(self.expert, tokens, context))
         velocity: Tensor = self.action_out_proj(out[0].float())
         return velocity

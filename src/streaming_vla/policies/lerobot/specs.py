@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from kv_cache.spec import CacheSpec
+from streaming_vla.policies.check import SAME_PERIOD
 from streaming_vla.policies.contract import PolicySpec
 from streaming_vla.policies.errors import CheckpointError, listed
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.policies.lerobot.action_data import WIDE, ActionData
 from streaming_vla.policies.lerobot.config import PolicyConfig
+from streaming_vla.policies.lerobot.flow_head.sidecar import Sidecar
 from streaming_vla.policies.lerobot.options import LoadOptions
 
 LOGGER = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ def make_spec(
     tokens: int,
     image_size: int,
     image_fit: str,
+    sidecar: Sidecar | None = None,
 ) -> PolicySpec:
     """Return the spec of a policy.
 
@@ -40,14 +43,17 @@ def make_spec(
         tokens: of an observation, at most.
         image_size: of its pictures.
         image_fit: how a camera's picture becomes square.
+        sidecar: what a training here tells of the actions; None: it was trained elsewhere.
 
     Raises:
-        CheckpointError: action_names, action_absolute or execution_horizon do not fit.
+        CheckpointError: action_names, action_absolute, execution_horizon or control_period_s do not fit.
     """
     count = config.action_size
-    names = options.action_names or named or tuple(f"action_{index}" for index in range(count))
+    own = named or tuple(f"action_{index}" for index in range(count)) if sidecar is None else sidecar.action_names
+    names = options.action_names or own
     if len(names) != count or len(set(names)) != count:
         raise CheckpointError(f"action_names are {listed(names)}, expected {count} different ones")
+    absolute, period_s = _told(options, sidecar, count)
     horizon = options.execution_horizon or config.n_action_steps
     if not 1 <= horizon <= config.chunk_size:
         raise CheckpointError(f"execution_horizon is {horizon}, expected 1 to {config.chunk_size}, the chunk's rows")
@@ -56,25 +62,43 @@ def make_spec(
         cameras=tuple(cameras),
         image_size=image_size,
         state_size=config.state_size,
-        layout=make_layout(names, options.action_absolute, data),
+        layout=make_layout(names, absolute, data),
         execution_horizon=horizon,
         trained_horizon=config.chunk_size,
         tokens_per_observation=tokens,
         cache=cache,
-        control_period_s=options.control_period_s,
+        control_period_s=period_s,
         image_fit=image_fit,
         denoise_steps=config.denoise_steps,
+        state_names=() if sidecar is None else sidecar.state_names,
         device=str(options.torch_device),
     )
 
 
-def make_layout(names: tuple[str, ...], absolute: bool, data: ActionData) -> ActionLayout:
+def _told(options: LoadOptions, sidecar: Sidecar | None, count: int) -> tuple[tuple[bool, ...], float | None]:
+    """Return which actions are targets, and how long one lasts; CheckpointError where options and file differ."""
+    period_s = options.control_period_s
+    if sidecar is None:
+        return (options.action_absolute,) * count, period_s
+    if not options.action_absolute and any(sidecar.absolute):
+        raise CheckpointError("model_action_absolute is false, the checkpoint was trained on targets: leave it true")
+    if period_s is not None and abs(period_s - sidecar.control_period_s) > SAME_PERIOD * period_s:
+        raise CheckpointError(
+            f"control_period_s is {period_s:g}, the checkpoint was trained on actions of {sidecar.control_period_s:g} s"
+        )
+    return sidecar.absolute, sidecar.control_period_s
+
+
+def make_layout(names: tuple[str, ...], absolute: tuple[bool, ...], data: ActionData) -> ActionLayout:
     """Return the layout of actions, with limits a little wider than the data that the policy was trained on.
+
+    Args:
+        absolute: of each action, whether it is a target.
 
     Raises:
         CheckpointError: the actions are said to be changes, and the checkpoint makes targets of them.
     """
-    if not absolute and data.relative.any():
+    if not all(absolute) and data.relative.any():
         raise CheckpointError(
             "model_action_absolute is false, but the checkpoint adds the state to its relative actions, so the robot "
             "gets targets: leave it true"
@@ -87,9 +111,9 @@ def make_layout(names: tuple[str, ...], absolute: bool, data: ActionData) -> Act
             WIDE,
         )
     low, high = data.limits()
-    start = data.mean() if absolute else np.zeros(len(names))
+    start = np.where(absolute, data.mean(), 0.0)
     as_floats = [tuple(float(value) for value in each) for each in (low, high, np.clip(start, low, high))]
-    return ActionLayout(names, (absolute,) * len(names), *as_floats)
+    return ActionLayout(names, absolute, *as_floats)
 
 
 def cameras_of(

@@ -11,9 +11,10 @@ import numpy as np
 
 from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.lerobot.config import ACTConfig, PiConfig, SmolVLAConfig, read_config
+from streaming_vla.policies.lerobot.flow_head.sidecar import read_sidecar
 from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.geometry import read_geometry
-from streaming_vla.policies.lerobot.load import weights_of
+from streaming_vla.policies.lerobot.load import assets_of, weights_of
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.lerobot.processors import NORMALISER, Postprocessor, Preprocessor, tokenizer_folders
 from streaming_vla.policies.lerobot.specs import cameras_of
@@ -41,14 +42,14 @@ def survey(path: Path, options: LoadOptions) -> list[str]:
     attempt(lambda: options.torch_device)
     attempt(lambda: options.torch_dtype)
     folder = attempt(lambda: Folder(path))
-    given = options.assets
-    assets = attempt(lambda: Folder(given, "model_assets")) if given is not None else None
+    assets = attempt(lambda: assets_of(path, options))
     read = attempt(lambda: read_config(folder)) if folder is not None else None
     if folder is not None:
         attempt(lambda: weights_of(folder))
     if folder is None or read is None:
         return list(dict.fromkeys(said))
     kind, config = read
+    attempt(lambda: read_sidecar(folder, config))
     if not isinstance(config, ACTConfig):
         if find_spec("transformers") is None:
             said.append(f"a {kind} needs transformers: pip install 'streaming_vla[vla]'")

@@ -23,6 +23,7 @@ from streaming_vla.policies.lerobot.pictures import as_tensor, letterbox
 from streaming_vla.policies.lerobot.prefix import extend
 from streaming_vla.policies.lerobot.processors import Postprocessor, Preprocessor
 from streaming_vla.policies.lerobot.sample import Sample
+from streaming_vla.policies.lerobot.weights import Names
 
 LOGGER = logging.getLogger(__name__)
 SAID = 300  # characters of what a compiler says, which is pages
@@ -33,6 +34,7 @@ class VlaNetwork(Protocol):
     """What SmolVLA's and pi's networks have in common; see there."""
 
     rope_base: float
+    expert_width: int
     compiled: CompiledExpert | None
 
     @property
@@ -48,7 +50,7 @@ class VlaNetwork(Protocol):
     def prepare(self, view: CacheView, own: int, state: Tensor) -> Any:
         """Return what the steps of a flow read of a view."""
 
-    def velocity(self, noisy: Tensor, time: float, context: Any) -> Tensor:
+    def velocity(self, noisy: Tensor, time: float, context: Any, added: Tensor | None = None) -> Tensor:
         """Return noise minus actions."""
 
 
@@ -104,6 +106,7 @@ class VlaPolicy:
         sizes: of pictures, state and chunk.
         before, after: processors of the checkpoint.
         features: picture feature of each of the spec's cameras, in their order.
+        names: of the network's tensors in the checkpoint.
     """
 
     def __init__(
@@ -114,10 +117,11 @@ class VlaPolicy:
         before: Preprocessor,
         after: Postprocessor,
         features: Mapping[str, str],
+        names: Names,
     ) -> None:
         self.spec, self.network, self.sizes = spec, network, sizes
         self.before, self.after = before, after
-        self.features = features
+        self.features, self.names = features, names
 
     def warm_up(self, tokens: int) -> None:
         """Compile the steps for views of up to `tokens` tokens, where that was asked for, and run one (see contract).

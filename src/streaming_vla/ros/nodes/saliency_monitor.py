@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger

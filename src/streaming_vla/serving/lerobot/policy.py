@@ -72,7 +72,7 @@ def load_by_lerobot(options: ModelOptions, python: Path) -> ChunkAsStream:
         cameras=tuple(features),
         image_size=side,
         state_size=facts["state"],
-        layout=make_layout(names, options.model_action_absolute, _data(folder, facts)),
+        layout=make_layout(names, (options.model_action_absolute,) * len(names), _data(folder, facts)),
         execution_horizon=min(facts["n_action_steps"], rows),
         trained_horizon=rows,
         image_fit="letterbox",

@@ -172,13 +172,23 @@ class ClosedLoopRunner:
         skipped = sum(self._past[len(self._past) - self._first :], start=layout.start())
         sums = {"rezero": skipped, "episode": self._executed, "pending": self._executed - self._at_picture}
         self._position = np.where(layout.absolute, layout.start(self._last), sums[self._options.start])
+        self._begun = self._position
         self._index = 0
         if self._options.head == "chunk":
             self._chunk = self._denoise(ChunkBegin(robot.state(), age=self._first))
 
     def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
         step = min(self._first + self._index, self._policy.spec.trained_horizon - 1)
-        query = FlowQuery(self._view, self._position, step, self._context, robot.state(), state_age_s=0.0)
+        query = FlowQuery(
+            self._view,
+            self._position,
+            step,
+            self._context,
+            robot.state(),
+            state_age_s=0.0,
+            first=self._first,
+            begun=self._begun,
+        )
         action = self._policy.flow_step(query)
         self._position = self._policy.spec.layout.advance(self._position, action)
         return action

@@ -22,6 +22,7 @@ from streaming_vla.policies.lerobot.folder import Folder
 from streaming_vla.policies.lerobot.load import load_lerobot
 from streaming_vla.policies.lerobot.options import LoadOptions
 from streaming_vla.policies.lerobot.tensor_archive import DTYPES, TensorArchive
+from streaming_vla.policies.lerobot.vla_policy import VlaPolicy
 
 GIVEN = ("image.", "state", "noise", "rtc.previous", "ensemble.chunks")
 """Tensors that a case gives; `state` alone, state_normalised and others are computed."""
@@ -79,6 +80,7 @@ def check_case(folder: Path, case: Case) -> dict[str, float]:
             if isinstance(policy, ACTPolicy):
                 computed = computed_by_act(policy, observation, case.facts, case.tensors)
             else:
+                assert isinstance(policy, VlaPolicy), "no case is of a policy that was trained here"
                 computed = computed_by_flow(policy, observation, case.facts, case.tensors)
     return {name: error(got, case.tensors[name], _compared(name, case.tensors)) for name, got in computed.items()}
 

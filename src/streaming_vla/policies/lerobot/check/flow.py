@@ -109,7 +109,7 @@ def _flow(
         if isinstance(network, Pi):
             found[f"suffix_embeds.t{time}"] = network.suffix(noise, time, prepared.state).unsqueeze(0)
             if prepared.state is None:
-                found[f"adarms_cond.t{time}"] = network.condition(time, noise.device)
+                found[f"adarms_cond.t{time}"] = network.condition(time, noise.device).unsqueeze(0)
         else:
             assert isinstance(network, SmolVLA), "the other one"
             found[f"suffix_embeds.t{time}"] = network.suffix(noise, time).unsqueeze(0)
