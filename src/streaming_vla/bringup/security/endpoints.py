@@ -13,7 +13,7 @@ from streaming_vla.bringup import graph
 from streaming_vla.machines.executor_options import PREVIEW
 from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.parameters.sections import full_namespace
-from streaming_vla.ros.topics import resolved_session
+from streaming_vla.ros.topics import AWAY_TOPIC, resolved_session
 
 STARTER, DRIVERS, OPERATOR = "starter", "drivers", "operator"
 ANYTHING = "/*"  # of names that come as the graph grows; matches any number of levels
@@ -76,7 +76,7 @@ def robot_ends(options: SuiteOptions, namespace: str, simulated: bool) -> tuple[
     starter = Ends(
         STARTER,
         "_streaming_vla_starter_*",
-        publishes=NODE_TOPICS,
+        publishes=(AWAY_TOPIC, *NODE_TOPICS),
         subscribes=("/clock",),
         serves=_of("~", PARAMETER_SERVICES),
         calls=tuple(f"{name}/{service}" for name in names for service in ("get_state", "change_state")),
@@ -136,11 +136,14 @@ def _own_ends(options: SuiteOptions, namespace: str) -> dict[str, dict[str, tupl
                 *("execution_state", f"command{PREVIEW}", f"gripper_command{PREVIEW}"),
                 *_commands(options),
             ),
-            "subscribes": ("episode", "context", "action", options.executor.joint_states_topic),
+            "subscribes": ("episode", "context", "action", AWAY_TOPIC, options.executor.joint_states_topic),
         },
         "saliency_monitor": {
             "publishes": ("episode", "observe_request"),
-            "subscribes": ("context", "execution_state", "instruction", options.saliency_monitor.success_topic),
+            "subscribes": (
+                *("context", "execution_state", "instruction", AWAY_TOPIC),
+                options.saliency_monitor.success_topic,
+            ),
             "serves": ("start_episode", "stop_episode"),
             "calls": ("predict_saliency",),
             "executes": (ACTION,),
