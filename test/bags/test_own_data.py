@@ -185,10 +185,14 @@ def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:
     assert [len(each.step) for each in demonstrations.episodes] == [20, 20, 20]
     batch = demonstrations.sample(32, own.plan.sources[0], np.random.default_rng(0))
     step = batch.state[..., 0]
-    expected = np.where(step[..., None] + np.arange(16) < 20, step[..., None] + np.arange(16), 19)
+    then = step[..., None] + batch.age
+    expected = np.minimum(then[..., :1] + np.arange(16), 19)
     np.testing.assert_allclose(batch.chunk[..., 3], 0.01 * expected, atol=1e-6)
-    np.testing.assert_allclose(batch.later[..., 0, 0], step + batch.age[..., 0], atol=1e-5)
-    np.testing.assert_allclose(batch.answer[..., 0, 3], 0.01 * (step + batch.age[..., 0]), atol=1e-6)
+    np.testing.assert_allclose(batch.answer[..., 3], 0.01 * then, atol=1e-6)
+    late = then - batch.later[..., 0]  # steps that the state is behind, whose actions are told
+    sums = 0.01 * late * (then + batch.later[..., 0] - 1) / 2
+    assert late.min() == 0 < late.max()
+    np.testing.assert_allclose(batch.pending[..., 3], sums, atol=1e-5)
     np.testing.assert_allclose(batch.pictures[:, :, 0, 16, 16, 0], 6 * step, atol=4)  # the film is not lossless
     assert (batch.words[:, :2] > 0).mean() > 0.8  # a few are hidden on purpose
 

@@ -41,6 +41,7 @@ KEYS = {
     "safetensors": None,
     "simplejpeg": None,
     "sqlalchemy": None,
+    "tokenizers": None,
     "torch": "python3-torch",
     "transformers": None,
     "typer": "python3-typer",
@@ -48,7 +49,7 @@ KEYS = {
     "yaml": "python3-yaml",
     "zstandard": None,
 }
-BROUGHT = ("gymnasium", "mujoco", "sqlalchemy")  # by metaworld, the last one by optuna
+BROUGHT = ("gymnasium", "mujoco", "sqlalchemy", "tokenizers")  # by metaworld, by optuna and by transformers
 WHEELS = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}  # whose modules are named otherwise
 OWN = {"kv_cache", "streaming_vla"}
 

@@ -399,7 +399,7 @@ def test_messages_of_a_stream_keep_their_order_and_hold_back_no_other(run: Calla
     delays_s = [0.3]  # of the messages from here on; then none
 
     class Lossy:
-        def transport_s(self, _random: object) -> float:
+        def transport_s(self, _random: object, _now: float) -> float:
             return delays_s.pop() if delays_s else 0.0
 
     made.thread._network = Lossy()  # type: ignore[assignment]

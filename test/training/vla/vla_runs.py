@@ -33,7 +33,7 @@ def tiny_plan(**changes: Any) -> VlaPlan:
 def wanted(kind: str, head: str, folder: Path, data: Path = DATA, **changes: Any) -> Wanted:
     """Return what is to be trained: one of the tiny policies; `changes` are of the plan."""
     model = f"lerobot:{POLICIES / kind / 'checkpoint'}"
-    return Wanted(head, model, data, tiny_plan(**changes), folder, ReadOptions(1 / 30), POLICIES / kind / "vlm")
+    return Wanted(head, model, data, tiny_plan(**changes), folder, ReadOptions(1 / 30), (), POLICIES / kind / "vlm")
 
 
 def prepared(what: Wanted) -> Made:

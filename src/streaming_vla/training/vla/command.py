@@ -122,7 +122,7 @@ def _train(
         robot = read(params)
         reading = ReadOptions(robot.generator.control_period_s, resample, state_names=robot.observer.state_joints)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = Wanted(head, model, data, chosen, folder, reading, assets, tuple(cameras or ()), seed, device)
+    wanted = Wanted(head, model, data, chosen, folder, reading, tuple(cameras or ()), assets, seed, device)
     with counting() as progress:
         bars = {name: progress.add_task(name, total=None) for name in ("pictures", "training")}
         run, sidecar = prepare(

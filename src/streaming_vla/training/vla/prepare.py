@@ -64,8 +64,8 @@ class Wanted:
     plan: VlaPlan
     folder: Path
     reading: ReadOptions
+    cameras: tuple[str, ...]
     assets: Path | None = None
-    cameras: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
 

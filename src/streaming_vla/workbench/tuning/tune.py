@@ -20,7 +20,6 @@ import optuna
 from streaming_vla.machines.events import Mode
 from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.parameters.sections import EVERY_NODE
-from streaming_vla.saliency.decision import SALIENCY_OF
 from streaming_vla.workbench.processes import RESUMED, map_in_processes
 from streaming_vla.workbench.replay.compare import records_of
 from streaming_vla.workbench.replay.replay import Replayed, ReplayedEpisode
@@ -35,7 +34,7 @@ HELD_OUT = 3  # every third bag is kept from the search
 Range = tuple[float, float] | tuple[int, int] | tuple[str, ...]
 SEARCH: dict[tuple[str, str], Range] = {
     ("saliency_monitor", "mode"): ("always", "adaptive", "action_norm"),
-    ("saliency_monitor", "saliency_of"): SALIENCY_OF,
+    ("saliency_monitor", "saliency_of"): ("plan", "pictures"),
     ("saliency_monitor", "early_actions"): (0, 6),
     ("saliency_monitor", "saliency_threshold"): (0.1, 16.0),
     ("saliency_monitor", "max_silence_s"): (0.5, 4.0),
