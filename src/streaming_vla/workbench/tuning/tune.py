@@ -38,7 +38,7 @@ SEARCH: dict[tuple[str, str], Range] = {
     ("saliency_monitor", "early_actions"): (0, 6),
     ("saliency_monitor", "saliency_threshold"): (0.1, 16.0),
     ("saliency_monitor", "max_silence_s"): (0.5, 4.0),
-    (EVERY_NODE, "lead_actions"): (1, 3),
+    (EVERY_NODE, "lead_actions"): (0, 3),
     ("inference", "cache_threshold"): (0.0005, 0.95),
     ("inference", "cache_budget"): (16, 512),
 }
