@@ -191,10 +191,13 @@ def test_the_robots_newest_state_and_its_age_reach_every_step() -> None:
 def test_the_robots_state_is_the_newest_and_lacks_what_was_generated_since() -> None:
     grants = Grants()
 
-    def ask(context: int, position: float, until: int, now: float, state: float | None, pending: float) -> Flow:
+    def ask(
+        context: int, position: float, until: int, now: float, state: float | None, pending: float, sent: float
+    ) -> Flow:
         told = None if state is None else np.full(3, state)
         numbers = (1, context, 1, 0, np.array([position, 0.0]), until)
-        grants.take(GenerateRequest(*numbers, told, 0.0, np.array([pending, 0.0])), None, SPEC, now)
+        sums = (np.array([pending, 0.0]), np.array([sent, 0.0]))
+        grants.take(GenerateRequest(*numbers, told, 0.0, *sums), None, SPEC, now)
         return grants.flow(context)
 
     def lacked(flow: Flow) -> tuple[float, float]:
@@ -202,18 +205,21 @@ def test_the_robots_state_is_the_newest_and_lacks_what_was_generated_since() -> 
         assert robot is not None and pending is not None
         return robot.values[0], pending[0]
 
-    old = ask(0, 2.0, 1, 10.0, 5.0, 0.25)
+    old = ask(0, 2.0, 1, 10.0, 5.0, pending=0.25, sent=10.0)
     assert lacked(old) == (5.0, 0.25)
     old.position = np.array([3.0, 0.0])  # an action of 1 was generated
     assert lacked(old) == (5.0, 1.25)
-    new = ask(1, 0.0, 2, 10.1, 5.5, 0.5)  # with its picture
+    new = ask(1, 0.0, 2, 10.1, 5.5, pending=0.5, sent=10.5)  # with its picture
     assert lacked(new) == (5.5, 0.5) and lacked(old) == (5.0, 1.25)
-    old = ask(0, 3.0, 3, 10.3, 6.0, 0.25)  # the old context goes on: the robot is there by now
-    old.position = np.array([4.0, 0.0])
-    assert lacked(new) == (6.0, 1.25)
+    old = ask(0, 3.0, 3, 10.3, 6.0, pending=0.75, sent=11.0)  # the old context goes on: the robot is there by now
+    old.position = np.array([5.0, 0.0])
+    assert lacked(new) == (6.0, 0.25), "from there to where it begins, whatever was generated of the old one"
     new.position = np.array([0.5, 0.0])
-    assert lacked(new) == (6.0, 1.75), "behind all of the old one come the new one's own"
-    assert grants.robot(ask(0, 4.0, 4, 10.4, None, 0.0))[0] is old.robot, "a request that tells no state changes none"
+    assert lacked(new) == (6.0, 0.75)
+    unsaid = ask(0, 4.0, 4, 10.4, None, 0.0, 12.0)
+    assert grants.robot(unsaid)[0] is old.robot, "a request that tells no state changes none"
+    grants.take(GenerateRequest(1, 0, 1, 0, np.zeros(2), 5, np.full(3, 7.0), 0.0), None, SPEC, 10.5)
+    assert grants.robot(old)[1] is None, "a state of which nobody says what it shows"
 
 
 def test_what_is_planned_is_asked_for_when_the_policy_looks_at_it() -> None:

@@ -133,6 +133,7 @@ def test_an_action_that_makes_no_sense_is_not_passed_on(values: object, monkeypa
         (replace(flow(0), state=np.zeros(2)), "bad_state"),
         (replace(flow(0), state=np.array([0.0, np.nan, 0.0])), "bad_state"),
         (replace(flow(0), pending=np.zeros(3)), "bad_pending"),
+        (replace(flow(0), sent=np.zeros(3)), "bad_sent"),
         (replace(flow(0), planned=np.zeros((4, 3))), "bad_planned"),
         (replace(flow(0), planned=np.full((4, 2), np.nan)), "bad_planned"),
         (replace(flow(0), planned=np.zeros((4, 2)), delay=-1), "bad_planned"),

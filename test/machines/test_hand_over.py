@@ -39,12 +39,14 @@ class Pair:
         self.now = 0.0
         self.flows: dict[int, GenerateRequest] = {}  # the newest beginning of each, `step` moved on
         self.plays: list[Command] = []
+        self.requests: list[GenerateRequest] = []
         self.executor.on_robot_state(0.0)
         self._take(self.executor.on_episode(EPISODE, 0.0))
         self.carry(self.generator.on_episode(EPISODE, 0.0))
 
     def carry(self, effects: list[GeneratorEffect]) -> None:
         """Hand over what the generator says."""
+        self.requests += only(effects, GenerateRequest)
         for request in only(effects, GenerateRequest):
             flow = self.flows.get(request.context)
             if flow is None or flow.revision < request.revision:
@@ -138,19 +140,32 @@ def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
     assert pair.generator.pending() == pytest.approx([0.6, 0.0, 0.75]), "0.2 begins now, the newest grip counts"
 
 
+def lacked(pair: Pair) -> np.ndarray:
+    hand_over = pair.generator.hand_over
+    return hand_over.behind_robot(hand_over.sent())
+
+
 def test_behind_the_robots_state_are_the_actions_that_it_does_not_show() -> None:
     pair = Pair(OPTIONS)
     pair.context(0)
-    assert pair.generator.hand_over.behind_robot() == pytest.approx(LAYOUT.start()), "nothing was sent"
+    assert lacked(pair) == pytest.approx(LAYOUT.start()), "nothing was sent"
     pair.answer(0, 0.1, 0.0, 0.5)  # begins at once
     pair.answer(0, 0.2, 0.0, 0.25)
-    assert pair.generator.hand_over.behind_robot() == pytest.approx([0.3, 0.0, 0.25]), "it has not said where it is"
+    assert lacked(pair) == pytest.approx([0.3, 0.0, 0.25]), "it has not said where it is"
     for part, left in ((0.0, 0.3), (0.25, 0.275), (1.0, 0.2), (3.0, 0.2)):
         pair.generator.on_robot_state(np.zeros(3), pair.now + part * OPTIONS.control_period_s)
-        assert pair.generator.hand_over.behind_robot() == pytest.approx([left, 0.0, 0.25]), part
+        assert lacked(pair) == pytest.approx([left, 0.0, 0.25]), part
     pair.period()  # 0.2 begins: the state is of before
     pair.answer(0, 0.4, 0.0, 0.75)
-    assert pair.generator.hand_over.behind_robot() == pytest.approx([0.6, 0.0, 0.75])
+    assert lacked(pair) == pytest.approx([0.6, 0.0, 0.75])
+
+
+def test_a_flow_is_told_what_was_sent_when_its_picture_was_taken() -> None:
+    """Its steps are for fixed moments: what the old flow sends meanwhile is executed in the place of its first ones."""
+    pair, _ = at_hand_over(OPTIONS)
+    (begun,) = (request for request in pair.requests if request.context == 1)
+    assert begun.sent is not None and begun.sent[0] == pytest.approx(0.1 + 0.2 + 0.3)
+    assert pair.generator.hand_over.sent()[0] == pytest.approx(0.1 + 0.2 + 0.3 + 0.4)
 
 
 def test_a_starved_robots_picture_shows_all_that_was_executed() -> None:

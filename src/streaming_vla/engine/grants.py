@@ -21,13 +21,12 @@ CONTEXTS_TO_COME = 2  # that may be granted before they exist
 class RobotState:
     """The robot's state [state_size] at measured_s, engine's clock.
 
-    lacks: [A], what is to be added to the flow's state for the sum of the actions that this state does not show; None:
-    not known.
+    shown: [A], sum of the episode's actions that this state shows; None: not known.
     """
 
     values: Vector
     measured_s: float
-    lacks: Vector | None
+    shown: Vector | None
 
 
 @dataclass
@@ -38,6 +37,7 @@ class Flow:
         asked_s: since when the next step could have been done, engine's clock.
         begun: [A], the state that it began from.
         first: step with which it began.
+        before: [A], what is to be added to `position` for the sum of the episode's actions; None: not known.
         robot: the newest that was told of it.
     """
 
@@ -50,6 +50,7 @@ class Flow:
     asked_s: float
     begun: Vector
     first: int
+    before: Vector | None = None
     robot: RobotState | None = None
     planned: PlannedActions | None = None
 
@@ -95,9 +96,11 @@ class Grants:
         until = min(request.until, spec.trained_horizon)
         position = checked("bad_position", "flow state", spec.layout, request.position)
         state = None if request.state is None else _checked_state(request.state, spec.state_size)
-        pending = request.pending
+        pending, sent = request.pending, request.sent
         if pending is not None:
             pending = checked("bad_pending", "sum of pending actions", spec.layout, pending)
+        if sent is not None:
+            sent = checked("bad_sent", "sum of sent actions", spec.layout, sent)
         planned = _checked_planned(request, spec)
         if request.episode > self.episode:
             self.episode = request.episode
@@ -116,10 +119,12 @@ class Grants:
             flow.until = until
             if session is not None and session.episode == self.episode and session.keeps(request.context):
                 self._flows = {number: flow for number, flow in self._flows.items() if number >= request.context}
+        if sent is not None:
+            flow.before = sent - position
         if state is not None:
             age_s = request.state_age_s if math.isfinite(request.state_age_s) else 0.0
-            lacks = None if pending is None else pending - position
-            flow.robot = RobotState(state, now - max(0.0, age_s), lacks)
+            shown = None if pending is None or sent is None else sent - pending
+            flow.robot = RobotState(state, now - max(0.0, age_s), shown)
         if len(self._flows) > CONTEXTS_TO_COME:
             to_come = sorted(number for number in self._flows if session is None or number > session.newest)
             for number in to_come[:-CONTEXTS_TO_COME]:
@@ -137,18 +142,17 @@ class Grants:
     def robot(self, flow: Flow) -> tuple[RobotState | None, Vector | None]:
         """Return the robot's newest state, and the sum of the actions between it and the next one of `flow`, [A].
 
-        Each is None where it is not known. A flow that has not taken over yet is told little of the robot: what is
-        generated of an older one meanwhile is executed before it.
+        Each is None where it is not known. The state may have been told with another flow, that is played until this
+        one takes over: of that one only what is executed before this one counts, not all that was generated of it.
         """
         known = [other for other in self._flows.values() if other.context <= flow.context and other.robot is not None]
         if not known:
             return None, None
         newest = max(known, key=lambda other: (_measured_s(other), other.context))
         assert newest.robot is not None, "only flows with one are compared"
-        if newest.robot.lacks is None:
+        if newest.robot.shown is None or flow.before is None:
             return newest.robot, None
-        pending = newest.robot.lacks + newest.position
-        return newest.robot, pending if newest is flow else pending + flow.position - flow.begun
+        return newest.robot, flow.before + flow.position - newest.robot.shown
 
     def next(self, session: Session | None) -> Flow | None:
         """Return the flow of the newest context that has a granted step and can be asked, or None."""

@@ -50,7 +50,15 @@ class Credits:
         return context.trained_horizon if last is None else min(context.trained_horizon, flow.first + last)
 
     def grant(
-        self, episode: int, flow: Flow, until: int, now: float, counts: bool, pending: Vector, planned: Vector | None
+        self,
+        episode: int,
+        flow: Flow,
+        until: int,
+        now: float,
+        counts: bool,
+        pending: Vector,
+        sent: Vector,
+        planned: Vector | None,
     ) -> GenerateRequest:
         """Return the request that grants the steps of a flow up to before `until`, and note them.
 
@@ -60,7 +68,8 @@ class Credits:
             until: not below the steps that are granted already.
             now: seconds.
             counts: the time until its actions come says how many must be granted ahead.
-            pending: [A], sum of the actions that the robot's state lacks, of those that were sent.
+            pending: [A], sum of the actions that the robot's state lacks, of those behind which the flow goes on.
+            sent: [A], sum of all of these in the episode.
             planned: [n, A], see GenerateRequest.
         """
         if not flow.granted:
@@ -69,8 +78,8 @@ class Credits:
         position = flow.position
         for values in flow.came:
             position = self._layout.advance(position, values)
-            pending = self._layout.advance(pending, values)
+            pending, sent = self._layout.advance(pending, values), self._layout.advance(sent, values)
         state, age_s = (None, math.nan) if self._state is None else (self._state[0], max(0.0, now - self._state[1]))
         delay = 0 if planned is None else max(self._delays, default=0)
         numbers = (episode, flow.sequence, flow.revision, flow.next_step)
-        return GenerateRequest(*numbers, position, flow.until, state, age_s, pending, planned, delay)
+        return GenerateRequest(*numbers, position, flow.until, state, age_s, pending, sent, planned, delay)

@@ -106,6 +106,7 @@ class GenerateRequest:
         state_age_s: how old it was when this was sent, seconds.
         pending: [A], sum of the actions that are executed between `state` and `step` (newest value for absolute
             dimensions), as far as they are known; None: not known.
+        sent: [A], sum of all actions of the episode that were sent by now, behind which `step` comes; None: not known.
         planned: [n, A], the action that began with the context's picture and those planned behind it; None: not told.
         delay: of `planned`, actions that are expected to be executed before this context takes over.
     """
@@ -119,6 +120,7 @@ class GenerateRequest:
     state: Vector | None = None
     state_age_s: float = float("nan")
     pending: Vector | None = None
+    sent: Vector | None = None
     planned: Vector | None = None
     delay: int = 0
 

@@ -23,6 +23,7 @@ class Flow:
         came: [A] each, actions that have come and were not sent.
         granted: of each step that is granted and has not come: when, seconds; None where that says nothing.
         waits_since_s: the oldest granted step that has not come is waited for since then.
+        before: [A], sum of the episode's actions that were sent when it began; None: nothing of it is granted yet.
     """
 
     sequence: int
@@ -34,6 +35,7 @@ class Flow:
     came: deque[Vector] = field(default_factory=deque)
     granted: deque[float | None] = field(default_factory=deque)
     waits_since_s: float = 0.0
+    before: Vector | None = None
 
     @property
     def step(self) -> int:
@@ -102,6 +104,6 @@ class Flow:
         self._turn_to(revision, self.first, position)
 
     def _turn_to(self, revision: int, first: int, position: Vector) -> None:
-        self.revision, self.first, self.position = revision, first, position
+        self.revision, self.first, self.position, self.before = revision, first, position, None
         self.came.clear()
         self.granted.clear()

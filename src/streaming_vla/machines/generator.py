@@ -356,8 +356,11 @@ class Generator:
     def _grant(self, flow: Flow, now: float, planned: Vector | None = None) -> GenerateRequest:
         """Return the request that grants what a flow needs by now."""
         wanted = self._wanted(flow)
-        behind, playing = self.hand_over.behind_robot(), flow is self._flows.playing
-        return self._credits.grant(self._episode.number, flow, wanted, now, playing, behind, planned)
+        playing, sent = flow is self._flows.playing, self.hand_over.sent()
+        if not playing:  # its steps are for the moments that they were meant for when it began
+            flow.before = sent = sent if flow.before is None else flow.before
+        pending = self.hand_over.behind_robot(sent)
+        return self._credits.grant(self._episode.number, flow, wanted, now, playing, pending, sent, planned)
 
     def _send(self, flow: Flow, now: float) -> Action:
         """Return the next action of a flow; where it had to be bounded, the flow goes on from what was sent."""

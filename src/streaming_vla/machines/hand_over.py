@@ -164,12 +164,16 @@ class HandOver:
         shown = self._since.shown()
         return self._behind(self._executed if shown is None else shown)
 
-    def behind_robot(self) -> Vector:
-        """Return the sum of the actions that the robot's newest state lacks, of those that were sent, [A].
+    def behind_robot(self, sent: Vector) -> Vector:
+        """Return what the robot's newest state lacks of a sum of the episode's actions, [A].
 
         Absolute dimensions have their newest value.
         """
-        return self._behind(np.zeros(self._layout.size) if self._robot is None else self._robot)
+        return sent if self._robot is None else np.where(self._summed, sent - self._robot, sent)
+
+    def sent(self) -> Vector:
+        """Return the sum of all actions of the episode that were sent, [A]; of absolute ones the newest value."""
+        return self._ahead()
 
     def _behind(self, shown: Vector) -> Vector:
         """Return what is executed and sent beyond the sum `shown`, [A]; absolute dimensions have their newest value."""

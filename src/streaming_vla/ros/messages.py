@@ -297,6 +297,7 @@ def generate_to(request: GenerateRequest, session: str, stamp: Time) -> msg.Gene
         state=floats(np.zeros(0) if request.state is None else request.state),
         state_age_s=request.state_age_s,
         pending=floats(np.zeros(0) if request.pending is None else request.pending),
+        sent=floats(np.zeros(0) if request.sent is None else request.sent),
         planned=floats(np.zeros(0) if request.planned is None else np.ravel(request.planned)),
         delay=request.delay,
     )
@@ -319,6 +320,7 @@ def generate_from(message: msg.GenerateRequest) -> GenerateRequest:
         state=vector(message.state) if len(message.state) else None,
         state_age_s=message.state_age_s,
         pending=vector(message.pending) if len(message.pending) else None,
+        sent=vector(message.sent) if len(message.sent) else None,
         planned=planned,
         delay=message.delay,
     )
