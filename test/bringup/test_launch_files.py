@@ -143,9 +143,9 @@ def test_only_this_machine_reaches_the_nodes_unless_the_operator_has_chosen(
 ) -> None:
     for choice in CHOICES:
         monkeypatch.delenv(choice, raising=False)
-    assert all(each == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"} for each in environments(name))
+    assert {each.get("ROS_AUTOMATIC_DISCOVERY_RANGE") for each in environments(name)} == {"LOCALHOST"}
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
-    assert not any(environments(name))
+    assert {each.get("ROS_AUTOMATIC_DISCOVERY_RANGE") for each in environments(name)} == {None}
 
 
 @pytest.mark.parametrize("name", FILES)
