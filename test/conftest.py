@@ -6,6 +6,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from streaming_vla.ros.transport import choose_transport
+
 # A busy machine must not fail a property test: pytest's own time limit holds for the whole test.
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 # The same examples in every run, so that a run which fails can be run again. A test module makes its own
@@ -17,3 +19,4 @@ settings.load_profile("suite")
 
 # Fast DDS reads its profile once in a process: the first node of the tests decides it for all that follow.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+choose_transport(os.environ)
