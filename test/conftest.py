@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 from hypothesis import HealthCheck, settings
-
-from streaming_vla.ros.transport import choose_transport
 
 # A busy machine must not fail a property test: pytest's own time limit holds for the whole test.
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -16,7 +12,3 @@ settings.register_profile("suite", derandomize=True, database=None, max_examples
 # The search for new examples, by hand: make test ARGS="test/runtime --hypothesis-profile explore --timeout 3600"
 settings.register_profile("explore", max_examples=3000, print_blob=True, **_PATIENT)
 settings.load_profile("suite")
-
-# Fast DDS reads its profile once in a process: the first node of the tests decides it for all that follow.
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-choose_transport(os.environ)

@@ -67,6 +67,8 @@ class Listener:
 def running(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> Iterator[tuple[Suite, Listener]]:
     monkeypatch.setenv("PYTHONPATH", f"{TOYS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    # Fast DDS reads a profile once in a process: where tests before this one had nodes, ours would come too late
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     with reserved_domain() as domain:
         monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
         with Suite(NODES, namespace="/arm", say=lines.append) as suite:
