@@ -32,11 +32,13 @@ def inference(suite: Any, probe: Any, toy_model: Path, tmp_path_factory: pytest.
     contexts, spec = probe.record(wire.Context, "/context"), load_policy(toy_model).spec
     publisher = probe.publisher(wire.Observation, "/observation")
 
-    def observe(number: int, episode: int) -> None:
-        """Send an observation and wait for its context."""
+    def observe(number: int, episode: int) -> wire.Context:
+        """Send an observation, wait for its context and return it."""
         contexts.clear()
         publisher.publish(observation(spec, number, episode))
         probe.wait(lambda: [said for _, said in contexts if said.sequence == number], f"no context {number} comes")
+        said: wire.Context = contexts[-1][1]
+        return said
 
     return probe, observe
 
@@ -61,10 +63,9 @@ def test_a_session_that_is_not_served_is_refused_and_takes_nobodys_place(inferen
 
 def test_a_history_that_begins_within_an_episode_is_said(inference: Any, suite: Any) -> None:
     probe, observe = inference
-    contexts = probe.record(wire.Context, "/context")
-    observe(5, episode=3)
+    context = observe(5, episode=3)
     told = "the history of / begins at observation 5 of episode 3: what was seen before is not in it"
-    assert contexts[-1][1].history_from == 5 and not contexts[-1][1].remembers
+    assert context.history_from == 5 and not context.remembers
     probe.wait(lambda: told in probe.problem("inference"), "the diagnostics do not say it")
     assert suite.log("inference").count(told) == 1
     observe(0, episode=4)
