@@ -33,7 +33,6 @@ from streaming_vla.workbench.virtual.runs import VirtualRun
 HERE = Path(__file__).parent
 RATES = tuple(number / 8 for number in range(9))
 PROFILE = "paper"
-KEYS = ("success", "episodes", "episode_s")
 
 
 def main(
@@ -72,9 +71,18 @@ def main(
     for rule, rate, group in points:
         rows = [row for cell in group for row in kept.rows(cell)]
         told = aggregate(rule, PROFILE, group[0].cache.cache_policy, period_ms, rows, [], {})
-        looks = 1.0 / told["actions_per_observation"]
-        bounds = {"low": told["success_low"], "high": told["success_high"]}
-        front.append({"rule": rule, "rate": rate, "observations_per_action": looks, **_of(told), **bounds})
+        front.append(
+            {
+                "rule": rule,
+                "rate": rate,
+                "observations_per_action": 1.0 / told["actions_per_observation"],
+                "success": told["success"],
+                "low": told["success_low"],
+                "high": told["success_high"],
+                "episodes": told["episodes"],
+                "episode_s": told["episode_s"],
+            }
+        )
     (out / "front.json").write_text(json.dumps(front, indent=1) + "\n", encoding="utf-8")
     draw_front(front, out / "front.png")
     for point in front:
@@ -83,10 +91,6 @@ def main(
             f"action, {100 * point['success']:.1f} % of {point['episodes']}, median {point['episode_s']:.2f} s",
             soft_wrap=True,
         )
-
-
-def _of(told: dict[str, Any]) -> dict[str, Any]:
-    return {key: told[key] for key in KEYS}
 
 
 def _dialled(rule: str, scenes: Sequence[VirtualRun], processes: int) -> list[Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 import rclpy
@@ -87,12 +88,18 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
+def stopped(suite: Suite, listener: Listener, name: str) -> Popen[bytes]:
+    """Stop a node's process, wait until it is told to be away, and return it."""
+    process = suite.node_process(name)
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: (name,) in listener.told, "word that it is away")
+    return process
+
+
 def test_a_stopped_process_is_told_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     with running(monkeypatch, lines) as (suite, listener):
-        process = suite.node_process("second")
-        process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: ("second",) in listener.told, "word that it is away")
+        process = stopped(suite, listener, "second")
         assert process.poll() is None, "told before it is killed"
         assert not suite.is_up
         wait_for(lambda: process.poll() == -signal.SIGKILL, "its end")
@@ -107,9 +114,7 @@ def test_a_stopped_process_is_told_killed_and_started_again(monkeypatch: pytest.
 def test_a_process_that_was_stopped_for_a_while_is_left_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     with running(monkeypatch, lines) as (suite, listener):
-        process = suite.node_process("first")
-        process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: ("first",) in listener.told, "word that it is away")
+        process = stopped(suite, listener, "first")
         process.send_signal(signal.SIGCONT)
         wait_for(lambda: listener.told[-1] == (), "word that it is back")
         wait_for(lambda: suite.is_up, "the suite to be up again")

@@ -131,13 +131,15 @@ def test_what_the_new_flow_starts_from(start: str, expected: float) -> None:
 def test_pending_are_the_actions_that_a_picture_of_now_lacks() -> None:
     pair = Pair(OPTIONS)
     pair.context(0)
-    assert pair.generator.pending() == pytest.approx(LAYOUT.start()), "nothing was sent"
+    assert pair.generator.hand_over.pending() == pytest.approx(LAYOUT.start()), "nothing was sent"
     pair.answer(0, 0.1, 0.0, 0.5)
     pair.answer(0, 0.2, 0.0, 0.25)
-    assert pair.generator.pending() == pytest.approx([0.3, 0.0, 0.25]), "0.1 begins now, 0.2 is sent"
+    assert pair.generator.hand_over.pending() == pytest.approx([0.3, 0.0, 0.25]), "0.1 begins now, 0.2 is sent"
     pair.period()
     pair.answer(0, 0.4, 0.0, 0.75)
-    assert pair.generator.pending() == pytest.approx([0.6, 0.0, 0.75]), "0.2 begins now, the newest grip counts"
+    assert pair.generator.hand_over.pending() == pytest.approx([0.6, 0.0, 0.75]), (
+        "0.2 begins now, the newest grip counts"
+    )
 
 
 def lacked(pair: Pair) -> np.ndarray:
@@ -204,7 +206,7 @@ def test_sums_from_the_picture_are_what_the_executor_has_really_commanded() -> N
     pair.executor.update(EXECUTOR.changed(jump_limit=(0.25, 9.0, 9.0)))
     pair.context(0)
     pair.answer(0, 0.9, 0.0, 0.5)  # begins at once, with 0.25
-    assert pair.generator.pending() == pytest.approx([0.25, 0.0, 0.5])
+    assert pair.generator.hand_over.pending() == pytest.approx([0.25, 0.0, 0.5])
     pair.picture(1)
     pair.answer(0, 0.2, 0.0, 0.5)
     pair.period()

@@ -217,6 +217,18 @@ def suite(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sui
     suite.close()
 
 
+@pytest.fixture
+def alone(suite: Suite, probe: Probe, toy_model: Path, tmp_path: Path) -> Callable[[str], None]:
+    """Starts a node with what it cannot do without, and waits for it."""
+    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(tmp_path)}}
+
+    def start(name: str) -> None:
+        suite.start(name, **own.get(name, {}))
+        probe.wait_for_nodes(name)
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact policy with random weights: it moves, but to no purpose."""

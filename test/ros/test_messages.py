@@ -31,6 +31,7 @@ from streaming_vla.machines.events import (
 from streaming_vla.options.shared import ActionOptions, layout_values
 from streaming_vla.policies.layout import ActionLayout
 from streaming_vla.ros import messages
+from streaming_vla.ros.policy_mismatch import policy_mismatch
 
 STAMP = Time(sec=3, nanosec=5)
 uint32 = st.integers(0, 2**32 - 1)
@@ -156,16 +157,16 @@ def test_context_and_cache_statistics() -> None:
     layout = ActionLayout(("dx", "grip"), (False, True), (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0))
     context = over_the_wire(messages.context_to(report, layout, 0.1, STAMP))
     robot = ActionOptions(**layout_values(layout), control_period_s=0.1)
-    assert messages.policy_mismatch(robot, context) == ""
-    assert messages.policy_mismatch(robot.changed(action_absolute=(True, True)), context) == (
+    assert policy_mismatch(robot, context) == ""
+    assert policy_mismatch(robot.changed(action_absolute=(True, True)), context) == (
         "action_absolute is wrong for dx: targets of the policy are grip, the others are changes"
     )
-    assert messages.policy_mismatch(robot.changed(control_period_s=0.05), context) == (
+    assert policy_mismatch(robot.changed(control_period_s=0.05), context) == (
         "control_period_s is 0.05, an action of the policy lasts 0.1 s: its actions would be played too fast"
     )
     any_period = over_the_wire(messages.context_to(report, layout, None, STAMP))
-    assert messages.policy_mismatch(robot.changed(control_period_s=0.05), any_period) == ""
-    assert "the policy acts in none" in messages.policy_mismatch(robot, msg.Context())
+    assert policy_mismatch(robot.changed(control_period_s=0.05), any_period) == ""
+    assert "the policy acts in none" in policy_mismatch(robot, msg.Context())
     assert dataclasses.astuple(messages.context_from(context)) == (4, 5, 10, 16, 0.125, 4, False, 3, True)
     assert (context.session, context.tokens, context.prefill_s, context.queued_s) == ("/arm", 75, 0.5, 0.25)
     wire = over_the_wire(messages.cache_stats_to(report, STAMP))

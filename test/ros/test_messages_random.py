@@ -36,6 +36,7 @@ from streaming_vla.machines.observer_options import ObserverOptions
 from streaming_vla.options.shared import ARRAY, JOINTS
 from streaming_vla.ros import messages
 from streaming_vla.ros.images import camera_options, check_message, encode_message
+from streaming_vla.ros.policy_mismatch import policy_mismatch
 
 pytestmark = pytest.mark.ros
 MESSAGES = 3000  # to each machine
@@ -126,7 +127,7 @@ def executor() -> Machine:
             wire.Episode: (messages.episode_from, machine.on_episode),
             wire.Action: (messages.action_from, machine.on_action),
             JointState: (StateReader(JOINTS, ()), lambda _, now: on_joints(JointState(), now)),
-            wire.Context: (partial(messages.policy_mismatch, options), lambda _, now: []),
+            wire.Context: (partial(policy_mismatch, options), lambda _, now: []),
         },
     )
 

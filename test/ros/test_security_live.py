@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,12 +35,8 @@ def actions_of_graph(found: list[tuple[str, list[str]]]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_policy_allows_what_the_node_has_and_no_more(
-    name: str, suite: Any, probe: Any, toy_model: Path, tmp_path: Path
-) -> None:
-    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(tmp_path)}}
-    suite.start(name, **own.get(name, {}))
-    probe.wait_for_nodes(name)
+def test_a_policy_allows_what_the_node_has_and_no_more(name: str, probe: Any, alone: Callable[[str], None]) -> None:
+    alone(name)
     ends = next(each for each in robot_ends(SuiteOptions(), "/", simulated=True) if each.name == name)
     services = probe.node.get_service_names_and_types_by_node(name, "/")
     side = [found for found in probe.node.get_node_names() if found == f"_{name}_requests"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,9 @@ def test_the_choice_of_the_operator_wins_and_an_open_one_is_told(chosen: dict[st
 
 @pytest.mark.parametrize("node", NODES)
 def test_on_this_machine_only_no_socket_listens_on_a_network(
-    node: str, suite: Any, probe: Any, toy_model: Path, tmp_path: Path
+    node: str, suite: Any, alone: Callable[[str], None]
 ) -> None:
-    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(tmp_path)}}
-    suite.start(node, **own.get(node, {}))
-    probe.wait_for_nodes(node)
+    alone(node)
     sockets = psutil.Process(suite.pid(node)).net_connections(kind="inet")
     assert sockets and {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}
     suite.end(node, signal.SIGTERM)

@@ -101,10 +101,6 @@ class Generator:
         """Actions that are granted and not begun, at this moment: so many that none comes too late."""
         return self._credits.ahead.actions(self._options.control_period_s, self.lead)
 
-    def pending(self) -> Vector:
-        """Return the sum of the actions that a picture taken now does not show yet, [A] (see HandOver.pending)."""
-        return self.hand_over.pending()
-
     def on_episode(self, episode: Episode, now: float) -> list[GeneratorEffect]:
         """Begin or end an episode; both forget everything of the one before."""
         if self._episode.renew(episode, self.counters):
@@ -358,7 +354,8 @@ class Generator:
         wanted = self._wanted(flow)
         playing, sent = flow is self._flows.playing, self.hand_over.sent()
         if not playing:  # its steps are for the moments that they were meant for when it began
-            flow.before = sent = sent if flow.before is None else flow.before
+            flow.before = sent if flow.before is None else flow.before
+            sent = flow.before
         pending = self.hand_over.behind_robot(sent)
         return self._credits.grant(self._episode.number, flow, wanted, now, playing, pending, sent, planned)
 

@@ -138,9 +138,9 @@ class HandOver:
         fresh = self._layout.start(self.last_sent)
         if kind == "rezero" and not skipped_actions:
             return fresh
-        total = self._ahead()
+        total = self.sent()
         if kind == "rezero":
-            total = total - self._ahead(skipped_actions)
+            total = total - self.sent(skipped_actions)
         elif kind == "pending":
             # an observation that nobody told of counts from now: its pending actions are unknown
             shown = self._since.at_picture(sequence)
@@ -162,26 +162,21 @@ class HandOver:
         Absolute dimensions have their newest value.
         """
         shown = self._since.shown()
-        return self._behind(self._executed if shown is None else shown)
+        return self._lacking(self.sent(), self._executed if shown is None else shown)
 
     def behind_robot(self, sent: Vector) -> Vector:
         """Return what the robot's newest state lacks of a sum of the episode's actions, [A].
 
         Absolute dimensions have their newest value.
         """
-        return sent if self._robot is None else np.where(self._summed, sent - self._robot, sent)
+        return sent if self._robot is None else self._lacking(sent, self._robot)
 
-    def sent(self) -> Vector:
-        """Return the sum of all actions of the episode that were sent, [A]; of absolute ones the newest value."""
-        return self._ahead()
-
-    def _behind(self, shown: Vector) -> Vector:
-        """Return what is executed and sent beyond the sum `shown`, [A]; absolute dimensions have their newest value."""
-        total = self._ahead()
+    def _lacking(self, total: Vector, shown: Vector) -> Vector:
+        """Return what the sum `shown` lacks of `total`, [A]; absolute dimensions have their newest value."""
         return np.where(self._summed, total - shown, total)
 
-    def _ahead(self, without: int = 0) -> Vector:
-        """Return E + P, without the newest actions."""
+    def sent(self, without: int = 0) -> Vector:
+        """Return the sum of all actions of the episode that were sent, E + P, without the newest; [A]."""
         sent = len(self.outstanding) - without
         total = self._executed if sent >= 0 else self._since.after(self._begun + sent)
         if total is None:

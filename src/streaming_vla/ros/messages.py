@@ -30,9 +30,7 @@ from streaming_vla.machines.events import (
     SaliencyReply,
     Vector,
 )
-from streaming_vla.options.shared import ActionOptions
 from streaming_vla.options.texts import cut
-from streaming_vla.policies.check import check_actions
 from streaming_vla.policies.layout import ActionLayout
 
 NS_PER_S = 10**9
@@ -140,13 +138,6 @@ def observation_from(message: msg.Observation, cameras: tuple[str, ...]) -> Enco
         images=tuple(image.data.tobytes() for image in message.images),
         state=np.array(message.state, dtype=np.float32),
     )
-
-
-def policy_mismatch(options: ActionOptions, context: msg.Context) -> str:
-    """Return what of a robot's actions does not fit the policy which made `context`; empty when all does."""
-    period_s = context.control_period_s or None
-    names, absolute = context.action_names, context.action_absolute
-    return cut("; ".join(check_actions(names, absolute, period_s, options.layout, options.control_period_s)))
 
 
 def context_from(message: msg.Context) -> ContextReady:

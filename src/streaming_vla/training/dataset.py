@@ -146,7 +146,7 @@ class Demonstrations:
 
     def pending_scale(self) -> npt.NDArray[np.float32]:
         """Return the root mean square of the sums of `late` actions, [A]."""
-        totals, late = [episode.track.executed_before() for episode in self.episodes], self._flow.late
+        totals, late = [episode.track.executed_before for episode in self.episodes], self._flow.late
         sums = np.concatenate([total[late:] - total[:-late] for total in totals])
         return np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3) if len(sums) else np.ones_like(totals[0][0])
 

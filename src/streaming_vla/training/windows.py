@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ class Track:
     answer: Floats
     until: npt.NDArray[np.int64]
 
+    @cached_property
     def executed_before(self) -> Floats:
         """Return the sum of the actions before every step and the last, [S + 1, A]."""
         return np.cumsum(np.pad(self.executed, ((1, 0), (0, 0))), axis=0, dtype=np.float32)
@@ -68,7 +70,7 @@ def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, 
     step = begin + age
     behind = random.choice([0, 1, 2], size=draws, p=STATES)
     seen = step - np.minimum(step, np.select([behind == 1, behind == 2], [random.integers(1, late + 1, draws), age], 0))
-    total = track.executed_before()
+    total = track.executed_before
     return Moments(age, track.path[seen], total[step] - total[seen], track.answer[step], track.window[later], later)
 
 

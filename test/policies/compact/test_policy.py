@@ -10,7 +10,7 @@ import torch
 
 from kv_cache.cache import CacheView, SessionCache
 from kv_cache.policies import make_policy
-from streaming_vla.policies.compact.chunk_head import ChunkBegin, as_rows
+from streaming_vla.policies.compact.chunk_head import ChunkBegin
 from streaming_vla.policies.compact.config import CompactConfig
 from streaming_vla.policies.compact.experts import Moment
 from streaming_vla.policies.compact.language import UNKNOWN, Tokenizer, build_vocabulary, split_words
@@ -237,7 +237,7 @@ def test_denoising_is_euler_steps_from_the_given_noise_one_slice_each(policy: Co
     layers = [(k.unsqueeze(0), v.unsqueeze(0)) for k, v in zip(view.keys, view.values, strict=True)]
     noise = np.random.default_rng(7).standard_normal((CONFIG.chunk_horizon, 4))
     chunk = torch.from_numpy(noise.astype(np.float32))[None, None]
-    now = policy.model.moment(as_rows(BEGIN.state), torch.zeros(1, 1, 4), torch.zeros(1, 1))
+    now = policy.model.moment(torch.from_numpy(BEGIN.state).view(1, 1, 4), torch.zeros(1, 1, 4), torch.zeros(1, 1))
     with torch.inference_mode():
         for step in range(4):
             time = torch.full((1, 1), step / 4)

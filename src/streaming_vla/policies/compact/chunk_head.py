@@ -63,7 +63,8 @@ class ChunkHead:
         batch, first = batch_of([view]), torch.tensor([view.next_position])
         exact = guide is not None and guide.exact
         pending = np.zeros(layout.size) if context.pending is None else context.pending
-        now = self._model.moment(as_rows(context.state), as_rows(pending), torch.tensor([[context.age]]))
+        state, lacking = as_tensor(context.state).view(1, 1, -1), as_tensor(pending).view(1, 1, -1)
+        now = self._model.moment(state, lacking, torch.tensor([[context.age]]))
         for step in range(steps):
             if step:
                 yield None
@@ -77,9 +78,9 @@ class ChunkHead:
         return layout.clip(chunk[0, 0].double().numpy())
 
 
-def as_rows(values: npt.ArrayLike) -> Tensor:
-    """Return a vector [n] as [1, 1, n]."""
-    return torch.from_numpy(np.asarray(values, dtype=np.float32)).view(1, 1, -1)
+def as_tensor(values: object) -> Tensor:
+    """Return numbers as the network takes them."""
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
 def _guidance(noisy: Tensor, velocity: Tensor, time: float, guide: Guide) -> Tensor:

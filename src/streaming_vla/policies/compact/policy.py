@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kv_cache.cache import CacheView
-from streaming_vla.policies.compact.chunk_head import ChunkHead
+from streaming_vla.policies.compact.chunk_head import ChunkHead, as_tensor
 from streaming_vla.policies.compact.experts import LayerCache, Moment, batch_of, refuse_bias
 from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.policies.compact.layers import Layer, attend, rotated
@@ -73,7 +73,7 @@ class CompactPolicy:
             count = self.model.config.tokens_per_camera
             seen = tokens[0, :count]
             if observation.pending is not None:
-                moved = seen + self.predictor(seen, _as_tensor(observation.pending))
+                moved = seen + self.predictor(seen, as_tensor(observation.pending))
                 tokens = torch.cat((moved.unsqueeze(0), tokens[:, count:]), dim=1)
         keys, values = yield from self.extend(tokens, view)
         return Prefilled(keys, values, seen, observation.state)
@@ -145,7 +145,7 @@ class CompactPolicy:
         nothing = np.zeros(self._layout.size)
         pending = [nothing if query.pending is None else query.pending for query in queries]
         age = torch.tensor([[query.index] for query in queries])
-        moment = self.model.moment(_as_tensor(known).unsqueeze(1), _as_tensor(pending).unsqueeze(1), age)
+        moment = self.model.moment(as_tensor(known).unsqueeze(1), as_tensor(pending).unsqueeze(1), age)
         places = torch.tensor([queries[0].view.next_position])
         return moment, batch_of([query.view for query in queries]), places, None
 
@@ -158,10 +158,10 @@ class CompactPolicy:
         model, horizon = self.model, self.model.config.trained_horizon
         age = torch.arange(horizon)
         places = torch.tensor([view.next_position] * horizon)
-        state = _as_tensor(context).expand(horizon, -1)
+        state = as_tensor(context).expand(horizon, -1)
         answers = np.zeros((horizon, self._layout.size))
         for _ in range(2):
-            before = _as_tensor(answers.cumsum(axis=0) - answers)
+            before = as_tensor(answers.cumsum(axis=0) - answers)
             moment = Moment(*(part.unsqueeze(0) for part in model.moment(state, before, age)))
             told = model.flow(moment, batch_of([view]), places, None)[0]
             answers = self._layout.clip(told.double().numpy())
@@ -171,8 +171,4 @@ class CompactPolicy:
     def look_ahead(self, seen: Tensor, pending: Vector) -> float:
         """Return what the predictor says (see FlowPolicy); an observation without one leaves nothing `seen`."""
         assert self.predictor is not None, "only a prefill with a predictor leaves something seen"
-        return float(self.predictor.saliency(seen, _as_tensor(pending)))
-
-
-def _as_tensor(values: object) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+        return float(self.predictor.saliency(seen, as_tensor(pending)))

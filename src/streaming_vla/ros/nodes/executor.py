@@ -20,6 +20,7 @@ from streaming_vla.machines.stops import KEPT_STOPPED, NO_ACTION, Speaker, cause
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import AWAY, reliable
 from streaming_vla.ros.machine import MachineNode
+from streaming_vla.ros.policy_mismatch import policy_mismatch
 from streaming_vla.ros.spin import run
 from streaming_vla.ros.topics import AWAY_TOPIC
 
@@ -164,7 +165,7 @@ class ExecutorNode(MachineNode[ExecutorOptions, Executor]):
         return WRITERS[self.options.command_type](self.options)
 
     def _mismatch_from(self, context: wire.Context) -> str:
-        return messages.policy_mismatch(self.options, context)
+        return policy_mismatch(self.options, context)
 
     def _on_policy(self, mismatch: str) -> None:
         self._mismatch = mismatch

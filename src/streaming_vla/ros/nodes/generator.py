@@ -14,6 +14,7 @@ from streaming_vla.options.texts import cut
 from streaming_vla.ros import messages
 from streaming_vla.ros.base import reliable
 from streaming_vla.ros.machine import MachineNode
+from streaming_vla.ros.policy_mismatch import policy_mismatch
 from streaming_vla.ros.robot_state import listen_to_robot_state
 from streaming_vla.ros.spin import run
 
@@ -89,7 +90,7 @@ class GeneratorNode(MachineNode[GeneratorOptions, Generator]):
         }
 
     def _context_from(self, message: wire.Context) -> ContextReady:
-        self._mismatch = messages.policy_mismatch(self.options, message)
+        self._mismatch = policy_mismatch(self.options, message)
         if self._mismatch:
             raise ValueError(self._mismatch)
         return messages.context_from(message)

@@ -86,5 +86,5 @@ class StreamSetup:
         monitor = self.monitor.changed(control_period_s=period_s, random_seed=seed, **layout_values(layout))
         parts = Assembly(policy, source, Monitor(monitor), learn=source.learn)
         if self.replace_tokens:
-            parts.prepare = lambda observation: replace(observation, pending=source.pending())
+            parts.prepare = lambda observation: replace(observation, pending=source.hand_over.pending())
         return parts
