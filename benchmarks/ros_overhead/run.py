@@ -200,7 +200,7 @@ class Memory:
 def _streaming(profile: str = "") -> Iterator[Simulation]:
     logs = Path("out/ros_overhead/logs")
     # spans of different processes are compared: in real time
-    with driven_simulation(logs, cameras=(), profile=profile, simulated_clock=False) as simulation:
+    with driven_simulation(logs, cameras=(), profile=profile) as simulation:
         for node, values in MODES["streaming"].items():
             simulation.driver.set_parameters(node, values)
         yield simulation

@@ -103,13 +103,16 @@ def demo(
         ),
     ] = DemoOptions.profile,
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
+    simulated_clock: Annotated[
+        bool, typer.Option("--simulated-clock", help="on a clock that slows down where the machine is too busy")
+    ] = DemoOptions.simulated_clock,
 ) -> None:
     """Run the same episodes synchronous and streaming on the simulated robot and compare them."""
     from streaming_vla.workbench.demo.command import run
 
     try:
         chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
-        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile, params_file)
+        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile, params_file, simulated_clock)
     except ValueError as error:
         refuse(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -110,6 +110,7 @@ def test_topics_are_looked_for_where_a_robot_is_up(tmp_path: Path, monkeypatch: 
     from arm_stand_in import ArmStandIn
 
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")  # the profile is read once in a process
     text = (
         "/**: {ros__parameters: {robot_state_topic: joint_states}}\n"
         "/**/observer: {ros__parameters: {camera_topics: [top_camera/image_raw, elsewhere]}}\n"

@@ -47,7 +47,10 @@ def run(options: DemoOptions) -> int:
         if options.profile:
             console.print(f"Latency profile: {find_profile(options.profile).description}")
         with driven_simulation(
-            options.out / "logs", profile=options.profile, params_file=options.params_file
+            options.out / "logs",
+            profile=options.profile,
+            params_file=options.params_file,
+            simulated_clock=options.simulated_clock,
         ) as simulation:
             records = _run_episodes(simulation.driver, console, scenes, options)
         _present(records, console, options)

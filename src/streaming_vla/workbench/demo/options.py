@@ -24,6 +24,7 @@ class DemoOptions:
         out: folder of the results; made when it does not exist.
         profile: name of a latency profile that the inference node behaves like; empty: none.
         params_file: ROS parameter file of the nodes; None: their defaults.
+        simulated_clock: the nodes follow the clock of the robot, which slows down where the machine is too busy.
 
     Raises:
         ValueError: an unknown task or profile, a number out of range, or a parameter file that cannot be used.
@@ -36,6 +37,7 @@ class DemoOptions:
     out: Path = Path("out/demo")
     profile: str = ""
     params_file: Path | None = None
+    simulated_clock: bool = False
 
     def __post_init__(self) -> None:
         for task in self.tasks:

@@ -50,7 +50,7 @@ class Simulation:
         return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
 
 
-def settings_for(profile: str, simulated_clock: bool = True) -> tuple[graph.Settings, float]:
+def settings_for(profile: str, simulated_clock: bool = False) -> tuple[graph.Settings, float]:
     """Return the parameters per node, and the control period in seconds, for a latency profile; empty: none.
 
     One environment step of the simulated robot lasts one control period, whatever that is.
@@ -79,7 +79,7 @@ def driven_simulation(
     cameras: tuple[str, ...] = CAMERAS,
     profile: str = "",
     params_file: Path | None = None,
-    simulated_clock: bool = True,
+    simulated_clock: bool = False,
 ) -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.
 
