@@ -192,7 +192,8 @@ def suite_messages(episode: ReplayedEpisode, run: Run) -> list[tuple[str, int, b
         else:
             say("/generate", time_s, context=sent.context, revision=sent.revision, step=sent.step, until=sent.until,
                 position=sent.position.astype(np.float32), state=np.zeros(0, np.float32), state_age_s=0.0,
-                pending=np.zeros(0, np.float32), sent=np.zeros(0, np.float32), planned=np.zeros(0, np.float32), delay=0)  # fmt: skip
+                pending=np.zeros(0, np.float32), sent=np.zeros(0, np.float32),
+                planned=np.zeros(0, np.float32), delay=0)  # fmt: skip
     for at in record.states:
         state = at.state
         say("/execution_state", at.time_s, instruction="task 10", mode=int(state.mode), context=state.context,

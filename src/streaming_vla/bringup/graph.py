@@ -46,8 +46,8 @@ NODES = (
     GraphNode("saliency_monitor", "streaming_vla.ros.nodes.saliency_monitor"),
 )
 
-# The nodes follow the simulated robot's clock, which slows down where the machine is too busy for it. Not by default: its
-# ticks come unevenly, so that a command may take the place of one that the arm has not moved by yet.
+# The nodes follow the simulated robot's clock, which slows down where the machine is too busy for it. Not by default:
+# its ticks come unevenly, so that a command may take the place of one that the arm has not moved by yet.
 SIMULATED_CLOCK: Settings = {
     node.name: {"publish_clock": True} if node.simulated_only else {"use_sim_time": True} for node in NODES
 }
