@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,3 +76,16 @@ def test_it_never_goes_back(read: list[tuple[float | None, float]]) -> None:
         time_s = clock.read(told_s, now_s)
         assert before <= time_s
         before = time_s
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.4])
+def test_it_says_how_long_to_wait_and_when_only_a_tick_ends_the_wait(pace: float) -> None:
+    clock = FollowedClock(0.0)
+    assert clock.until(3.0, 0.0) == 3.0, "without a published clock"
+    newest, tick = run(clock, pace, 0.0, 8.0, 0.0)
+    wanted_s = newest + 0.6 * TICK_S
+    wait_s = clock.until(wanted_s, 8.0)
+    assert clock.read(tick, 8.0 + 0.9 * wait_s) < wanted_s
+    assert clock.read(tick, 8.0 + wait_s + 1e-6) == pytest.approx(wanted_s)
+    assert clock.until(wanted_s, 8.0 + wait_s + 1e-6) <= 1e-6
+    assert clock.until(newest + 3 * TICK_S, 8.0) == math.inf

@@ -38,8 +38,8 @@ class Served:
     def now(self) -> float:
         return time.monotonic()
 
-    def get_clock(self) -> Any:
-        return self._node.get_clock()
+    def until(self, time_s: float) -> float:
+        return time_s - self.now()
 
     def deadline(self) -> float:
         return self.now() + next(self._distances)

@@ -138,6 +138,11 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         told_s = 1e-9 * clock.now().nanoseconds if clock.ros_time_is_active else None
         return self._time.read(told_s, time.monotonic())
 
+    def until(self, time_s: float) -> float:
+        """Return in how many seconds of the process `now` tells `time_s`; infinity: not before a published clock ticks."""
+        self.now()
+        return self._time.until(time_s, time.monotonic())
+
     def stamp(self, at_s: float | None = None) -> Any:
         """Return the ROS time of a time of `now`, builtin_interfaces/Time; None is the present."""
         clock = self.get_clock()  # whose time is the system's, told faster, unless somebody publishes one

@@ -6,6 +6,8 @@ than the next tick at most: when the simulation stands still, so does everything
 
 from __future__ import annotations
 
+import math
+
 # A longer step, or one back, is another clock or the same one begun anew: nobody knows how much time has passed. It
 # counts as so much, which makes what was heard before it old. Of a process that did not run a long step is none.
 JUMP_S = 1.0
@@ -44,6 +46,15 @@ class FollowedClock:
         ahead_s = min((now_s - self._heard_s) * self._pace, MOST_STEPS_AHEAD * self._step_s)
         self._newest_s = max(self._newest_s, self._time_s + ahead_s)
         return self._newest_s
+
+    def until(self, time_s: float, now_s: float) -> float:
+        """Return in how many of the process's seconds it will be `time_s`; infinity: not before the next tick."""
+        if self._told_s is None or time_s <= self._newest_s:
+            return time_s - self._newest_s
+        ahead_s = time_s - self._time_s
+        if ahead_s > MOST_STEPS_AHEAD * self._step_s:
+            return math.inf
+        return ahead_s / self._pace - (now_s - self._heard_s)
 
     def _tick(self, told_s: float, now_s: float) -> None:
         first, before_s = self._told_s is None, self._told_s or 0.0

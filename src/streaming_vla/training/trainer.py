@@ -85,9 +85,9 @@ class Trainer:
             mean, scale = self.data.statistics(field)
             getattr(owner, f"{field}_mean").copy_(torch.from_numpy(mean))
             getattr(owner, f"{field}_scale").copy_(torch.from_numpy(scale))
-        if initial is not None:
-            self.model.load_state_dict(load_model(initial).state_dict())
         self.model.pending_scale.copy_(torch.from_numpy(self.data.pending_scale()))
+        if initial is not None:  # with its scales: what is not learned anew reads them as it did
+            self.model.load_state_dict(load_model(initial).state_dict())
         if plan.learns:
             self.model.requires_grad_(False)
             for name in plan.learns:

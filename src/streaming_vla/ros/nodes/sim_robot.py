@@ -89,6 +89,10 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         """Return monotonic seconds, whatever clock is published: this node makes it."""
         return time.monotonic()
 
+    def until(self, time_s: float) -> float:
+        """Return the seconds from now to `time_s`."""
+        return time_s - time.monotonic()
+
     def deadline(self) -> float | None:
         """When something of the robot is due."""
         if not self.active:
@@ -121,7 +125,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
             "simulated_s": self._simulated_clock.time_s,
             "asked_real_time_factor": self._simulated_clock.factor,
             "achieved_real_time_factor": self._simulated_clock.achieved(now),
-            "lost_s": self._simulated_clock.lost_s,
+            "lost_ms": int(1000.0 * self._simulated_clock.lost_s),
             **self._simulation.figures(),
         }
 

@@ -113,14 +113,16 @@ class Driver:
             mode, scene.task, scene.seed, reset.instruction, started.episode, self._control_period_s, begin_s
         )
         self._wait(record, time_limit_s, update, ends_with_success)
-        if self._node.get_clock().ros_time_is_active:
-            record.pace = (self.recorder.now_s() - begin_s) / (time.monotonic() - begun_s)
+        took_s, told_s = time.monotonic() - begun_s, self.recorder.now_s() - begin_s
         self._call(self._stop, Trigger.Request())
         self._spin_for(2 * SLICE_S)  # what is still on the way
         self.recorder.fill(record)
         counts = self._fresh_counts()
         record.counters = counted(self._counts, counts)
         self._counts = counts
+        if not self._node.get_clock().ros_time_is_active:  # of the robot alone: what it did not make up for
+            told_s = max(0.0, took_s - 0.001 * record.counters.get("sim_robot", {}).get("lost_ms", 0))
+        record.pace = told_s / took_s
         return record
 
     def spin(self, duration_s: float) -> None:

@@ -44,7 +44,7 @@ def summarise_replays(
         )
     records = [episode.record for episode in episodes]
     numbers = aggregate(records)
-    for name in ("success", "success_rate", "success_interval_95", "episode_s", "episode"):
+    for name in ("success", "success_rate", "success_interval_95", "episode_s", "actions_per_solved", "episode"):
         numbers.pop(name)  # a recording goes on as it did, whatever the replayed suite does
     bags = [
         {

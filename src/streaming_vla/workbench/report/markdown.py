@@ -67,6 +67,10 @@ def _episode(numbers: Numbers) -> str:
     return _of(numbers["episode_s"], "s", compared["count"], numbers["episode"]["compared_on"].split()[0], 2)
 
 
+def _actions(numbers: Numbers) -> str:
+    return _number(numbers["actions_per_solved"], "actions")
+
+
 def _halt_extremes(numbers: Numbers) -> str:
     halt = numbers["t_halt"]
     return f"{_number(halt['p95'], 'ms')}, {_number(halt['max'], 'ms')} ({halt['count']})"
@@ -89,12 +93,13 @@ def _stage(numbers: Numbers, stage: str) -> str:
 
 ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
-    ("simulated clock, pace", _pace),
+    ("time per solved episode, mean", _episode),
+    ("actions of it, mean", _actions),
+    ("pace of simulated time", _pace),
     ("stopped by the executor", lambda n: f"{n['stopped']} of {n['episodes']}"),
     ("T_action, mean", lambda n: _of(n["t_action_ms"], "ms", n["executed_actions"], "actions")),
     ("T_halt, mean", lambda n: _of(n["t_halt_ms"], "ms", n["t_halt"]["count"], "hand-overs")),
     ("T_halt p95, longest", _halt_extremes),
-    ("time per episode, mean", _episode),
     ("observations sent", _observations),
     ("observations by reason", _reasons),
 )

@@ -131,7 +131,7 @@ class EpisodeRecord:
     begin_s: float
     end_s: float = float("nan")
     success: bool = False
-    pace: float = float("nan")  # of a simulated clock in real time, 1 where the machine keeps up; nan: there is none
+    pace: float = float("nan")  # of simulated in real time, 1 where the machine keeps up; nan: no simulation
     problem: str = ""  # one sentence when something other than success or the time limit ended it
     states: list[StateAt] = field(default_factory=list)
     requests: list[RequestAt] = field(default_factory=list)

@@ -38,8 +38,9 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
     """Return the numbers of the episodes of one mode, ready for JSON.
 
     `t_halt_ms` is the mean over all hand-overs of all episodes and the gaps before a stop, `t_action_ms` over all
-    actions, `stopped` how many episodes the executor ended by its ladder, and `stops` why; `episode_s` is the mean
-    time to success over the `paired` (task, seed), or over all successes when there are none.
+    actions, `stopped` how many episodes the executor ended by its ladder, and `stops` why; `episode_s` and
+    `actions_per_solved` are the mean time and number of actions to success over the `paired` (task, seed), or over all
+    successes when there are none.
 
     Args:
         paired: (task, seed) that succeeded in every mode compared, so that the modes are compared on the same scenes.
@@ -52,8 +53,9 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
     measured = [halting(record) for record in records]
     pairs = list(zip(records, measured, strict=True))
     halts_ms = [value for each in measured for value in each.halts_ms]
-    successes = [record for record in records if record.success]
-    compared = [record for record in successes if paired and (record.task, record.seed) in paired] or successes
+    successes = [(record, each) for record, each in pairs if record.success]
+    compared = [(record, each) for record, each in successes if paired and (record.task, record.seed) in paired]
+    compared = compared or successes
     seconds = sum(record.duration_s for record in records)
     observations = sum(len(record.observations) for record in records)
     low, high = wilson_interval(len(successes), len(records))
@@ -65,7 +67,8 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "success_interval_95": [low, high],
         "t_halt_ms": halt.mean,
         "t_action_ms": _per_action(measured),
-        "episode_s": summarise(record.duration_s for record in compared).mean,
+        "episode_s": summarise(record.duration_s for record, _ in compared).mean,
+        "actions_per_solved": summarise(each.executed for _, each in compared).mean,
         "observations_per_s": observations / seconds if seconds > 0 else None,
         "t_halt": {**asdict(halt), "unit": "ms", "each": "hand-over, or gap before a stop"},
         "stopped": sum(bool(each.stopped) for each in measured),
@@ -73,8 +76,8 @@ def aggregate(records: Sequence[EpisodeRecord], paired: set[tuple[str, int]] | N
         "episode": {
             "unit": "s",
             "compared_on": EVERY_MODE if paired else "successes of this mode",
-            "compared": asdict(summarise(record.duration_s for record in compared)),
-            "successes": asdict(summarise(record.duration_s for record in successes)),
+            "compared": asdict(summarise(record.duration_s for record, _ in compared)),
+            "successes": asdict(summarise(record.duration_s for record, _ in successes)),
             "all": asdict(summarise(record.duration_s for record in records)),
         },
         "clock": _clock(records, measured),
@@ -128,7 +131,7 @@ def _per_action(measured: Sequence[Halting]) -> float | None:
 
 
 def _clock(records: Sequence[EpisodeRecord], measured: Sequence[Halting]) -> dict[str, Any] | None:
-    """Return the pace of the simulated clock, and in how many episodes the machine was too busy; None without one."""
+    """Return the pace of simulated time, and in how many episodes the machine was too busy; None without one."""
     paces = [record.pace for record in records if math.isfinite(record.pace)]
     if not paces:
         return None

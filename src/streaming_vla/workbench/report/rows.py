@@ -35,14 +35,14 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def too_busy(numbers: Numbers) -> str:
-    """Return that the machine was too busy, with the simulated clock's pace; empty when it was not, or has no clock."""
+    """Return that the machine was too busy for its simulation, with the pace; empty when it was not."""
     clock = numbers.get("clock") or {}
     if not clock.get("busy_episodes"):
         return ""
     return (
-        f"the machine was too busy in {clock['busy_episodes']} of {numbers['episodes']} episodes: the simulated clock "
-        f"ran at {clock['mean']:.2f} of its pace ({clock['slowest']:.2f} at worst), and {clock['late_ticks']} actions "
-        "began a control period late. Stop what else runs here and run it again before you judge the policy."
+        f"the machine was too busy in {clock['busy_episodes']} of {numbers['episodes']} episodes: simulated time "
+        f"passed at {clock['mean']:.2f} of its pace ({clock['slowest']:.2f} at worst), and {clock['late_ticks']} "
+        "actions began a control period late. Stop what else runs here and run it again before you judge the policy."
     )
 
 
@@ -145,7 +145,7 @@ def _share_above(numbers: Numbers) -> str:
 _ROWS: tuple[tuple[str, Callable[[Numbers], str]], ...] = (
     ("success", _success),
     ("stopped by the executor", _row("", 0, "stopped")),
-    ("pace of the simulated clock", _row("", 2, "clock", "mean")),
+    ("pace of simulated time", _row("", 2, "clock", "mean")),
     ("T_halt, mean", _row("ms", 1, "t_halt_ms")),
     ("T_halt, p95", _row("ms", 1, "t_halt", "p95")),
     ("T_halt, longest", _row("ms", 1, "t_halt", "max")),
