@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 60.0  # importing torch on a busy machine
+START_TIMEOUT_S = 120.0  # importing torch in several processes at once on a busy machine
 try:
     import rclpy
     import streaming_vla_interfaces.msg  # noqa: F401 (only whether it is there)
@@ -27,6 +27,7 @@ else:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
 
+    from streaming_vla.bringup import graph
     from streaming_vla.workbench.demo.domain import reserved_domain
 
 
@@ -217,16 +218,15 @@ def suite(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sui
     suite.close()
 
 
-@pytest.fixture
-def alone(suite: Suite, probe: Probe, toy_model: Path, tmp_path: Path) -> Callable[[str], None]:
-    """Starts a node with what it cannot do without, and waits for it."""
-    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(tmp_path)}}
-
-    def start(name: str) -> None:
+@pytest.fixture(scope="module")
+def every_node(suite: Suite, probe: Probe, toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Starts every node with what it cannot do without, and waits for them."""
+    bags = tmp_path_factory.mktemp("bags")
+    own = {"inference": {"model": str(toy_model)}, "recorder": {"bag_folder": str(bags)}}
+    names = (*(node.name for node in graph.NODES), "recorder")
+    for name in names:
         suite.start(name, **own.get(name, {}))
-        probe.wait_for_nodes(name)
-
-    return start
+    probe.wait_for_nodes(*names)
 
 
 @pytest.fixture(scope="session")

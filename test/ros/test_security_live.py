@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from streaming_vla.bringup import graph
 from streaming_vla.bringup.security.endpoints import ANYTHING, Ends, robot_ends
 from streaming_vla.parameters.nodes import SuiteOptions
 
 pytestmark = pytest.mark.ros
-NODES = ("observer", "inference", "generator", "executor", "saliency_monitor", "sim_robot", "recorder")
+NODES = (*(node.name for node in graph.NODES), "recorder")
 # what a parameter, or another type of command, brings with it
 SOMETIMES = {"/clock", "/command_preview", "/gripper_command", "/gripper_command_preview"}
 ACTION_ENDS = "/_action/"
@@ -35,8 +35,8 @@ def actions_of_graph(found: list[tuple[str, list[str]]]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_policy_allows_what_the_node_has_and_no_more(name: str, probe: Any, alone: Callable[[str], None]) -> None:
-    alone(name)
+@pytest.mark.usefixtures("every_node")
+def test_a_policy_allows_what_the_node_has_and_no_more(name: str, probe: Any) -> None:
     ends = next(each for each in robot_ends(SuiteOptions(), "/", simulated=True) if each.name == name)
     services = probe.node.get_service_names_and_types_by_node(name, "/")
     side = [found for found in probe.node.get_node_names() if found == f"_{name}_requests"]

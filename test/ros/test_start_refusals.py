@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,29 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
+from streaming_vla.ros.executors import SIGNALS
 from streaming_vla.ros.exit_codes import CONFIG_ERROR
 
 pytestmark = pytest.mark.ros
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run_here(domain: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a node in this process, which spares its start: returns its exit code and what it said on stderr."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+
+    def run(node: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", [node, "--ros-args", "-r", f"__node:={node}", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            import_module(f"streaming_vla.ros.nodes.{node}").main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, capfd.readouterr().err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +120,10 @@ pytestmark = pytest.mark.ros
         ("observer", "{observer: [", "robot.yaml: this is not valid YAML"),
     ],
 )
-def test_bad_parameters(suite: Any, tmp_path: Path, node: str, text: str, sentence: str) -> None:
+def test_bad_parameters(run_here: Run, tmp_path: Path, node: str, text: str, sentence: str) -> None:
     file = tmp_path / "robot.yaml"
     file.write_text(text, encoding="utf-8")
-    code, said = suite.run(node, "--params-file", str(file), "-p", "autostart:=true")
+    code, said = run_here(node, "--params-file", str(file), "-p", "autostart:=true")
     assert code == CONFIG_ERROR
     assert sentence in said
     assert "Traceback" not in said

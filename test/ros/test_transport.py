@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from streaming_vla.bringup import graph
 from streaming_vla.ros.reach import local_unless_chosen
 from streaming_vla.ros.transport import choose_transport
 from streaming_vla.workbench.demo.domain import DOMAINS, PARTICIPANTS, PORT_BASE, PORTS_PER_DOMAIN, reserved_domain
@@ -23,7 +22,7 @@ SHARED_MEMORY = "fastdds_"
 
 RANGE, PROFILE = "ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE"
 BOTH, UDP_ONLY = "fastdds_loopback.xml", "fastdds_loopback_udp.xml"
-NODES = ("observer", "inference", "generator", "executor", "saliency_monitor", "sim_robot", "recorder")
+NODES = (*(node.name for node in graph.NODES), "recorder")
 
 
 @pytest.mark.parametrize("set_range", [{}, {RANGE: "SUBNET"}, {RANGE: "LOCALHOST", "ROS_LOCALHOST_ONLY": "0"}])
@@ -101,19 +100,14 @@ def test_the_choice_of_the_operator_wins_and_an_open_one_is_told(chosen: dict[st
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_on_this_machine_only_no_socket_listens_on_a_network(
-    node: str, suite: Any, alone: Callable[[str], None]
-) -> None:
-    alone(node)
+@pytest.mark.usefixtures("every_node")
+def test_on_this_machine_only_no_socket_listens_on_a_network(node: str, suite: Any) -> None:
     sockets = psutil.Process(suite.pid(node)).net_connections(kind="inet")
     assert sockets and {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}
-    suite.end(node, signal.SIGTERM)
 
 
-def test_the_executor_maps_no_shared_memory_of_the_middleware(suite: Any, probe: Any) -> None:
-    for node in ("executor", "saliency_monitor"):
-        suite.start(node)
-    probe.wait_for_nodes("executor", "saliency_monitor")
+@pytest.mark.usefixtures("every_node")
+def test_the_executor_maps_no_shared_memory_of_the_middleware(suite: Any) -> None:
     maps = {node: Path(f"/proc/{suite.pid(node)}/maps").read_text() for node in ("executor", "saliency_monitor")}
     if SHARED_MEMORY not in maps["saliency_monitor"]:
         pytest.skip("this middleware uses no shared memory of Fast DDS")
