@@ -139,7 +139,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         return self._time.read(told_s, time.monotonic())
 
     def until(self, time_s: float) -> float:
-        """Return the seconds of the process until `now` tells `time_s`; infinity: not before a published clock ticks."""
+        """Return in how many seconds `now` tells `time_s`; infinity: not before a published clock ticks."""
         self.now()
         return self._time.until(time_s, time.monotonic())
 
