@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterValue
@@ -90,3 +92,27 @@ def test_texts_from_outside_are_cut_in_the_log(nodes: Any, probe: Any) -> None:
     probe.publisher(JointState, "joint_states").publish(JointState(name=["b" * 90_000] * 2, position=[0.0, 0.0]))
     probe.wait(lambda: "bbbb" in nodes.log("executor"), "the refusal is not said")
     assert all(len(line) < 2 * LONGEST for line in nodes.log("executor").splitlines() if "bbbb" in line)
+
+
+def test_messages_of_50_mb_are_refused_and_do_not_pile_up(nodes: Any, probe: Any) -> None:
+    size = 50_000_000
+    numbers = array.array("f", bytes(size))
+    about = {"session": "/", "episode": probe.call(srv.StartEpisode, "/start_episode", instruction="push").episode}
+    huge: dict[str, tuple[str, str, Any]] = {
+        "executor": ("action", "action_wrong_shape", wire.Action(**about, values=numbers)),
+        "generator": ("context", "malformed_context", wire.Context(**about, action_names=["a" * size])),
+        "saliency_monitor": (
+            "execution_state",
+            "malformed_execution_state",
+            wire.ExecutionState(**about, cumulative_action=numbers, index=-7),
+        ),
+    }
+    for node, (topic, counter, message) in huge.items():
+        process, publisher = psutil.Process(nodes.pid(node)), probe.publisher(type(message), topic, 50)
+        probe.wait(publisher.get_subscription_count, f"{node} does not listen")
+        before, refused = process.memory_info().rss, int(probe.figure(node, counter))
+        for number in range(refused + 1, refused + 13):
+            publisher.publish(message)
+            probe.wait(lambda: int(probe.figure(node, counter)) >= number, f"{node} does not count it", 30.0)  # noqa: B023
+        grown = process.memory_info().rss - before
+        assert grown < 4 * size, "the middleware keeps a buffer of that size for each that was on its way at once"
