@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from streaming_vla.bringup import graph
-from streaming_vla.parameters.sections import full_namespace
+from streaming_vla.bringup.apart import ask
 
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 13)
 ROUND_TRIP_TIMEOUT_S = 15.0
@@ -141,31 +141,13 @@ def dds() -> str:
     """Send a message to another process and back."""
     from streaming_vla.bringup.loopback import round_trip_s
 
-    trip_s = round_trip_s(ROUND_TRIP_TIMEOUT_S)
+    trip_s = ask(round_trip_s, ROUND_TRIP_TIMEOUT_S)
     if trip_s is None:
         raise Trouble(
             f"no message came back from another process within {ROUND_TRIP_TIMEOUT_S:g} s: check the firewall for "
             "UDP 7400 and up, `ip link set lo multicast on`, and FASTDDS / CYCLONEDDS settings in the environment"
         )
     return f"a message to another process and back takes {trip_s * 1e3:.1f} ms"
-
-
-def domain(namespace: str) -> str:
-    """Look for nodes of the suite that are running already."""
-    from streaming_vla.bringup.lifecycle_client import LifecycleClient
-
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    client = LifecycleClient(full_namespace(namespace))
-    try:
-        running = client.taken({node.name for node in graph.NODES})
-    finally:
-        client.close()
-    if running:
-        return Note(
-            f"ROS domain {domain} has {', '.join(sorted(running))} running: "
-            "a second suite needs another ROS_DOMAIN_ID or --namespace"
-        )
-    return f"ROS domain {domain} has no other suite"
 
 
 def launch() -> str:

@@ -52,7 +52,7 @@ def examine(params_file: Path | None, namespace: str, inference: Mapping[str, st
         ("cache", suite.cache),
         ("simulator", checks.simulator),
         ("dds", checks.dds),
-        ("domain", lambda: checks.domain(namespace)),
+        ("domain", suite.domain),
         ("launch", checks.launch),
     ]
     if params_file is not None:
@@ -82,7 +82,7 @@ def find(name: str, check: Check) -> list[Finding]:
         found = check()
     except Trouble as trouble:
         return [Finding("FAIL", name, str(sentence)) for sentence in trouble.args]
-    except MiddlewareError as error:
+    except (MiddlewareError, TimeoutError) as error:
         return [Finding("FAIL", name, str(error))]
     except Exception as error:
         return [Finding("FAIL", name, f"{type(error).__name__}: {' '.join(str(error).split())}")]

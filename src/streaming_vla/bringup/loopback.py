@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -20,8 +22,9 @@ PERIOD_S = 0.1
 END_TIMEOUT_S = 5.0  # DDS may hang while it is taken down; nothing of the other process is worth waiting for
 
 
-def round_trip_s(timeout_s: float) -> float | None:
-    """Return the seconds of the fastest of three round trips, or None when none came back in time."""
+@contextmanager
+def round_trip_s(timeout_s: float) -> Iterator[float | None]:
+    """Give the seconds of the fastest of three round trips, or None when none came back in time."""
     context = rclpy.Context()
     begin(context)
     executor = SingleThreadedExecutor(context=context)
@@ -42,11 +45,11 @@ def round_trip_s(timeout_s: float) -> float | None:
     deadline = time.monotonic() + timeout_s
     while len(trips_s) < 3 and time.monotonic() < deadline and other.poll() is None:
         executor.spin_once(timeout_sec=PERIOD_S)
+    yield min(trips_s, default=None)
     _end(other)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown(context=context)
-    return min(trips_s, default=None)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

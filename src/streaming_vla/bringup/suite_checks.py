@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streaming_vla.bringup import graph
+from streaming_vla.bringup.apart import ask
 from streaming_vla.bringup.checks import Note, Trouble
 from streaming_vla.parameters import load
 from streaming_vla.parameters.nodes import SuiteOptions
@@ -14,6 +17,7 @@ from streaming_vla.parameters.sections import full_namespace
 
 if TYPE_CHECKING:
     from streaming_vla.policies.contract import FlowPolicy
+    from streaming_vla.ros.topics import Graph
 
 WIDER = 5.0  # limits that are so many times wider or narrower than the policy's are worth a remark
 
@@ -52,6 +56,23 @@ class SuiteChecks:
             return load_model(inference), []
         except ValueError as error:
             return None, list(dict.fromkeys([*found, str(error)]))
+
+    @cached_property
+    def _topics(self) -> tuple[str, ...]:
+        observer, executor = self._options.observer, self._options.executor
+        return (
+            *observer.camera_topics,
+            observer.robot_state_topic,
+            executor.command_topic,
+            executor.joint_states_topic,
+        )
+
+    @cached_property
+    def _seen(self) -> Graph:
+        from streaming_vla.ros.topics import ends, name_problem
+
+        named = [topic for topic in self._topics if not name_problem(topic)]
+        return ask(ends, full_namespace(self._namespace), named)
 
     def parameters(self) -> str:
         """Check every key and value of the parameter file."""
@@ -126,23 +147,28 @@ class SuiteChecks:
         """Check names of topics and of the robots that are served."""
         from streaming_vla.ros.topics import name_problem, session_problems
 
-        observer, inference, executor = self._options.observer, self._options.inference, self._options.executor
-        topics = (
-            *observer.camera_topics,
-            observer.robot_state_topic,
-            executor.command_topic,
-            executor.joint_states_topic,
-        )
-        found = [name_problem(topic) for topic in topics]
+        inference = self._options.inference
+        found = [name_problem(topic) for topic in self._topics]
         found += session_problems(inference.sessions, full_namespace(self._namespace), inference.max_sessions)
         if wrong := [each for each in found if each]:
             raise Trouble(*wrong)
         return "names of topics and sessions are valid"
 
+    def domain(self) -> str:
+        """Look for nodes of the suite that are running already."""
+        domain, namespace = os.environ.get("ROS_DOMAIN_ID", "0"), full_namespace(self._namespace)
+        ours = {node.name for node in graph.NODES}
+        if running := sorted(name for name, its in self._seen.nodes if its == namespace and name in ours):
+            return Note(
+                f"ROS domain {domain} has {', '.join(running)} running: "
+                "a second suite needs another ROS_DOMAIN_ID or --namespace"
+            )
+        return f"ROS domain {domain} has no other suite"
+
     def topics(self) -> Sequence[str]:
         """Look for publishers of what is read, of the right type, and for a listener of the commands."""
         from streaming_vla.commands.types import WRITERS
-        from streaming_vla.ros.topics import ends, type_name
+        from streaming_vla.ros.topics import type_name
 
         observer, executor = self._options.observer, self._options.executor
         kinds = observer.of_cameras(observer.camera_types)
@@ -152,25 +178,26 @@ class SuiteChecks:
         }
         wanted[observer.robot_state_topic] = (observer.robot_state_type, "robot_state_topic")
         joints, command = executor.joint_states_topic, type_name(WRITERS[executor.command_type].message_type)
-        there = ends(full_namespace(self._namespace), [*wanted, joints, executor.command_topic])
-        if not there.robots and not any(each.sent for each in there.topics.values()):
+        there = self._seen
+        if not there.nodes and not any(each.sent for each in there.topics.values()):
             return [Note("no robot is up in this ROS domain: topics are compared where one is")]
         found, said = [], []
         for topic, (kind, parameter) in wanted.items():
-            end = there.topics[topic]
+            end = there.topics.get(topic)
+            if end is None:
+                continue  # no name: `names` says so
             if not end.sent:
                 found.append(f"nobody publishes {end.name}: start the robot's drivers, or correct {parameter}")
             elif kind not in end.sent:
                 found.append(
                     f"{end.name} is {', '.join(sorted(end.sent))}, expected {kind}: correct the type of {parameter}"
                 )
-        if not there.topics[joints].sent:
-            name = there.topics[joints].name
+        heard, listened = there.topics.get(joints), there.topics.get(executor.command_topic)
+        if heard and not heard.sent:
             said.append(
-                Note(f"nobody publishes {name}, without which the robot is not moved: correct joint_states_topic")
+                Note(f"nobody publishes {heard.name}, without which the robot is not moved: correct joint_states_topic")
             )
-        listened = there.topics[executor.command_topic]
-        if command not in listened.taken:
+        if listened and command not in listened.taken:
             others = f" (it is {', '.join(sorted(listened.taken))})" if listened.taken else ""
             said.append(Note(f"nobody listens to {listened.name} as {command}{others}: correct command_topic"))
         if found:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,15 +43,15 @@ class Graph:
 
     Args:
         topics: by the name that was asked for.
-        robots: there are nodes of others.
+        nodes: name and namespace of those of others.
     """
 
     topics: Mapping[str, Ends]
-    robots: bool
+    nodes: frozenset[tuple[str, str]]
 
 
-def discover(node: Node) -> bool:
-    """Wait until no more nodes and topics appear; return whether there are nodes of others."""
+def discover(node: Node) -> None:
+    """Wait until no more nodes and topics appear."""
     end_s, before, since_s = time.monotonic() + DISCOVERY_S, (0, 0), time.monotonic()
     while time.monotonic() < end_s:
         now = (len(set(node.get_node_names()) - {node.get_name()}), len(node.get_topic_names_and_types()))
@@ -59,11 +60,11 @@ def discover(node: Node) -> bool:
         if now[0] and time.monotonic() - since_s > SETTLED_S:
             break
         time.sleep(ASK_S)
-    return before[0] > 0
 
 
-def ends(namespace: str, topics: Sequence[str]) -> Graph:
-    """Return the ends of topics; takes some seconds.
+@contextmanager
+def ends(namespace: str, topics: Sequence[str]) -> Iterator[Graph]:
+    """Give the ends of topics, and who is there; takes some seconds.
 
     Args:
         namespace: of the robot, absolute; relative topics lie in it.
@@ -73,13 +74,14 @@ def ends(namespace: str, topics: Sequence[str]) -> Graph:
     begin(context)
     node = rclpy.create_node(f"_topics_{os.getpid()}", namespace=namespace, context=context)
     try:
-        robots = discover(node)
+        discover(node)
         found = {}
         for topic in topics:
             name = node.resolve_topic_name(topic)
             sent, taken = node.get_publishers_info_by_topic(name), node.get_subscriptions_info_by_topic(name)
             found[topic] = Ends(name, _types(sent), _types(taken))
-        return Graph(found, robots)
+        others = set(node.get_node_names_and_namespaces()) - {(node.get_name(), node.get_namespace())}
+        yield Graph(found, frozenset(others))
     finally:
         node.destroy_node()
         rclpy.try_shutdown(context=context)
