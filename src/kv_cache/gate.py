@@ -112,7 +112,7 @@ class Gate(nn.Module):
         tokens = keys.permute(0, 2, 3, 1, 4).reshape(batch, chunks, length, heads * size).to(weight.dtype)
         seen = self.token(tokens)
         pooled = self.chunk(torch.cat((seen.mean(dim=2), seen.amax(dim=2)), dim=-1))
-        outputs = []
+        outputs: list[Tensor] = []
         for number in range(chunks):  # one chunk after the other, as the cell is recurrent
             after = self.cell(pooled[:, number], state[0] if len(state) == 1 else state)
             newer = (after,) if len(state) == 1 else after
