@@ -154,6 +154,11 @@ class SessionCache:
         return view
 
     @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return self._ledger.tokens
+
+    @property
     def next_position(self) -> int:
         """Position of the first token after those that are held."""
         return self._ledger.positions(self.policy.sizes.chunk)

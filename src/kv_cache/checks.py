@@ -11,8 +11,8 @@ from kv_cache.spec import CacheSpec
 
 
 def is_finite(numbers: Tensor) -> bool:
-    """Return whether all numbers are finite: the least and the largest tell, which takes less time than all."""
-    return all(math.isfinite(float(end)) for end in torch.aminmax(numbers))
+    """Return whether all numbers are finite; where their sum is, which takes less time to tell, they are."""
+    return math.isfinite(float(numbers.sum())) or bool(torch.isfinite(numbers).all())
 
 
 def check_tokens(who: str, name: str, tokens: Tensor, spec: CacheSpec, device: torch.device, batch: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop
@@ -63,12 +64,11 @@ def judge(
     number = grown.kept + grown.dropped
     chunks = _chunks(policy, [range(first, last)], keys, values, mass, number)
     scored, state = policy.score(chunks, state)
-    if not is_finite(scored):
-        raise _damaged(policy)
     scores = tuple(scored[0].tolist())
+    if not all(map(math.isfinite, scores)):
+        raise _damaged(policy)
     kept = [place for place, score in enumerate(scores) if score >= policy.least_score]
     own = [sizes.chunk if scores[place] >= policy.exact else 1 for place in kept]
-    made_keys, made_values, made_mass = _summaries(policy, chunks)
     judged = replace(
         left,
         numbers=left.numbers + tuple(number + place for place in kept),
@@ -78,9 +78,14 @@ def judge(
         dropped=left.dropped + leaving - len(kept),
         newest_scores=(left.newest_scores + scores)[-SCORES_SHOWN:] if policy.scored else (),
     )
-    begins = [grown.tokens + place if length == 1 else first + place * length for place, length in zip(kept, own)]
+    if 1 in own:  # what is dropped, or stays word for word, needs no summary
+        made_keys, made_values, made_mass = _summaries(policy, chunks)
+        keys, values, mass = (*keys, made_keys), (*values, made_values), torch.cat((mass, made_mass))
+    begins = [
+        grown.tokens + place if length == 1 else first + place * length
+        for place, length in zip(kept, own, strict=True)
+    ]
     spots = [range(begin, begin + length) for begin, length in zip(begins, own, strict=True)]
-    keys, values, mass = (*keys, made_keys), (*values, made_values), torch.cat((mass, made_mass))
     return fit(policy, judged, spots, recents, keys, values, mass, state)
 
 
@@ -159,10 +164,10 @@ def _chunks(
 
 def _summaries(policy: CachePolicy, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
     """Return keys and values [L, Hkv, n, d], and the mass [n] or, where queries are not read, [0]."""
-    keys, values = policy.summarise(chunks)
+    keys, values = (made[0] for made in policy.summarise(chunks))
     if not (is_finite(keys) and is_finite(values)):
         raise _damaged(policy)
-    return keys[0], values[0], chunks.mass[0] if policy.reads_queries else chunks.mass[0, :0]
+    return keys, values, chunks.mass[0] if policy.reads_queries else chunks.mass[0, :0]
 
 
 def _received(policy: CachePolicy, spots: list[range], mass: Tensor) -> Tensor:

@@ -110,9 +110,9 @@ class Gate(nn.Module):
         batch, heads, chunks, length, size = keys.shape
         weight = self.head.weight
         tokens = keys.permute(0, 2, 3, 1, 4).reshape(batch, chunks, length, heads * size).to(weight.dtype)
-        seen = self.token(tokens)
+        seen: Tensor = self.token(tokens)
         pooled = self.chunk(torch.cat((seen.mean(dim=2), seen.amax(dim=2)), dim=-1))
-        outputs: list[Tensor] = []
+        outputs = []
         for number in range(chunks):  # one chunk after the other, as the cell is recurrent
             after = self.cell(pooled[:, number], state[0] if len(state) == 1 else state)
             newer = (after,) if len(state) == 1 else after

@@ -25,8 +25,8 @@ def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.where(slots < sizes.sinks, slots, middle)
 
 
-def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine, each [sinks + summaries + max_positions, F].
+def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> Tensor:
+    """Return cosine and sine, [2, sinks + summaries + max_positions, F].
 
     Rows: the slots of sinks and summaries at their positions, then the positions 0, 1, 2, ...
     """
@@ -59,14 +59,14 @@ class SlotRotations:
         """Return cosine and sine of all slots that `ledger` holds, each [slots, F]."""
         fixed, end = ledger.sinks + ledger.memory, ledger.positions(self._sizes.chunk)
         begin = end - ledger.recents
-        if begin < self._first or end > self._first + len(self._recent[0]):
+        if begin < self._first or end > self._first + self._recent.shape[1]:
             self._first = begin  # no recent token stands before it until the session begins again
             self._recent = _rows(self._spec, _positions(begin, begin + _stretch(self._sizes), self._device))
         front = self._fixed
         if ledger.memory > len(ledger.numbers):
             front = _rows(self._spec, _mixed_positions(ledger, self._sizes, self._device))
-        cos, sin = (part[begin - self._first : end - self._first] for part in self._recent)
-        return torch.cat((front[0][:fixed], cos)), torch.cat((front[1][:fixed], sin))
+        rows = torch.cat((front[:, :fixed], self._recent[:, begin - self._first : end - self._first]), dim=1)
+        return rows[0], rows[1]
 
 
 def _mixed_positions(ledger: Ledger, sizes: Sizes, device: torch.device) -> Tensor:
@@ -93,12 +93,11 @@ def _bytes_of_rows(spec: CacheSpec, rows: int) -> int:
     return 2 * rows * len(spec.frequencies) * spec.table_dtype.itemsize
 
 
-def _rows(spec: CacheSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of positions [T], each [T, F]."""
+def _rows(spec: CacheSpec, positions: Tensor) -> Tensor:
+    """Return cosine and sine of positions [T], [2, T, F]."""
     with torch.inference_mode(False):  # they outlive the caller's mode
         used = torch.tensor(spec.frequencies, dtype=torch.float64, device=positions.device)
-        cos, sin = angles(positions, used)
-        return cos.to(spec.table_dtype), sin.to(spec.table_dtype)
+        return torch.stack(angles(positions, used)).to(spec.table_dtype)
 
 
 def joined(places: Iterable[range]) -> list[range]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kv_cache.policies.base import CachePolicy, Sizes
 from kv_cache.policies.window import check_window
@@ -47,7 +48,7 @@ class Chunked(CachePolicy):
                 f"for older chunks: to keep one of {self.chunk} word for word, raise the budget"
             )
 
-    @property
+    @cached_property
     def sizes(self) -> Sizes:
         """Summaries get what the budget leaves."""
         summaries = self.budget - self.sinks - self.recent - self.chunk + 1
