@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from heapq import heapify, heappop
+from heapq import heapify, heappop, heappush
 from itertools import accumulate, compress
 
 import torch
@@ -114,22 +114,12 @@ def fit(
     """
     held = len(ledger.lengths) - len(newest)
     begins = list(accumulate(ledger.lengths[:held], initial=ledger.sinks))
-    surplus = ledger.memory - policy.sizes.summaries
-    if surplus <= 0:
+    if ledger.memory <= policy.sizes.summaries:
         return Judgement(ledger, joined((range(begins[-1]), *newest, recents)), keys, values, mass, state)
     spots = [*map(range, begins, begins[1:]), *newest]
     utilities = policy.utilities(torch.tensor(ledger.scores), _received(policy, spots, mass)).tolist()
-    lowest = list(zip(utilities, range(len(spots)), strict=True))
-    heapify(lowest)
-    lengths, shortened = list(ledger.lengths), []
-    while surplus > 0:
-        place = heappop(lowest)[1]
-        surplus -= lengths[place] - 1
-        lengths[place] = 0 if surplus > 0 else 1
-        if surplus > 0:
-            surplus -= 1
-        elif len(spots[place]) > 1:
-            shortened.append(place)
+    lengths = _lengths(policy, list(zip(utilities, range(len(spots)), strict=True)), list(ledger.lengths), held)
+    shortened = [place for place, length in enumerate(lengths) if length == 1 < len(spots[place])]
     if shortened:
         total = sum(part.shape[2] for part in keys)
         cut = _chunks(policy, [spots[place] for place in shortened], keys, values, mass, 0)
@@ -146,6 +136,32 @@ def fit(
     )
     places = joined((range(ledger.sinks), *compress(spots, lengths), recents))
     return Judgement(after, places, keys, values, mass, state)
+
+
+def _lengths(
+    policy: CachePolicy, utilities: list[tuple[float, int]], lengths: list[int], held: int
+) -> list[int]:
+    """Return how many tokens of each chunk stay, 0, 1 or all.
+
+    The first `held` chunks are there, the others come one by one: what stays does not depend on how many come at once.
+
+    Args:
+        utilities: of all chunks, with their places.
+        lengths: tokens of all chunks.
+    """
+    lowest, total = utilities[:held], sum(lengths[:held])
+    heapify(lowest)
+    for come in range(held, len(lengths) + 1):
+        while total > policy.sizes.summaries:
+            place = lowest[0][1]
+            total -= max(1, lengths[place] - 1)
+            lengths[place] = min(1, lengths[place] - 1)  # all, its summary, nothing
+            if not lengths[place]:
+                heappop(lowest)
+        if come < len(lengths):
+            heappush(lowest, utilities[come])
+            total += lengths[come]
+    return lengths
 
 
 def _chunks(
