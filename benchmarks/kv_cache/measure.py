@@ -180,7 +180,9 @@ def memory(tokens: int) -> dict[str, float]:
     """Compare what a gated session takes with what it holds: alone, with its newest view, with an engine's contexts."""
     spec = model().spec.cache
     cache = history(spec, "gated", tokens, spare=0)
-    taken = {name: required_bytes(spec, cache.policy, views) for name, views in (("one_view", 1), ("contexts", CONTEXTS))}
+    taken = {
+        name: required_bytes(spec, cache.policy, views) for name, views in (("one_view", 1), ("contexts", CONTEXTS))
+    }
     taken["reserved"] = cache.stats().allocated_bytes
     return {f"{name}_over_held": count / cache.stats().bytes for name, count in taken.items()}
 

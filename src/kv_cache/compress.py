@@ -82,8 +82,7 @@ def judge(
         made_keys, made_values, made_mass = _summaries(policy, chunks)
         keys, values, mass = (*keys, made_keys), (*values, made_values), torch.cat((mass, made_mass))
     begins = [
-        grown.tokens + place if length == 1 else first + place * length
-        for place, length in zip(kept, own, strict=True)
+        grown.tokens + place if length == 1 else first + place * length for place, length in zip(kept, own, strict=True)
     ]
     spots = [range(begin, begin + length) for begin, length in zip(begins, own, strict=True)]
     return fit(policy, judged, spots, recents, keys, values, mass, state)
@@ -138,9 +137,7 @@ def fit(
     return Judgement(after, places, keys, values, mass, state)
 
 
-def _lengths(
-    policy: CachePolicy, utilities: list[tuple[float, int]], lengths: list[int], held: int
-) -> list[int]:
+def _lengths(policy: CachePolicy, utilities: list[tuple[float, int]], lengths: list[int], held: int) -> list[int]:
     """Return how many tokens of each chunk stay, 0, 1 or all.
 
     The first `held` chunks are there, the others come one by one: what stays does not depend on how many come at once.

@@ -38,8 +38,7 @@ def spec_of(model: PreTrainedModel) -> CacheSpec:
     found = {
         tuple(module.inv_freq.double().tolist())
         for name, module in model.named_modules()
-        if not any(eye in name for eye in EYES)
-        and isinstance(getattr(module, "inv_freq", None), Tensor)
+        if not any(eye in name for eye in EYES) and isinstance(getattr(module, "inv_freq", None), Tensor)
     }
     if len(found) != 1:
         raise ValueError(

@@ -28,7 +28,13 @@ from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunn
 from streaming_vla.workbench.evaluation.memory_outcome import fates_by_observation
 from streaming_vla.workbench.report.records import EpisodeRecord
 
-COLOURS = {Fate.EXACT: "#8250df", Fate.KEPT: "#1a7f37", Fate.DROPPED: "#d0d7de", Fate.EVICTED: "#bf8700", Fate.WINDOW: "#0969da"}
+COLOURS = {
+    Fate.EXACT: "#8250df",
+    Fate.KEPT: "#1a7f37",
+    Fate.DROPPED: "#d0d7de",
+    Fate.EVICTED: "#bf8700",
+    Fate.WINDOW: "#0969da",
+}
 HATCHES = {Fate.EVICTED: "////", Fate.EXACT: "...."}  # who cannot tell the colours apart can tell these
 INCHES, DPI = (11.0, 4.0), 150  # letters can be read where it is as wide as a page
 LARGEST_INCHES = 0.9  # of a picture in the row
@@ -152,9 +158,7 @@ def draw_memory_map(map_of: MemoryMap, file: Path | io.BytesIO) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def _fates(
-    log: ChunkLog, told: Counts, count: int, policy: CachePolicy, block: int
-) -> list[tuple[Fate, float | None]]:
+def _fates(log: ChunkLog, told: Counts, count: int, policy: CachePolicy, block: int) -> list[tuple[Fate, float | None]]:
     sizes = policy.sizes
     return fates_by_observation(log.fates(held_exactly(told, sizes)), count, sizes.sinks, sizes.chunk, block)
 
