@@ -22,14 +22,14 @@ class Prefilled:
 
     Args:
         keys, values: of each layer, [1, Hkv, T, d], keys rotated.
-        queries: of each layer, [1, Hq, T, d], before rotation.
+        queries: by layer, [1, Hq, T, d], before rotation.
         pressed: for every press what it left of each layer.
         press_s: CPU seconds that each press took.
     """
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    queries: list[Tensor] = field(default_factory=list)
+    queries: dict[int, Tensor] = field(default_factory=dict)
     pressed: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     press_s: dict[str, float] = field(default_factory=dict)
 
@@ -47,14 +47,14 @@ def prefill(model: PreTrainedModel, tokens: Tensor, presses: dict[str, Any]) -> 
             found.pressed[name].append(press.compress(module, states, layer.keys, layer.values, None, given))
             found.press_s[name] += time.process_time() - begin_s
 
-    def listen(module: Any, inputs: Any, output: Tensor) -> None:
-        found.queries.append(output.unflatten(-1, (-1, model.config.head_dim)).transpose(1, 2))
+    def listen(number: int, output: Tensor) -> None:  # presses project queries once more
+        found.queries.setdefault(number, output.unflatten(-1, (-1, model.config.head_dim)).transpose(1, 2))
 
     hooks = []
-    for layer in model.model.layers:
+    for number, layer in enumerate(model.model.layers):
         layer.self_attn.rotary_emb = model.model.rotary_emb  # presses look for it there, as in their own context
         hooks.append(layer.self_attn.register_forward_hook(hook, with_kwargs=True))
-        hooks.append(layer.self_attn.q_proj.register_forward_hook(listen))
+        hooks.append(layer.self_attn.q_proj.register_forward_hook(lambda m, i, out, n=number: listen(n, out)))
     try:
         model.model(input_ids=tokens, past_key_values=cache, use_cache=True)
     finally:

@@ -68,9 +68,9 @@ def ours(name: str, budget: int, gate: HeadGate) -> CachePolicy | HeadGate | str
         return ageless
     if name == "window":
         return Window(SINKS, budget - SINKS)
-    kind = {"mean": Mean, "attention": Attention, "expected": Expected}[name]
-    # half of the budget for summaries, half for the newest
-    return kind(SINKS, budget // 2 - SINKS - CHUNK + 1, CHUNK, budget)
+    # half of the budget for summaries, half for the newest; single tokens word for word where the paper has them
+    kind, chunk = {"mean": (Mean, CHUNK), "attention": (Attention, 1), "expected": (Expected, 1)}[name]
+    return kind(SINKS, budget // 2 - SINKS - chunk + 1, chunk, budget)
 
 
 def presses(budgets: list[int], total: int, names: list[str]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Measures what a frozen language model loses under every cache: loss behind a long text, and needles in it.
 
-One prefill of a text in one piece serves all methods, as kvpress works; each then holds `budget` tokens and the model reads
-on. Every text and needle is one line of cases.jsonl, written at once: a second call goes on where the first one ended.
+One prefill of a text in one piece serves all methods, as kvpress works; each then holds `budget` tokens, and the
+model reads on. Every text and needle is one line of cases.jsonl, written at once: a second call goes on where the
+first one ended.
 """
 
 from __future__ import annotations
@@ -87,14 +88,13 @@ class Bench:
         random.Random(0).shuffle(self.files)
 
     def text(self, length: int, number: int) -> list[int]:
-        """Return tokens of the `number`-th text that is long enough; each text is of another page."""
-        for file in self.files[number:] + self.files[:number]:
-            words = file.read_text(encoding="utf-8")
-            begin = len(words) // 5  # behind a page's head
-            tokens = self.ids(words[begin : begin + 12 * length])
-            if len(tokens) >= length:
-                return tokens[:length]
-        raise typer.BadParameter(f"no text has {length} tokens")
+        """Return tokens of the `number`-th page that is long enough."""
+        long = [file for file in self.files if file.stat().st_size > 8 * length]
+        if not long:
+            raise typer.BadParameter(f"no text has {length} tokens")
+        words = long[number % len(long)].read_text(encoding="utf-8")
+        begin = len(words) // 5  # behind a page's head
+        return self.ids(words[begin : begin + 12 * length])[:length]
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -154,7 +154,7 @@ class Bench:
 
 
 def summarise(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for every method, length and budget: perplexity, share of needles outside of the window, bytes, times."""
+    """Return a row per method, length and budget: perplexity, needles outside of the window, bytes, times."""
     gathered: dict[tuple[str, int, int, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for case in cases:
         for found in case["methods"]:

@@ -1,8 +1,8 @@
 """Texts for training and evaluation from Debian's documentation packages; no page serves both.
 
-`apt-get download` of the packages below, `dpkg-deb -x` of each into one folder, then this. Training: the Debian reference,
-the securing manual, the developer's reference, Python's documentation. Evaluation: the anarchist FAQ (essays) and the
-jargon file (a dictionary).
+`apt-get download` of the packages below, `dpkg-deb -x` of each into a folder of its name, then this. Training: the
+Debian reference, the securing manual, the developer's reference, Python's documentation. Evaluation: the anarchist
+FAQ (essays) and the jargon file (a dictionary).
 """
 
 from __future__ import annotations

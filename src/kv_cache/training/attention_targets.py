@@ -40,12 +40,13 @@ def teach_heads(model: PreTrainedModel, tokens: Tensor, recent: int, most: int, 
 
     Args:
         recent: newest tokens that stay in any case, of which nothing is asked.
-        most: tokens that are drawn at each moment.
+        most: tokens that are drawn at each moment, the first half of the lesson for the first one.
     """
     spec, total = spec_of(model), tokens.shape[1]
     quarter = total // 4
     moments = (total - 2 * quarter, total - quarter)
-    chosen = [torch.randperm(moment - recent, generator=random)[:most].sort().values for moment in moments]
+    count = min(most, moments[0] - recent)  # as many at both moments
+    chosen = [torch.randperm(moment - recent, generator=random)[:count].sort().values for moment in moments]
     every, parts = torch.cat(chosen), list[tuple[Tensor, Tensor]]()
     cos, sin = rotation(spec, torch.arange(total))
 

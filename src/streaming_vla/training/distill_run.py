@@ -127,7 +127,7 @@ def load_decoder(folder: Path) -> tuple[PreTrainedModel, Tokenize | None]:
     """
     if not (folder / "config.json").is_file() or not weights_in(folder):
         raise ValueError(
-            f"model '{SCHEME}{folder}': expected a folder with config.json and *.safetensors, as save_pretrained writes it"
+            f"model '{SCHEME}{folder}': expected a folder with config.json and *.safetensors, as save_pretrained writes"
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""The loop of a gate's training: steps, log, checkpoints; a run can be stopped at any time and goes on with the same draws."""
+"""The loop of a gate's training: steps, log, checkpoints. A run that was stopped goes on with the same draws."""
 
 from __future__ import annotations
 
@@ -55,16 +55,17 @@ class GateLoop(ABC):
 
     def train(self) -> None:
         """Train to the last step; figures go to log.jsonl."""
-        found, began = defaultdict[str, list[float]](list), time.monotonic()
+        found, began, reported = defaultdict[str, list[float]](list), time.monotonic(), self.step
         while self.step < self._steps:
             for name, value in self.advance().items():
                 found[name].append(value)
             self._progress(self.step, self._steps)
-            if self.step % REPORT_EVERY == 0:
+            if self.step % REPORT_EVERY == 0 or self.step == self._steps:
                 # a small source has not had a sequence of either kind in every step
                 figures = {name: statistics.fmean(values) for name, values in found.items()}
-                self._log({"step": self.step, **figures, "seconds_per_step": (time.monotonic() - began) / REPORT_EVERY})
-                found, began = defaultdict(list), time.monotonic()
+                spent_s = (time.monotonic() - began) / (self.step - reported)
+                self._log({"step": self.step, **figures, "seconds_per_step": spent_s})
+                found, began, reported = defaultdict(list), time.monotonic(), self.step
             if self.step % SAVE_EVERY == 0 or self.step == self._steps:
                 self.save()
 

@@ -25,9 +25,10 @@ def find_files(given: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: there is none, or one is of another kind or too large.
     """
-    files = [file for path in given for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    folders = [path for path in given if path.is_dir()]
-    files = [file for file in files if not folders or file in given or file.suffix in (*TEXT, *TOKENS)]
+    files: list[Path] = []
+    for path in given:
+        inside = sorted(path.rglob("*")) if path.is_dir() else None
+        files += [path] if inside is None else [file for file in inside if file.suffix in (*TEXT, *TOKENS)]
     for file in files:
         if not file.is_file():
             raise ValueError(f"sequences: '{file}' does not exist; give text files, token files or folders of them")
