@@ -104,7 +104,7 @@ def test_attention_is_foretold_better_than_by_age_or_chance(decoder: Path, token
     made = trainer(replace(run, plan=run.plan.model_copy(update={"learning": learning})))
     made.train()
     figures = made.finish(tmp_path / "gate.safetensors")["one_in_4"]
-    assert figures["future"] >= figures["gated"] > 1.2 * max(figures["newest"], figures["random"])
+    assert figures["future"] >= figures["gated"] > 1.1 * max(figures["newest"], figures["random"])
 
 
 def test_files_that_cannot_be_used_are_refused_in_one_sentence(decoder: Path, tmp_path: Path) -> None:
