@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from methods import RECENT, SINKS
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from kv_cache import CachePolicy
+from kv_cache import CachePolicy, CacheSpec
 from kv_cache.heads import HeadGate
 from kv_cache.huggingface import CompressedCache
 from kv_cache.huggingface_heads import HeadwiseCache
@@ -67,7 +69,7 @@ def prefill(model: PreTrainedModel, tokens: Tensor, presses: dict[str, Any]) -> 
 
 
 @torch.inference_mode()
-def cache_of(model: PreTrainedModel, found: Prefilled, made_by: CachePolicy | HeadGate | str, budget: int) -> Cache:
+def cache_of(spec: CacheSpec, found: Prefilled, made_by: CachePolicy | HeadGate | str, budget: int) -> Cache:
     """Return a cache that was given the prefill in one piece.
 
     Args:
@@ -81,11 +83,11 @@ def cache_of(model: PreTrainedModel, found: Prefilled, made_by: CachePolicy | He
             cache.update(*pair, layer)
         return cache
     if isinstance(made_by, HeadGate):
-        heads = HeadwiseCache.of(model, made_by, budget=budget)
+        heads = HeadwiseCache(spec, made_by, SINKS, RECENT, budget)
         for layer, pair in enumerate(zip(found.keys, found.values, strict=True)):
             heads.update(*pair, layer)
         return heads
-    compressed = CompressedCache.of(model, made_by)
+    compressed = CompressedCache(spec, made_by)
     for layer, pair in enumerate(zip(found.keys, found.values, strict=True)):
         if made_by.reads_queries:
             compressed.observe_queries(layer, found.queries[layer])
@@ -97,7 +99,8 @@ def cache_of(model: PreTrainedModel, found: Prefilled, made_by: CachePolicy | He
 def answer(model: PreTrainedModel, cache: Cache, tokens: Tensor, position: int) -> Tensor:
     """Return log-probabilities [T, V] behind each of tokens [1, T], which stand at `position` and on."""
     places = position + torch.arange(tokens.shape[1]).unsqueeze(0)
-    logits = model(input_ids=tokens, position_ids=places, past_key_values=cache, use_cache=True).logits
+    with cache.frozen() if isinstance(cache, CompressedCache) else nullcontext():  # it reads on, and chooses no more
+        logits = model(input_ids=tokens, position_ids=places, past_key_values=cache, use_cache=True).logits
     return logits[0].float().log_softmax(dim=-1)
 
 

@@ -27,7 +27,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             kind = "-" if next(row for row in losses if row["method"] == name)["source"] == "ours" else "--"
             left.plot(*zip(*of, strict=True), kind, marker="o", label=name)
     left.set(xlabel="tokens held", ylabel=f"loss behind {longest} tokens", xscale="log")
-    left.legend(fontsize=8)
+    if losses:
+        left.legend(fontsize=8)
     best = sorted(needles, key=lambda row: row["needle_far"] / row["cases_far"])
     colours = ["C0" if row["source"] == "ours" else "C1" for row in best]
     right.barh([row["method"] for row in best], [row["needle_far"] / row["cases_far"] for row in best], color=colours)

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kv_cache.gate_file import load_head_gate
-from kv_cache.heads import HeadGate
+from kv_cache.huggingface_spec import spec_of
 
 HERE = Path(__file__).parent
 TAIL = 128  # tokens whose loss is measured behind a text
@@ -83,7 +83,7 @@ class Bench:
             model, local_files_only=True, use_safetensors=True, dtype=torch.float32
         ).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        self.gate: HeadGate = load_head_gate(gate)
+        self.spec, self.gate = spec_of(self.model), load_head_gate(gate)
         self.names, self.files = names, sorted(texts.glob("*.txt"))
         random.Random(0).shuffle(self.files)
 
@@ -136,7 +136,7 @@ class Bench:
         for name in self.names:
             for budget in budgets if name != "full" else [length]:
                 key, begin_s = f"{name} {budget}", time.process_time()
-                cache = cache_of(self.model, found, key if key in pressing else ours(name, budget, self.gate), budget)
+                cache = cache_of(self.spec, found, key if key in pressing else ours(name, budget, self.gate), budget)
                 append_s = time.process_time() - begin_s + found.press_s.get(key, 0.0)
                 size, begin_s = held_bytes(cache), time.process_time()
                 value = judge(answer(self.model, cache, behind, length))
