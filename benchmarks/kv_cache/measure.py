@@ -14,7 +14,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kv_cache import CachePolicy, CacheSpec, Gate, GateConfig, SessionCache, make_policy
+from kv_cache import (
+    CachePolicy,
+    CacheSpec,
+    CacheView,
+    Gate,
+    GateConfig,
+    SessionCache,
+    make_policy,
+    required_bytes,
+)
 from kv_cache.chunks import Chunks
 from kv_cache.policies import POLICY_NAMES
 from streaming_vla.policies.compact.config import CompactConfig
@@ -27,6 +36,8 @@ SINKS, RECENT, CHUNK, BUDGET = 4, 100, 25, 160  # 4 observations as they are, 32
 FILL = 1000  # tokens that are appended at once to make a history
 YOUNG, TURNS = 1000, 1000  # observations of the short run, timed appends of each
 WARM = 3  # turns that do not count
+STATE = np.zeros(4, dtype=np.float32)  # of the robot
+CONTEXTS = 3  # that an engine keeps
 
 
 def policy(name: str, spec: CacheSpec, capacity: int) -> CachePolicy:
@@ -69,13 +80,14 @@ def in_turn(
 ) -> dict[str, tuple[list[float], ...]]:
     """Return the CPU times of every work, milliseconds, by cache; turn by turn, so that other work falls on all.
 
-    Every turn begins with the history that a cache has now: works may append to it.
+    Every turn begins with the history that a cache has now, whose view is held: works may append to it.
     """
     times: dict[str, tuple[list[float], ...]] = {name: tuple([] for _ in works) for name in caches}
     begin = {name: cache.snapshot() for name, cache in caches.items()}
     for turn in range(WARM + turns):
         for name, cache in caches.items():
             cache.restore(begin[name])
+            _held = cache.view()
             for column, work in zip(times[name], works, strict=True):
                 taken = cpu_ms(functools.partial(work, cache))
                 if turn >= WARM:
@@ -95,10 +107,18 @@ def observation() -> PolicyObservation:
     return PolicyObservation(pictures, np.zeros(4, dtype=np.float32), "reach")
 
 
-def prefill(served: CompactPolicy, cache: SessionCache) -> None:
-    """Encode an observation and append it, queries reported where the policy reads them."""
+def prefill(served: CompactPolicy, cache: SessionCache) -> CacheView:
+    """Encode an observation and append it, queries reported where the policy reads them; return the new context."""
     prefilled = prefill_whole(served, observation(), cache.view())
     cache.append(prefilled.keys, prefilled.values)
+    return cache.view()
+
+
+def whole(served: CompactPolicy, cache: SessionCache) -> None:
+    """Do what an observation brings: its prefill and all flow steps."""
+    context = prefill(served, cache)
+    for index in range(served.spec.execution_horizon):
+        served.flow_step(FlowQuery(context, np.zeros(4), index, state=STATE))
 
 
 @torch.inference_mode()
@@ -108,11 +128,12 @@ def compact(tokens: int, repeats: int) -> list[dict[str, Any]]:
     spare = served.spec.tokens_per_observation
     caches = {name: history(served.spec.cache, name, tokens, spare) for name in POLICIES}
     stats = {name: cache.stats() for name, cache in caches.items()}
+    contexts: dict[int, CacheView] = {}  # held while they are asked, as an engine holds them
     times = in_turn(
         caches,
         repeats,
-        lambda cache: prefill(served, cache),
-        lambda cache: served.flow_step(FlowQuery(cache.view(), np.zeros(4), 0)),
+        lambda cache: contexts.update({id(cache): prefill(served, cache)}),
+        lambda cache: served.flow_step(FlowQuery(contexts[id(cache)], np.zeros(4), 0, state=STATE)),
     )
     return [
         {
@@ -136,18 +157,34 @@ def long(tokens: int, factor: int, repeats: int) -> dict[str, float]:
     """
     served = model()
     caches = [history(served.spec.cache, "gated", count, spare=0) for count in (tokens, factor * tokens)]
-
-    def whole(cache: SessionCache) -> None:
-        prefill(served, cache)
-        for index in range(served.spec.execution_horizon):
-            served.flow_step(FlowQuery(cache.view(), np.zeros(4), index))
-
     times: list[list[float]] = [[], []]
     for turn in range(3 + 4 * repeats):
         for which in (0, 1) if turn % 2 else (1, 0):
-            times[which].append(cpu_ms(lambda: whole(caches[which])))  # noqa: B023 (called at once)
+            times[which].append(cpu_ms(lambda: whole(served, caches[which])))  # noqa: B023 (called at once)
     before, after = (statistics.median(column[3:]) for column in times)
     return {"tokens": factor * tokens, "step_ms": after, "step_time_ratio": after / before}
+
+
+@torch.inference_mode()
+def young(tokens: int, repeats: int) -> dict[str, float]:
+    """Compare `full` with `gated` early in an episode, turn by turn: median and quartiles of the turns' ratios."""
+    served = model()
+    caches = {name: history(served.spec.cache, name, tokens, spare=25) for name in ("full", "gated")}
+    times = in_turn(caches, 8 * repeats, lambda cache: whole(served, cache))
+    ratios = [full / gated for full, gated in zip(*(times[name][0] for name in caches), strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"tokens": tokens, "time_ratio": middle, "low": low, "high": high}
+
+
+def memory(tokens: int) -> dict[str, float]:
+    """Compare what a gated session takes with what it holds: alone, with its newest view, with an engine's contexts."""
+    spec = model().spec.cache
+    cache = history(spec, "gated", tokens, spare=0)
+    taken = {
+        name: required_bytes(spec, cache.policy, views) for name, views in (("one_view", 1), ("contexts", CONTEXTS))
+    }
+    taken["reserved"] = cache.stats().allocated_bytes
+    return {f"{name}_over_held": count / cache.stats().bytes for name, count in taken.items()}
 
 
 @torch.inference_mode()
@@ -159,23 +196,20 @@ def flops(tokens: int) -> list[dict[str, float]]:
         cache = history(served.spec.cache, name, tokens, spare=50)
         # the counter does not know the CPU's fused attention; the plain one does the same multiplications
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            prefill(served, cache)
-            for index in range(served.spec.execution_horizon):
-                served.flow_step(FlowQuery(cache.view(), np.zeros(4), index))
+            whole(served, cache)
         counted[name] = counter.get_total_flops()
     return [counted | {"saving": 1.0 - counted["gated"] / counted["full"]}]
 
 
 @torch.inference_mode()
 def gate(tokens: int, repeats: int) -> dict[str, float]:
-    """Time the judgement of one chunk, its summary, an append and a prefill after `tokens`, in turn."""
+    """Time the judgement of one chunk, its summary, an append with its view, and a prefill after `tokens`, in turn."""
     served = model()
     spec = served.spec.cache
     cache = history(spec, "gated", tokens, spare=0)
     gated = cache.policy
     shape = (1, spec.layers, spec.kv_heads, 1, CHUNK, spec.head_dim)
-    one = torch.ones(1, dtype=torch.int64)
-    chunks = Chunks(torch.randn(shape), torch.randn(shape), one, one, torch.zeros(1, 1))
+    chunks = Chunks(torch.randn(shape), torch.randn(shape), torch.ones(1, dtype=torch.int64), None, torch.zeros(1, 1))
     state = gated.start(spec, 1, torch.device("cpu"))
     keys, values = torch.randn(2, spec.layers, spec.kv_heads, CHUNK, spec.head_dim)
 
@@ -184,7 +218,7 @@ def gate(tokens: int, repeats: int) -> dict[str, float]:
         20 * repeats,
         lambda _: gated.score(chunks, state),
         lambda _: gated.summarise(chunks),
-        lambda cache: cache.append(keys, values),
+        lambda cache: (cache.append(keys, values), cache.view()),
         lambda cache: prefill(served, cache),
     )["gated"]
     names = ("gate_ms", "summary_ms", "append_ms", "prefill_ms")

@@ -62,6 +62,8 @@ def main(
     single = {
         "long": partial(measure.long, AT, 64, repeats),
         "gate": partial(measure.gate, AT, repeats),
+        "memory": partial(measure.memory, AT),
+        "young": partial(measure.young, LENGTHS[0], repeats),
         "flat_after_100k": partial(measure.flat, OBSERVATIONS),
     }
     jobs += [store(field, work) for field, work in single.items() if field not in results]
@@ -101,6 +103,8 @@ def summarise(results: dict[str, Any]) -> None:
     results["flops_saving_4096"] = flops[AT]["saving"]
     for part in ("gate", "summary", "append"):
         results[f"{part}_share_of_prefill"] = results["gate"][f"{part}_ms"] / results["gate"]["prefill_ms"]
+    results["reserved_over_held"] = results["memory"]["reserved_over_held"]
+    results["time_ratio_128"] = results["young"]["time_ratio"]
     results["step_time_at_64_times"] = results["long"]["step_time_ratio"]
     results["faster_from_tokens"] = min(
         (tokens for tokens in LENGTHS if speedup("compact", tokens) > 1.0), default=None

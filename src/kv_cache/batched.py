@@ -102,6 +102,11 @@ class BatchedCache:
             raise ValueError(f"batched cache: batch is {batch}, it must be at least 1")
         if not policy.moves_tokens:
             raise ValueError(f"batched cache: policy {policy.name} has no bound, choose one that drops tokens")
+        if policy.exact < math.inf:
+            raise ValueError(
+                f"batched cache: policy {policy.name} keeps chunks word for word, which needs a SessionCache for each; "
+                "leave exact out"
+            )
         policy.check_spec(spec)
         self.spec, self.policy, self.device = spec, policy, torch.device(device)
         self._batch = batch
@@ -172,8 +177,11 @@ class BatchedCache:
         state, view = self.state, self.view()
         positions = view.next_position.unsqueeze(1) + torch.arange(queries.shape[2], device=self.device)
         cos, sin = angles(positions, self._frequencies)
-        rotated = apply_rotary(queries, cos.unsqueeze(1), sin.unsqueeze(1))
-        seen = Queries(layer, self.spec.layers, queries, rotated, view.keys[:, layer], view.held)
+
+        def turned() -> Tensor:
+            return apply_rotary(queries, cos.unsqueeze(1), sin.unsqueeze(1))
+
+        seen = Queries(layer, self.spec.layers, queries, turned, view.keys[:, layer], view.held)
         mass, policy = self.policy.observe(seen, state.mass, state.policy)
         self.state = state._replace(mass=mass, policy=policy)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import torch
@@ -10,10 +12,10 @@ from torch import Tensor
 
 from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Queries, State
-from kv_cache.compress import around, evict, judge
+from kv_cache.compress import Judgement, fit, judge
 from kv_cache.policies.base import CachePolicy
-from kv_cache.rotary import apply_rotary, rotate
-from kv_cache.slots import SlotRotations, pick
+from kv_cache.rotary import angles, apply_rotary, rotate
+from kv_cache.slots import SlotRotations, pick, pieces
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger
 
@@ -24,30 +26,32 @@ LIVE = ("budget", "threshold")  # of a policy, what may change while a session g
 CPU = torch.device("cpu")
 
 
-def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 2) -> int:
-    """Return the bytes that a SessionCache reserves."""
+def required_bytes(spec: CacheSpec, policy: CachePolicy, views: int = 0) -> int:
+    """Return the bytes that a SessionCache reserves, and those of so many of its views while they are held.
+
+    A view of a policy that moves tokens has rotated keys of its own; all but the newest keep values of their own too.
+    """
     half = policy.max_tokens * spec.bytes_per_token // 2  # keys alone, or values alone
     if not policy.moves_tokens:
         return 2 * half
     mass = policy.max_tokens * MASS.itemsize if policy.reads_queries else 0
-    own = policy.state_bytes(spec, 1) + mass
-    return half * (1 + 2 * views) + SlotRotations.most_bytes(spec, policy.sizes) + own
+    own = policy.state_bytes(spec, 1) + mass + SlotRotations.most_bytes(spec, policy.sizes)
+    return half * (2 + max(0, 2 * views - 1)) + own
 
 
 class SessionCache:
     """Keys and values of one session under a policy. Not thread safe.
 
-    Every slot is [sinks | summaries | recent tokens], without holes. A policy that moves tokens rewrites rotated keys,
-    so these live in `views` banks that take turns; the keys before rotation are kept once, so that a token is turned
-    from them and moving it any number of times adds no error. A policy that only adds needs one bank: what an older
-    view reads is never written again.
+    Every slot is [sinks | kept chunks | recent tokens], without holes. A policy that moves tokens has its keys stored
+    before rotation: a view turns them, so that moving a token any number of times adds no error. What a view reads is
+    never written again: what leaves a policy's window is left out of a new pair of tensors, not of the view's.
 
     Args:
         spec: shape of a token.
         policy: which tokens live on.
-        views: how many of the newest views are readable at the same time; 2 lets a flow step of the old
-            context run after the next observation has been appended.
-        max_bytes: most bytes that may be reserved.
+        views: how many views are held at a time, at most: 2 where a flow step of the old context runs after the next
+            observation has been appended. Their memory counts in max_bytes, and is taken while they are held.
+        max_bytes: most bytes that may be taken.
         device: where the tokens live.
 
     Raises:
@@ -66,26 +70,20 @@ class SessionCache:
         if views < 1:
             raise ValueError(f"session cache: views is {views}, it must be at least 1")
         policy.check_spec(spec)
-        self.allocated_bytes = required_bytes(spec, policy, views)
-        if self.allocated_bytes > max_bytes:
+        self.allocated_bytes = required_bytes(spec, policy)
+        needed = required_bytes(spec, policy, views)
+        if needed > max_bytes:
             raise MemoryError(
-                f"session cache: policy {policy.name} with {policy.max_tokens} tokens needs {self.allocated_bytes} "
-                f"bytes, {max_bytes} are allowed; keep fewer tokens"
+                f"session cache: policy {policy.name} with {policy.max_tokens} tokens needs {needed} bytes, "
+                f"{max_bytes} are allowed; keep fewer tokens"
             )
         self.spec, self.policy, self.device = spec, policy, torch.device(device)
         self._views, self._max_bytes = views, max_bytes
-        shape = (spec.layers, spec.kv_heads, policy.max_tokens, spec.head_dim)
-        banks = views if policy.moves_tokens else 1
-        with torch.inference_mode(False):  # they outlive the caller's mode, in which alone they could be written to
-            self._rotated = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
-            self._values = [torch.zeros(shape, dtype=spec.dtype, device=device) for _ in range(banks)]
-            self._unrotated = torch.zeros(shape, dtype=spec.dtype, device=device) if policy.moves_tokens else None
         self._rotations = SlotRotations(spec, policy.sizes, self.device) if policy.moves_tokens else None
-        self._bank = self._version = 0
+        self._version = 0
+        self._shown: Callable[[], CacheView | None] = _nothing  # the newest view, as long as somebody holds it
         self._reported: set[int] = set()  # layers whose queries have been reported on the newest view
-        self._ledger = Ledger()
-        self._state: State = policy.start(spec, 1, self.device)
-        self._mass = torch.zeros(0, dtype=MASS, device=self.device)
+        self.reset()
 
     @torch.no_grad()
     def append(self, keys: Tensor, values: Tensor) -> None:
@@ -123,28 +121,59 @@ class SessionCache:
         self._renew()
 
     def view(self) -> CacheView:
-        """Return what attention reads now; costs nothing, the work was done by the append."""
+        """Return what attention reads now: the same one as before while that is held, else the keys are turned anew."""
+        shown = self._shown()
+        if shown is not None:
+            return shown
         ledger, sizes = self._ledger, self.policy.sizes
         filled = slice(0, ledger.tokens)
+        keys = self._keys[:, :, filled]
+        if self._rotations is not None:
+            with torch.inference_mode(False):  # a view may outlive the caller's mode
+                turned = torch.empty(keys.shape, dtype=keys.dtype, device=self.device)
+            with torch.no_grad():
+                keys = apply_rotary(keys, *self._rotations.of(ledger), out=turned)
         bias = None
         if sizes.log_count:
+            counts = (0.0, *(math.log(sizes.chunk) if length == 1 else 0.0 for length in ledger.lengths))
             bias = torch.zeros(ledger.tokens, device=self.device)
-            bias[ledger.sinks : ledger.sinks + len(ledger.numbers)] = math.log(sizes.chunk)
+            slots = torch.tensor(ledger.lengths, dtype=torch.int64, device=self.device)
+            in_memory = torch.tensor(counts[1:], device=self.device).repeat_interleave(slots)
+            bias[ledger.sinks : ledger.sinks + ledger.memory] = in_memory
         version = self._version
-        return CacheView(
-            self._rotated[self._bank][:, :, filled],
-            self._values[self._bank][:, :, filled],
-            ledger.tokens + len(ledger.numbers) * (sizes.chunk - 1),
+        view = CacheView(
+            keys,
+            self._values[:, :, filled],
+            self.next_position,
             bias,
-            (lambda layer, queries: self._observe(version, layer, queries)) if self.policy.reads_queries else None,
+            (lambda layer, queries: self._observe(version, keys, layer, queries))
+            if self.policy.reads_queries
+            else None,
         )
+        self._shown = weakref.ref(view)
+        return view
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return self._ledger.tokens
+
+    @property
+    def next_position(self) -> int:
+        """Position of the first token after those that are held."""
+        return self._ledger.positions(self.policy.sizes.chunk)
 
     def reset(self) -> None:
-        """Forget everything; memory stays reserved, older views are void."""
+        """Forget everything; views that are held stay as they are."""
         self._ledger = Ledger()
-        self._state = self.policy.start(self.spec, 1, self.device)
+        self._keys, self._values = self._room(), self._room()
+        self._state: State = self.policy.start(self.spec, 1, self.device)
         self._mass = torch.zeros(0, dtype=MASS, device=self.device)
         self._renew()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what a copy is made of; views stay with the original."""
+        return self.__dict__ | {"_shown": _nothing}
 
     @property
     def layers_reported(self) -> int:
@@ -169,17 +198,16 @@ class SessionCache:
         )
 
     def kept_chunks(self) -> tuple[tuple[int, float], ...]:
-        """Return number and score of every chunk whose summary is held, the oldest first."""
+        """Return number and score of every chunk that is held, as a summary or word for word, the oldest first."""
         return tuple(zip(self._ledger.numbers, self._ledger.scores, strict=True))
 
     def snapshot(self) -> CacheSnapshot:
         """Return a copy that later appends do not touch."""
         filled = slice(0, self._ledger.tokens)
-        keys = self._rotated[self._bank] if self._unrotated is None else self._unrotated
         return CacheSnapshot(
             self.policy,
-            keys[:, :, filled].clone(),
-            self._values[self._bank][:, :, filled].clone(),
+            self._keys[:, :, filled].clone(),
+            self._values[:, :, filled].clone(),
             self._ledger,
             self._mass.clone(),
             tuple(part.clone() for part in self._state),
@@ -187,7 +215,7 @@ class SessionCache:
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
-        """Hold again what `snapshot` holds; older views are void.
+        """Hold again what `snapshot` holds; views that are held stay as they are.
 
         Raises:
             ValueError: the snapshot is of another policy, shape or device. The cache is unchanged.
@@ -198,8 +226,11 @@ class SessionCache:
             raise ValueError(f"restore: the snapshot is of {snapshot.spec}, this cache has {self.spec}")
         if snapshot.keys.device.type != self.device.type:
             raise ValueError(f"restore: the snapshot is on {snapshot.keys.device}, this cache on {self.device}")
-        self._put(snapshot.ledger, snapshot.keys, snapshot.values, unchanged=0)
-        self._mass, self._state = snapshot.mass.clone(), tuple(part.clone() for part in snapshot.state)
+        self._keys, self._values = self._room(), self._room()
+        filled = slice(0, snapshot.ledger.tokens)
+        self._keys[:, :, filled], self._values[:, :, filled] = snapshot.keys, snapshot.values
+        self._ledger, self._mass = snapshot.ledger, snapshot.mass.clone()
+        self._state = tuple(part.clone() for part in snapshot.state)
         self._renew()
 
     def retuned(self, policy: CachePolicy) -> SessionCache:
@@ -216,71 +247,51 @@ class SessionCache:
         cache = SessionCache(self.spec, policy, self._views, self._max_bytes, self.device)
         saved = self.snapshot()
         policy.check_room(0, saved.ledger.tokens)
-        begin, end = saved.ledger.sinks, saved.ledger.sinks + len(saved.ledger.numbers)
-        ledger, stay = evict(policy, saved.ledger, saved.mass[begin:end])
-        places = around([begin + place for place in stay], begin, range(end, saved.ledger.tokens))
-        cache._put(ledger, pick((saved.keys,), places), pick((saved.values,), places), unchanged=0)
-        cache._mass = pick((saved.mass,), places, dim=0) if policy.reads_queries else saved.mass
-        cache._state = saved.state
+        ledger = saved.ledger
+        recents = range(ledger.sinks + ledger.memory, ledger.tokens)
+        cache._settle(fit(policy, ledger, (), recents, (saved.keys,), (saved.values,), saved.mass, saved.state))
         return cache
 
     def _renew(self) -> None:
         """Void the newest view for reports: there is a newer one."""
         self._version += 1
+        self._shown = _nothing
         self._reported.clear()
 
+    def _room(self) -> Tensor:
+        """Return room for the keys or the values of all tokens."""
+        shape = (self.spec.layers, self.spec.kv_heads, self.policy.max_tokens, self.spec.head_dim)
+        with torch.inference_mode(False):  # it outlives the caller's mode, in which alone it could be written to
+            return torch.empty(shape, dtype=self.spec.dtype, device=self.device)
+
     def _extend(self, grown: Ledger, keys: Tensor, values: Tensor) -> None:
-        """Put tokens behind those that are held; no slot that an older view reads changes."""
-        start, stop = self._ledger.tokens, grown.tokens
-        if self._unrotated is not None:
-            self._unrotated[:, :, start:stop] = keys
-        self._rotated[self._bank][:, :, start:stop] = self._turned(keys, grown, start)
-        self._values[self._bank][:, :, start:stop] = values
+        """Put tokens behind those that are held; no slot that a view reads changes."""
+        new = slice(self._ledger.tokens, grown.tokens)
+        if self._rotations is None:
+            positions = torch.arange(new.start, new.stop, device=self.device)
+            keys = rotate(keys, positions, frequencies=self.spec.frequencies)  # each position is needed once
+        self._keys[:, :, new] = keys
+        self._values[:, :, new] = values
         self._ledger = grown
 
     def _compress(self, grown: Ledger, keys: Tensor, values: Tensor, mass: Tensor, leaving: int) -> None:
         """Take new tokens and let the `leaving` oldest chunks of the recent ones go."""
-        assert self._unrotated is not None, f"policy {self.policy.name} drops tokens but says that it moves none"
+        assert self.policy.moves_tokens, f"policy {self.policy.name} drops tokens but says that it moves none"
         held = slice(0, self._ledger.tokens)
-        old_keys, old_values = self._unrotated[:, :, held], self._values[self._bank][:, :, held]
-        judged = judge(self.policy, grown, (old_keys, keys), (old_values, values), mass, self._state, leaving)
-        places = judged.places
-        fixed = grown.sinks + len(grown.numbers)
-        unmoved = places[0].stop if places and places[0].start == 0 else 0
-        self._put(
-            judged.ledger,
-            pick((old_keys, keys, judged.keys), places),
-            pick((old_values, values, judged.values), places),
-            unchanged=min(unmoved, fixed, held.stop),
-        )
-        self._state = judged.state
-        if self.policy.reads_queries:
-            self._mass = pick((mass, judged.mass), places, dim=0)
+        old = self._keys[:, :, held], self._values[:, :, held]
+        self._settle(judge(self.policy, grown, (old[0], keys), (old[1], values), mass, self._state, leaving))
 
-    def _put(self, ledger: Ledger, keys: Tensor, values: Tensor, unchanged: int) -> None:
-        """Hold nothing but these tokens; the rotated keys of the first `unchanged` slots are those of the last bank."""
-        filled = slice(0, ledger.tokens)
-        before, self._bank = self._bank, (self._bank + 1) % len(self._rotated)
-        rotated = self._rotated[self._bank]
-        if self._unrotated is None:  # keys come rotated
-            rotated[:, :, filled] = keys
-        else:
-            self._unrotated[:, :, filled] = keys
-            if before != self._bank:
-                rotated[:, :, :unchanged] = self._rotated[before][:, :, :unchanged]
-            rotated[:, :, unchanged : filled.stop] = self._turned(keys[:, :, unchanged:], ledger, unchanged)
-        self._values[self._bank][:, :, filled] = values
-        self._ledger = ledger
-
-    def _turned(self, keys: Tensor, ledger: Ledger, start: int) -> Tensor:
-        """Rotate keys that fill the slots from `start` to the last one."""
-        if self._rotations is not None:
-            return apply_rotary(keys, *self._rotations.of(ledger, start))
-        positions = torch.arange(start, ledger.tokens, device=self.device)  # each is needed once
-        return rotate(keys, positions, frequencies=self.spec.frequencies)
+    def _settle(self, judged: Judgement) -> None:
+        """Hold what a judgement leaves, in tensors of its own."""
+        room = self._room(), self._room()
+        for into, sources in zip(room, (judged.keys, judged.values), strict=True):
+            torch.cat(pieces(sources, judged.places), dim=2, out=into[:, :, : judged.ledger.tokens])
+        self._keys, self._values = room
+        self._ledger, self._state = judged.ledger, judged.state
+        self._mass = pick((judged.mass,), judged.places, dim=0).clone() if self.policy.reads_queries else judged.mass
 
     @torch.no_grad()
-    def _observe(self, version: int, layer: int, queries: Tensor) -> None:
+    def _observe(self, version: int, keys: Tensor, layer: int, queries: Tensor) -> None:
         """Let the policy see the queries of a layer, [Hq, Q, d]; see CacheView.observe_queries."""
         spec = self.spec
         if version != self._version:
@@ -289,18 +300,19 @@ class SessionCache:
         if layer in self._reported:  # of a prefill that was given up: the view is being read once more
             return
         self._reported.add(layer)
-        view = self.view()
-        positions = view.next_position + torch.arange(queries.shape[1], device=self.device)
-        seen = Queries(
-            layer,
-            spec.layers,
-            queries.unsqueeze(0),
-            rotate(queries, positions, frequencies=spec.frequencies).unsqueeze(0),
-            view.keys[layer].unsqueeze(0),
-            torch.ones(1, view.tokens, dtype=torch.bool, device=self.device),
-        )
+        first = self.next_position
+
+        def turned() -> Tensor:
+            positions = first + torch.arange(queries.shape[1], device=self.device)
+            return rotate(queries, positions, frequencies=spec.frequencies).unsqueeze(0)
+
+        seen = Queries(layer, spec.layers, queries.unsqueeze(0), turned, keys[layer].unsqueeze(0), None)
         mass, self._state = self.policy.observe(seen, self._mass.unsqueeze(0), self._state)
         self._mass = mass[0]
+
+
+def _nothing() -> None:
+    """Stand for a view that nobody holds."""
 
 
 def _lasting(policy: CachePolicy) -> dict[str, object]:

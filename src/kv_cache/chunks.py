@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,14 +18,14 @@ class Chunks:
         keys: [B, L, Hkv, n, C, d], before rotation.
         values: [B, L, Hkv, n, C, d].
         first: [B], number of the first of them since the session began.
-        count: [B], how many of them are real: the first ones; the others are padding.
+        count: [B], how many of them are real: the first ones; the others are padding; None: all are.
         mass: [B, n], attention that their tokens have received so far; zero where nobody reports queries.
     """
 
     keys: Tensor
     values: Tensor
     first: Tensor
-    count: Tensor
+    count: Tensor | None
     mass: Tensor
 
 
@@ -35,14 +36,14 @@ class Queries:
     Args:
         layer: its number, of `layers`.
         heads: [B, Hq, Q, d], before rotation.
-        rotated: [B, Hq, Q, d], at their positions behind the cache.
+        rotated: gives [B, Hq, Q, d], at their positions behind the cache.
         keys: [B, Hkv, N, d], the cache's, rotated.
-        held: [B, N], True where the cache holds a token.
+        held: [B, N], True where the cache holds a token; None: everywhere.
     """
 
     layer: int
     layers: int
     heads: Tensor
-    rotated: Tensor
+    rotated: Callable[[], Tensor]
     keys: Tensor
-    held: Tensor
+    held: Tensor | None

@@ -1,19 +1,24 @@
-"""The fate of chunks that leave the recent window of one session: judged, summarised, dropped or evicted."""
+"""The fate of chunks that leave the recent window of one session: kept word for word, summarised, dropped or evicted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from itertools import accumulate, compress
 
 import torch
 from torch import Tensor
 
+from kv_cache.checks import is_finite
 from kv_cache.chunks import Chunks, State
 from kv_cache.policies.base import CachePolicy
 from kv_cache.slots import joined, pick
 from kv_cache.view import Ledger
 
 SCORES_SHOWN = 16
+Sources = tuple[Tensor, ...]  # tokens [L, Hkv, T, d], one tensor after the other
 
 
 @dataclass(frozen=True)
@@ -22,104 +27,170 @@ class Judgement:
 
     Args:
         ledger: after it.
-        places: what lives on, in order, in pieces of [held tokens | new tokens | summaries].
-        keys, values: [L, Hkv, n, d], a summary of each chunk that left; keys before rotation.
-        mass: [n], attention that the chunks have received.
+        places: what lives on, in order, in pieces of the tokens of `keys`, of `values` and of `mass`.
+        keys, values: tokens that were there, and summaries that were made; keys before rotation.
+        mass: [tokens], attention received; empty when the policy does not read queries.
         state: of the policy.
     """
 
     ledger: Ledger
     places: list[range]
-    keys: Tensor
-    values: Tensor
+    keys: Sources
+    values: Sources
     mass: Tensor
     state: State
 
 
 def judge(
-    policy: CachePolicy,
-    grown: Ledger,
-    keys: tuple[Tensor, Tensor],
-    values: tuple[Tensor, Tensor],
-    mass: Tensor,
-    state: State,
-    leaving: int,
+    policy: CachePolicy, grown: Ledger, keys: Sources, values: Sources, mass: Tensor, state: State, leaving: int
 ) -> Judgement:
     """Judge the `leaving` oldest chunks of the recent tokens.
 
     Args:
         grown: the ledger with the new tokens counted.
-        keys, values: held and new tokens, each [L, Hkv, T, d], keys before rotation.
+        keys, values: held and new tokens, keys before rotation.
         mass: [held + new], attention received; empty when the policy does not read queries.
 
     Raises:
         ValueError: the policy gives scores or summaries that are not finite.
     """
     sizes = policy.sizes
-    first = grown.sinks + len(grown.numbers)
-    last = first + leaving * sizes.chunk
-    left = replace(grown, recents=grown.recents - leaving * sizes.chunk)
+    first = grown.sinks + grown.memory
+    last, recents = first + leaving * sizes.chunk, range(first + leaving * sizes.chunk, grown.tokens)
+    left = replace(grown, recents=len(recents))
     if not sizes.summaries and not policy.scored:  # nothing can be kept: nobody needs to look
-        nothing = keys[0][:, :, :0]
-        places = joined((range(first), range(last, grown.tokens)))
-        return Judgement(replace(left, dropped=left.dropped + leaving), places, nothing, nothing, mass[:0], state)
-    shape = (1, *keys[0].shape[:2], leaving, sizes.chunk, keys[0].shape[-1])
-    chunk_places = [range(first, last)]
-    received = mass[first:last] if policy.reads_queries else keys[0].new_zeros(last - first, dtype=torch.float32)
+        after = replace(left, dropped=left.dropped + leaving)
+        return Judgement(after, joined((range(first), recents)), keys, values, mass, state)
     number = grown.kept + grown.dropped
-    chunks = Chunks(
-        pick(keys, chunk_places).view(shape),
-        pick(values, chunk_places).view(shape),
-        first=torch.tensor([number], device=mass.device),
-        count=torch.tensor([leaving], device=mass.device),
-        mass=received.view(1, leaving, sizes.chunk).sum(dim=-1),
-    )
+    chunks = _chunks(policy, [range(first, last)], keys, values, mass, number)
     scored, state = policy.score(chunks, state)
-    summary_keys, summary_values = policy.summarise(chunks)
-    if not all(bool(torch.isfinite(made).all()) for made in (scored, summary_keys, summary_values)):
-        raise ValueError(f"cache policy {policy.name}: scores or summaries are not finite; its weights are damaged")
     scores = tuple(scored[0].tolist())
-    kept = [place for place, keep in enumerate((scored[0] >= policy.least_score).tolist()) if keep]
+    if not all(map(math.isfinite, scores)):
+        raise _damaged(policy)
+    kept = [place for place, score in enumerate(scores) if score >= policy.least_score]
+    own = [sizes.chunk if scores[place] >= policy.exact else 1 for place in kept]
     judged = replace(
         left,
         numbers=left.numbers + tuple(number + place for place in kept),
         scores=left.scores + tuple(scores[place] for place in kept),
+        lengths=left.lengths + tuple(own),
         kept=left.kept + len(kept),
         dropped=left.dropped + leaving - len(kept),
         newest_scores=(left.newest_scores + scores)[-SCORES_SHOWN:] if policy.scored else (),
     )
-    summaries = [*range(grown.sinks, first), *(grown.tokens + place for place in kept)]
-    here = torch.cat((mass, chunks.mass[0]))[summaries] if policy.reads_queries else mass
-    ledger, stay = evict(policy, judged, here)
-    places = around([summaries[place] for place in stay], grown.sinks, range(last, grown.tokens))
-    return Judgement(ledger, places, summary_keys[0], summary_values[0], chunks.mass[0], state)
+    if 1 in own:  # what is dropped, or stays word for word, needs no summary
+        made_keys, made_values, made_mass = _summaries(policy, chunks)
+        keys, values, mass = (*keys, made_keys), (*values, made_values), torch.cat((mass, made_mass))
+    begins = [
+        grown.tokens + place if length == 1 else first + place * length for place, length in zip(kept, own, strict=True)
+    ]
+    spots = [range(begin, begin + length) for begin, length in zip(begins, own, strict=True)]
+    return fit(policy, judged, spots, recents, keys, values, mass, state)
 
 
-def around(summaries: Sequence[int], sinks: int, recents: range) -> list[range]:
-    """Return the places of the sinks, of `summaries` and of `recents`, in pieces."""
-    return joined((range(sinks), *(range(place, place + 1) for place in summaries), recents))
+def fit(
+    policy: CachePolicy,
+    ledger: Ledger,
+    newest: Sequence[range],
+    recents: range,
+    keys: Sources,
+    values: Sources,
+    mass: Tensor,
+    state: State,
+) -> Judgement:
+    """Bring the chunks that are kept into the budget.
 
-
-def evict(policy: CachePolicy, ledger: Ledger, mass: Tensor) -> tuple[Ledger, Sequence[int]]:
-    """Remove the summaries that the budget has no room for, lowest utility first, oldest first among equals.
+    The one of lowest utility, the oldest among equals, gives up its tokens for a summary; if that is not enough, it is
+    evicted, and the next one follows.
 
     Args:
-        mass: [summaries of the ledger], attention received; anything when the policy does not read queries.
+        ledger: of all chunks that are kept.
+        newest: places of those that were kept just now, behind the ones that are held already.
+        recents: places of the recent tokens.
 
-    Returns:
-        The ledger after it, and which of its summaries stay, ascending.
+    Raises:
+        ValueError: the policy gives summaries that are not finite.
     """
-    count = len(ledger.numbers)
-    surplus = count - policy.sizes.summaries
-    if surplus <= 0:
-        return ledger, range(count)
-    utilities = policy.utilities(torch.tensor(ledger.scores), mass.cpu()).tolist()
-    order = sorted(range(count), key=lambda place: (utilities[place], place))
-    stay = sorted(order[surplus:])
+    held = len(ledger.lengths) - len(newest)
+    begins = list(accumulate(ledger.lengths[:held], initial=ledger.sinks))
+    if ledger.memory <= policy.sizes.summaries:
+        return Judgement(ledger, joined((range(begins[-1]), *newest, recents)), keys, values, mass, state)
+    spots = [*map(range, begins, begins[1:]), *newest]
+    utilities = policy.utilities(torch.tensor(ledger.scores), _received(policy, spots, mass)).tolist()
+    lengths = _lengths(policy, list(zip(utilities, range(len(spots)), strict=True)), list(ledger.lengths), held)
+    shortened = [place for place, length in enumerate(lengths) if length == 1 < len(spots[place])]
+    if shortened:
+        total = sum(part.shape[2] for part in keys)
+        cut = _chunks(policy, [spots[place] for place in shortened], keys, values, mass, 0)
+        made_keys, made_values, made_mass = _summaries(policy, cut)
+        keys, values, mass = (*keys, made_keys), (*values, made_values), torch.cat((mass, made_mass))
+        for summary, place in enumerate(shortened, start=total):
+            spots[place] = range(summary, summary + 1)
     after = replace(
         ledger,
-        numbers=tuple(ledger.numbers[place] for place in stay),
-        scores=tuple(ledger.scores[place] for place in stay),
-        evicted=ledger.evicted + surplus,
+        numbers=tuple(compress(ledger.numbers, lengths)),
+        scores=tuple(compress(ledger.scores, lengths)),
+        lengths=tuple(compress(lengths, lengths)),
+        evicted=ledger.evicted + lengths.count(0),
     )
-    return after, stay
+    places = joined((range(ledger.sinks), *compress(spots, lengths), recents))
+    return Judgement(after, places, keys, values, mass, state)
+
+
+def _lengths(policy: CachePolicy, utilities: list[tuple[float, int]], lengths: list[int], held: int) -> list[int]:
+    """Return how many tokens of each chunk stay, 0, 1 or all.
+
+    The first `held` chunks are there, the others come one by one: what stays does not depend on how many come at once.
+
+    Args:
+        utilities: of all chunks, with their places.
+        lengths: tokens of all chunks.
+    """
+    lowest, total = utilities[:held], sum(lengths[:held])
+    heapify(lowest)
+    for come in range(held, len(lengths) + 1):
+        while total > policy.sizes.summaries:
+            place = lowest[0][1]
+            total -= max(1, lengths[place] - 1)
+            lengths[place] = min(1, lengths[place] - 1)  # all, its summary, nothing
+            if not lengths[place]:
+                heappop(lowest)
+        if come < len(lengths):
+            heappush(lowest, utilities[come])
+            total += lengths[come]
+    return lengths
+
+
+def _chunks(
+    policy: CachePolicy, spots: list[range], keys: Sources, values: Sources, mass: Tensor, number: int
+) -> Chunks:
+    """Return whole chunks at places; `number` is that of the first one."""
+    spots, chunk = joined(spots), policy.sizes.chunk
+    cut_keys, cut_values = (pick(part, spots).unflatten(2, (-1, chunk)).unsqueeze(0) for part in (keys, values))
+    count = cut_keys.shape[3]
+    if policy.reads_queries:
+        received = pick((mass,), spots, dim=0).view(1, count, chunk).sum(dim=-1)
+    else:
+        received = torch.zeros(1, count, device=mass.device)
+    return Chunks(cut_keys, cut_values, torch.tensor([number], device=mass.device), None, received)
+
+
+def _summaries(policy: CachePolicy, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [L, Hkv, n, d], and the mass [n] or, where queries are not read, [0]."""
+    keys, values = (made[0] for made in policy.summarise(chunks))
+    if not (is_finite(keys) and is_finite(values)):
+        raise _damaged(policy)
+    return keys, values, chunks.mass[0] if policy.reads_queries else chunks.mass[0, :0]
+
+
+def _received(policy: CachePolicy, spots: list[range], mass: Tensor) -> Tensor:
+    """Return the attention that the tokens at each spot have received, [spots], on the CPU."""
+    if not policy.reads_queries:
+        return mass.cpu()
+    place = torch.tensor([place for spot in spots for place in spot])
+    spot = torch.arange(len(spots)).repeat_interleave(torch.tensor([len(each) for each in spots]))
+    return torch.zeros(len(spots), dtype=mass.dtype).index_add(0, spot, mass.cpu()[place])
+
+
+def _damaged(policy: CachePolicy) -> ValueError:
+    return ValueError(f"cache policy {policy.name}: scores or summaries are not finite; its weights are damaged")

@@ -26,6 +26,7 @@ class GateConfig:
         hidden: size of the recurrent state.
         cell: gru or lstm.
         summary: mean, attention or mlp (see summaries.py).
+        layer: whose keys the gate reads. Those of the first say which token it is, deeper ones what it is about.
 
     Raises:
         ValueError: a size is not positive, or an unknown cell or summary.
@@ -38,6 +39,7 @@ class GateConfig:
     hidden: int = 64
     cell: str = "gru"
     summary: str = "mean"
+    layer: int = 0
 
     def __post_init__(self) -> None:
         for field in ("layers", "kv_heads", "head_dim", "width", "hidden"):
@@ -46,6 +48,8 @@ class GateConfig:
         for field, choices in (("cell", CELLS), ("summary", SUMMARIES)):
             if getattr(self, field) not in choices:
                 raise ValueError(f"gate: {field} is '{getattr(self, field)}', choose one of {', '.join(choices)}")
+        if not 0 <= self.layer < self.layers:
+            raise ValueError(f"gate: layer is {self.layer}, the model's are 0 to {self.layers - 1}")
 
     @classmethod
     def of(cls, spec: CacheSpec, **changes: int | str) -> GateConfig:
@@ -65,7 +69,7 @@ class GateConfig:
         """
         given = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if not isinstance(given, dict) or set(given) != known:
+        if not isinstance(given, dict) or set(given) | {"layer"} != known:  # older files do not name the layer
             raise ValueError(f"the gate's fields are {given if not isinstance(given, dict) else sorted(given)}")
         return cls(**given)
 
@@ -73,7 +77,7 @@ class GateConfig:
 class Gate(nn.Module):
     """Per token LayerNorm, linear, GELU; per chunk [mean ; largest], LayerNorm; a recurrent cell over them; one logit.
 
-    It sees the keys of the first layer before rotation: what a token is, not where it is. One score serves the whole
+    It sees the keys of one layer before rotation: what a token is, not where it is. One score serves the whole
     model. `summary` makes the token that stands for a kept chunk.
     """
 
@@ -100,7 +104,7 @@ class Gate(nn.Module):
         """Judge n chunks that follow each other.
 
         Args:
-            keys: [B, Hkv, n, C, d], of the first layer, before rotation.
+            keys: [B, Hkv, n, C, d], of the configuration's layer, before rotation.
             state: after the chunks before.
             count: [B], how many of the chunks are real, the first ones; None: all.
 
@@ -110,7 +114,7 @@ class Gate(nn.Module):
         batch, heads, chunks, length, size = keys.shape
         weight = self.head.weight
         tokens = keys.permute(0, 2, 3, 1, 4).reshape(batch, chunks, length, heads * size).to(weight.dtype)
-        seen = self.token(tokens)
+        seen: Tensor = self.token(tokens)
         pooled = self.chunk(torch.cat((seen.mean(dim=2), seen.amax(dim=2)), dim=-1))
         outputs = []
         for number in range(chunks):  # one chunk after the other, as the cell is recurrent

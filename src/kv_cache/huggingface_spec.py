@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from kv_cache.rotary import apply_rotary
 from kv_cache.spec import CacheSpec
 
+EYES = ("vision", "visual")  # in the names of modules that are no part of the decoder
 NEAR = 7  # a position at which keys are compared; the other one lies beyond the longest sequence of the training
 OFF = 0.05  # of the largest number of a key: what bfloat16 rounds away is less
 
@@ -37,8 +38,7 @@ def spec_of(model: PreTrainedModel) -> CacheSpec:
     found = {
         tuple(module.inv_freq.double().tolist())
         for name, module in model.named_modules()
-        if not any(eye in name for eye in ("vision", "visual"))
-        and isinstance(getattr(module, "inv_freq", None), Tensor)
+        if not any(eye in name for eye in EYES) and isinstance(getattr(module, "inv_freq", None), Tensor)
     }
     if len(found) != 1:
         raise ValueError(

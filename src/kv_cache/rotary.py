@@ -30,12 +30,13 @@ def angles(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     return turned.cos(), turned.sin()
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     """Turn the pairs (x[i], x[i + F]) of the first 2F numbers of a head; the rest, if any, stays.
 
     Args:
         x: [..., T, d], d at least 2F.
         cos, sin: [..., T, F], of any float format.
+        out: where to put the answer; None: into a tensor of its own.
 
     Returns:
         [..., T, d], in the type of `x`, computed in float32 or wider.
@@ -44,8 +45,8 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.dtype if x.dtype == torch.float64 else torch.float32
     cos, sin = cos.to(wide), sin.to(wide)
     first, second = x[..., :count].to(wide), x[..., count : 2 * count].to(wide)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-    return turned if 2 * count == x.shape[-1] else torch.cat((turned, x[..., 2 * count :]), dim=-1)
+    turned = ((first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype))
+    return torch.cat((*turned, x[..., 2 * count :]), dim=-1, out=out)
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10000.0, frequencies: Sequence[float] | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from kv_cache.rotary import angles
 from kv_cache.spec import CacheSpec
 from kv_cache.view import Ledger
 
-ROWS_AHEAD = 256  # positions at least that recent tokens can move on until rows are computed anew
+ROWS_AHEAD = 64  # positions at least that recent tokens can move on until rows are computed anew
 
 
 def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
@@ -25,8 +25,8 @@ def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.where(slots < sizes.sinks, slots, middle)
 
 
-def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine, each [sinks + summaries + max_positions, F].
+def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> Tensor:
+    """Return cosine and sine, [2, sinks + summaries + max_positions, F].
 
     Rows: the slots of sinks and summaries at their positions, then the positions 0, 1, 2, ...
     """
@@ -48,24 +48,35 @@ class SlotRotations:
     def __init__(self, spec: CacheSpec, sizes: Sizes, device: torch.device) -> None:
         self._spec, self._sizes, self._device = spec, sizes, device
         self._fixed = _rows(spec, slot_positions(sizes, device))
-        self._first, self._recent = 0, _rows(spec, _positions(0, 0, device))  # rows of the positions from the first on
+        self._first, self._recent = 0, _rows(spec, _positions(0, _stretch(sizes), device))  # from the first position on
 
     @staticmethod
     def most_bytes(spec: CacheSpec, sizes: Sizes) -> int:
         """Return the most bytes that the rows of a session take."""
         return _bytes_of_rows(spec, sizes.sinks + sizes.summaries + _stretch(sizes))
 
-    def of(self, ledger: Ledger, start: int) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the slots from `start` to the last one that `ledger` holds, each [slots, F]."""
-        fixed, moved = ledger.sinks + len(ledger.numbers), len(ledger.numbers) * (self._sizes.chunk - 1)
-        begin, end = max(start, fixed) + moved, ledger.tokens + moved
-        if begin < self._first or end > self._first + len(self._recent[0]):
-            self._first = fixed + moved  # no recent token stands before it until the session begins again
-            self._recent = _rows(self._spec, _positions(self._first, self._first + _stretch(self._sizes), self._device))
-        cos, sin = (part[begin - self._first : end - self._first] for part in self._recent)
-        if start >= fixed:
-            return cos, sin
-        return torch.cat((self._fixed[0][start:fixed], cos)), torch.cat((self._fixed[1][start:fixed], sin))
+    def of(self, ledger: Ledger) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of all slots that `ledger` holds, each [slots, F]."""
+        fixed, end = ledger.sinks + ledger.memory, ledger.positions(self._sizes.chunk)
+        begin = end - ledger.recents
+        if begin < self._first or end > self._first + self._recent.shape[1]:
+            self._first = begin  # no recent token stands before it until the session begins again
+            self._recent = _rows(self._spec, _positions(begin, begin + _stretch(self._sizes), self._device))
+        front = self._fixed
+        if ledger.memory > len(ledger.numbers):
+            front = _rows(self._spec, _mixed_positions(ledger, self._sizes, self._device))
+        rows = torch.cat((front[:, :fixed], self._recent[:, begin - self._first : end - self._first]), dim=1)
+        return rows[0], rows[1]
+
+
+def _mixed_positions(ledger: Ledger, sizes: Sizes, device: torch.device) -> Tensor:
+    """Return the positions of sinks, summaries and the tokens of chunks that are held word for word."""
+    lengths = torch.tensor(ledger.lengths, device=device)
+    chunk = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+    place = torch.arange(len(chunk), device=device) - (lengths.cumsum(0) - lengths)[chunk]  # within its chunk
+    inside = torch.where(lengths[chunk] == 1, (sizes.chunk - 1) / 2, place.double())
+    memory = ledger.sinks + chunk * sizes.chunk + inside
+    return torch.cat((_positions(0, ledger.sinks, device), memory))
 
 
 def _stretch(sizes: Sizes) -> int:
@@ -82,29 +93,40 @@ def _bytes_of_rows(spec: CacheSpec, rows: int) -> int:
     return 2 * rows * len(spec.frequencies) * spec.table_dtype.itemsize
 
 
-def _rows(spec: CacheSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of positions [T], each [T, F]."""
+def _rows(spec: CacheSpec, positions: Tensor) -> Tensor:
+    """Return cosine and sine of positions [T], [2, T, F]."""
     with torch.inference_mode(False):  # they outlive the caller's mode
         used = torch.tensor(spec.frequencies, dtype=torch.float64, device=positions.device)
-        cos, sin = angles(positions, used)
-        return cos.to(spec.table_dtype), sin.to(spec.table_dtype)
+        return torch.stack(angles(positions, used)).to(spec.table_dtype)
 
 
 def joined(places: Iterable[range]) -> list[range]:
     """Return the places with those in one piece that follow each other, and without empty ones."""
-    pieces: list[range] = []
+    found: list[range] = []
+    begin = end = 0
     for each in places:
-        if pieces and each and pieces[-1].stop == each.start:
-            pieces[-1] = range(pieces[-1].start, each.stop)
+        if each.start == end:
+            end = each.stop
         elif each:
-            pieces.append(each)
-    return pieces
+            if begin < end:
+                found.append(range(begin, end))
+            begin, end = each.start, each.stop
+    if begin < end:
+        found.append(range(begin, end))
+    return found
+
+
+def pieces(sources: Sequence[Tensor], places: Iterable[range], dim: int = 2) -> list[Tensor]:
+    """Return the tokens at `places`, in this order, of the sources one after the other; tokens are dimension `dim`."""
+    return [piece for each in places for piece in _between(sources, each, dim)]
 
 
 def pick(sources: Sequence[Tensor], places: Iterable[range], dim: int = 2) -> Tensor:
-    """Return the tokens at `places`, in this order, of the sources one after the other; tokens are dimension `dim`."""
-    pieces = [piece for each in places for piece in _between(sources, each, dim)]
-    return torch.cat(pieces, dim=dim) if pieces else sources[0].narrow(dim, 0, 0)
+    """Return `pieces` as one tensor: a part of a source where they are one piece."""
+    found = pieces(sources, places, dim)
+    if len(found) == 1:
+        return found[0]
+    return torch.cat(found, dim=dim) if found else sources[0].narrow(dim, 0, 0)
 
 
 def _between(sources: Sequence[Tensor], places: range, dim: int) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from kv_cache.spec import CacheSpec
 
 @dataclass(frozen=True)
 class CacheView:
-    """What attention reads; with the default `views` of SessionCache it outlives one append, but no reset or restore.
+    """What attention reads; it stays as it is for as long as it is held, whatever its session goes on to.
 
     Args:
         keys: [L, Hkv, N, d], rotated at their positions.
@@ -85,8 +85,9 @@ class Ledger:
     Args:
         sinks, recents: tokens held of each kind.
         full_tokens: tokens since the session began.
-        numbers: of the chunks whose summaries are held, ascending.
+        numbers: of the chunks that are held, ascending.
         scores: of these chunks.
+        lengths: tokens of each: 1 is its summary, more are its own.
         kept, dropped, evicted: chunks since the session began; evicted ones were kept before.
         newest_scores: of the newest chunks, newest last; empty where scores say nothing.
     """
@@ -96,15 +97,25 @@ class Ledger:
     full_tokens: int = 0
     numbers: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
     kept: int = 0
     dropped: int = 0
     evicted: int = 0
     newest_scores: tuple[float, ...] = ()
 
     @property
+    def memory(self) -> int:
+        """Tokens held of older chunks."""
+        return sum(self.lengths)
+
+    @property
     def tokens(self) -> int:
         """Tokens held."""
-        return self.sinks + len(self.numbers) + self.recents
+        return self.sinks + self.memory + self.recents
+
+    def positions(self, chunk: int) -> int:
+        """Return how many positions are in use: a chunk of `chunk` tokens keeps all of its own."""
+        return self.sinks + chunk * len(self.numbers) + self.recents
 
 
 @dataclass(frozen=True)

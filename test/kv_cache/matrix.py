@@ -92,6 +92,12 @@ CASES = (
         None,
     ),
     Case("gated, mlp", lambda n: Gated(1, n, 2, n + 2, gate=MLP_GATE), Gated(1, 5, 2, 9, gate=MLP_GATE), None),
+    Case(
+        "gated, word for word",
+        lambda n: Gated(2, n, 3, n + 7, gate=GATE, exact=0.5),
+        Gated(2, 7, 3, 22, gate=GATE, threshold=0.1, exact=0.4),
+        None,
+    ),
     Case("mean", lambda n: Mean(2, n, 3, n + 4), Mean(2, 7, 3, 15), None),
     Case("mean without room", lambda n: Mean(2, n, 3, n + 4), Mean(2, 7, 3, 11), sinks_and_chunks(2, 7, 3)),
     Case("mean, log count", lambda n: Mean(2, n, 3, n + 4, log_count=True), Mean(1, 6, 4, 15, log_count=True), None),
@@ -101,6 +107,7 @@ CASES = (
     Case("expected", lambda n: Expected(2, n, 3, n + 4), Expected(2, 7, 3, 14), None),
 )
 DROPPING = tuple(case for case in CASES if case.small is not None)
+BATCHED = tuple(case for case in DROPPING if case.small is not None and case.small.exact == math.inf)
 PLACES = tuple(case for case in DROPPING if case.kept is not None)
 SUMMARISING = tuple(case for case in CASES if case.kept is None)
 STEADY = tuple(case for case in CASES if not case.by_append)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrix import DROPPING, GATE, SPEC, B, Case, batch_of
+from matrix import BATCHED, GATE, SPEC, B, Case, batch_of
 from torch import Tensor
 
 from kv_cache import CachePolicy, Full, Gated, Mean, SessionCache, Window, rotate
@@ -35,7 +35,7 @@ def weigh(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Te
     return weights, weights @ values
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 @settings(max_examples=6)
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=7), late=st.integers(0, 4), seed=st.integers(0, 3))
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_a_row_is_what_a_session_of_its_own_would_be(case: Case, sizes: list[int
             torch.testing.assert_close(view.bias[row, :count], own.bias)
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 @torch.no_grad()
 def test_what_is_in_unused_slots_does_not_matter(case: Case) -> None:
     """Whatever stands there between updates: what is held is that of a cache with zeros in them."""
@@ -98,7 +98,7 @@ def test_what_is_in_unused_slots_does_not_matter(case: Case) -> None:
     assert torch.equal(other.state.kept, clean.state.kept)
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 @torch.no_grad()
 def test_an_unused_slot_gets_no_attention_whatever_it_holds(case: Case) -> None:
     """Bit for bit what zeros in those slots give, and, but for the order of sums, what a session without them gives."""
@@ -128,7 +128,7 @@ def test_an_unused_slot_gets_no_attention_whatever_it_holds(case: Case) -> None:
             torch.testing.assert_close(seen, packed[1], rtol=0, atol=2e-5 if case.name == "gated, mlp" else 1e-6)
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 def test_an_update_never_looks_at_the_data(case: Case) -> None:
     """On the meta device tensors have shapes only: whatever asks for a value, or mixes devices, fails."""
     assert case.small is not None
@@ -159,7 +159,7 @@ def test_a_session_does_not_keep_a_graph_of_gradients() -> None:
     assert not any(part.requires_grad for part in parts_of(cache.state))
 
 
-@pytest.mark.parametrize("case", DROPPING, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BATCHED, ids=lambda case: case.name)
 def test_sizes_are_checked_before_memory_is_taken(case: Case) -> None:
     assert case.small is not None
     cache = BatchedCache(SPEC, case.small, B)
@@ -204,5 +204,7 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
     assert cache.state is before
     with pytest.raises(ValueError, match="policy full has no bound"):
         BatchedCache(SPEC, Full(9), B)
+    with pytest.raises(ValueError, match="policy mean keeps chunks word for word, which needs a SessionCache"):
+        BatchedCache(SPEC, Mean(0, 4, 2, 9, exact=0.0), B)
     with pytest.raises(ValueError, match="batch is 0"):
         BatchedCache(SPEC, Mean(0, 4, 2, 9), 0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from matrix import DROPPING, SPEC, B, Case, batch_of
+from matrix import BATCHED, SPEC, B, Case, batch_of
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from kv_cache.batched import BatchedCache
 
 torch.set_num_threads(1)
 SAME_GRAPH = ("window with sinks", "window of one", "attention per token")  # as another case, with other sizes
-COMPILED = [case for case in DROPPING if case.name not in SAME_GRAPH]
+COMPILED = [case for case in BATCHED if case.name not in SAME_GRAPH]
 STEPS, ADDED = 12, 6
 
 

@@ -24,18 +24,17 @@ SIZES = st.lists(st.integers(1, 13), min_size=1, max_size=9)
 
 @dataclass
 class Token:
-    """One token of the plain list: place in the session's line, key before rotation and value [L, Hkv, d], score."""
+    """One token of the plain list: place in the session's line, key before rotation and value [L, Hkv, d]."""
 
     place: float
     key: Tensor
     value: Tensor
-    score: float = 0.0
 
 
 def by_hand(policy: Chunked, keys: Tensor, values: Tensor) -> tuple[list[Token], list[int]]:
     """Do token by token what the policy is meant to do; return the tokens held and the numbers of kept chunks."""
     sinks: list[Token] = []
-    held: list[tuple[int, Token]] = []
+    held: list[tuple[float, int, list[Token], Token]] = []  # score, number, what is held and the summary of a chunk
     recent: list[Token] = []
     state, number, chunk = policy.start(SPEC, 1, torch.device("cpu")), 0, policy.chunk
     for place in range(keys.shape[2]):
@@ -52,17 +51,22 @@ def by_hand(policy: Chunked, keys: Tensor, values: Tensor) -> tuple[list[Token],
         shown = Chunks(shown_keys, shown_values, torch.tensor([number]), torch.tensor([1]), torch.zeros(1, 1))
         scores, state = policy.score(shown, state)
         key, value = policy.summarise(shown)
-        if scores.item() >= policy.least_score:
-            held.append((number, Token(0.0, key[0, :, :, 0], value[0, :, :, 0], scores.item())))
+        score, summary = scores.item(), Token(0.0, key[0, :, :, 0], value[0, :, :, 0])
+        if score >= policy.least_score:
+            held.append((score, number, out if score >= policy.exact else [summary], summary))
         number += 1
-        if len(held) > policy.sizes.summaries:
-            worst = min(token.score for _, token in held)
-            held.remove(next(each for each in held if each[1].score == worst))
-    for order, (_, token) in enumerate(held):
-        token.place = policy.sinks + order * chunk + (chunk - 1) / 2
+        while sum(len(own) for _, _, own, _ in held) > policy.sizes.summaries:
+            worst = min(held, key=lambda each: each[:2])
+            if len(worst[2]) > 1:
+                worst[2][:] = [worst[3]]
+            else:
+                held.remove(worst)
+    for order, (_, _, own, _) in enumerate(held):
+        for place, token in enumerate(own):
+            token.place = policy.sinks + order * chunk + (place if len(own) > 1 else (chunk - 1) / 2)
     for order, token in enumerate(recent):
         token.place = len(sinks) + len(held) * chunk + order
-    return [*sinks, *(token for _, token in held), *recent], [number for number, _ in held]
+    return [*sinks, *(token for each in held for token in each[2]), *recent], [each[1] for each in held]
 
 
 def fed(policy: Chunked | Full, sizes: list[int], seed: int = 0, spec: CacheSpec = SPEC) -> SessionCache:
@@ -92,8 +96,7 @@ def test_it_holds_what_a_plain_list_would(case: Case, sizes: list[int], seed: in
     torch.testing.assert_close(view.keys, rotate(keys, places, SPEC.rope_base), rtol=1e-5, atol=1e-5)
     values = torch.stack([token.value for token in wanted], dim=2)
     torch.testing.assert_close(view.values, values, rtol=1e-5, atol=1e-5)
-    line = len(numbers) * (case.small.chunk - 1) + len(wanted)
-    assert view.next_position == line
+    assert view.next_position == wanted[-1].place + 1
 
 
 def test_every_token_stands_right_while_positions_run_far_ahead_of_slots() -> None:
@@ -231,6 +234,26 @@ def test_the_mean_rotation_is_the_mean_of_the_rotations(frequencies: tuple[float
     cos, sin = mean_rotation(behind, used)
     torch.testing.assert_close(cos, turned.cos().mean(dim=1).float(), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(sin, turned.sin().mean(dim=1).float(), rtol=1e-6, atol=1e-9)
+
+
+def test_a_chunk_goes_down_a_step_at_a_time() -> None:
+    """All are kept word for word at first; the budget turns the oldest into summaries, then it drops them."""
+    lengths = []
+    for count in (12, 15, 18, 24, T):
+        cache = fed(Mean(0, 6, 3, 18, exact=0.0), [count])
+        held = cache.snapshot().ledger
+        lengths.append(held.lengths)
+        assert cache.stats().tokens == sum(held.lengths) + held.recents <= 18
+        assert cache.stats().chunks_kept - cache.stats().chunks_evicted == len(held.numbers)
+    assert lengths == [(3, 3), (3, 3, 3), (1, 3, 3, 3), (1, 3, 3, 3), (1, 3, 3, 3)] and held.numbers == (7, 8, 9, 10)
+    exact = tokens(T)[1][:, :, 24:33]
+    torch.testing.assert_close(cache.view().values[:, :, 1:10], exact, rtol=0, atol=0)
+    less = cache.retuned(Mean(0, 6, 3, 13, exact=0.0))
+    assert less.snapshot().ledger.lengths == (1, 3) and less.stats().chunks_evicted == 9
+    with pytest.raises(
+        ValueError, match="exact is 0.0, but the budget leaves 2 tokens for older chunks: to keep one of 3"
+    ):
+        Mean(0, 6, 3, 10, exact=0.0)
 
 
 def test_log_count_is_a_bias_on_summaries_only() -> None:

@@ -107,13 +107,7 @@ def test_refusals_are_sentences_and_reset_begins_anew() -> None:
     model = llama().eval()
     gate = Gate(GateConfig.of(spec_of(model)))
     cache = CompressedCache.of(model, Gated(2, 8, 3, 16, gate=gate))
-    with pytest.raises(ValueError, match="2 rows or beams may keep different numbers of chunks under policy gated"):
-        stream(model, cache, ids(5, rows=2), [5])
     first = stream(model, cache, ids(12), [6, 6])
-    cache.batch_repeat_interleave(2)  # as a beam search does
-    with pytest.raises(ValueError, match="2 rows or beams may keep different numbers of chunks under policy gated"):
-        stream(model, cache, ids(5, rows=2), [5])
-    cache.batch_select_indices(torch.tensor([0]))
     with pytest.raises(ValueError, match="tokens cannot be taken back"):
         cache.crop(-1)
     cache.reset()
@@ -233,7 +227,7 @@ def test_the_how_to_page_runs(tmp_path: Path) -> None:
     """Its code blocks, as they stand there, with a model and observations."""
     torch.manual_seed(0)
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
-    ten_lines, trained, frozen, hooks = blocks
+    ten_lines, trained, frozen, attached = blocks
     model = llama().eval()
     names: dict[str, Any] = {"model": model, "observations": [ids(25, seed=step) for step in range(20)]}
     exec(ten_lines, names)
@@ -245,9 +239,8 @@ def test_the_how_to_page_runs(tmp_path: Path) -> None:
     assert names["cache"].stats()[0] == stats
     save_gate(tmp_path / "gate.safetensors", names["gate"], 0.25, {})
     exec(trained, names | {"load_gate": load_gate, "path": str(tmp_path / "gate.safetensors")})
-    names["cache"] = CompressedCache.of(model, Attention(4, 64, 16, 160))
-    exec(hooks, names)
-    stream(model, names["cache"], ids(200), [25] * 8)
+    names["Attention"] = Attention
+    exec(attached, names)
     assert len({score for _, score in names["cache"].rows[0].kept_chunks()}) > 1
 
 
@@ -263,7 +256,6 @@ def test_queries_are_reported_from_hooks_in_the_forward(name: str) -> None:
     def listen(number: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
             heard[number] = output.unflatten(-1, (-1, 8)).transpose(1, 2)
-            cache.observe_queries(number, heard[number])
 
         return hook
 
@@ -275,7 +267,8 @@ def test_queries_are_reported_from_hooks_in_the_forward(name: str) -> None:
     append = cache.rows[0].append
     cache.rows[0].append = lambda keys, values: (taken.append((keys, values)), append(keys, values))[1]  # type: ignore[method-assign]
     for piece in ids(60).split(6, dim=1):
-        stream(model, cache, piece, [6])
+        with cache.attached(model):
+            stream(model, cache, piece, [6])
         report = alone.view().observe_queries
         assert report is not None
         for number, queries in heard.items():
@@ -285,6 +278,47 @@ def test_queries_are_reported_from_hooks_in_the_forward(name: str) -> None:
         hook.remove()
     assert cache.rows[0].kept_chunks() == alone.kept_chunks()
     assert len({score for _, score in alone.kept_chunks()}) > 1
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Phi3"])
+def test_queries_are_found_behind_a_norm_and_in_one_matrix(family: str) -> None:
+    """In the first layer they are what its own modules make of the embedded tokens."""
+    torch.manual_seed(0)
+    model = small(family)
+    cache, tokens, seen = CompressedCache.of(model, Attention(2, 8, 3, 16)), ids(5), {}
+    report = cache.observe_queries
+    cache.observe_queries = lambda layer, queries: (seen.update({layer: queries}), report(layer, queries))[1]  # type: ignore[method-assign]
+    with cache.attached(model):
+        stream(model, cache, tokens, [5])
+    attention, normed = (
+        model.model.layers[0].self_attn,
+        model.model.layers[0].input_layernorm(model.model.embed_tokens(tokens)),
+    )
+    both = attention.q_proj(normed) if family == "Qwen3" else attention.qkv_proj(normed)[..., :32]
+    wanted = both.unflatten(-1, (4, 8))
+    wanted = attention.q_norm(wanted) if family == "Qwen3" else wanted
+    torch.testing.assert_close(seen[0], wanted.transpose(1, 2), rtol=1e-5, atol=1e-6)
+    assert sorted(seen) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["absolute", "endless"])
+def test_rows_that_keep_different_counts_are_as_if_alone(model: Any, endless: bool) -> None:
+    gate = Gate(GateConfig.of(spec_of(model)))
+    with torch.no_grad():
+        gate.head.weight.mul_(60.0)
+        gate.head.bias.zero_()
+    policy, tokens, sizes = Gated(2, 12, 4, 40, gate=gate), ids(60, rows=3), [9] * 5 + [1] * 3 + [12]
+    cache = CompressedCache.of(model, policy, endless)
+    with cache.attached(model):
+        together = stream(model, cache, tokens, sizes)
+    assert len({row.tokens for row in cache.stats()}) > 1
+    for row, own in enumerate(together):
+        alone = stream(model, CompressedCache.of(model, policy, endless), tokens[row : row + 1], sizes)
+        torch.testing.assert_close(own.unsqueeze(0), alone, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="rows hold different numbers of tokens; run the model in a block of"):
+        stream(model, cache, tokens[:, :5], [5])
+    with cache.attached(model), pytest.raises(ValueError, match="prompts are padded"):
+        model(input_ids=tokens[:, :5], attention_mask=torch.zeros(3, 5), past_key_values=cache, use_cache=True)
 
 
 def test_a_frozen_cache_is_read_and_stays_as_it_is() -> None:

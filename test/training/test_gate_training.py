@@ -17,6 +17,7 @@ from kv_cache import Full, Gate, GateConfig, Gated, SessionCache
 from kv_cache.gate_file import load_gate
 from kv_cache.policies import CachePolicy
 from kv_cache.policies.base import Sizes
+from kv_cache.training.draws import Draw, keep_from, keep_none
 from streaming_vla.cli import app
 from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
@@ -28,7 +29,7 @@ from streaming_vla.policies.contract import FlowQuery, PolicyObservation, prefil
 from streaming_vla.training.dataset import check_demonstrations
 from streaming_vla.training.gate_data import NOTHING, GateBatch, GateDemonstrations, split_episodes
 from streaming_vla.training.gate_losses import Probe, chunks_where, embed, gate_loss
-from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, keep_from, keep_none
+from streaming_vla.training.gate_network import FullNetwork, GatedNetwork
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
 from streaming_vla.training.plan import Augment, Flow, Source, read_plan

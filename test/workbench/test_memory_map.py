@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from kv_cache import POLICY_NAMES, CacheSpec, CacheStats, Gate, GateConfig, SessionCache, make_policy
 from streaming_vla.sim.memory_rules import Count, CuedReach
-from streaming_vla.workbench.evaluation.chunk_log import ChunkFate, ChunkLog, Fate
+from streaming_vla.workbench.evaluation.chunk_log import ChunkFate, ChunkLog, Fate, held_exactly
 from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 from streaming_vla.workbench.evaluation.memory_map import MemoryMap, check_picture, draw_memory_map, map_of_episode
 from streaming_vla.workbench.evaluation.memory_outcome import fates_by_observation, held_observations, outcome_of
@@ -25,12 +26,19 @@ BLOCK = 5
 class Flown:
     """What is read of a runner that has given its cache some observations."""
 
-    def __init__(self, policy: str, observations: int, threshold: float = 0.5, budget: int = 3 * BLOCK + 3) -> None:
+    def __init__(
+        self,
+        policy: str,
+        observations: int,
+        threshold: float = 0.5,
+        budget: int = 3 * BLOCK + 3,
+        exact: float = math.inf,
+    ) -> None:
         torch.manual_seed(0)
         gate = Gate(GateConfig.of(SPEC, width=8, hidden=8)).eval().requires_grad_(False)
         gate.head.weight.mul_(60.0)
         sizes = {"sinks": 0, "recent": 2 * BLOCK, "capacity": 1000, "chunk": BLOCK, "budget": budget}
-        made = make_policy(policy, **cast(Any, sizes), gate=gate, threshold=threshold, keep_rate=0.5)
+        made = make_policy(policy, **cast(Any, sizes), gate=gate, threshold=threshold, keep_rate=0.5, exact=exact)
         self.cache, self.chunks = SessionCache(SPEC, made), ChunkLog()
         self.recorded = ChunkLog()
         self.told: list[CacheStats] = []
@@ -67,6 +75,20 @@ def test_fates_agree_with_the_cache(policy: str) -> None:
 def test_a_recording_tells_the_same_fates(policy: str) -> None:
     flown = Flown(policy, 20)
     assert flown.recorded.fates() == flown.chunks.fates()
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["live", "recorded"])
+def test_chunks_that_are_kept_word_for_word_are_told_apart(recorded: bool) -> None:
+    flown = Flown("gated", 20, threshold=0.1, budget=5 * BLOCK, exact=0.4)
+    lengths = flown.cache.snapshot().ledger.lengths
+    log = flown.recorded if recorded else flown.chunks
+    fates = log.fates(held_exactly(flown.cache.stats(), flown.cache.policy.sizes))
+    held = [each for each in fates if each.fate in (Fate.EXACT, Fate.KEPT)]
+    assert [each.number for each in held] == [number for number, _ in flown.cache.kept_chunks()]
+    assert [each.fate is Fate.EXACT for each in held] == [length == BLOCK for length in lengths]
+    assert {1, BLOCK} == set(lengths)
+    told = map_of_episode(cast(ClosedLoopRunner, flown), BLOCK, "reach", None).in_words()
+    assert "kept word for word" in told and "kept as a summary" in told
 
 
 def test_the_best_of_an_observations_chunks_counts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kv_cache.gate import Gate
 from kv_cache.policies.attention import Attention
 from kv_cache.policies.base import CachePolicy
@@ -45,6 +47,7 @@ def make_policy(
     threshold: float = 0.5,
     keep_rate: float = 0.1,
     seed: int = 0,
+    exact: float = math.inf,
 ) -> CachePolicy:
     """Return the policy called `name`; numbers that it has no use for are ignored.
 
@@ -53,6 +56,7 @@ def make_policy(
         capacity: tokens, of full.
         gate, threshold: of gated.
         keep_rate, seed: of random.
+        exact: score from which a policy with chunks keeps them word for word.
 
     Raises:
         ValueError: an unknown name, a missing gate, or a number that the policy refuses.
@@ -66,10 +70,10 @@ def make_policy(
     if name == "gated":
         if gate is None:
             raise ValueError("cache policy gated needs the weights of a gate, none are given")
-        return Gated(sinks, recent, chunk, budget, gate=gate, threshold=threshold)
+        return Gated(sinks, recent, chunk, budget, gate=gate, threshold=threshold, exact=exact)
     if name == "random":
-        return Random(sinks, recent, chunk, budget, keep_rate=keep_rate, seed=seed)
+        return Random(sinks, recent, chunk, budget, keep_rate=keep_rate, seed=seed, exact=exact)
     others: dict[str, type[Chunked]] = {"mean": Mean, "attention": Attention, "expected": Expected}
     if name not in others:
         raise ValueError(f"cache policy '{name}' is unknown, choose one of {', '.join(POLICY_NAMES)}")
-    return others[name](sinks, recent, chunk, budget)
+    return others[name](sinks, recent, chunk, budget, exact=exact)

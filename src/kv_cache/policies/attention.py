@@ -33,12 +33,16 @@ class Attention(Chunked):
 
     def observe(self, queries: Queries, mass: Tensor, state: State) -> tuple[Tensor, State]:
         """Add the softmax weights of the queries over the cache, averaged over queries, heads and layers."""
-        batch, heads, count, size = queries.rotated.shape
+        rotated = queries.rotated()
+        batch, heads, count, size = rotated.shape
         kv_heads = queries.keys.shape[1]
-        grouped = queries.rotated.reshape(batch, kv_heads, heads // kv_heads * count, size)
+        grouped = rotated.reshape(batch, kv_heads, heads // kv_heads * count, size)
         logits = (grouped @ queries.keys.transpose(-1, -2)).float() / size**0.5
-        hidden = ~queries.held[:, None, None]
-        # an empty cache has no weights to give: a softmax over nothing would be NaN
-        weights = logits.masked_fill(hidden, -1e30).softmax(dim=-1).masked_fill(hidden, 0.0)
+        if queries.held is None:
+            weights = logits.softmax(dim=-1)
+        else:
+            hidden = ~queries.held[:, None, None]
+            # an empty cache has no weights to give: a softmax over nothing would be NaN
+            weights = logits.masked_fill(hidden, -1e30).softmax(dim=-1).masked_fill(hidden, 0.0)
         decay = DECAY if queries.layer == 0 else 1.0
         return mass * decay + weights.mean(dim=(1, 2)).to(mass.dtype) / queries.layers, state

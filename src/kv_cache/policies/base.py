@@ -22,7 +22,7 @@ class Sizes:
         sinks: first tokens of a session, which always stay.
         recent: newest tokens, which always stay.
         chunk: tokens C that are judged together.
-        summaries: most summaries that are held.
+        summaries: most tokens that are held of older chunks: one is a summary, `chunk` are a chunk word for word.
         log_count: whether log(C) is added to the attention logits of a summary, because it stands for C tokens.
     """
 
@@ -48,8 +48,9 @@ class CachePolicy(ABC):
 
     The first `sinks` tokens and the newest `recent` ones stay as they are. What is older is cut into chunks of
     `chunk` tokens; tokens that do not fill a chunk yet stay as well. A chunk is judged once, for all layers, heads,
-    keys and values, when it leaves: it becomes one summary token if its score reaches `least_score`, otherwise it is
-    dropped. Of more than `summaries` the one of lowest utility goes first, the oldest where utilities are equal.
+    keys and values, when it leaves: its tokens stay if its score reaches `exact`, it becomes one summary token if it
+    reaches `least_score`, otherwise it is dropped. Of more than `summaries` tokens the chunk of lowest utility, the
+    oldest where utilities are equal, first becomes a summary and then goes.
 
     Positions close up: a kept chunk takes the `chunk` positions that it had, its summary stands in their middle, and
     what is dropped or evicted takes none. So nothing runs away in an endless session, and where nothing is dropped
@@ -63,6 +64,7 @@ class CachePolicy(ABC):
     by_content: ClassVar[bool] = True  # False: sessions of one length keep the same chunks, whatever they hold
     reads_queries: ClassVar[bool] = False  # True: a reader of the cache should report its queries
     moves_tokens: ClassVar[bool] = True  # True: a kept token may get another position
+    exact: float = math.inf  # score from which a chunk is kept word for word
 
     @property
     @abstractmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kv_cache.policies.base import CachePolicy, Sizes
 from kv_cache.policies.window import check_window
@@ -18,6 +20,7 @@ class Chunked(CachePolicy):
         chunk: tokens C that become one summary.
         budget: most tokens that are held, sinks, recent and chunk - 1 waiting ones included; summaries get the rest.
         log_count: add log(chunk) to the attention logits of a summary; the reader must then add CacheView.bias.
+        exact: score from which the tokens of a chunk stay as they are; infinity: every chunk becomes a summary.
 
     Raises:
         ValueError: a number out of range, or a budget below the tokens that always stay.
@@ -28,6 +31,7 @@ class Chunked(CachePolicy):
     chunk: int
     budget: int
     log_count: bool = field(default=False, kw_only=True)
+    exact: float = field(default=math.inf, kw_only=True)
 
     def __post_init__(self) -> None:
         check_window(self.name, self.sinks, self.recent)
@@ -38,8 +42,13 @@ class Chunked(CachePolicy):
                 f"cache policy {self.name}: budget is {self.budget} tokens, below the "
                 f"{self.sinks + self.recent + self.chunk - 1} of the window (sinks + recent + chunk - 1)"
             )
+        if math.isnan(self.exact) or (self.exact < math.inf and self.sizes.summaries < self.chunk):
+            raise ValueError(
+                f"cache policy {self.name}: exact is {self.exact}, but the budget leaves {self.sizes.summaries} tokens "
+                f"for older chunks: to keep one of {self.chunk} word for word, raise the budget"
+            )
 
-    @property
+    @cached_property
     def sizes(self) -> Sizes:
         """Summaries get what the budget leaves."""
         summaries = self.budget - self.sinks - self.recent - self.chunk + 1

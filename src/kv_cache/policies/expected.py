@@ -44,36 +44,39 @@ class Expected(Chunked):
     reads_queries = True
 
     def start(self, spec: CacheSpec, batch: int, device: torch.device) -> State:
-        """Return reports [B, L], mean [B, L, Hq, d], second moment [B, L, Hq, d, d] and the mean rotation."""
+        """Return the mean rotation, two tensors, then for each layer reports [B], mean [B, Hq, d] and moment [B, Hq, d, d].
+
+        Layers report one by one: a tensor of all of them would be made anew for each.
+        """
         heads, size = spec.query_heads or spec.kv_heads, spec.head_dim
-        second = torch.eye(size, device=device).expand(batch, spec.layers, heads, size, size)
         # the distance from the token at place c of a chunk that has just left to the first of the queries to come
         behind = self.recent + self.chunk - torch.arange(self.chunk, device=device)
         cos, sin = mean_rotation(behind, torch.tensor(spec.frequencies, dtype=torch.float64, device=device))
-        return (
-            torch.zeros(batch, spec.layers, device=device),
-            torch.zeros(batch, spec.layers, heads, size, device=device),
-            second.clone(),
-            cos.repeat(batch, 1, 1),
-            sin.repeat(batch, 1, 1),
-        )
+        layers = [
+            (
+                torch.zeros(batch, device=device),
+                torch.zeros(batch, heads, size, device=device),
+                torch.eye(size, device=device).repeat(batch, heads, 1, 1),
+            )
+            for _ in range(spec.layers)
+        ]
+        return (cos.repeat(batch, 1, 1), sin.repeat(batch, 1, 1), *(part for layer in layers for part in layer))
 
     def observe(self, queries: Queries, mass: Tensor, state: State) -> tuple[Tensor, State]:
         """Take the queries of a layer into its moments: a plain mean at first, a decaying one later."""
-        reports, mean, second, cos, sin = state
+        begin = 2 + 3 * queries.layer
+        reports, mean, second = state[begin : begin + 3]
         heads = queries.heads.float()
-        here = torch.arange(queries.layers, device=mass.device) == queries.layer
-        reports = reports + here
-        weight = torch.where(here, (1.0 / reports.clamp(min=1.0)).clamp(min=1.0 - DECAY), 0.0)
-        newest = heads.mean(dim=2).unsqueeze(1)
-        newest_second = (heads.transpose(-1, -2) @ heads / heads.shape[2]).unsqueeze(1)
-        mean = mean + weight[..., None, None] * (newest - mean)
-        second = second + weight[..., None, None, None] * (newest_second - second)
-        return mass, (reports, mean, second, cos, sin)
+        reports = reports + 1.0
+        weight = reports.reciprocal().clamp(min=1.0 - DECAY).view(-1, 1, 1)
+        mean = mean.lerp(heads.mean(dim=2), weight)
+        second = second.lerp(heads.transpose(-1, -2) @ heads / heads.shape[2], weight.unsqueeze(-1))
+        return mass, (*state[:begin], reports, mean, second, *state[begin + 3 :])
 
     def score(self, chunks: Chunks, state: State) -> tuple[Tensor, State]:
         """Return the formula's value for every chunk."""
-        _, mean, second, cos, sin = state
+        cos, sin = state[:2]
+        mean, second = (torch.stack(state[begin::3], dim=1) for begin in (3, 4))
         keys, size = chunks.keys.float(), chunks.keys.shape[-1]
         batch, layers, kv_heads, count, length, _ = keys.shape
         group = mean.shape[2] // kv_heads

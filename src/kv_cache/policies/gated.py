@@ -70,7 +70,7 @@ class Gated(Chunked):
 
     def score(self, chunks: Chunks, state: State) -> tuple[Tensor, State]:
         """Return the gate's scores."""
-        logits, state = self.gate(chunks.keys[:, 0], state, chunks.count)
+        logits, state = self.gate(chunks.keys[:, self.gate.config.layer], state, chunks.count)
         return logits.sigmoid().float(), state
 
     def summarise(self, chunks: Chunks) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ class EngineOptions:
             threshold=cache.cache_threshold,
             keep_rate=cache.cache_keep_rate,
             seed=self.seed,
+            exact=cache.cache_exact if cache.cache_exact >= 0.0 else math.inf,
         )
 
     def retuned(self, cache: CacheOptions) -> EngineOptions:

@@ -125,7 +125,7 @@ class CacheOptions(Options):
     )
     cache_budget: int = option(
         256,
-        "Most tokens that a policy with summaries holds; the summaries of lowest utility go first.",
+        "Most tokens that a policy with summaries holds; the chunks of lowest utility go first.",
         "tokens",
         live=True,
         ge=1,
@@ -135,6 +135,13 @@ class CacheOptions(Options):
         -1.0,
         "Least score of a chunk that policy gated keeps; below 0: as calibrated with the gate.",
         live=True,
+        ge=-1.0,
+        le=2.0,
+    )
+    cache_exact: float = option(
+        -1.0,
+        "Score from which policy gated keeps a chunk word for word, for what must stay exact; a chunk of a lower score "
+        "becomes a summary, and so does this one before it is evicted; below 0: every chunk that is kept is a summary.",
         ge=-1.0,
         le=2.0,
     )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import TaskID
 
 from streaming_vla.refusal import refuse
 from streaming_vla.training.setup import (
     DEMONSTRATIONS,
+    DISTILL_PLAN,
+    DISTILL_RUN,
     GATE_PLAN,
     GATE_RUN,
     OWN_PLAN,
@@ -141,35 +144,97 @@ register(app, policy)
 @app.command()
 def gate(
     policy: Annotated[str, typer.Option(help="the policy's name or file that the gate is for")] = "compact_mt10",
-    plan: Annotated[Path, typer.Option(help="plan of the gate: every hyperparameter")] = GATE_PLAN,
-    folder: Annotated[Path, typer.Option(help="where checkpoints and the log go; a run there is resumed")] = GATE_RUN,
+    model: Annotated[
+        str | None, typer.Option(help="hf:/folder of a Hugging Face decoder, distilled without labels; no --policy")
+    ] = None,
+    sequences: Annotated[
+        list[Path] | None,
+        typer.Option(help="with --model: text files, token files (.npy, .safetensors) or folders; give it repeatedly"),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help=f"every hyperparameter; {GATE_PLAN}, with --model {DISTILL_PLAN}")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help=f"where checkpoints and the log go; a run there is resumed; {GATE_RUN}, {DISTILL_RUN}"),
+    ] = None,
     demonstrations: Annotated[Path, typer.Option(help="what 'train demos' made")] = DEMONSTRATIONS,
-    output: Annotated[Path, typer.Option(help="the finished gate")] = Path("models/compact_mt10_gate.safetensors"),
+    output: Annotated[
+        Path | None, typer.Option(help="the finished gate; of the compact policy models/compact_mt10_gate.safetensors")
+    ] = None,
     policy_output: Annotated[
         Path | None, typer.Option(help="the policy that has learned too, where the plan's policy_rate is not 0")
     ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train the gate that says which chunks of the history the compact policy's cache keeps."""
+    """Train the gate that says which chunks of the history a cache keeps: the compact policy's, or any decoder's."""
+    if (model is None) != (sequences is None):
+        refuse("--model and --sequences go together: the decoder, and what it is to be taught on")
+    bar: TaskID
+
+    def show(done: int, total: int) -> None:
+        progress.update(bar, completed=done, total=total)
+
+    with _one_sentence(), counting() as progress:
+        bar = progress.add_task("training", total=None)
+        if model is not None and sequences is not None:
+            output = output or (folder or DISTILL_RUN) / "gate.safetensors"
+            figures = _distil(model, tuple(sequences), plan or DISTILL_PLAN, folder or DISTILL_RUN, output, seed, show)
+        else:
+            output = output or Path("models/compact_mt10_gate.safetensors")
+            run = (policy, plan or GATE_PLAN, folder or GATE_RUN, demonstrations, output, policy_output, seed)
+            figures = _train_gate(*run, show)
+    Console().print_json(data=figures)
+    Console().print(f"the gate is in {output}")
+
+
+Show = Callable[[int, int], None]
+
+
+def _distil(
+    model: str, sequences: tuple[Path, ...], plan: Path, folder: Path, output: Path, seed: int, show: Show
+) -> dict[str, Any]:
+    from streaming_vla.training.distill_plan import DistillPlan
+    from streaming_vla.training.plan import read_plan
+
+    if not model.startswith("hf:"):
+        raise ValueError(f"--model is '{model}', expected hf:/folder of a Hugging Face decoder")
+    chosen = read_plan(plan, DistillPlan)
+    try:
+        from streaming_vla.training.distill_run import DistillRun
+        from streaming_vla.training.distill_trainer import ModelGateTrainer
+        from streaming_vla.training.head_trainer import HeadGateTrainer
+    except ImportError as error:
+        raise ValueError(f"--model hf: needs transformers ({error}): pip install '.[huggingface]'") from error
+    run = DistillRun(Path(model.removeprefix("hf:")), sequences, chosen, folder, seed)
+    trainer = HeadGateTrainer(run, show) if chosen.per == "head" else ModelGateTrainer(run, show)
+    trainer.train()
+    figures = trainer.finish(output)
+    print(f"losses and kept rate are in {trainer.picture()}", file=sys.stderr)
+    return figures
+
+
+def _train_gate(
+    policy: str,
+    plan: Path,
+    folder: Path,
+    demonstrations: Path,
+    output: Path,
+    policy_output: Path | None,
+    seed: int,
+    show: Show,
+) -> dict[str, Any]:
     from streaming_vla.policies.models import find_model
     from streaming_vla.training.gate_plan import GatePlan
     from streaming_vla.training.gate_trainer import GateRun, GateTrainer
     from streaming_vla.training.plan import read_plan
 
-    with _one_sentence(), counting() as progress:
-        chosen = read_plan(plan, GatePlan)
-        if (chosen.learning.policy_rate > 0) != (policy_output is not None):
-            raise ValueError("--policy-output goes with a plan whose learning.policy_rate is above 0, and only with it")
-        bar = progress.add_task("training", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        trainer = GateTrainer(GateRun(find_model(policy), demonstrations, chosen, folder, seed), show)
-        trainer.train()
-        figures = trainer.finish(output, policy_output)
-    Console().print_json(data=figures)
-    Console().print(f"the gate is in {output}")
+    chosen = read_plan(plan, GatePlan)
+    if (chosen.learning.policy_rate > 0) != (policy_output is not None):
+        raise ValueError("--policy-output goes with a plan whose learning.policy_rate is above 0, and only with it")
+    trainer = GateTrainer(GateRun(find_model(policy), demonstrations, chosen, folder, seed), show)
+    trainer.train()
+    return trainer.finish(output, policy_output)
 
 
 @app.command()

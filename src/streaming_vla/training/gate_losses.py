@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunk_count, keep_penalty
+from kv_cache.training.draws import Draw
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.augment import augment_pictures, disturbed_state
 from streaming_vla.training.dataset import ANSWERS
 from streaming_vla.training.gate_data import NOTHING, GateBatch
-from streaming_vla.training.gate_network import Draw, Network, Passed
+from streaming_vla.training.gate_network import Network, Passed
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.losses import Acted, chunk_loss, flow_loss, goals_loss
 from streaming_vla.training.plan import Augment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,11 @@ from kv_cache.gate import Gate
 from kv_cache.one_pass import Asked, Fate, LayerMemory, remember
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import chunks_of
+from kv_cache.training.draws import Draw
 from streaming_vla.policies.compact.experts import Expert, LayerCache, Moment
 from streaming_vla.policies.compact.layers import Layer
 from streaming_vla.policies.compact.model import CompactModel
 from streaming_vla.training.losses import block_mask
-
-Draw = Callable[[Tensor], Fate]  # from the gate's logits [B, n] to the fate of the chunks
 
 
 @dataclass(frozen=True)
@@ -168,21 +166,6 @@ Network = GatedNetwork | FullNetwork
 def _past(length: int, device: torch.device) -> Tensor:
     """Return which of `length` observations each one sees, [T, T] bool."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
-
-
-def keep_none(logits: Tensor) -> Fate:
-    """Drop every chunk: a plain window."""
-    return Fate.of(torch.zeros_like(logits, dtype=torch.bool))
-
-
-def keep_all(logits: Tensor) -> Fate:
-    """Keep every chunk."""
-    return Fate.of(torch.ones_like(logits, dtype=torch.bool))
-
-
-def keep_from(threshold: float) -> Draw:
-    """Return what a cache does: chunks whose score reaches the threshold are kept."""
-    return lambda logits: Fate.of(logits.sigmoid() >= threshold)
 
 
 def _joined(seen: Tensor) -> Tensor:

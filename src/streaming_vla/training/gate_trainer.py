@@ -1,45 +1,34 @@
-"""Trains the gate of a compact policy's cache on the policy's demonstrations; one process, one thread.
-
-A run can be stopped at any time and goes on from its last checkpoint with the same draws.
-"""
+"""Trains the gate of a compact policy's cache on the policy's demonstrations; one process, one thread."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kv_cache.gate import Gate, GateConfig
 from kv_cache.gate_file import save_gate
-from kv_cache.one_pass import Fate
-from kv_cache.sampling import hard_sample, ramp
+from kv_cache.sampling import ramp
+from kv_cache.training.draws import Draw, draw_hard, keep_none
 from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
-from streaming_vla.training.checkpoint import follow, load_checkpoint, save_checkpoint
+from streaming_vla.training.checkpoint import follow
 from streaming_vla.training.dataset import fingerprint
 from streaming_vla.training.gate_data import GateDemonstrations, split_episodes
+from streaming_vla.training.gate_loop import GateLoop, Progress
 from streaming_vla.training.gate_losses import Probe, embed, gate_loss
-from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_none
+from streaming_vla.training.gate_network import FullNetwork, GatedNetwork, Network
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_validation import calibrate
 from streaming_vla.training.losses import check_finite
 from streaming_vla.training.plan import Augment, Source
-from streaming_vla.training.run_folder import CHECKPOINT, claim, weights_of
+from streaming_vla.training.run_folder import claim, weights_of
 from streaming_vla.training.schedule import cosine
 
-REPORT_EVERY = 10
-SAVE_EVERY = 50
 AT_ONCE = 6  # validation sequences: with their full history each takes much memory
-
-Progress = Callable[[int, int], None]  # steps done, of how many
 
 
 @dataclass(frozen=True)
@@ -58,11 +47,11 @@ class GateRun:
     seed: int = 0
 
 
-class GateTrainer:
+class GateTrainer(GateLoop):
     """One training run; makes one when there is none in the folder, or goes on."""
 
     def __init__(self, run: GateRun, progress: Progress) -> None:
-        self.run, self._progress = run, progress
+        self.run = run
         plan = self.plan = run.plan
         torch.set_num_threads(1)
         torch.manual_seed(run.seed)
@@ -94,27 +83,9 @@ class GateTrainer:
         rates: list[dict[str, Any]] = [{"params": list(module.parameters()), "lr": rate} for module, rate in groups]
         if self._learned:
             rates.append({"params": self._learned, "lr": learning.policy_rate})
-        self._optimizer = torch.optim.AdamW(rates)
-        self._parameters = [value for group in rates for value in group["params"]]
-        self._modules = nn.ModuleDict({"gate": gate, "probe": self.probe, "model": self.model})
-        self._average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self._checkpoint = run.folder / CHECKPOINT
-        self.step = load_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters)
-
-    def train(self) -> None:
-        """Train to the plan's last step; figures go to log.jsonl."""
-        steps, found, began = self.plan.learning.steps, defaultdict[str, list[float]](list), time.monotonic()
-        while self.step < steps:
-            for name, value in self.advance().items():
-                found[name].append(value)
-            self._progress(self.step, steps)
-            if self.step % REPORT_EVERY == 0:
-                # a small source has not had a sequence of either kind in every step
-                figures = {name: statistics.fmean(values) for name, values in found.items()}
-                self._log({"step": self.step, **figures, "seconds_per_step": (time.monotonic() - began) / REPORT_EVERY})
-                found, began = defaultdict(list), time.monotonic()
-            if self.step % SAVE_EVERY == 0 or self.step == steps:
-                self.save()
+        modules = nn.ModuleDict({"gate": gate, "probe": self.probe, "model": self.model})
+        average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        super().__init__(run.folder, learning.steps, progress, modules, average, rates)
 
     def advance(self) -> dict[str, float]:
         """Take one step; return the parts of its loss. What is drawn follows from the seed and the step's number."""
@@ -171,19 +142,6 @@ class GateTrainer:
         about["policy"] = weights_of(policy_output or self.run.policy)
         save_gate(output, self.network.gate, threshold, about)
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Return what says in training which chunks are kept: hard draws with the noise of `generator`."""
-
-        def hard(logits: Tensor) -> Fate:
-            uniform = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1.0 - 1e-6)
-            return Fate(*hard_sample(logits, uniform.log() - (-uniform).log1p()))
-
-        return hard
-
-    def save(self) -> None:
-        """Write a checkpoint, which a new run in the folder goes on from."""
-        save_checkpoint(self._checkpoint, self._modules, self._average, self._optimizer, self._parameters, self.step)
-
     def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
         """Add the gradient of one batch."""
         plan = self.plan
@@ -194,7 +152,7 @@ class GateTrainer:
             counts["gated"] -= counts["full"]
         parts: dict[str, float] = {}
         networks: dict[str, tuple[Network, Draw]] = {
-            "gated": (self.network, self.draw(generator)),
+            "gated": (self.network, draw_hard(generator)),
             "full": (FullNetwork(self.model), keep_none),
         }
         for name, count in counts.items():
@@ -208,10 +166,6 @@ class GateTrainer:
             (source.weight * count / source.sequences * loss).backward()
             parts |= {f"{name}_{key}": value for key, value in figures.items()}
         return parts
-
-    def _log(self, figures: dict[str, Any]) -> None:
-        with (self.run.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(figures) + "\n")
 
 
 def check_judged(plan: GatePlan, block: int) -> None:

@@ -12,12 +12,11 @@ from torch.nn import functional
 
 from kv_cache.policies.base import Sizes
 from kv_cache.sampling import threshold_for_count, threshold_for_recall
+from kv_cache.training.draws import Draw, check_apart, keep_all, keep_from, keep_none
 from streaming_vla.training.gate_data import GateBatch
 from streaming_vla.training.gate_losses import Probe, chunks_where, gate_loss, judged
-from streaming_vla.training.gate_network import Draw, FullNetwork, GatedNetwork, Network, keep_all, keep_from, keep_none
+from streaming_vla.training.gate_network import FullNetwork, GatedNetwork, Network
 from streaming_vla.training.gate_plan import GatePlan
-
-ALIKE = 0.01  # of scores
 
 Embedded = tuple[GateBatch, Tensor]
 
@@ -51,7 +50,7 @@ def calibrate(
         scores.append(passed.logits.sigmoid() * there)
         best.append((scores[-1] * of_cue).amax(dim=1).where(of_cue.any(dim=1), math.nan))
         kinds += [f"{task}.{label}" for task, label in zip(batch.tasks, batch.recall[:, -1].tolist(), strict=True)]
-    _check_apart(torch.cat([each.flatten() for each in scores]))
+    check_apart(torch.cat([each.flatten() for each in scores]))
     cues = torch.cat(best)  # [E], the score of the best chunk of each sequence's cue; NaN where it is in none
     groups = {kind: torch.tensor([each == kind for each in kinds]) & ~cues.isnan() for kind in sorted(set(kinds))}
     if never := [kind for kind, group in groups.items() if not group.any()]:
@@ -73,16 +72,6 @@ def calibrate(
     }
     results = {name: _judge(*cache, network.sizes, probe, batches, plan) for name, cache in caches.items()}
     return threshold, {"threshold": threshold, "cue_kept": kept, "caches": results}
-
-
-def _check_apart(scores: Tensor) -> None:
-    """Refuse a gate that judges all chunks alike; scores are 0 where there is no chunk."""
-    there = scores[scores > 0]
-    if float(there.max() - there.min()) < ALIKE:
-        raise ValueError(
-            f"gate: its scores of all chunks lie within {ALIKE}, so it has not learned what to keep: train again with "
-            "another seed or a lower learning.gate_rate"
-        )
 
 
 def _judge(

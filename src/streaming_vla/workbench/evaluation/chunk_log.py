@@ -5,14 +5,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from kv_cache.policies.base import Sizes
 
 
 class Fate(enum.Enum):
     """Where the tokens of a chunk are at the end; the values are for readers."""
 
+    EXACT = "kept word for word"
     KEPT = "kept as a summary"
     DROPPED = "dropped"
-    EVICTED = "evicted"  # was a summary until the budget was used up
+    EVICTED = "evicted"  # was kept until the budget was used up
     WINDOW = "in the window"
 
 
@@ -28,6 +32,23 @@ class ChunkFate:
     number: int
     score: float | None
     fate: Fate
+
+
+class Counts(Protocol):
+    """What CacheStats, KvCacheStats.msg and records of them have in common."""
+
+    tokens: int
+    full_tokens: int
+    chunks_kept: int
+    chunks_dropped: int
+    chunks_evicted: int
+
+
+def held_exactly(told: Counts, sizes: Sizes) -> int:
+    """Return how many chunks a cache holds word for word: as many tokens are held beyond one for each chunk."""
+    sinks, held = min(sizes.sinks, told.full_tokens), told.chunks_kept - told.chunks_evicted
+    recents = told.full_tokens - sinks - sizes.chunk * (told.chunks_kept + told.chunks_dropped)
+    return (told.tokens - sinks - recents - held) // (sizes.chunk - 1) if sizes.chunk > 1 else 0
 
 
 class ChunkLog:
@@ -52,8 +73,8 @@ class ChunkLog:
         Args:
             kept, dropped, evicted: chunks since the episode began.
             scores: of the newest chunks, newest last; empty where nothing is scored.
-            held: numbers of the chunks that are held as summaries; None where nobody can tell: then the worst summary,
-                the oldest among equals, was evicted.
+            held: numbers of the chunks that are held; None where nobody can tell: then the worst of them, the oldest
+                among equals, was evicted.
         """
         first, new = len(self._scores), kept + dropped - len(self._scores)
         self._scores += list(scores[-new:]) if 0 < new <= len(scores) else [None] * new
@@ -68,13 +89,19 @@ class ChunkLog:
                 self._held.remove(min(self._held, key=lambda number: (self._utility(number), number)))
         self._evicted = evicted
 
-    def fates(self) -> list[ChunkFate]:
-        """Return the fate of every chunk that has left the window, the oldest first."""
-        return [ChunkFate(number, score, self._fate(number)) for number, score in enumerate(self._scores)]
+    def fates(self, exact: int = 0) -> list[ChunkFate]:
+        """Return the fate of every chunk that has left the window, the oldest first.
 
-    def _fate(self, number: int) -> Fate:
+        Args:
+            exact: how many are held word for word: the best of those that are held, the newest among equals.
+        """
+        ascending = sorted(self._held, key=lambda number: (self._utility(number), number))
+        whole = set(ascending[len(ascending) - exact :])
+        return [ChunkFate(number, score, self._fate(number, whole)) for number, score in enumerate(self._scores)]
+
+    def _fate(self, number: int, whole: set[int]) -> Fate:
         if number in self._held:
-            return Fate.KEPT
+            return Fate.EXACT if number in whole else Fate.KEPT
         return Fate.EVICTED if number in self._ever_kept else Fate.DROPPED
 
     def _utility(self, number: int) -> float:

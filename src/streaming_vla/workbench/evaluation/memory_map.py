@@ -23,13 +23,19 @@ from matplotlib.ticker import MaxNLocator
 
 from kv_cache.policies.base import CachePolicy
 from streaming_vla.sim.memory_episode import MemoryEpisode
-from streaming_vla.workbench.evaluation.chunk_log import ChunkLog, Fate
+from streaming_vla.workbench.evaluation.chunk_log import ChunkLog, Counts, Fate, held_exactly
 from streaming_vla.workbench.evaluation.closed_loop_runner import ClosedLoopRunner
 from streaming_vla.workbench.evaluation.memory_outcome import fates_by_observation
 from streaming_vla.workbench.report.records import EpisodeRecord
 
-COLOURS = {Fate.KEPT: "#1a7f37", Fate.DROPPED: "#d0d7de", Fate.EVICTED: "#bf8700", Fate.WINDOW: "#0969da"}
-HATCHES = {Fate.EVICTED: "////"}  # who cannot tell green from brown can tell kept from evicted
+COLOURS = {
+    Fate.EXACT: "#8250df",
+    Fate.KEPT: "#1a7f37",
+    Fate.DROPPED: "#d0d7de",
+    Fate.EVICTED: "#bf8700",
+    Fate.WINDOW: "#0969da",
+}
+HATCHES = {Fate.EVICTED: "////", Fate.EXACT: "...."}  # who cannot tell the colours apart can tell these
 INCHES, DPI = (11.0, 4.0), 150  # letters can be read where it is as wide as a page
 LARGEST_INCHES = 0.9  # of a picture in the row
 SHOWN = 24  # pictures that fit into the row
@@ -107,7 +113,7 @@ def map_of_episode(runner: ClosedLoopRunner, block: int, named: str, memory: Mem
         f"{named}, cache {policy.name}: {stats.tokens} of {stats.full_tokens} tokens held, "
         f"{stats.bytes / 1024:.0f} of {stats.full_bytes / 1024:.0f} KiB"
     )
-    fates = _fates(runner.chunks, len(runner.looks), policy, block)
+    fates = _fates(runner.chunks, stats, len(runner.looks), policy, block)
     return MemoryMap(title, runner.pictures, fates, _threshold(policy), marks)
 
 
@@ -130,7 +136,7 @@ def map_of_record(record: EpisodeRecord, policy: CachePolicy, block: int) -> Mem
         f"{record.task}: {said}\ncache {last.policy}: {last.tokens} of {last.full_tokens} tokens held, "
         f"{last.bytes / 1024:.0f} of {last.full_bytes / 1024:.0f} KiB"
     )
-    return MemoryMap(title, pictures, _fates(log, count, policy, block), _threshold(policy))
+    return MemoryMap(title, pictures, _fates(log, last, count, policy, block), _threshold(policy))
 
 
 def draw_memory_map(map_of: MemoryMap, file: Path | io.BytesIO) -> None:
@@ -152,8 +158,9 @@ def draw_memory_map(map_of: MemoryMap, file: Path | io.BytesIO) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def _fates(log: ChunkLog, count: int, policy: CachePolicy, block: int) -> list[tuple[Fate, float | None]]:
-    return fates_by_observation(log.fates(), count, policy.sizes.sinks, policy.sizes.chunk, block)
+def _fates(log: ChunkLog, told: Counts, count: int, policy: CachePolicy, block: int) -> list[tuple[Fate, float | None]]:
+    sizes = policy.sizes
+    return fates_by_observation(log.fates(held_exactly(told, sizes)), count, sizes.sinks, sizes.chunk, block)
 
 
 def _threshold(policy: CachePolicy) -> float | None:

@@ -89,7 +89,7 @@ def fates_by_observation(
     fates: Sequence[ChunkFate], observations: int, sinks: int, chunk: int, block: int
 ) -> list[tuple[Fate, float | None]]:
     """Return fate and best score of every observation: of several chunks the one that lives on counts."""
-    order = (Fate.WINDOW, Fate.DROPPED, Fate.EVICTED, Fate.KEPT)
+    order = (Fate.WINDOW, Fate.DROPPED, Fate.EVICTED, Fate.KEPT, Fate.EXACT)
     found: list[tuple[Fate, float | None]] = [(Fate.WINDOW, None)] * observations
     for each in fates:
         first, last = span_of(each.number, sinks, chunk, block)
