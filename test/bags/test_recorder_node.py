@@ -84,7 +84,7 @@ def robot() -> Iterator[Robot]:
 
 def start(folder: Path, **more: str) -> subprocess.Popen[str]:
     settings = {"autostart": "true", "bag_folder": str(folder), "bag_name": "bag", "exclude": "['.*/secret']",
-                "flush_s": "0.2", **more}  # fmt: skip
+                "flush_s": "0.2", "jpeg_quality": "0", **more}  # fmt: skip
     command = [sys.executable, "-m", "streaming_vla.ros.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
     for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]

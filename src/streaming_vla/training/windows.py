@@ -36,6 +36,11 @@ class Track:
         """Return the sum of the actions before every step and the last, [S + 1, A]."""
         return np.cumsum(np.pad(self.executed, ((1, 0), (0, 0))), axis=0, dtype=np.float32)
 
+    @cached_property
+    def action_before(self) -> Floats:
+        """Return the action before every step, [S, A]; before the first that of the first frame."""
+        return np.concatenate((self.previous[:1], self.executed[:-1]))
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -175,7 +175,8 @@ class ClosedLoopRunner:
         self._begun = self._position
         self._index = 0
         if self._options.head == "chunk":
-            self._chunk = self._denoise(ChunkBegin(robot.state(), age=self._first))
+            targets = np.where(layout.absolute, self._position, 0.0)
+            self._chunk = self._denoise(ChunkBegin(robot.state(), targets, age=self._first))
 
     def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
         step = min(self._first + self._index, self._policy.spec.trained_horizon - 1)

@@ -1,0 +1,86 @@
+"""What the demo has to know of each simulated robot. No ROS here: the command's help shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from streaming_vla.parameters.load import read
+from streaming_vla.parameters.nodes import SuiteOptions
+from streaming_vla.policies.errors import CheckpointError
+from streaming_vla.policies.models import find_model
+from streaming_vla.policies.shipped import shipped_folders
+from streaming_vla.sim import tasks as metaworld
+from streaming_vla.sim.options import RobotName
+from streaming_vla.sim.so101 import tasks as so101
+from streaming_vla.sim.task import Task
+
+
+@dataclass(frozen=True)
+class DemoRobot:
+    """A simulated robot.
+
+    Args:
+        task: returns one by its name, or raises ValueError.
+        tasks: that the demo runs where none are named.
+        groups: further names, of several tasks.
+        limits_s: an episode without success ends after so long, by task; `limit_s` of the others.
+        in_real_time: its seconds are those of a real robot; otherwise an environment step lasts a control period.
+        params: shipped parameter file, empty: the nodes' defaults.
+    """
+
+    name: RobotName
+    task: Callable[[str], Task]
+    tasks: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    in_real_time: bool
+    params: str = ""
+    limits_s: Mapping[str, float] = field(default_factory=dict)
+    limit_s: float = 12.0  # three times what the scripted experts of Meta-World need
+
+    @cached_property
+    def params_file(self) -> Path | None:
+        """The shipped parameter file; None: the nodes' defaults."""
+        found = (folder / self.params for folder in shipped_folders("config"))
+        return next((path for path in found if path.is_file()), None) if self.params else None
+
+    def select(self, names: str) -> tuple[str, ...]:
+        """Return the tasks of a group, or of names with commas between; ValueError for an unknown one."""
+        return self.groups.get(names) or tuple(self.task(name.strip()).name for name in names.split(","))
+
+    def check_model(self, suite: SuiteOptions) -> None:
+        """Raise ValueError where the policy that the parameter file names by default has not been trained yet."""
+        model = suite.inference.model
+        if self.params and model == read(self.params_file).inference.model:
+            try:
+                find_model(model)
+            except CheckpointError:
+                raise ValueError(
+                    f"no trained policy for robot {self.name} is shipped ('{model}'): train one as in "
+                    "docs/tutorials/so101.md, and name its file with --model"
+                ) from None
+
+
+ROBOTS: dict[str, DemoRobot] = {
+    robot.name: robot
+    for robot in (
+        DemoRobot(
+            "metaworld",
+            metaworld.get_task,
+            tuple(metaworld.TASKS),
+            {name: tuple(metaworld.select_tasks(name)) for name in ("mt10", "memory", "all")},
+            in_real_time=False,
+        ),
+        DemoRobot(
+            "so101",
+            so101.get_task,
+            tuple(so101.TASKS),
+            {"all": tuple(so101.TASKS)},
+            in_real_time=True,
+            params="so101.yaml",
+            limits_s=so101.TIME_LIMITS_S,
+        ),
+    )
+}
