@@ -32,11 +32,11 @@ from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.demo.driver import Driver, DriverError
-from streaming_vla.workbench.demo.robots import ROBOTS
 from streaming_vla.workbench.demo.simulation import Simulation, driven_simulation
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.statistics import summarise
+from streaming_vla.workbench.robots import ROBOTS
 
 HERE = Path(__file__).parent
 PARTS = ("latency", "one_way", "soak")

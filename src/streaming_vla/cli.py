@@ -22,9 +22,9 @@ from streaming_vla.sim.options import RobotName
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
 from streaming_vla.workbench.demo.options import DEFAULT_ROBOT, DemoOptions
-from streaming_vla.workbench.demo.robots import ROBOTS
 from streaming_vla.workbench.demonstrate.command import demonstrate
 from streaming_vla.workbench.evaluation.command import evaluate
+from streaming_vla.workbench.robots import ROBOTS
 from streaming_vla.workbench.tuning.calibrate_command import calibrate
 
 app = typer.Typer(

@@ -64,6 +64,9 @@ class SimulatedRobot(Protocol):
     def gripper_opening(self) -> float:
         """Return how far the gripper is open, 0 to 1."""
 
+    def render(self, camera: str) -> npt.NDArray[np.uint8]:
+        """Return the picture of `camera`, [H, W, 3] uint8 RGB."""
+
     def expert_action(self) -> npt.NDArray[np.float32]:
         """Return what the task's scripted expert would do now, an action."""
 

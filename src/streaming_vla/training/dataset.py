@@ -189,11 +189,11 @@ class Demonstrations:
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
         horizon, flow = self._config.trained_horizon, self._flow
-        moments = [draw_moments(each.track, frame, flow.draws, horizon, flow.late, random) for each, frame in frames]
+        absolute = self._config.action_absolute
+        moments = [
+            draw_moments(each.track, frame, flow.draws, horizon, flow.late, random, absolute) for each, frame in frames
+        ]
         age, later, pending, answer, chunk, seen = map(np.stack, zip(*map(astuple, moments), strict=True))
-        # of an absolute dimension the newest target is what the robot's state may lack
-        targets = [each.track.action_before[each.track.step[frame] + of] for (each, frame), of in zip(frames, age, strict=True)]
-        pending = np.where(self._config.action_absolute, np.stack(targets), pending)
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:
             others = unrelated(task, tasks)

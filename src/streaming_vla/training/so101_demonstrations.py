@@ -133,9 +133,7 @@ def demonstrate(robot: So101Robot, task: str, seed: int, lesson: Lesson) -> list
     return []
 
 
-def _begin(
-    robot: So101Robot, task: str, seed: int, variant: int, lesson: Lesson, random: np.random.Generator
-) -> None:
+def _begin(robot: So101Robot, task: str, seed: int, variant: int, lesson: Lesson, random: np.random.Generator) -> None:
     """Reset the robot, and let bursts drive the arm off the way."""
     tries = ATTEMPTS if random.random() < lesson.disturbed else 0
     for _ in range(tries):

@@ -52,7 +52,7 @@ class CompactModel(nn.Module):
         self.register_buffer("behind", torch.tensor(config.behind), persistent=False)
         self.register_buffer("followed", places != NO_STATE, persistent=False)  # targets that the state shows
         self.register_buffer("places", places.clamp(min=0), persistent=False)
-        self._follows = bool(self.followed.any())
+        self._follows = any(place != NO_STATE for place in config.state_places)
 
     def words(self, words: Tensor) -> Tensor:
         """Pool words [B, maximum_words] (-1: none) into [B, language_tokens, width] by attention."""
@@ -79,8 +79,8 @@ class CompactModel(nn.Module):
 
         Args:
             state: [..., state_size] of the robot, in its units.
-            pending: [..., A], sum of the actions that `state` does not show yet; of a target that the state shows the one
-                before this action. Other absolute dimensions are left out.
+            pending: [..., A], sum of the actions that `state` does not show yet; of a target that the state shows
+                (CompactConfig.action_state) the one before. Other absolute dimensions are left out.
             age: [...] of the picture, control periods.
         """
         told = pending - self.stands(state) if self._follows else pending
@@ -89,7 +89,7 @@ class CompactModel(nn.Module):
         )
 
     def stands(self, state: Tensor) -> Tensor:
-        """Return the targets that would leave the robot where its state [..., state_size] is, [..., A]; others are 0."""
+        """Return the targets that leave the robot where its state [..., state_size] is, [..., A]; others are 0."""
         return torch.where(self.followed, state[..., self.places], 0.0)
 
     def told(self, actions: Tensor, before: Tensor) -> Tensor:

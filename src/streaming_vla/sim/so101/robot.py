@@ -155,6 +155,11 @@ class So101Robot:
         self._rule = RULES[chosen.name]()
         self.success = self.failed = False
 
+    @property
+    def colour(self) -> str:
+        """Colour of the named cube."""
+        return self._placed().target
+
     def command(self, trajectory: Trajectory) -> None:
         """Follow `trajectory`; its times are those of `time_s`.
 

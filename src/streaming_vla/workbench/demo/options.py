@@ -9,7 +9,7 @@ from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.parameters.load import read
 from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.sim.tasks import HELD_OUT_SEED
-from streaming_vla.workbench.demo.robots import ROBOTS, DemoRobot
+from streaming_vla.workbench.robots import ROBOTS, SimulatedArm
 
 DEFAULT_ROBOT = "metaworld"
 
@@ -59,7 +59,7 @@ class DemoOptions:
             raise ValueError(f"--time-limit is {self.time_limit_s:g} s, expected more than 0 and at most 600")
 
     @property
-    def shown(self) -> DemoRobot:
+    def shown(self) -> SimulatedArm:
         """The robot."""
         return ROBOTS[self.robot]
 

@@ -20,7 +20,7 @@ from streaming_vla.ros.middleware import begin
 from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S
 from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import Driver, DriverError
-from streaming_vla.workbench.demo.robots import ROBOTS, DemoRobot
+from streaming_vla.workbench.robots import ROBOTS, SimulatedArm
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Simulation:
 
 
 def settings_for(
-    robot: DemoRobot, suite: SuiteOptions, profile: str = "", simulated_clock: bool = False, model: str = ""
+    robot: SimulatedArm, suite: SuiteOptions, profile: str = "", simulated_clock: bool = False, model: str = ""
 ) -> tuple[graph.Settings, float]:
     """Return the parameters per node beside those of the parameter file, and the control period in seconds.
 
     Args:
         suite: what the parameter file says.
-        profile: latency profile, name or path; empty: none. A robot that has no time of its own takes its period: a step
-            of its environment lasts one control period, whatever that is.
+        profile: latency profile, name or path; empty: none. A robot without a time of its own takes its period: a
+            step of its environment lasts one control period, whatever that is.
         simulated_clock: the nodes follow the robot's clock; false: real time, which the robot may fall behind.
         model: of the inference node; empty: the file's.
     """
@@ -88,7 +88,7 @@ def driven_simulation(
     profile: str = "",
     params_file: Path | None = None,
     simulated_clock: bool = False,
-    robot: DemoRobot = ROBOTS["metaworld"],
+    robot: SimulatedArm = ROBOTS["metaworld"],
     model: str = "",
 ) -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.

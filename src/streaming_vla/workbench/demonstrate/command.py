@@ -10,7 +10,7 @@ import typer
 
 from streaming_vla.refusal import refuse
 from streaming_vla.sim.so101.tasks import DEVELOPMENT_SEED, TASKS
-from streaming_vla.workbench.demo.robots import ROBOTS
+from streaming_vla.workbench.robots import ROBOTS
 
 SO101 = ROBOTS["so101"]
 
@@ -33,7 +33,9 @@ def demonstrate(
     try:
         names = SO101.select(tasks)
         if seed + episodes > DEVELOPMENT_SEED:
-            raise ValueError(f"--seed and --episodes reach {seed + episodes - 1}: from {DEVELOPMENT_SEED} on is evaluated")
+            raise ValueError(
+                f"--seed {seed} with --episodes {episodes} reaches seeds for evaluation: stay below {DEVELOPMENT_SEED}"
+            )
         if out.exists():
             raise ValueError(f"bag '{out}' exists already: choose another --out")
     except ValueError as error:

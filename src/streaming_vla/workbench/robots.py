@@ -1,4 +1,4 @@
-"""What the demo has to know of each simulated robot. No ROS here: the command's help shows it."""
+"""What demo and evaluation have to know of each simulated robot. No ROS here: the commands' help shows it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from streaming_vla.policies.errors import CheckpointError
 from streaming_vla.policies.models import find_model
 from streaming_vla.policies.shipped import shipped_folders
 from streaming_vla.sim import tasks as metaworld
+from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S
 from streaming_vla.sim.options import RobotName
 from streaming_vla.sim.so101 import tasks as so101
+from streaming_vla.sim.so101.robot import ACTION_PERIOD_S
 from streaming_vla.sim.task import Task
+
+DEFAULT_STEPS = 300  # of an episode
 
 
 @dataclass(frozen=True)
-class DemoRobot:
+class SimulatedArm:
     """A simulated robot.
 
     Args:
         task: returns one by its name, or raises ValueError.
-        tasks: that the demo runs where none are named.
+        tasks: that are run where none are named.
         groups: further names, of several tasks.
         limits_s: an episode without success ends after so long, by task; `limit_s` of the others.
+        action_s: simulated time of an action.
         in_real_time: its seconds are those of a real robot; otherwise an environment step lasts a control period.
         params: shipped parameter file, empty: the nodes' defaults.
     """
@@ -35,6 +40,7 @@ class DemoRobot:
     task: Callable[[str], Task]
     tasks: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
+    action_s: float
     in_real_time: bool
     params: str = ""
     limits_s: Mapping[str, float] = field(default_factory=dict)
@@ -45,6 +51,10 @@ class DemoRobot:
         """The shipped parameter file; None: the nodes' defaults."""
         found = (folder / self.params for folder in shipped_folders("config"))
         return next((path for path in found if path.is_file()), None) if self.params else None
+
+    def steps(self, task: str) -> int:
+        """Return after how many actions an episode of a policy alone has failed."""
+        return round(self.limits_s[task] / self.action_s) if task in self.limits_s else DEFAULT_STEPS
 
     def select(self, names: str) -> tuple[str, ...]:
         """Return the tasks of a group, or of names with commas between; ValueError for an unknown one."""
@@ -63,21 +73,23 @@ class DemoRobot:
                 ) from None
 
 
-ROBOTS: dict[str, DemoRobot] = {
+ROBOTS: dict[str, SimulatedArm] = {
     robot.name: robot
     for robot in (
-        DemoRobot(
+        SimulatedArm(
             "metaworld",
             metaworld.get_task,
             tuple(metaworld.TASKS),
             {name: tuple(metaworld.select_tasks(name)) for name in ("mt10", "memory", "all")},
+            ENVIRONMENT_STEP_S,
             in_real_time=False,
         ),
-        DemoRobot(
+        SimulatedArm(
             "so101",
             so101.get_task,
             tuple(so101.TASKS),
             {"all": tuple(so101.TASKS)},
+            ACTION_PERIOD_S,
             in_real_time=True,
             params="so101.yaml",
             limits_s=so101.TIME_LIMITS_S,
