@@ -48,12 +48,12 @@ def main(
 ) -> None:
     """Run everything that is missing."""
     models = dict(each.split("=", 1) for each in policy if "=" in each)
-    if len(models) != len(policy) or not set(synchronous) <= set(models):
+    if len(models) != len(policy) or not set(synchronous or ()) <= set(models):
         refuse("--policy is NAME=MODEL, each name once, and --synchronous one of these names")
     names = SO101.select(tasks)
     results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     for name, model in models.items():
-        mode = "synchronous" if name in synchronous else "streaming"
+        mode = "synchronous" if name in (synchronous or ()) else "streaming"
         wanted = {"model": model, "mode": mode, "seeds": [seed, seed + episodes]}
         missing = [task for task in names if not _there(results.get(name, {}).get(task, {}), wanted)]
         if not missing:

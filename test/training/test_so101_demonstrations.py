@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_an_episode_is_what_the_expert_did_from_a_place_off_the_way(robot: So101
     first = steps[0]
     assert first.pictures["wrist"].shape == (SIZE, SIZE, 3) and first.state.shape == first.action.shape == (6,)
     # nobody disturbs: the arm goes where it is told
-    gaps = [np.abs(now.action - after.state).max() for now, after in zip(steps, steps[1:], strict=False)]
+    gaps = [np.abs(now.action - after.state).max() for now, after in itertools.pairwise(steps)]
     assert max(gaps[3:]) < 0.15
     calm = demonstrate(robot, "touch", 3, lesson(tmp_path, disturbed=0.0))
     assert np.abs(calm[0].state - first.state).max() > 0.05, "it begins elsewhere"

@@ -15,7 +15,7 @@ from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES, _present, representative_pair
 from streaming_vla.workbench.demo.display import Display
 from streaming_vla.workbench.demo.options import DemoOptions
-from streaming_vla.workbench.demo.simulation import settings_for
+from streaming_vla.workbench.demo.settings import settings_for
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord, Scene
 from streaming_vla.workbench.robots import ROBOTS
 

@@ -60,6 +60,9 @@ def demos(
     data: Annotated[
         Path | None, typer.Option(help="with so101: the data set of LeRobot, must not exist; set in the folder")
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=480, help="with so101: pixels of a picture's side; the plan's image_size")
+    ] = None,
     pilot: Annotated[
         str | None, typer.Option(help="a policy's name or file: make the piloted recordings with it, not the others")
     ] = None,
@@ -76,7 +79,8 @@ def demos(
         recordings = chosen.chosen([name.strip() for name in tasks.split(",") if name.strip()], episodes)
         if so101:
             folder = folder or SO101_DEMONSTRATIONS
-            _record_so101(chosen, recordings, folder, data or folder / "set", processes)
+            pixels = size or compact_config(chosen).image_size
+            _record_so101(recordings, folder, data or folder / "set", pixels, processes)
         else:
             _record_metaworld(chosen, recordings, folder or DEMONSTRATIONS, pilot, processes)
 
@@ -98,12 +102,12 @@ def _record_metaworld(
                 progress.update(bar, advance=1, description=f"{shard.task} {shard.seed}")
 
 
-def _record_so101(plan: Recordings, recordings: list[Recording], folder: Path, data: Path, processes: int) -> None:
+def _record_so101(recordings: list[Recording], folder: Path, data: Path, size: int, processes: int) -> None:
     from streaming_vla.training.so101_demonstrations import join, lessons, recorded, teach
 
     if data.exists():
         raise ValueError(f"data set '{data}' exists already: choose another --data; the parts in {folder} are taken")
-    wanted = lessons(folder / "parts", recordings, compact_config(plan).image_size)
+    wanted = lessons(folder / "parts", recordings, size)
     with counting() as progress:
         done = sum(len(lesson.seeds) for lesson in wanted if recorded(lesson))
         bar = progress.add_task("episodes", total=sum(len(lesson.seeds) for lesson in wanted), completed=done)

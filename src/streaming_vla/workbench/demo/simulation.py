@@ -13,13 +13,11 @@ from rclpy.parameter import Parameter
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.starter import Suite, SuiteError
-from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.parameters.load import read
-from streaming_vla.parameters.nodes import SuiteOptions
 from streaming_vla.ros.middleware import begin
-from streaming_vla.sim.metaworld import ENVIRONMENT_STEP_S
 from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import Driver, DriverError
+from streaming_vla.workbench.demo.settings import settings_for
 from streaming_vla.workbench.robots import ROBOTS, SimulatedArm
 
 
@@ -43,42 +41,6 @@ class Simulation:
     def respawns(self) -> dict[str, int]:
         """Return how often each node has been started again."""
         return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
-
-
-def settings_for(
-    robot: SimulatedArm, suite: SuiteOptions, profile: str = "", simulated_clock: bool = False, model: str = ""
-) -> tuple[graph.Settings, float]:
-    """Return the parameters per node beside those of the parameter file, and the control period in seconds.
-
-    Args:
-        suite: what the parameter file says.
-        profile: latency profile, name or path; empty: none. A robot without a time of its own takes its period: a
-            step of its environment lasts one control period, whatever that is.
-        simulated_clock: the nodes follow the robot's clock; false: real time, which the robot may fall behind.
-        model: of the inference node; empty: the file's.
-    """
-    # episodes are begun by the driver, not by a new instruction
-    changed: dict[str, dict[str, graph.Setting]] = {
-        "saliency_monitor": {"auto_start": False},
-        "sim_robot": {"robot": robot.name},
-        "inference": {},
-    }
-    for node, values in graph.SIMULATED_CLOCK.items() if simulated_clock else ():
-        changed.setdefault(node, {}).update(values)
-    if model:
-        changed["inference"]["model"] = model
-    period_s = suite.executor.control_period_s
-    if profile:
-        changed["inference"]["latency_profile"] = profile
-    if robot.in_real_time:
-        return changed, period_s
-    if profile:
-        period_s = find_profile(profile).control_period_s
-        for node in ("executor", "generator", "saliency_monitor"):
-            changed.setdefault(node, {})["control_period_s"] = period_s
-        changed["executor"]["velocity_limit"] = suite.executor.at_period(period_s).velocity_limit
-    changed["sim_robot"]["real_time_factor"] = ENVIRONMENT_STEP_S / period_s
-    return changed, period_s
 
 
 @contextmanager
