@@ -47,7 +47,6 @@ class Teacher(Driver):
         self._random = np.random.default_rng(0)
         self._disturbance: Disturbance | None = None
         self._driving = False
-        self._resetting = node.create_client(srv.ResetRobot, "reset_robot")
         self._sent: np.ndarray | None = None
         self._answers = 0
         self._number = 0
@@ -77,7 +76,7 @@ class Teacher(Driver):
         self._random = np.random.default_rng((seed, *task.encode()))
         variant = int(self._random.integers(len(get_task(task).instructions)))
         self.set_parameters("sim_robot", {"instruction_variant": variant, "expert": True})
-        instruction = self._reset(task, seed)
+        instruction = self._set_scene(task, seed)
         if self._random.random() < disturbed:
             for _ in range(ATTEMPTS):
                 self._disturbance = Disturbance(BURST_PROBABILITY, BURST_SPEED, self._random)
@@ -85,7 +84,7 @@ class Teacher(Driver):
                 self._disturbance = None
                 if not self._succeeded:
                     break
-                instruction = self._reset(task, seed)
+                instruction = self._set_scene(task, seed)
         self._say(instruction, True)
         self._drive(round(TIME_LIMITS_S[task] / ACTION_PERIOD_S))
         done = self._succeeded
@@ -94,9 +93,9 @@ class Teacher(Driver):
         self._driving = False
         return done
 
-    def _reset(self, task: str, seed: int) -> str:
+    def _set_scene(self, task: str, seed: int) -> str:
         self._driving, self._sent = False, None
-        answer = self._call(self._resetting, srv.ResetRobot.Request(task=task, seed=seed))
+        answer = self._call(self._reset, srv.ResetRobot.Request(task=task, seed=seed))
         if not answer.accepted:
             raise DriverError(f"the robot refused to reset to {task}, seed {seed}: {answer.reason}")
         self._spin_until(lambda: not self._succeeded, SERVICE_TIMEOUT_S, "the robot to be without success")
