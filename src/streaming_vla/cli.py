@@ -21,7 +21,7 @@ from streaming_vla.serving.command import serve
 from streaming_vla.sim.options import RobotName
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
-from streaming_vla.workbench.demo.options import DEFAULT_ROBOT, DemoOptions
+from streaming_vla.workbench.demo.options import DemoOptions
 from streaming_vla.workbench.demonstrate.command import demonstrate
 from streaming_vla.workbench.evaluation.command import evaluate
 from streaming_vla.workbench.robots import ROBOTS
@@ -84,7 +84,7 @@ def up(
 
 @app.command()
 def demo(
-    robot: Annotated[RobotName, typer.Option(help="the simulated robot")] = DEFAULT_ROBOT,
+    robot: Annotated[RobotName, typer.Option(help="the simulated robot")] = "metaworld",
     tasks: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,10 +8,9 @@ from pathlib import Path
 from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.parameters.load import read
 from streaming_vla.parameters.nodes import SuiteOptions
+from streaming_vla.sim.options import RobotName
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.robots import ROBOTS, SimulatedArm
-
-DEFAULT_ROBOT = "metaworld"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class DemoOptions:
     profile: str = ""
     params_file: Path | None = None
     simulated_clock: bool = False
-    robot: str = DEFAULT_ROBOT
+    robot: RobotName = "metaworld"
     model: str = ""
 
     def __post_init__(self) -> None:

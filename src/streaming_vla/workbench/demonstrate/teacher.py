@@ -103,13 +103,14 @@ class Teacher(Driver):
 
     def _drive(self, answers: int, until_success: bool = True) -> None:
         """Send on so many answers of the expert, fewer when the task is done before."""
-        begun, self._driving = self._answers, True
-        for count in range(begun, begun + answers):
-            if until_success and self._succeeded:
-                return
-            self._spin_until(
-                lambda count=count: self._answers > count, ANSWER_TIMEOUT_S, "the expert of the simulated robot"
-            )
+        last, self._driving = self._answers + answers, True
+        while self._answers < last and not (until_success and self._succeeded):
+            before = self._answers
+
+            def answered(before: int = before) -> bool:
+                return self._answers > before
+
+            self._spin_until(answered, ANSWER_TIMEOUT_S, "the expert of the simulated robot")
 
     def _on_answer(self, message: JointTrajectory) -> None:
         if not self._driving:
