@@ -133,6 +133,8 @@ class Teacher(Driver):
 def teaching(bag: Path, params_file: Path | None, raw: bool) -> Iterator[Teacher]:
     """Start the simulated robot and the recorder on a ROS domain of their own; stop both at the end.
 
+    Their logs are in a folder beside the bag.
+
     Raises:
         DriverError: a node cannot start; the message is its sentence.
     """
@@ -143,9 +145,17 @@ def teaching(bag: Path, params_file: Path | None, raw: bool) -> Iterator[Teacher
     if raw:
         settings["recorder"]["jpeg_quality"] = 0
     nodes = tuple(node for node in graph.nodes(simulated=True) if node.simulated_only)
-    with reserved_domain() as domain:
+    logs = bag.with_name(f"{bag.name}_logs")
+    logs.mkdir(parents=True, exist_ok=True)
+    with reserved_domain() as domain, (logs / "starter.log").open("w", encoding="utf-8") as log:
         os.environ["ROS_DOMAIN_ID"], os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = str(domain), "LOCALHOST"
-        suite = Suite((*nodes, RECORDER), params_file=params_file, settings=settings)
+        suite = Suite(
+            (*nodes, RECORDER),
+            params_file=params_file,
+            settings=settings,
+            log_folder=logs,
+            say=lambda line: print(line, file=log, flush=True),
+        )
 
         def check() -> None:
             if suite.failure:
@@ -160,7 +170,7 @@ def teaching(bag: Path, params_file: Path | None, raw: bool) -> Iterator[Teacher
                 finally:
                     teacher.close()
         except SuiteError as error:
-            raise DriverError(str(error)) from error
+            raise DriverError(f"{error} (logs in {logs})") from error
 
 
 @contextmanager
