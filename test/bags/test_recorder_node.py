@@ -206,7 +206,14 @@ def test_a_full_disk_ends_the_recorder_with_an_error(robot: Robot, tmp_path: Pat
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
     limit += "from streaming_vla.ros.nodes.recorder import main; main(sys.argv)"
     command = [sys.executable, "-c", limit, "--ros-args", "-r", "__ns:=/arm"]
-    for name, value in {"autostart": "true", "bag_folder": str(tmp_path), "bag_name": "bag", "flush_s": "0.1"}.items():
+    settings = {
+        "autostart": "true",
+        "bag_folder": str(tmp_path),
+        "bag_name": "bag",
+        "flush_s": "0.1",
+        "jpeg_quality": "0",
+    }
+    for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

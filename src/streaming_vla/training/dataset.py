@@ -148,14 +148,14 @@ class Demonstrations:
         """Return the root mean square of the sums of `late` actions, [A]."""
         totals, late = [episode.track.executed_before for episode in self.episodes], self._flow.late
         sums = np.concatenate([total[late:] - total[:-late] for total in totals])
-        scale: npt.NDArray[np.float32] = (
-            np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3) if len(sums) else np.ones_like(totals[0][0])
-        )
+        typical = np.ones_like(totals[0][0])
+        if len(sums):
+            typical[:] = np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3)
         for action, place in enumerate(self._config.state_places):
             if place != NO_STATE:  # how far a joint is behind its target
                 gaps = [e.track.action_before[1:, action] - e.track.path[1:, place] for e in self.episodes]
-                scale[action] = max(1e-3, float(np.sqrt(np.square(np.concatenate(gaps)).mean())))
-        return scale
+                typical[action] = max(1e-3, float(np.sqrt(np.square(np.concatenate(gaps)).mean())))
+        return typical
 
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
         """Draw `count` sequences of `source`, padded to the longest of them."""
