@@ -148,7 +148,7 @@ class Demonstrations:
         """Return the root mean square of the sums of `late` actions, [A]."""
         totals, late = [episode.track.executed_before for episode in self.episodes], self._flow.late
         sums = np.concatenate([total[late:] - total[:-late] for total in totals])
-        typical = np.ones_like(totals[0][0])
+        typical: npt.NDArray[np.float32] = np.ones_like(totals[0][0])
         if len(sums):
             typical[:] = np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3)
         for action, place in enumerate(self._config.state_places):
