@@ -30,7 +30,7 @@ def main() -> None:
     tasks = options.task or ["drawer-open"]
     scenes = [Scene(task, HELD_OUT_SEED + number) for task in tasks for number in range(options.episodes)]
     with driven_simulation(options.bag.parent / "logs", cameras=()) as simulation:
-        command = [sys.executable, "-m", "streaming_vla", "record", "--out", str(options.bag)]
+        command = [sys.executable, "-m", "streaming_vla", "record", "--raw", "--out", str(options.bag)]
         with subprocess.Popen(command) as recorder:
             try:
                 while not options.bag.exists() and recorder.poll() is None:

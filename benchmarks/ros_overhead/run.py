@@ -32,17 +32,18 @@ from streaming_vla.engine.latency_profile import find_profile
 from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES
 from streaming_vla.workbench.demo.driver import Driver, DriverError
-from streaming_vla.workbench.demo.options import DEFAULT_TASKS
 from streaming_vla.workbench.demo.simulation import Simulation, driven_simulation
 from streaming_vla.workbench.report.records import EpisodeRecord, Scene
 from streaming_vla.workbench.report.results import halting, write_json
 from streaming_vla.workbench.report.statistics import summarise
+from streaming_vla.workbench.robots import ROBOTS
 
 HERE = Path(__file__).parent
 PARTS = ("latency", "one_way", "soak")
 ONE_WAY_PROFILE = HERE / "network_20ms.yaml"
 ACTION = 10  # of a context, whose way is looked at
 TIME_LIMIT_S = 20.0
+TASKS = ROBOTS["metaworld"].tasks
 SAMPLE_PERIOD_S = 5.0
 MIB = 2.0**20
 MEASURES: dict[str, Callable[[EpisodeRecord], list[float]]] = {
@@ -120,7 +121,7 @@ def one_way(driver: Driver, duration_s: float) -> dict[str, Any]:
 def soak(simulation: Simulation, duration_s: float, plot: Path) -> dict[str, Any]:
     """Stream for `duration_s` and return memory, errors and lost episodes."""
     memory = Memory(simulation)
-    for scene in (Scene(task, HELD_OUT_SEED) for task in DEFAULT_TASKS):
+    for scene in (Scene(task, HELD_OUT_SEED) for task in TASKS):
         # the first visit of a task builds its scene and its renderer, which is no leak
         simulation.driver.run("streaming", scene, TIME_LIMIT_S)
     memory.begin()
@@ -214,8 +215,8 @@ def _episodes(
     for number in count():
         if time.monotonic() >= end_s:
             return
-        round_, place = divmod(number, len(DEFAULT_TASKS))
-        scene = Scene(DEFAULT_TASKS[place], HELD_OUT_SEED + round_)
+        round_, place = divmod(number, len(TASKS))
+        scene = Scene(TASKS[place], HELD_OUT_SEED + round_)
         yield driver.run("streaming", scene, TIME_LIMIT_S, update, ends_with_success=False)
 
 

@@ -18,11 +18,13 @@ from streaming_vla.bringup.watch.command import watch
 from streaming_vla.interrupts import ending_at_once
 from streaming_vla.refusal import refuse
 from streaming_vla.serving.command import serve
-from streaming_vla.sim.tasks import select_tasks
+from streaming_vla.sim.options import RobotName
 from streaming_vla.training.cli import app as train_app
 from streaming_vla.workbench import bag_commands
-from streaming_vla.workbench.demo.options import DEFAULT_TASKS, DemoOptions
+from streaming_vla.workbench.demo.options import DemoOptions
+from streaming_vla.workbench.demonstrate.command import demonstrate
 from streaming_vla.workbench.evaluation.command import evaluate
+from streaming_vla.workbench.robots import ROBOTS
 from streaming_vla.workbench.tuning.calibrate_command import calibrate
 
 app = typer.Typer(
@@ -82,18 +84,21 @@ def up(
 
 @app.command()
 def demo(
+    robot: Annotated[RobotName, typer.Option(help="the simulated robot")] = "metaworld",
     tasks: Annotated[
         list[str] | None,
         typer.Option(
             "--tasks",
             "--task",
             help="names with commas between, or mt10, memory, all",
-            show_default=", ".join(DEFAULT_TASKS),
+            show_default="; ".join(", ".join(each.tasks) for each in ROBOTS.values()),
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(help="of each task and mode")] = DemoOptions.episodes,
     seed: Annotated[int, typer.Option(help="places the objects of the first episode")] = DemoOptions.seed,
-    time_limit: Annotated[float, typer.Option(help="seconds that an episode may take")] = DemoOptions.time_limit_s,
+    time_limit: Annotated[
+        float | None, typer.Option(help="seconds that an episode may take", show_default="12; so101: 10 or 20")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the results")] = DemoOptions.out,
     profile: Annotated[
         str,
@@ -102,7 +107,11 @@ def demo(
             "or a YAML file; none unless given"
         ),
     ] = DemoOptions.profile,
-    params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
+    params_file: Annotated[
+        Path | None,
+        typer.Option("--params-file", "--params", help="ROS parameter file", show_default="so101: config/so101.yaml"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="the policy, in place of the parameter file's")] = "",
     simulated_clock: Annotated[
         bool, typer.Option("--simulated-clock", help="on a clock that slows down where the machine is too busy")
     ] = DemoOptions.simulated_clock,
@@ -111,8 +120,10 @@ def demo(
     from streaming_vla.workbench.demo.command import run
 
     try:
-        chosen = tuple(select_tasks(",".join(tasks))) if tasks else DEFAULT_TASKS
-        options = DemoOptions(chosen, episodes, seed, time_limit, out, profile, params_file, simulated_clock)
+        chosen = ROBOTS[robot].select(",".join(tasks)) if tasks else ()
+        options = DemoOptions(
+            chosen, episodes, seed, time_limit, out, profile, params_file, simulated_clock, robot, model
+        )
     except ValueError as error:
         refuse(str(error))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -126,8 +137,10 @@ def record(
     exclude: Annotated[list[str] | None, typer.Option(help="regular expression of topics left out")] = None,
     compression: Annotated[str | None, typer.Option(help="none, zstd or lz4")] = None,
     jpeg: Annotated[
-        int | None, typer.Option(help="quality with which raw pictures are stored as JPEG", min=1, max=100)
+        int | None,
+        typer.Option(help="quality with which pictures are stored as JPEG", min=1, max=100, show_default="95"),
     ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="store pictures as they are instead")] = False,
     params_file: Annotated[Path | None, typer.Option("--params-file", "--params", help=PARAMS_FILE_HELP)] = None,
     namespace: Annotated[str, typer.Option(help="namespace of the robot")] = "/",
 ) -> None:
@@ -148,13 +161,13 @@ def record(
         "include": include,
         "exclude": exclude,
         "compression": compression,
-        "jpeg_quality": jpeg,
+        "jpeg_quality": 0 if raw else jpeg,
     }
     arguments = ["recorder", "--ros-args", "-r", f"__ns:={full_namespace}"]
     arguments += ["--params-file", str(params_file)] if params_file else []
     with TemporaryDirectory(prefix="streaming_vla_") as folder:
         own = Path(folder) / "recorder.yaml"
-        given = {name: value for name, value in settings.items() if value}
+        given = {name: value for name, value in settings.items() if value is not None and value != []}
         write_settings(own, qualified(full_namespace, "recorder"), given)
         run_recorder([*arguments, "--params-file", str(own)])
 
@@ -183,6 +196,7 @@ def doctor(
 app.command()(new_robot)
 app.command()(security)
 app.command()(watch)
+app.command()(demonstrate)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(serve)

@@ -190,11 +190,19 @@ def test_a_frame_teaches_what_the_robot_did_next(tmp_path: Path) -> None:
     np.testing.assert_allclose(batch.chunk[..., 3], 0.01 * expected, atol=1e-6)
     np.testing.assert_allclose(batch.answer[..., 3], 0.01 * then, atol=1e-6)
     late = then - batch.later[..., 0]  # steps that the state is behind, whose actions are told
-    sums = 0.01 * late * (then + batch.later[..., 0] - 1) / 2
     assert late.min() == 0 < late.max()
-    np.testing.assert_allclose(batch.pending[..., 3], sums, atol=1e-5)
+    np.testing.assert_allclose(batch.pending[..., 0], 0.1 * late, atol=1e-5)
+    newest = np.where(then == 0, -1.0, 0.01 * (then - 1))  # the gripper's target before, at first action_initial
+    np.testing.assert_allclose(batch.pending[..., 3], newest, atol=1e-6)
     np.testing.assert_allclose(batch.pictures[:, :, 0, 16, 16, 0], 6 * step, atol=4)  # the film is not lossless
     assert (batch.words[:, :2] > 0).mean() > 0.8  # a few are hidden on purpose
+
+
+def test_before_its_first_target_a_joint_was_told_to_be_where_it_is(tmp_path: Path) -> None:
+    rows = [(told, 0.3 + state, action) for told, state, action in episode("go left")]
+    own = made_ready(dataset(tmp_path / "data", rows), plan(**SHAPE, action_state=[-1, -1, -1, 2]), tmp_path / "run")
+    (only,) = Demonstrations(own.demonstrations, own.config, own.plan.flow).episodes
+    np.testing.assert_allclose(only.track.action_before[:3, 3], [0.3, 0.0, 0.01], atol=1e-6)
 
 
 def test_behind_the_end_the_robot_stays() -> None:

@@ -84,7 +84,7 @@ def robot() -> Iterator[Robot]:
 
 def start(folder: Path, **more: str) -> subprocess.Popen[str]:
     settings = {"autostart": "true", "bag_folder": str(folder), "bag_name": "bag", "exclude": "['.*/secret']",
-                "flush_s": "0.2", **more}  # fmt: skip
+                "flush_s": "0.2", "jpeg_quality": "0", **more}  # fmt: skip
     command = [sys.executable, "-m", "streaming_vla.ros.nodes.recorder", "--ros-args", "-r", "__ns:=/arm"]
     for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
@@ -154,6 +154,12 @@ def test_a_killed_recorder_loses_a_second_at_most(robot: Robot, tmp_path: Path) 
     assert found["/arm/action"][-1].index >= last - 1
 
 
+def test_topics_are_found_though_a_published_clock_stands(robot: Robot, tmp_path: Path) -> None:
+    first = recorded(robot, start(tmp_path, use_sim_time="true"), steps=10)
+    found, _ = read(tmp_path / "bag")
+    assert [message.index for message in found["/arm/action"]] == list(range(first, first + 10))
+
+
 @pytest.mark.parametrize("latched_first", [True, False])
 def test_latched_and_volatile_publishers_of_one_topic_are_both_recorded(
     robot: Robot, tmp_path: Path, latched_first: bool
@@ -200,7 +206,14 @@ def test_a_full_disk_ends_the_recorder_with_an_error(robot: Robot, tmp_path: Pat
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
     limit += "from streaming_vla.ros.nodes.recorder import main; main(sys.argv)"
     command = [sys.executable, "-c", limit, "--ros-args", "-r", "__ns:=/arm"]
-    for name, value in {"autostart": "true", "bag_folder": str(tmp_path), "bag_name": "bag", "flush_s": "0.1"}.items():
+    settings = {
+        "autostart": "true",
+        "bag_folder": str(tmp_path),
+        "bag_name": "bag",
+        "flush_s": "0.1",
+        "jpeg_quality": "0",
+    }
+    for name, value in settings.items():
         command += ["-p", f"{name}:={value}"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

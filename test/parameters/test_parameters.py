@@ -89,6 +89,7 @@ def test_the_default_of_an_option_stands_nowhere_else() -> None:
     given = {
         "dry_run",
         "image_fit",
+        "robot",
         "seed",
         "task",
         "model",

@@ -35,6 +35,7 @@ OPTIONS = {
     "camera_rate_hz": 30.0,
     "command_timeout_s": 0.5,
     "publish_clock": True,
+    "expert": True,
 }
 
 
@@ -209,6 +210,22 @@ def test_an_expert_that_drives_it_over_ros_does_its_task(robot: Any) -> None:
         next_s += ACTION_PERIOD_S
         robot.wait(lambda: seconds(clocks[-1][1].clock) >= next_s, "time stands still", 20.0)  # noqa: B023
     assert successes[-1][1].data
+
+
+def test_its_own_expert_says_what_to_do_once_an_action(robot: Any) -> None:
+    successes = robot.record(Bool, "success", LATCHED)
+    clocks = robot.record(Clock, "/clock", EVERYTHING)
+    commands = robot.publisher(JointTrajectory, "command")
+    assert robot.call(ResetRobot, "reset_robot", task="touch", seed=10_003).accepted
+    robot.wait(lambda: successes and not successes[-1][1].data and clocks, "success is not forgotten")
+    answers = robot.record(JointTrajectory, "expert_command")
+    begin_s, taken = seconds(clocks[-1][1].clock), 0
+    while not successes[-1][1].data and taken < 30 * TIME_LIMITS_S["touch"]:
+        robot.wait(lambda: len(answers) > taken or successes[-1][1].data, "the expert is silent", 20.0)  # noqa: B023
+        commands.publish(answers[-1][1])
+        taken = len(answers)
+    assert successes[-1][1].data
+    assert taken == pytest.approx((seconds(clocks[-1][1].clock) - begin_s) / ACTION_PERIOD_S, rel=0.1, abs=3)
 
 
 def test_an_unknown_task_is_refused_with_the_list(robot: Any) -> None:

@@ -31,6 +31,7 @@ from streaming_vla.workbench.evaluation.command import parse_seeds
 from streaming_vla.workbench.evaluation.memory_outcome import MemoryOutcome
 from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown
 from streaming_vla.workbench.processes import WorkerLost
+from streaming_vla.workbench.robots import ROBOTS
 
 SAME_SCENE = {
     "drawer-open": ["drawer-close"],
@@ -172,6 +173,15 @@ def test_wordings() -> None:
             assert not any(words in get_task(other).instructions for other in forbidden)
     with pytest.raises(ValueError, match="'loud' is unknown"):
         wording(Trial("reach", 0, "loud"))
+
+
+def test_an_arm_of_another_robot_is_told_its_own_words() -> None:
+    assert wording(Trial("push", 10_000, robot="so101")).startswith("push the {colour} cube")
+    with pytest.raises(ValueError, match="unknown task 'reach': choose one of touch"):
+        wording(Trial("reach", 0, robot="so101"))
+    with pytest.raises(ValueError, match="instruction wrong is of robot metaworld"):
+        wording(Trial("push", 0, "wrong", robot="so101"))
+    assert ROBOTS["so101"].steps("touch") == 300 and ROBOTS["so101"].steps("pick") == 600
 
 
 def test_names_of_tasks_and_seeds() -> None:

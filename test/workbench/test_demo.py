@@ -15,12 +15,14 @@ from streaming_vla.sim.tasks import HELD_OUT_SEED
 from streaming_vla.workbench.demo.command import MODES, _present, representative_pair
 from streaming_vla.workbench.demo.display import Display
 from streaming_vla.workbench.demo.options import DemoOptions
+from streaming_vla.workbench.demo.settings import settings_for
 from streaming_vla.workbench.report.records import CacheAt, EpisodeRecord, Scene
+from streaming_vla.workbench.robots import ROBOTS
 
 
 def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
     options = DemoOptions()
-    assert len(set(options.tasks)) >= 5 and options.seed == HELD_OUT_SEED
+    assert len(set(options.shown.tasks)) >= 5 and options.seed == HELD_OUT_SEED
     assert options.out == Path("out/demo")
 
 
@@ -32,11 +34,29 @@ def test_defaults_are_a_spread_of_tasks_with_held_out_seeds() -> None:
         ({"seed": -1}, "--seed is -1, expected 0 to"),
         ({"time_limit_s": 0.0}, "--time-limit is 0 s, expected more than 0"),
         ({"params_file": Path("no.yaml")}, "no.yaml"),
+        ({"robot": "so101", "tasks": ("reach",)}, "unknown task 'reach': choose one of touch"),
     ],
 )
 def test_a_wrong_option_is_named(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         DemoOptions(**wrong)
+
+
+def test_each_robot_is_shown_as_its_parameter_file_says(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no trained policy for robot so101 is shipped"):
+        DemoOptions(robot="so101")
+    options = DemoOptions(robot="so101", model="python:nobody:factory")
+    assert options.suite.inference.model == "python:nobody:factory"
+    assert options.suite.observer.cameras == ("overhead", "wrist")
+    assert options.limit_s("push") == 20.0 and DemoOptions().limit_s("reach") == 12.0
+    settings, period_s = settings_for(options.shown, options.suite, "jetson", model=options.model)
+    assert period_s == pytest.approx(1 / 30, abs=1e-5), "an arm in real time keeps its rate"
+    assert settings["inference"] == {"model": options.model, "latency_profile": "jetson"}
+    assert settings["sim_robot"] == {"robot": "so101"}
+    slow = tmp_path / "slow.yaml"
+    slow.write_text("{/**: {ros__parameters: {control_period_s: 0.1}}}")
+    settings, period_s = settings_for(ROBOTS["metaworld"], DemoOptions(params_file=slow).suite)
+    assert period_s == 0.1 and settings["sim_robot"]["real_time_factor"] == pytest.approx(0.125)
 
 
 def test_the_modes_set_parameters_that_exist_are_live_and_in_range() -> None:

@@ -40,7 +40,7 @@ class RecorderOptions(WriterOptions, NodeOptions):
         ("",), "Regular expressions of topics that are not recorded; an empty one excludes nothing."
     )
     jpeg_quality: int = option(
-        0,
+        95,
         "Raw 8 bit pictures are stored as JPEG of this quality, on a topic with /compressed at its end; 0 stores them "
         "as they are.",
         ge=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +13,14 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from streaming_vla.ros.trajectories import trajectory_from
+from streaming_vla.ros.trajectories import targets_message, trajectory_from
 from streaming_vla.sim.metaworld import ACTION_SIZE, CAMERAS, MetaWorldRobot
 from streaming_vla.sim.options import SimRobotOptions
 from streaming_vla.sim.robot import SimulatedRobot
+from streaming_vla.sim.so101.arm import JOINTS
 from streaming_vla.sim.so101.cameras import CameraThread, Pictures
 from streaming_vla.sim.so101.controller import ControllerOptions
-from streaming_vla.sim.so101.robot import Instant, So101Robot
+from streaming_vla.sim.so101.robot import ACTION_PERIOD_S, Instant, So101Robot
 
 Show = Callable[[str, Time, npt.NDArray[np.uint8]], None]  # a camera, the time of its picture, and [H, W, 3] RGB
 
@@ -56,6 +58,10 @@ class Simulation(ABC):
         Raises:
             ValueError: it cannot be followed.
         """
+
+    @abstractmethod
+    def expert_command(self) -> Any:
+        """Return the message with which the scripted expert would command the robot now."""
 
     @abstractmethod
     def look(self, stamp: Time) -> bool:
@@ -97,6 +103,10 @@ class MetaWorldSimulation(Simulation):
     def command(self, command: npt.NDArray[np.float64], now_ns: int) -> None:
         """Act at the next tick."""
         self._arm.command(command)
+
+    def expert_command(self) -> Float64MultiArray:
+        """Return the expert's action."""
+        return Float64MultiArray(data=array.array("d", self._arm.expert_action().tolist()))
 
     def look(self, stamp: Time) -> bool:
         """Show the picture of one camera, the other one the next time."""
@@ -142,6 +152,10 @@ class So101Simulation(Simulation):
     def command(self, command: JointTrajectory, now_ns: int) -> None:
         """Follow the trajectory from now or from its stamp on."""
         self._arm.command(trajectory_from(command, now_ns, self._arm.time_s))
+
+    def expert_command(self) -> JointTrajectory:
+        """Return the expert's targets, to be reached within an action."""
+        return targets_message(JOINTS, self._arm.expert_action(), ACTION_PERIOD_S)
 
     def look(self, stamp: Time) -> bool:
         """Let the thread look at this instant with all cameras."""

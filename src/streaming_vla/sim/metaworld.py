@@ -63,7 +63,7 @@ class MetaWorldRobot:
 
     Attributes:
         success: the task is done.
-        tick_s, ticks_per_control, ticks_per_state: see SimulatedRobot.
+        tick_s, ticks_per_control, ticks_per_state, ticks_per_action: see SimulatedRobot.
         instruction: what is to be done, as a sentence.
         failed: a memory task went wrong: another goal was chosen, or none in time. It stays so until the next reset.
         memory: the running episode of a memory task, None in every other task.
@@ -71,7 +71,7 @@ class MetaWorldRobot:
 
     tick_s = ENVIRONMENT_STEP_S / SUBSTEPS
     ticks_per_control = 1
-    ticks_per_state = SUBSTEPS
+    ticks_per_state = ticks_per_action = SUBSTEPS
 
     def __init__(self, image_size: int = 192, cameras: tuple[str, ...] = CAMERAS) -> None:
         self.image_size = image_size

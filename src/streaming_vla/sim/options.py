@@ -44,6 +44,11 @@ class SimRobotOptions(NodeOptions):
         ge=0.0,
         le=60.0,
     )
+    expert: bool = option(
+        False,
+        "Publish what the scripted expert would command now on expert_command, once an action; for demonstrations.",
+        live=True,
+    )
     publish_clock: bool = option(
         False, "Publish the simulated time on /clock and stamp every message with it; for nodes with use_sim_time."
     )

@@ -18,6 +18,7 @@ class SimulatedRobot(Protocol):
         tick_s: the shortest simulated time that can pass.
         ticks_per_control: commands act at multiples of so many ticks.
         ticks_per_state: so many ticks lie between two states that are told.
+        ticks_per_action: so many ticks an action lasts.
         task: what is to be done; None before the first reset.
         instruction: the same as a sentence.
         success: the task is done.
@@ -27,6 +28,7 @@ class SimulatedRobot(Protocol):
     tick_s: float
     ticks_per_control: int
     ticks_per_state: int
+    ticks_per_action: int
     task: Task | None
     instruction: str
     success: bool
@@ -61,6 +63,12 @@ class SimulatedRobot(Protocol):
 
     def gripper_opening(self) -> float:
         """Return how far the gripper is open, 0 to 1."""
+
+    def render(self, camera: str) -> npt.NDArray[np.uint8]:
+        """Return the picture of `camera`, [H, W, 3] uint8 RGB."""
+
+    def expert_action(self) -> npt.NDArray[np.float32]:
+        """Return what the task's scripted expert would do now, an action."""
 
     def close(self) -> None:
         """Free what draws the pictures."""

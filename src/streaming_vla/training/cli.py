@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from streaming_vla.refusal import refuse
+from streaming_vla.sim.options import RobotName
+from streaming_vla.training.plan import Recording, Recordings
 from streaming_vla.training.setup import (
     DEMONSTRATIONS,
     DISTILL_PLAN,
@@ -26,6 +28,8 @@ from streaming_vla.training.setup import (
     RUN,
     SALIENCY_PLAN,
     SHIPPED,
+    SO101_DEMONSTRATIONS,
+    SO101_PLAN,
     compact_config,
 )
 from streaming_vla.training.vla.command import register
@@ -45,30 +49,74 @@ def _one_sentence() -> Iterator[None]:
 
 @app.command()
 def demos(
-    plan: Annotated[Path, typer.Option(help="training plan; its recordings are made")] = PLAN,
-    folder: Annotated[Path, typer.Option(help="where the episodes go")] = DEMONSTRATIONS,
+    robot: Annotated[RobotName, typer.Option(help="which simulated robot's experts")] = "metaworld",
+    plan: Annotated[
+        Path | None,
+        typer.Option(help=f"training plan; its recordings are made; {PLAN}, with --robot so101 {SO101_PLAN}"),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help=f"where the episodes go; {DEMONSTRATIONS}, with --robot so101 {SO101_DEMONSTRATIONS}"),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="of the plan's, names with commas between; empty: all")] = "",
+    episodes: Annotated[int | None, typer.Option(min=1, help="of each task, in place of the plan's")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="with so101: the data set of LeRobot, must not exist; set in the folder")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=480, help="with so101: pixels of a picture's side; the plan's image_size")
+    ] = None,
     pilot: Annotated[
         str | None, typer.Option(help="a policy's name or file: make the piloted recordings with it, not the others")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="one core each")] = 2,
 ) -> None:
     """Record the scripted experts; what exists is not recorded again."""
+    from streaming_vla.training.plan import read_plan
+
+    so101 = robot == "so101"
+    with _one_sentence():
+        chosen = read_plan(plan or (SO101_PLAN if so101 else PLAN), Recordings)
+        if chosen.robot != robot:
+            raise ValueError(f"the plan is for robot {chosen.robot}, asked for is {robot}: choose another --plan")
+        recordings = chosen.chosen([name.strip() for name in tasks.split(",") if name.strip()], episodes)
+        if so101:
+            folder = folder or SO101_DEMONSTRATIONS
+            pixels = size or compact_config(chosen).image_size
+            _record_so101(recordings, folder, data or folder / "set", pixels, processes)
+        else:
+            _record_metaworld(chosen, recordings, folder or DEMONSTRATIONS, pilot, processes)
+
+
+def _record_metaworld(
+    plan: Recordings, recordings: list[Recording], folder: Path, pilot: str | None, processes: int
+) -> None:
     from streaming_vla.policies.models import find_model
     from streaming_vla.training.demonstrations import record, wanted_shards
-    from streaming_vla.training.plan import Recordings, read_plan
 
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
-    with _one_sentence():
-        chosen = read_plan(plan, Recordings)
-        checkpoint = None if pilot is None else find_model(pilot)
-        recordings = [each for each in chosen.recordings if each.piloted == (pilot is not None)]
-        wanted = [(each, wanted_shards(folder, each)) for each in recordings]
-    with _one_sentence(), counting() as progress:
+    checkpoint = None if pilot is None else find_model(pilot)
+    wanted = [(each, wanted_shards(folder, each)) for each in recordings if each.piloted == (pilot is not None)]
+    with counting() as progress:
         there = sum(shard.path.exists() for _, shards in wanted for shard in shards)
         bar = progress.add_task("episodes", total=sum(len(shards) for _, shards in wanted), completed=there)
         for recording, shards in wanted:
-            for shard in record(shards, recording, compact_config(chosen).image_size, processes, checkpoint):
+            for shard in record(shards, recording, compact_config(plan).image_size, processes, checkpoint):
                 progress.update(bar, advance=1, description=f"{shard.task} {shard.seed}")
+
+
+def _record_so101(recordings: list[Recording], folder: Path, data: Path, size: int, processes: int) -> None:
+    from streaming_vla.training.so101_demonstrations import join, lessons, recorded, teach
+
+    if data.exists():
+        raise ValueError(f"data set '{data}' exists already: choose another --data; the parts in {folder} are taken")
+    wanted = lessons(folder / "parts", recordings, size)
+    with counting() as progress:
+        done = sum(len(lesson.seeds) for lesson in wanted if recorded(lesson))
+        bar = progress.add_task("episodes", total=sum(len(lesson.seeds) for lesson in wanted), completed=done)
+        for lesson in teach(wanted, processes):
+            progress.update(bar, advance=len(lesson.seeds), description=f"{lesson.task} {lesson.seeds[-1]}")
+    print(f"{join(wanted, data)} episodes are in {data}, a data set of LeRobot")
 
 
 @app.command()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from kv_cache.tensor_file import content_digest
-from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.config import NO_STATE, CompactConfig
 from streaming_vla.policies.compact.language import Tokenizer
 from streaming_vla.sim.frames import decode_frame
 from streaming_vla.sim.memory_tasks import MEMORY_TASKS
@@ -148,7 +148,14 @@ class Demonstrations:
         """Return the root mean square of the sums of `late` actions, [A]."""
         totals, late = [episode.track.executed_before for episode in self.episodes], self._flow.late
         sums = np.concatenate([total[late:] - total[:-late] for total in totals])
-        return np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3) if len(sums) else np.ones_like(totals[0][0])
+        typical: npt.NDArray[np.float32] = np.ones_like(totals[0][0])
+        if len(sums):
+            typical[:] = np.sqrt(np.square(sums).mean(axis=0)).clip(min=1e-3)
+        for action, place in enumerate(self._config.state_places):
+            if place != NO_STATE:  # how far a joint is behind its target
+                gaps = [e.track.action_before[1:, action] - e.track.path[1:, place] for e in self.episodes]
+                typical[action] = max(1e-3, float(np.sqrt(np.square(np.concatenate(gaps)).mean())))
+        return typical
 
     def sample(self, count: int, source: Source, random: np.random.Generator) -> Batch:
         """Draw `count` sequences of `source`, padded to the longest of them."""
@@ -184,7 +191,10 @@ class Demonstrations:
         present = np.arange(length) < len(frames)
         frames = frames + frames[-1:] * (length - len(frames))
         horizon, flow = self._config.trained_horizon, self._flow
-        moments = [draw_moments(each.track, frame, flow.draws, horizon, flow.late, random) for each, frame in frames]
+        absolute = self._config.action_absolute
+        moments = [
+            draw_moments(each.track, frame, flow.draws, horizon, flow.late, random, absolute) for each, frame in frames
+        ]
         age, later, pending, answer, chunk, seen = map(np.stack, zip(*map(astuple, moments), strict=True))
         instructions = self._wordings[task]
         if random.random() < source.wrong_instruction:

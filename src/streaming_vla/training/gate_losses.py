@@ -91,7 +91,7 @@ def gate_loss(
     some = batch.taught.any(dim=0)
     some[0] |= not some.any()  # where nothing is learned one answers whose share is 0
     acting = some.nonzero().squeeze(1)
-    acted = Acted.of(batch.given, acting, batch.taught)
+    acted = Acted.of(batch.given, acting, batch.taught, network.model)
     flow, absolute = flow_loss(
         lambda moment: network.flow(passed, acting, moment), acted, network.model, plan.augment, generator
     )

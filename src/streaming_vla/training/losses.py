@@ -68,7 +68,7 @@ def batch_loss(
     acting = _acting(length, source, generator)
     # a flow token, and the first of a chunk, stands right behind its own observation
     sees, behind, draws = seen[:, acting], (acting + 1) * block, given["age"].shape[-1]
-    acted = Acted.of(given, acting, present)
+    acted = Acted.of(given, acting, present, model)
 
     def act(moment: Moment) -> Tensor:
         mask, places = block_mask(sees, draws, block), behind.repeat_interleave(draws)
@@ -145,7 +145,8 @@ class Acted:
     """The T' observations of each sequence whose actions are learned.
 
     Args:
-        age: [B, T', D]; later: [B, T', D, state_size]; pending, answer: [B, T', D, A]; chunk: [B, T', H, A]; see Batch.
+        age: [B, T', D]; later: [B, T', D, state_size]; pending, answer: [B, T', D, A]; chunk: [B, T', H, A]; see Batch;
+            answer and chunk as the heads of the network tell them.
         share: [B, T'], of each observation in the loss; 0 for those that are not learned from.
     """
 
@@ -157,13 +158,18 @@ class Acted:
     share: Tensor
 
     @classmethod
-    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor) -> Acted:
+    def of(cls, given: Mapping[str, Tensor], acting: Tensor, taught: Tensor, model: CompactModel) -> Acted:
         """Return the observations `acting` [T'] of a batch's tensors, as far as they are `taught` [B, T] bool.
 
         Args:
             given: by the names of Batch.
         """
         parts = {name: given[name][:, acting] for name in ("age", "later", "pending", "answer", "chunk")}
+        before = parts["pending"]
+        parts |= {
+            "answer": model.told(parts["answer"], before),
+            "chunk": model.chunk_told(parts["chunk"], before[:, :, 0]),
+        }
         return cls(**parts, share=_shares(taught[:, acting]))
 
     def moments(self, model: CompactModel, augment: Augment, generator: torch.Generator) -> Moment:

@@ -27,7 +27,7 @@ from streaming_vla.datasets.errors import DatasetError
 from streaming_vla.datasets.facts import DatasetFacts
 from streaming_vla.datasets.rates import rate_of_period
 from streaming_vla.policies.compact.checkpoint import load_model, save_policy
-from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.config import NO_STATE, CompactConfig
 from streaming_vla.policies.compact.language import UNKNOWN, build_vocabulary
 from streaming_vla.training.losses import SCENE_SIZE
 from streaming_vla.training.own_episodes import (
@@ -157,13 +157,15 @@ def windows(action: npt.NDArray[np.float32], config: CompactConfig) -> npt.NDArr
 def _shard(data: Dataset, episode: Episode, part: Part, config: CompactConfig) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of `training.episode.record_episode`."""
     count, begin = len(part.state), part.begin
-    initial = np.array(config.action_initial, dtype=np.float32)[None]
+    # before the first target an arm was told to be where it is
+    pairs = zip(config.action_initial, config.state_places, strict=True)
+    initial = [value if place == NO_STATE else part.states[0, place] for value, place in pairs]
     span = slice(begin, begin + count)
     blob, offsets = pictures_of(data, episode, part, config.cameras, config.image_size)
     return {
         "step": np.arange(count, dtype=np.int32),
         "state": part.state,
-        "previous": np.concatenate((initial, part.whole[:-1]))[span],
+        "previous": np.concatenate((np.array([initial], dtype=np.float32), part.whole[:-1]))[span],
         "window": windows(part.whole, config)[span],
         "scene": np.zeros((count, SCENE_SIZE), dtype=np.float32),
         "recall": np.full(count, -1, dtype=np.int64),

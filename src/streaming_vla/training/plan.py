@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streaming_vla import bounded_yaml
+from streaming_vla.sim.options import RobotName
 
 
 class Section(BaseModel):
@@ -149,14 +151,31 @@ class Recordings(BaseModel):
     """What `train demos` reads of a plan of any kind: the episodes, and the policy that they are for.
 
     Args:
+        robot: the simulated robot that is recorded.
         model: fields of CompactConfig that differ from its defaults (the words come from the tasks).
         recordings: the demonstrations.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    robot: RobotName = "metaworld"
     model: dict[str, Any] = {}
     recordings: tuple[Recording, ...]
+
+    def chosen(self, tasks: Sequence[str], episodes: int | None) -> list[Recording]:
+        """Return the recordings of some tasks alone (all when empty), with so many episodes of each (None: as planned).
+
+        Raises:
+            ValueError: a task that none of them has.
+        """
+        there = {task for recording in self.recordings for task in recording.episodes}
+        if unknown := [task for task in tasks if task not in there]:
+            raise ValueError(f"no recording of the plan has {', '.join(unknown)}; it has {', '.join(sorted(there))}")
+        found = []
+        for recording in self.recordings:
+            kept = {task: episodes or count for task, count in recording.episodes.items() if not tasks or task in tasks}
+            found.append(recording.model_copy(update={"episodes": kept}))
+        return found
 
 
 class TrainingPlan(Recordings):

@@ -23,6 +23,8 @@ SALIENCY_PLAN = Path("config/training/saliency.yaml")
 OWN_RUN = Path("data/own")  # with recordings of one's own
 OWN_PLAN = Path("config/training/own_data.yaml")
 SHIPPED = Path("models/compact_mt10.safetensors")
+SO101_PLAN = Path("config/training/so101.yaml")
+SO101_DEMONSTRATIONS = Path("data/so101/demonstrations")
 
 
 def compact_config(plan: Recordings) -> CompactConfig:

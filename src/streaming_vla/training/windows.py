@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,13 +37,19 @@ class Track:
         """Return the sum of the actions before every step and the last, [S + 1, A]."""
         return np.cumsum(np.pad(self.executed, ((1, 0), (0, 0))), axis=0, dtype=np.float32)
 
+    @cached_property
+    def action_before(self) -> Floats:
+        """Return the action before every step, [S, A]; before the first that of the first frame."""
+        return np.concatenate((self.previous[:1], self.executed[:-1]))
+
 
 @dataclass(frozen=True)
 class Moments:
     """Moments behind a picture, D of them, and what the expert does there.
 
     age [D], steps since the picture; state [D, state_size] of the robot then or some actions before; pending [D, A],
-    the sum of these actions; answer [D, A]; chunk [H, A], that begins at the first of them; frame, recorded then.
+    the sum of these actions, or the newest target; answer [D, A]; chunk [H, A], that begins at the first of them;
+    frame, recorded then.
     """
 
     age: npt.NDArray[np.int64]
@@ -53,13 +60,22 @@ class Moments:
     frame: int
 
 
-def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, random: np.random.Generator) -> Moments:
+def draw_moments(
+    track: Track,
+    frame: int,
+    draws: int,
+    horizon: int,
+    late: int,
+    random: np.random.Generator,
+    absolute: Sequence[bool] = (False,),
+) -> Moments:
     """Draw what is learned of the observation at `frame`: ages 0 to `horizon` - 1, as far as the episode goes.
 
     At the first of them a frame was recorded, so that its chunk is known: half of the time the picture's own.
 
     Args:
         late: most actions that the robot's state is behind; now and then it is that of the picture.
+        absolute: dimensions, [A] or one for all, of which the newest target is told instead of a sum.
     """
     begin = int(track.step[frame])
     last = min(int(track.until[frame]), begin + horizon - 1)
@@ -71,7 +87,8 @@ def draw_moments(track: Track, frame: int, draws: int, horizon: int, late: int, 
     behind = random.choice([0, 1, 2], size=draws, p=STATES)
     seen = step - np.minimum(step, np.select([behind == 1, behind == 2], [random.integers(1, late + 1, draws), age], 0))
     total = track.executed_before
-    return Moments(age, track.path[seen], total[step] - total[seen], track.answer[step], track.window[later], later)
+    pending = np.where(absolute, track.action_before[step], total[step] - total[seen])
+    return Moments(age, track.path[seen], pending, track.answer[step], track.window[later], later)
 
 
 def phases(step: npt.NDArray[np.int32], waiting: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.int64]:

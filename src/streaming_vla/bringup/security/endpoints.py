@@ -151,7 +151,7 @@ def _own_ends(options: SuiteOptions, namespace: str) -> dict[str, dict[str, tupl
         "sim_robot": {
             "publishes": (
                 *("camera/*", "robot_state", "joint_states", "hand_pose", "gripper"),
-                *("instruction", SUCCESS, "/clock"),
+                *("instruction", SUCCESS, "/clock", "expert_command"),
             ),
             "subscribes": ("command",),
             "serves": ("reset_robot",),

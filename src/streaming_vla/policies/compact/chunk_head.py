@@ -26,7 +26,8 @@ class ChunkBegin:
 
     Args:
         state: [state_size] of the robot, in its units.
-        pending: [A], sum of the actions that will be executed between `state` and that moment; None: none.
+        pending: [A], sum of the actions that will be executed between `state` and that moment, and the newest target of
+            absolute dimensions; None: none, a target is where the robot is.
         age: of the picture by then, control periods.
     """
 
@@ -62,9 +63,12 @@ class ChunkHead:
         chunk = torch.from_numpy(noise.astype(np.float32)).unsqueeze(0).unsqueeze(0)
         batch, first = batch_of([view]), torch.tensor([view.next_position])
         exact = guide is not None and guide.exact
-        pending = np.zeros(layout.size) if context.pending is None else context.pending
-        state, lacking = as_tensor(context.state).view(1, 1, -1), as_tensor(pending).view(1, 1, -1)
-        now = self._model.moment(state, lacking, torch.tensor([[context.age]]))
+        state = as_tensor(context.state).view(1, 1, -1)
+        before = self._model.stands(state) if context.pending is None else as_tensor(context.pending).view(1, 1, -1)
+        now = self._model.moment(state, before, torch.tensor([[context.age]]))
+        if guide is not None:
+            target = self._model.chunk_told(as_tensor(guide.target), before[0, 0])
+            guide = replace(guide, target=target.double().numpy())
         for step in range(steps):
             if step:
                 yield None
@@ -75,7 +79,7 @@ class ChunkHead:
                 if guide is not None:
                     velocity = velocity + _guidance(noisy, velocity, time, guide)
                 chunk = (noisy + velocity / steps).detach()
-        return layout.clip(chunk[0, 0].double().numpy())
+        return layout.clip(self._model.chunk_meant(chunk, before)[0, 0].double().numpy())
 
 
 def as_tensor(values: object) -> Tensor:

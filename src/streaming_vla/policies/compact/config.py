@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kv_cache.spec import CacheSpec
-from streaming_vla.policies.layout import ActionLayout
+from streaming_vla.policies.layout import ActionLayout, check_counts
 
 # Smallest and largest value of each size, of each element where there are several: far more than the network is made
 # for, and so little that a checkpoint which lies about itself costs no time before its tensors are looked at.
@@ -31,6 +31,7 @@ RANGES = {
 }
 MOST_NAMES = {"words": 65_536, "cameras": 16, "action_names": 256}
 ELEMENTS = {"channels": 4, "keypoints": 2}
+NO_STATE = -1  # of a dimension that no number of the state shows
 NORM_GROUPS = 8  # of a camera's convolutions
 
 
@@ -51,6 +52,9 @@ class CompactConfig:
         language_tokens: tokens that an instruction is pooled into.
         trained_horizon, execution_horizon: steps of the flow, and how many are meant to be executed.
         chunk_horizon: actions of a chunk.
+        action_state: for each dimension of the action the number of the state that shows where its target has led to,
+            which makes the network tell the target as a change of the one before; NO_STATE: none, it tells the value.
+            Empty: none at all.
 
     Raises:
         ValueError: a size out of RANGES, too few or too many names, sizes that do not divide, or an action layout or
@@ -80,6 +84,7 @@ class CompactConfig:
     action_low: tuple[float, ...] = (-1.0, -1.0, -1.0, -1.0)
     action_high: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     action_initial: tuple[float, ...] = (0.0, 0.0, 0.0, -1.0)
+    action_state: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in MOST_NAMES.items():
@@ -100,11 +105,29 @@ class CompactConfig:
         if any(channels % NORM_GROUPS for channels in self.channels):
             raise ValueError(f"compact policy: channels are {self.channels}, each must divide by {NORM_GROUPS}")
         _ = self.layout, self.cache  # they check themselves
+        check_counts({"action_state": len(self.state_places)}, self.action_names)
+        for name, absolute, place in zip(self.action_names, self.action_absolute, self.state_places, strict=True):
+            highest = self.state_size - 1 if absolute else NO_STATE
+            if type(place) is not int or not NO_STATE <= place <= highest:
+                raise ValueError(
+                    f"compact policy: action_state of '{name}' is {place!r}, expected {NO_STATE} to {highest}"
+                )
 
     @property
     def head_dim(self) -> int:
         """Size of one attention head."""
         return self.width // self.heads
+
+    @property
+    def state_places(self) -> tuple[int, ...]:
+        """`action_state`, with an entry for each dimension."""
+        return self.action_state or (NO_STATE,) * len(self.action_names)
+
+    @property
+    def behind(self) -> tuple[bool, ...]:
+        """Dimensions of which it can be told what the robot's state does not show yet."""
+        pairs = zip(self.action_absolute, self.state_places, strict=True)
+        return tuple(not absolute or place != NO_STATE for absolute, place in pairs)
 
     @property
     def tokens_per_camera(self) -> int:
@@ -147,6 +170,8 @@ class CompactConfig:
         """
         fields = json.loads(text)
         known = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(fields, dict):
+            fields = {"action_state": [], **fields}  # older policies do not say it
         if not isinstance(fields, dict) or set(fields) != known:
             different = sorted(set(fields) ^ known) if isinstance(fields, dict) else "not an object"
             raise ValueError(f"the architecture's fields differ: {different}")

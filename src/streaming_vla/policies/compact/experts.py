@@ -58,7 +58,7 @@ class Stack(nn.ModuleList, Generic[Member]):
 class Moment(NamedTuple):
     """What an action is for, in the network's units (see CompactModel.moment): where the robot is, how old the picture.
 
-    state [..., state_size]; pending [..., summed dimensions], actions that the state does not show yet; age [...].
+    state [..., state_size]; pending [..., CompactConfig.behind], what the state does not show yet; age [...].
     """
 
     state: Tensor
@@ -126,8 +126,7 @@ class Expert(nn.Module):
 
 def moment_features_of(config: CompactConfig) -> int:
     """Return how many features a moment has."""
-    summed = config.action_absolute.count(False)
-    return config.state_size * (1 + 2 * len(STATE_FREQUENCIES)) + summed + 2 * TIME_FREQUENCIES
+    return config.state_size * (1 + 2 * len(STATE_FREQUENCIES)) + sum(config.behind) + 2 * TIME_FREQUENCIES
 
 
 class FlowExpert(Expert):

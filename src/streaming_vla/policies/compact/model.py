@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from streaming_vla.policies.compact.config import CompactConfig
+from streaming_vla.policies.compact.config import NO_STATE, CompactConfig
 from streaming_vla.policies.compact.experts import ChunkExpert, FlowExpert, LayerCache, Moment, Stack
 from streaming_vla.policies.compact.layers import Layer, Projection, attend, rotated
 from streaming_vla.policies.compact.vision import CameraEncoder
@@ -24,6 +24,9 @@ class CompactModel(nn.Module):
     state_scale: Tensor
     pending_scale: Tensor
     absolute: Tensor
+    behind: Tensor
+    followed: Tensor
+    places: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -45,6 +48,11 @@ class CompactModel(nn.Module):
         self.register_buffer("state_scale", torch.ones(config.state_size))
         self.register_buffer("pending_scale", torch.ones(len(config.action_names)))
         self.register_buffer("absolute", torch.tensor(config.action_absolute), persistent=False)
+        places = torch.tensor(config.state_places)
+        self.register_buffer("behind", torch.tensor(config.behind), persistent=False)
+        self.register_buffer("followed", places != NO_STATE, persistent=False)  # targets that the state shows
+        self.register_buffer("places", places.clamp(min=0), persistent=False)
+        self._follows = any(place != NO_STATE for place in config.state_places)
 
     def words(self, words: Tensor) -> Tensor:
         """Pool words [B, maximum_words] (-1: none) into [B, language_tokens, width] by attention."""
@@ -71,11 +79,39 @@ class CompactModel(nn.Module):
 
         Args:
             state: [..., state_size] of the robot, in its units.
-            pending: [..., A], sum of the actions that `state` does not show yet; absolute dimensions are left out.
+            pending: [..., A], sum of the actions that `state` does not show yet; of a target that the state shows
+                (CompactConfig.action_state) the one before. Other absolute dimensions are left out.
             age: [...] of the picture, control periods.
         """
-        summed = (pending / self.pending_scale)[..., ~self.absolute]
-        return Moment(self.scaled(state), summed, age / self.config.trained_horizon)
+        told = pending - self.stands(state) if self._follows else pending
+        return Moment(
+            self.scaled(state), (told / self.pending_scale)[..., self.behind], age / self.config.trained_horizon
+        )
+
+    def stands(self, state: Tensor) -> Tensor:
+        """Return the targets that leave the robot where its state [..., state_size] is, [..., A]; others are 0."""
+        return torch.where(self.followed, state[..., self.places], 0.0)
+
+    def told(self, actions: Tensor, before: Tensor) -> Tensor:
+        """Return actions [..., A] as the heads tell them: a target that the state shows as a change of the one before.
+
+        Args:
+            before: [..., A], see `pending` of `moment`.
+        """
+        return torch.where(self.followed, (actions - before) / self.pending_scale, actions)
+
+    def meant(self, told: Tensor, before: Tensor) -> Tensor:
+        """Return the actions [..., A] of what the flow expert told."""
+        return torch.where(self.followed, before + told * self.pending_scale, told) if self._follows else told
+
+    def chunk_told(self, actions: Tensor, before: Tensor) -> Tensor:
+        """Return chunks [..., H, A] behind targets `before` [..., A] as the chunk expert tells them."""
+        return self.told(actions, torch.cat((before.unsqueeze(-2), actions[..., :-1, :]), dim=-2))
+
+    def chunk_meant(self, told: Tensor, before: Tensor) -> Tensor:
+        """Return the chunks of what the chunk expert told: the way round of `chunk_told`."""
+        targets = before.unsqueeze(-2) + (told * self.pending_scale).cumsum(dim=-2)
+        return torch.where(self.followed, targets, told)
 
     def encode(self, pictures: Tensor, state: Tensor, words: Tensor) -> Tensor:
         """Return the tokens of observations, [B, tokens_per_observation, width].

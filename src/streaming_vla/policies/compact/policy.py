@@ -120,8 +120,9 @@ class CompactPolicy:
     @torch.inference_mode()
     def flow_steps(self, queries: Sequence[FlowQuery]) -> list[Vector]:
         """Return the action of each query, all in one pass (see BatchingPolicy)."""
-        answers = self.model.flow(*self._asked(queries))
-        return [self._layout.clip(action.double().numpy()) for action in answers[:, 0]]
+        before, *asked = self._asked(queries)
+        answers = self.model.meant(self.model.flow(*asked)[:, 0], before)
+        return [self._layout.clip(action.double().numpy()) for action in answers]
 
     @property
     def doubts(self) -> bool:
@@ -131,10 +132,10 @@ class CompactPolicy:
     @torch.inference_mode()
     def doubt(self, query: FlowQuery) -> float:
         """Return how much a picture of now is expected to better the action of `query` (see DoubtingPolicy)."""
-        return float(self.model.flow.judge(*self._asked([query]))[1])
+        return float(self.model.flow.judge(*self._asked([query])[1:])[1])
 
-    def _asked(self, queries: Sequence[FlowQuery]) -> tuple[Moment, LayerCache, Tensor, None]:
-        """Return what the flow expert is asked."""
+    def _asked(self, queries: Sequence[FlowQuery]) -> tuple[Tensor, Moment, LayerCache, Tensor, None]:
+        """Return the targets before [B, A] and what the flow expert is asked."""
         horizon = self.model.config.trained_horizon
         for query in queries:
             if not 0 <= query.index < horizon:
@@ -143,11 +144,12 @@ class CompactPolicy:
         if any(state is None for state in known):
             raise ValueError("a flow step needs the robot's state, or what the prefill left")
         nothing = np.zeros(self._layout.size)
-        pending = [nothing if query.pending is None else query.pending for query in queries]
+        sums = [nothing if query.pending is None else query.pending for query in queries]
+        before = as_tensor(np.where(self._layout.absolute, [query.position for query in queries], sums))
         age = torch.tensor([[query.index] for query in queries])
-        moment = self.model.moment(as_tensor(known).unsqueeze(1), as_tensor(pending).unsqueeze(1), age)
+        moment = self.model.moment(as_tensor(known).unsqueeze(1), before.unsqueeze(1), age)
         places = torch.tensor([queries[0].view.next_position])
-        return moment, batch_of([query.view for query in queries]), places, None
+        return before, moment, batch_of([query.view for query in queries]), places, None
 
     @torch.inference_mode()
     def plan(self, view: CacheView, context: object = None) -> Vector:
@@ -159,12 +161,14 @@ class CompactPolicy:
         age = torch.arange(horizon)
         places = torch.tensor([view.next_position] * horizon)
         state = as_tensor(context).expand(horizon, -1)
-        answers = np.zeros((horizon, self._layout.size))
+        stands = model.stands(state)
+        before, answers = stands, np.zeros((horizon, self._layout.size))
         for _ in range(2):
-            before = as_tensor(answers.cumsum(axis=0) - answers)
             moment = Moment(*(part.unsqueeze(0) for part in model.moment(state, before, age)))
             told = model.flow(moment, batch_of([view]), places, None)[0]
-            answers = self._layout.clip(told.double().numpy())
+            answers = self._layout.clip(model.meant(told, before).double().numpy())
+            moves = torch.where(model.followed, as_tensor(answers) - before, as_tensor(answers))
+            before = stands + moves.cumsum(dim=0) - moves
         return answers
 
     @torch.inference_mode()

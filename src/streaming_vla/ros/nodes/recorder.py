@@ -95,6 +95,14 @@ class RecorderNode(SuiteNode[RecorderOptions]):
             if problem := _problem(thread):
                 self.get_logger().error(f"{problem}; {thread.dropped.total()} messages are missing")
 
+    def now(self) -> float:
+        """Return monotonic seconds, whatever clock is published: topics appear in the time of the processes."""
+        return time.monotonic()
+
+    def until(self, time_s: float) -> float:
+        """Return the seconds from now to `time_s`."""
+        return time_s - time.monotonic()
+
     def deadline(self) -> float | None:
         """When topics are looked for again."""
         return self._due_s

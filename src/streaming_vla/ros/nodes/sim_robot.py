@@ -67,6 +67,7 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         self._successes = self.create_publisher(Bool, "success", LATCHED)
         self._times = self.create_publisher(Clock, "/clock", BEST_EFFORT) if options.publish_clock else None
         command_type = self._simulation.command_type
+        self._experts = self.create_publisher(command_type, "expert_command", reliable(10))
         self.listen(command_type, "command", self._simulation.convert, self._on_command, reliable(10))
         self.serve(ResetRobot, "reset_robot", self._on_reset)
 
@@ -158,10 +159,11 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         self._ask_s = None
 
     def _ticks_to_next(self) -> int:
-        """Return how many ticks there are to the next setpoint or picture."""
-        every = self._running.robot.ticks_per_control
-        to_look = math.ceil(self._look_tick) - self._pace.ticks
-        return max(1, min(every - self._pace.ticks % every, to_look))
+        """Return how many ticks there are to the next setpoint, picture or answer of the expert."""
+        robot, now = self._running.robot, self._pace.ticks
+        every = [robot.ticks_per_control, *([robot.ticks_per_action] if self.options.expert else [])]
+        to_look = math.ceil(self._look_tick) - now
+        return max(1, min(*(each - now % each for each in every), to_look))
 
     def _look_is_late(self) -> bool:
         """Take pictures when they are due; True while that must wait for those before."""
@@ -187,6 +189,8 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
             self._successes.publish(Bool(data=success))
         if self._pace.ticks % robot.ticks_per_state == 0:
             self._publish_state()
+        if self.options.expert and self._pace.ticks % robot.ticks_per_action == 0:
+            self._experts.publish(self._running.expert_command())
 
     def _announce(self) -> None:
         """Publish everything about a fresh start: state, pictures, success and instruction."""

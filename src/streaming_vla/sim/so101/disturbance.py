@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 Vector = npt.NDArray[np.float64]
 
+BURST_PROBABILITY, BURST_SPEED = 0.06, 0.05  # of a demonstration: at an action; rad of a joint in an action
 _BURST_ACTIONS = (4, 12)
 _GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped cube is a demonstration less
 

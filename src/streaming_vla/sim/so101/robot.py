@@ -78,7 +78,7 @@ class So101Robot:
         controller: what trajectories the controller takes.
 
     Attributes:
-        tick_s, ticks_per_control, ticks_per_state: see SimulatedRobot.
+        tick_s, ticks_per_control, ticks_per_state, ticks_per_action: see SimulatedRobot.
         task: what is to be done; None before the first reset.
         instruction: the same as a sentence.
         success: the task is done.
@@ -91,6 +91,7 @@ class So101Robot:
 
     tick_s = TICK_SUBSTEPS * SUBSTEP_S
     ticks_per_control = ticks_per_state = CONTROL_SUBSTEPS // TICK_SUBSTEPS
+    ticks_per_action = ACTION_SUBSTEPS // TICK_SUBSTEPS
 
     def __init__(
         self,
@@ -153,6 +154,11 @@ class So101Robot:
         self._placement, self.task = placement, chosen
         self._rule = RULES[chosen.name]()
         self.success = self.failed = False
+
+    @property
+    def colour(self) -> str:
+        """Colour of the named cube."""
+        return self._placed().target
 
     def command(self, trajectory: Trajectory) -> None:
         """Follow `trajectory`; its times are those of `time_s`.

@@ -71,6 +71,9 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
+OFF_THE_WAY = {"touch": 40, "push": 100, "pick": 80}  # most actions before a demonstration begins: about an episode
+# No demonstration has seeds from here on: up to sim.tasks.HELD_OUT_SEED trainings are compared.
+DEVELOPMENT_SEED = 9_000
 TIME_LIMITS_S = {"touch": 10.0, "push": 20.0, "pick": 20.0}  # who has not succeeded by then has failed
 
 INSIDE_M = SQUARE_HALF_M - CUBE_HALF_M  # middle of a cube that lies in the square, from the square's

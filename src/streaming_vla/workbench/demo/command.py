@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.parameters.load import read
 from streaming_vla.workbench.demo.display import Display
 from streaming_vla.workbench.demo.options import DemoOptions
 from streaming_vla.workbench.report.filmstrip import draw_filmstrip
@@ -39,7 +38,8 @@ def run(options: DemoOptions) -> int:
     from streaming_vla.workbench.demo.simulation import driven_simulation
 
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    scenes = [Scene(task, options.seed + index) for task in options.tasks for index in range(options.episodes)]
+    tasks = options.tasks or options.shown.tasks
+    scenes = [Scene(task, options.seed + index) for task in tasks for index in range(options.episodes)]
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         console.print(f"Starting the nodes and the simulated robot; their logs go to {options.out / 'logs'}")
@@ -49,8 +49,10 @@ def run(options: DemoOptions) -> int:
         with driven_simulation(
             options.out / "logs",
             profile=options.profile,
-            params_file=options.params_file,
+            params_file=options.file,
             simulated_clock=options.simulated_clock,
+            robot=options.shown,
+            model=options.model,
         ) as simulation:
             records = _run_episodes(simulation.driver, console, scenes, options)
         _present(records, console, options)
@@ -75,7 +77,7 @@ def _run_episodes(
                 display.say(f"{mode}: the robot resets to {scene.task}, seed {scene.seed}")
                 for node, values in settings.items():
                     driver.set_parameters(node, values)
-                record = driver.run(mode, scene, options.time_limit_s, display.update)
+                record = driver.run(mode, scene, options.limit_s(scene.task), display.update)
                 records.append(record)
                 display.finish(record)
     return records
@@ -92,7 +94,7 @@ def _present(records: Sequence[EpisodeRecord], console: Console, options: DemoOp
         if record.problem:
             console.print(f"{record.mode} {record.task}, seed {record.seed}: {record.problem}")
     write_json(results, out / "results.json")
-    inference = read(options.params_file).inference
+    inference = options.suite.inference
     runs = []
     for mode in results:
         of_mode = [record for record in records if record.mode == mode]

@@ -13,19 +13,12 @@ from rclpy.parameter import Parameter
 
 from streaming_vla.bringup import graph
 from streaming_vla.bringup.starter import Suite, SuiteError
-from streaming_vla.engine.latency_profile import find_profile
-from streaming_vla.machines.executor_options import ExecutorOptions
+from streaming_vla.parameters.load import read
 from streaming_vla.ros.middleware import begin
-from streaming_vla.sim.metaworld import CAMERAS, ENVIRONMENT_STEP_S
 from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import Driver, DriverError
-
-CONTROL_PERIOD_S = 0.05
-SETTINGS: graph.Settings = {
-    "executor": {"control_period_s": CONTROL_PERIOD_S},
-    # episodes are begun by the driver, not by a new instruction
-    "saliency_monitor": {"control_period_s": CONTROL_PERIOD_S, "auto_start": False},
-}
+from streaming_vla.workbench.demo.settings import settings_for
+from streaming_vla.workbench.robots import ROBOTS, SimulatedArm
 
 
 @dataclass(frozen=True)
@@ -50,36 +43,15 @@ class Simulation:
         return {node.name: self.suite.respawns(node.name) for node in graph.nodes(simulated=True)}
 
 
-def settings_for(profile: str, simulated_clock: bool = False) -> tuple[graph.Settings, float]:
-    """Return the parameters per node, and the control period in seconds, for a latency profile; empty: none.
-
-    One environment step of the simulated robot lasts one control period, whatever that is.
-
-    Args:
-        profile: name or path.
-        simulated_clock: the nodes follow the robot's clock; false: real time, which the robot may fall behind.
-    """
-    changed: dict[str, dict[str, graph.Setting]] = {node: dict(values) for node, values in SETTINGS.items()}
-    for node, values in graph.SIMULATED_CLOCK.items() if simulated_clock else ():
-        changed.setdefault(node, {}).update(values)
-    if not profile:
-        return changed, CONTROL_PERIOD_S
-    period_s = find_profile(profile).control_period_s
-    for node in ("executor", "generator", "saliency_monitor"):
-        changed.setdefault(node, {})["control_period_s"] = period_s
-    changed["executor"]["velocity_limit"] = ExecutorOptions().at_period(period_s).velocity_limit
-    changed.setdefault("inference", {})["latency_profile"] = profile
-    changed.setdefault("sim_robot", {})["real_time_factor"] = ENVIRONMENT_STEP_S / period_s
-    return changed, period_s
-
-
 @contextmanager
 def driven_simulation(
     log_folder: Path,
-    cameras: tuple[str, ...] = CAMERAS,
+    cameras: tuple[str, ...] | None = None,
     profile: str = "",
     params_file: Path | None = None,
     simulated_clock: bool = False,
+    robot: SimulatedArm = ROBOTS["metaworld"],
+    model: str = "",
 ) -> Iterator[Simulation]:
     """Start every node and yield what runs; stop everything at the end.
 
@@ -87,16 +59,17 @@ def driven_simulation(
 
     Args:
         log_folder: gets one file per node.
-        cameras: whose pictures the driver records.
-        profile: latency profile that the inference node behaves like, name or path; empty: none.
-        params_file: ROS parameter file of the nodes; the control period stays that of the simulation.
-        simulated_clock: see settings_for.
+        cameras: whose pictures the driver records; None: all of the observer's.
+        params_file: ROS parameter file of the nodes; None: their defaults.
+        profile, simulated_clock, robot, model: see settings_for.
 
     Raises:
         DriverError: a node cannot start; the message is its sentence.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
-    settings, period_s = settings_for(profile, simulated_clock)
+    suite_options = read(params_file)
+    settings, period_s = settings_for(robot, suite_options, profile, simulated_clock, model)
+    cameras = suite_options.observer.cameras if cameras is None else cameras
     with reserved_domain() as domain, (log_folder / "starter.log").open("w", encoding="utf-8") as log:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

@@ -29,7 +29,7 @@ from streaming_vla.policies.contract import (
 )
 from streaming_vla.policies.layout import Vector
 from streaming_vla.sim.frames import as_seen
-from streaming_vla.sim.metaworld import MetaWorldRobot
+from streaming_vla.sim.robot import SimulatedRobot
 from streaming_vla.workbench.evaluation.cache_options import NEWEST_ONLY, fitted
 from streaming_vla.workbench.evaluation.chunk_log import ChunkLog
 
@@ -123,7 +123,7 @@ class ClosedLoopRunner:
         self._chunk = np.zeros((0, self._policy.spec.layout.size))
         self._newest: Any = None  # what the newest prefill left for the policy
 
-    def __call__(self, robot: MetaWorldRobot) -> npt.NDArray[np.float32]:
+    def __call__(self, robot: SimulatedRobot) -> npt.NDArray[np.float32]:
         """Return the action to execute now, [A]; looks at the robot when it is time to."""
         spec, options = self._policy.spec, self._options
         span = spec.execution_horizon + options.late  # the actions of a context that are executed
@@ -154,7 +154,7 @@ class ClosedLoopRunner:
         self._append(keys, values)
         self._look_now = True
 
-    def look(self, robot: MetaWorldRobot) -> PolicyObservation:
+    def look(self, robot: SimulatedRobot) -> PolicyObservation:
         """Return what the policy would see now."""
         spec = self._policy.spec
         images = np.stack([as_seen(robot.render(camera), spec.image_size) for camera in spec.cameras])
@@ -162,7 +162,7 @@ class ClosedLoopRunner:
             images[spec.cameras.index(camera)] = 0
         return PolicyObservation(images, robot.state(), self._instruction)
 
-    def _take_over(self, robot: MetaWorldRobot) -> None:
+    def _take_over(self, robot: SimulatedRobot) -> None:
         """Begin with the newest context."""
         self._view = self.cache.view()
         self._context = self._newest
@@ -175,9 +175,10 @@ class ClosedLoopRunner:
         self._begun = self._position
         self._index = 0
         if self._options.head == "chunk":
-            self._chunk = self._denoise(ChunkBegin(robot.state(), age=self._first))
+            targets = np.where(layout.absolute, self._position, 0.0)
+            self._chunk = self._denoise(ChunkBegin(robot.state(), targets, age=self._first))
 
-    def _step(self, robot: MetaWorldRobot) -> npt.NDArray[np.float64]:
+    def _step(self, robot: SimulatedRobot) -> npt.NDArray[np.float64]:
         step = min(self._first + self._index, self._policy.spec.trained_horizon - 1)
         query = FlowQuery(
             self._view,
@@ -198,7 +199,7 @@ class ClosedLoopRunner:
         work = policy.denoise(self._view, begin, DENOISING_STEPS, None, self._noise)
         return policy.spec.layout.clip(run_slices(work))
 
-    def _observe(self, robot: MetaWorldRobot) -> None:
+    def _observe(self, robot: SimulatedRobot) -> None:
         self._at_picture = self._executed
         observation = self.look(robot)
         prefilled = prefill_whole(self._policy, observation, self.cache.view())

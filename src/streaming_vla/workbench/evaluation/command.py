@@ -12,6 +12,7 @@ from rich.console import Console
 
 from streaming_vla.engine.options import CacheOptions
 from streaming_vla.refusal import refuse
+from streaming_vla.sim.options import RobotName
 from streaming_vla.workbench.progress import counting
 
 DEFAULT_SEEDS = "10000:10050"
@@ -50,7 +51,10 @@ def evaluate(
         DEFAULT_SEEDS
     ),
     episodes: Annotated[int | None, typer.Option(min=1, help="of each task; the first of the seeds")] = None,
-    tasks: Annotated[str, typer.Option(help="names with commas between, or mt10, memory, all")] = "mt10",
+    robot: Annotated[RobotName, typer.Option(help="the simulated robot")] = "metaworld",
+    tasks: Annotated[
+        str, typer.Option(help="names with commas between, or mt10, memory, all", show_default="mt10, of so101 all")
+    ] = "",
     head: Annotated[str, typer.Option(help="flow or chunk")] = "flow",
     age: Annotated[int, typer.Option(min=0, help="control steps that an observation is old at its hand-over")] = 2,
     late: Annotated[int, typer.Option(min=0, help="control steps that every context comes late (overrun)")] = 0,
@@ -83,8 +87,13 @@ def evaluate(
     ] = "rezero",
     instruction: Annotated[str, typer.Option(help="default, held_out or wrong")] = "default",
     maximum_steps: Annotated[
-        int, typer.Option(min=1, help="an episode fails when it lasts longer; one of a memory task ends by itself")
-    ] = 300,
+        int | None,
+        typer.Option(
+            min=1,
+            help="an episode fails when it lasts longer; one of a memory task ends by itself",
+            show_default="300, of so101 the task's time limit",
+        ),
+    ] = None,
     wait_steps: Annotated[
         str, typer.Option(help="A:B, shortest and longest wait of a memory task in steps")
     ] = DEFAULT_WAIT,
@@ -102,7 +111,6 @@ def evaluate(
     from streaming_vla.engine.cache import differences, engine_options
     from streaming_vla.policies.models import find_model
     from streaming_vla.policies.registry import load_policy, model_files
-    from streaming_vla.sim.tasks import select_tasks
     from streaming_vla.workbench.evaluation import closed_loop as loop
     from streaming_vla.workbench.evaluation.cache_options import choose_cache
     from streaming_vla.workbench.evaluation.closed_loop_runner import RunnerOptions
@@ -110,6 +118,7 @@ def evaluate(
     from streaming_vla.workbench.evaluation.policy_report import tabulate, to_markdown, to_table
     from streaming_vla.workbench.processes import WorkerLost
     from streaming_vla.workbench.report.filmstrip import draw_filmstrip
+    from streaming_vla.workbench.robots import ROBOTS
 
     warnings.filterwarnings("ignore")  # Meta-World's experts warn about constants at every step
     try:
@@ -124,9 +133,10 @@ def evaluate(
         options.check(policy)
         if memory_map is not None:
             check_picture(memory_map)
-        trials = [
-            loop.Trial(task, seed, instruction, maximum_steps, waits) for task in select_tasks(tasks) for seed in chosen
-        ]
+        arm = ROBOTS[robot]
+        names = arm.select(tasks) if tasks else arm.tasks
+        steps = {task: maximum_steps or arm.steps(task) for task in names}
+        trials = [loop.Trial(task, seed, instruction, steps[task], waits, robot) for task in names for seed in chosen]
         loop.wording(trials[0])
         engine = engine_options(kept, policy.spec.tokens_per_observation)
         if engine.gate is not None:
