@@ -14,7 +14,7 @@ from kv_cache.checks import check_queries, check_tokens
 from kv_cache.chunks import Queries, State
 from kv_cache.compress import Judgement, fit, judge
 from kv_cache.policies.base import CachePolicy
-from kv_cache.rotary import angles, apply_rotary, rotate
+from kv_cache.rotary import apply_rotary, rotate
 from kv_cache.slots import SlotRotations, pick, pieces
 from kv_cache.spec import CacheSpec
 from kv_cache.view import CacheSnapshot, CacheStats, CacheView, Ledger

@@ -1,4 +1,4 @@
-"""The fate of chunks that leave the recent window of one session: kept word for word, summarised, dropped or evicted."""
+"""The fate of chunks that leave the recent window: kept word for word, summarised, dropped or evicted."""
 
 from __future__ import annotations
 

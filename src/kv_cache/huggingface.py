@@ -127,7 +127,7 @@ class CompressedCache(Cache):  # type: ignore[misc]
             ValueError: the policy reads queries, and not every layer of the model has a projection that gives them.
         """
         asking = _asking(model) if self.policy.reads_queries else []
-        if asking and len(asking) != self.spec.layers:
+        if self.policy.reads_queries and len(asking) != self.spec.layers:
             raise ValueError(
                 f"compressed cache: {len(asking)} query projections (q_proj, qkv_proj) are found in "
                 f"{type(model).__name__}, expected {self.spec.layers}; call observe_queries in hooks of your own"

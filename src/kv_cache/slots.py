@@ -25,12 +25,13 @@ def slot_positions(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.where(slots < sizes.sinks, slots, middle)
 
 
-def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> Tensor:
-    """Return cosine and sine, [2, sinks + summaries + max_positions, F].
+def rotary_table(spec: CacheSpec, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine, each [sinks + summaries + max_positions, F].
 
     Rows: the slots of sinks and summaries at their positions, then the positions 0, 1, 2, ...
     """
-    return _rows(spec, torch.cat((slot_positions(sizes, device), _positions(0, sizes.max_positions, device))))
+    both = _rows(spec, torch.cat((slot_positions(sizes, device), _positions(0, sizes.max_positions, device))))
+    return both[0].clone(), both[1].clone()
 
 
 def rotary_table_bytes(spec: CacheSpec, sizes: Sizes) -> int:

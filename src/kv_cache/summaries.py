@@ -26,11 +26,12 @@ class AttentionSummary(nn.Module):
 
     def forward(self, keys: Tensor, values: Tensor, layers: slice = ALL) -> tuple[Tensor, Tensor]:
         """Summarise [B, L, Hkv, n, C, d] into [B, L, Hkv, n, d], keys and values; the L `layers` of the model."""
-        query = self.query[layers, :, None, :, None]  # [L, Hkv, 1, d, 1]
-        logits = keys.to(query.dtype) @ (query / keys.shape[-1] ** 0.5)
-        weights = logits.softmax(dim=4).transpose(-1, -2)  # [B, L, Hkv, n, 1, C]
-        made = (weights @ each.to(weights.dtype) for each in (keys, values))
-        own_keys, own_values = (each.squeeze(4).to(keys.dtype) for each in made)
+        *lead, length, size = keys.shape
+        query = (self.query[layers] / size**0.5).unsqueeze(2).expand(lead[0], -1, -1, lead[3], -1)
+        # three dimensions: with more of them a product goes through many small steps, which take longer than it does
+        flat = [each.to(query.dtype).reshape(-1, length, size) for each in (keys, values)]
+        weights = (flat[0] @ query.reshape(-1, size, 1)).softmax(dim=1).transpose(1, 2)  # [B * L * Hkv * n, 1, C]
+        own_keys, own_values = ((weights @ each).view(*lead, size).to(keys.dtype) for each in flat)
         return own_keys, own_values
 
 

@@ -251,7 +251,7 @@ def test_a_chunk_goes_down_a_step_at_a_time() -> None:
     less = cache.retuned(Mean(0, 6, 3, 13, exact=0.0))
     assert less.snapshot().ledger.lengths == (1, 3) and less.stats().chunks_evicted == 9
     with pytest.raises(
-        ValueError, match="exact is 0.0, but the budget leaves 2 tokens for older chunks: to keep one of 3"
+        ValueError, match=r"exact is 0\.0, but the budget leaves 2 tokens for older chunks: to keep one of 3"
     ):
         Mean(0, 6, 3, 10, exact=0.0)
 

@@ -303,11 +303,17 @@ def test_queries_are_found_behind_a_norm_and_in_one_matrix(family: str) -> None:
 
 @pytest.mark.parametrize("endless", [False, True], ids=["absolute", "endless"])
 def test_rows_that_keep_different_counts_are_as_if_alone(model: Any, endless: bool) -> None:
+    torch.manual_seed(0)
     gate = Gate(GateConfig.of(spec_of(model)))
     with torch.no_grad():
         gate.head.weight.mul_(60.0)
         gate.head.bias.zero_()
-    policy, tokens, sizes = Gated(2, 12, 4, 40, gate=gate), ids(60, rows=3), [9] * 5 + [1] * 3 + [12]
+    policy, tokens, sizes = Gated(2, 12, 4, 40, gate=gate, threshold=0.0), ids(60, rows=3), [9] * 5 + [1] * 3 + [12]
+    cache = CompressedCache.of(model, policy, endless)
+    stream(model, cache, tokens, sizes)
+    scores = torch.tensor([[score for _, score in row.kept_chunks()] for row in cache.rows])
+    levels = [level / 20 for level in range(1, 20) if len({*(scores >= level / 20).sum(dim=1).tolist()}) > 1]
+    policy = replace(policy, threshold=levels[0])
     cache = CompressedCache.of(model, policy, endless)
     with cache.attached(model):
         together = stream(model, cache, tokens, sizes)

@@ -44,7 +44,7 @@ class Expected(Chunked):
     reads_queries = True
 
     def start(self, spec: CacheSpec, batch: int, device: torch.device) -> State:
-        """Return the mean rotation, two tensors, then for each layer reports [B], mean [B, Hq, d] and moment [B, Hq, d, d].
+        """Return the mean rotation, then of each layer reports [B], mean [B, Hq, d] and second moment [B, Hq, d, d].
 
         Layers report one by one: a tensor of all of them would be made anew for each.
         """
