@@ -81,6 +81,7 @@ class SessionCache:
         self._views, self._max_bytes = views, max_bytes
         self._rotations = SlotRotations(spec, policy.sizes, self.device) if policy.moves_tokens else None
         self._version = 0
+        self._mass: Tensor
         self._shown: Callable[[], CacheView | None] = _nothing  # the newest view, as long as somebody holds it
         self._reported: set[int] = set()  # layers whose queries have been reported on the newest view
         self.reset()

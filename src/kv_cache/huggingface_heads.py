@@ -62,7 +62,8 @@ class HeadwiseCache(Cache):  # type: ignore[misc]
     @property
     def tokens(self) -> int:
         """Tokens held per head."""
-        return self.layers[0].held
+        held: int = self.layers[0].held
+        return held
 
     @property
     def bytes(self) -> int:

@@ -78,8 +78,10 @@ class Distiller:
 
     def judge(self, lesson: Lesson) -> Tensor:
         """Return the gate's logits [1, n] of the chunks that leave the window."""
-        logits, _ = self.gate(chunks_of(lesson.keys, self.sizes), self.gate.start(1, lesson.keys.device))
-        return logits
+        judged: tuple[Tensor, Tensor] = self.gate(
+            chunks_of(lesson.keys, self.sizes), self.gate.start(1, lesson.keys.device)
+        )
+        return judged[0]
 
     def learn(self, lesson: Lesson, draw: Draw) -> tuple[Tensor, Tensor, Fate]:
         """Run the student.

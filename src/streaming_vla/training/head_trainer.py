@@ -25,6 +25,8 @@ SHARES = (4, 8)  # one token in so many is kept in validation
 class HeadGateTrainer(Distillation):
     """A gate as a HeadwiseCache takes it. The teacher runs once over every sequence; a step costs next to nothing."""
 
+    gate: HeadGate
+
     def make_gate(self, spec: CacheSpec) -> HeadGate:
         """Return a gate that knows how large keys and values are, from the first sequence, and nothing else."""
         plan = self.run.plan
@@ -89,7 +91,8 @@ class HeadGateTrainer(Distillation):
         return figures
 
     def _foretold(self, lesson: HeadLesson) -> Tensor:
-        return self.gate(lesson.tokens) + self.gate.of_age(lesson.age)
+        foretold: Tensor = self.gate(lesson.tokens) + self.gate.of_age(lesson.age)
+        return foretold
 
     def _read(self, number: int) -> HeadLesson:
         there = self.lesson(number)

@@ -37,11 +37,16 @@ class ChunkFate:
 class Counts(Protocol):
     """What CacheStats, KvCacheStats.msg and records of them have in common."""
 
-    tokens: int
-    full_tokens: int
-    chunks_kept: int
-    chunks_dropped: int
-    chunks_evicted: int
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def full_tokens(self) -> int: ...
+    @property
+    def chunks_kept(self) -> int: ...
+    @property
+    def chunks_dropped(self) -> int: ...
+    @property
+    def chunks_evicted(self) -> int: ...
 
 
 def held_exactly(told: Counts, sizes: Sizes) -> int:
