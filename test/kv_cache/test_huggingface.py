@@ -227,7 +227,7 @@ def test_the_how_to_page_runs(tmp_path: Path) -> None:
     """Its code blocks, as they stand there, with a model and observations."""
     torch.manual_seed(0)
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL)
-    ten_lines, trained, frozen, attached = blocks
+    ten_lines, trained, frozen, attached, *_ = blocks
     model = llama().eval()
     names: dict[str, Any] = {"model": model, "observations": [ids(25, seed=step) for step in range(20)]}
     exec(ten_lines, names)
