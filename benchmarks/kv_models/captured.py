@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from methods import RECENT, SINKS
+from methods import NEWEST, SINKS
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
@@ -83,7 +83,7 @@ def cache_of(spec: CacheSpec, found: Prefilled, made_by: CachePolicy | HeadGate 
             cache.update(*pair, layer)
         return cache
     if isinstance(made_by, HeadGate):
-        heads = HeadwiseCache(spec, made_by, SINKS, RECENT, budget)
+        heads = HeadwiseCache(spec, made_by, SINKS, int(NEWEST * budget), budget)
         for layer, pair in enumerate(zip(found.keys, found.values, strict=True)):
             heads.update(*pair, layer)
         return heads

@@ -10,7 +10,8 @@ from torch import Tensor
 from kv_cache import Attention, CachePolicy, Expected, Mean, Window
 from kv_cache.heads import HeadGate
 
-SINKS, RECENT, CHUNK = 4, 32, 16
+SINKS, CHUNK = 4, 16
+NEWEST = 0.75  # share of a budget that a cache per head gives to the newest tokens, chosen on two pages not reported
 # name: source, and whether it decides without having seen the question (the last tokens of the prompt)
 METHODS = {
     "full": ("transformers", True),

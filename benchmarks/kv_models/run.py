@@ -27,6 +27,7 @@ from kv_cache.gate_file import load_head_gate
 from kv_cache.huggingface_spec import spec_of
 
 HERE = Path(__file__).parent
+DEVELOPED = 2  # pages on which a share of methods.py was chosen
 TAIL = 128  # tokens whose loss is measured behind a text
 FACT = "\nThe secret code of the {colour} {thing} is {code}.\n"
 QUESTION = (
@@ -92,7 +93,7 @@ class Bench:
         long = [file for file in self.files if file.stat().st_size > 8 * length]
         if not long:
             raise typer.BadParameter(f"no text has {length} tokens")
-        words = long[number % len(long)].read_text(encoding="utf-8")
+        words = long[(number + DEVELOPED) % len(long)].read_text(encoding="utf-8")
         begin = len(words) // 5  # behind a page's head
         return self.ids(words[begin : begin + 12 * length])[:length]
 

@@ -46,7 +46,7 @@ class HeadwiseCache(Cache):  # type: ignore[misc]
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, gate: HeadGate, sinks: int = 4, recent: int = 32, budget: int = 256
+        cls, model: PreTrainedModel, gate: HeadGate, sinks: int = 4, recent: int = 192, budget: int = 256
     ) -> HeadwiseCache:
         """Return a cache for `model`.
 

@@ -34,7 +34,7 @@ def test_sinks_the_newest_and_the_best_stay() -> None:
 
 def test_with_room_for_all_nothing_changes() -> None:
     model, gate = model_and_gate()
-    cache = HeadwiseCache.of(model, gate, budget=TOTAL)
+    cache = HeadwiseCache.of(model, gate, sinks=2, recent=4, budget=TOTAL)
     found = stream(model, cache, ids(TOTAL, rows=2), [20, 1, 43])
     torch.testing.assert_close(found, model(ids(TOTAL, rows=2)).logits, rtol=1e-3, atol=1e-4)
 
@@ -59,7 +59,7 @@ def test_what_is_read_is_what_is_kept() -> None:
     cache = HeadwiseCache.of(model, gate, sinks=2, recent=4, budget=12)
     model(input_ids=ids(TOTAL)[:, :40], past_key_values=cache, use_cache=True)
     layer = cache.layers[0]
-    whole = HeadwiseCache.of(model, gate, budget=TOTAL)
+    whole = HeadwiseCache.of(model, gate, sinks=2, recent=4, budget=TOTAL)
     model(input_ids=ids(TOTAL)[:, :40], past_key_values=whole, use_cache=True)
     keys, _, positions, _ = (part[0, 1] for part in layer._held)
     torch.testing.assert_close(keys, whole.layers[0]._held[0][0, 1][positions])
@@ -104,7 +104,7 @@ def test_a_file_is_checked(tmp_path: Path) -> None:
 def test_sizes_and_gates_that_do_not_fit_are_refused() -> None:
     model, gate = model_and_gate()
     with pytest.raises(ValueError, match=r"budget is 36, it must be above sinks \+ recent"):
-        HeadwiseCache.of(model, gate, budget=36)
+        HeadwiseCache.of(model, gate, recent=32, budget=36)
     other = HeadGate(HeadGateConfig(2, 2, 8))
     with pytest.raises(ValueError, match="the gate is for 2 layers of 2 x 8 numbers, the model has 3"):
         HeadwiseCache.of(model, other)
