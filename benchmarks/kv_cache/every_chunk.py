@@ -15,9 +15,9 @@ import torch
 import typer
 from memory import EVERYTHING, HERE, Condition, Episodes, figures
 
+from kv_cache.training.draws import Draw, keep_all
 from streaming_vla.policies.models import find_model
 from streaming_vla.sim.tasks import HELD_OUT_SEED, select_tasks
-from streaming_vla.training.gate_network import Draw, keep_all
 from streaming_vla.training.gate_plan import GatePlan
 from streaming_vla.training.gate_trainer import GateRun, GateTrainer
 from streaming_vla.training.plan import read_plan
