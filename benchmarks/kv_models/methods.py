@@ -11,7 +11,7 @@ from kv_cache import Attention, CachePolicy, Expected, Mean, Window
 from kv_cache.heads import HeadGate
 
 SINKS, CHUNK = 4, 16
-NEWEST = 0.75  # share of a budget that a cache per head gives to the newest tokens, chosen on two pages not reported
+NEWEST = 0.75  # share of a budget that a cache per head gives to the newest tokens, chosen on one page not reported
 # name: source, and whether it decides without having seen the question (the last tokens of the prompt)
 METHODS = {
     "full": ("transformers", True),
