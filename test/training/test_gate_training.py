@@ -17,7 +17,7 @@ from kv_cache import Full, Gate, GateConfig, Gated, SessionCache
 from kv_cache.gate_file import load_gate
 from kv_cache.policies import CachePolicy
 from kv_cache.policies.base import Sizes
-from kv_cache.training.draws import Draw, keep_from, keep_none
+from kv_cache.training.draws import Draw, keep_all, keep_from, keep_none
 from streaming_vla.cli import app
 from streaming_vla.policies.compact.checkpoint import load_policy, save_policy
 from streaming_vla.policies.compact.config import CompactConfig
@@ -249,6 +249,18 @@ def test_a_policy_that_learns_too_is_written(folder: Path, tmp_path: Path) -> No
     assert changed == {"word", "word_place", "word_query", "word_mlp", "state", "trunk_layers", "flow", "chunk"}
     identity = load_gate(tmp_path / "gate.safetensors").training["policy"]
     assert isinstance(identity, dict) and identity["name"] == "learned"
+
+
+def test_a_training_may_draw_otherwise(folder: Path, tmp_path: Path) -> None:
+    drawn: list[Draw] = []
+
+    class KeepsAll(GateTrainer):
+        def draw(self, generator: torch.Generator) -> Draw:
+            drawn.append(keep_all)
+            return keep_all
+
+    KeepsAll(GateRun(policy_file(tmp_path), folder, PLAN, tmp_path / "run"), lambda *_: None).advance()
+    assert drawn, "benchmarks/kv_cache/every_chunk.py trains so"
 
 
 def test_a_gate_that_judges_all_chunks_alike_is_refused(folder: Path, tmp_path: Path) -> None:

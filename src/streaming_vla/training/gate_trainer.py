@@ -142,6 +142,10 @@ class GateTrainer(GateLoop):
         about["policy"] = weights_of(policy_output or self.run.policy)
         save_gate(output, self.network.gate, threshold, about)
 
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Return what says in training which chunks are kept: hard draws with the noise of `generator`."""
+        return draw_hard(generator)
+
     def _learn(self, source: Source, random: np.random.Generator, generator: torch.Generator) -> dict[str, float]:
         """Add the gradient of one batch."""
         plan = self.plan
@@ -152,7 +156,7 @@ class GateTrainer(GateLoop):
             counts["gated"] -= counts["full"]
         parts: dict[str, float] = {}
         networks: dict[str, tuple[Network, Draw]] = {
-            "gated": (self.network, draw_hard(generator)),
+            "gated": (self.network, self.draw(generator)),
             "full": (FullNetwork(self.model), keep_none),
         }
         for name, count in counts.items():
