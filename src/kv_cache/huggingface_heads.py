@@ -128,9 +128,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         """Return that there is no end."""
         return -1
 
-    def get_max_cache_shape(self) -> int:
-        """Return that there is no end, as older versions ask it."""
-        return -1
+    get_max_cache_shape = get_max_length  # its name in older versions
 
     def reset(self) -> None:
         """Begin a new session."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 NAME = "kv_cache_training"
@@ -30,6 +31,13 @@ def _forward(
 
 AttentionInterface.register(NAME, _forward)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # who sees whom is the attention's own business
+
+
+def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return what the model's own attention gives, [B, Hq, T, d]; keys are shared in groups."""
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+    return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
 
 
 @contextmanager

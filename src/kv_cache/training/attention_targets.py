@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from kv_cache.huggingface_spec import rotation, spec_of
 from kv_cache.rotary import apply_rotary
-from kv_cache.training.attention import attending
+from kv_cache.training.attention import attending, causal
 
 LEAST = 1e-6  # attention that counts as none
 
@@ -61,9 +60,7 @@ def teach_heads(model: PreTrainedModel, tokens: Tensor, recent: int, most: int, 
             received.append(share.mean(dim=(1, 2))[:, places])
         plain = torch.cat((apply_rotary(keys, cos, -sin), values), dim=-1)[0]
         parts.append((plain[:, every], torch.cat(received, dim=-1).clamp(min=LEAST).log()))
-        return functional.scaled_dot_product_attention(
-            queries, keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), is_causal=True
-        )
+        return causal(queries, keys, values)
 
     with attending(model, attend):
         model.get_decoder()(input_ids=tokens, use_cache=False)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from kv_cache.gate import Gate
@@ -19,7 +18,7 @@ from kv_cache.one_pass import Asked, Fate, remember
 from kv_cache.policies.base import Sizes
 from kv_cache.rotary import apply_rotary
 from kv_cache.sampling import chunk_count, chunks_of
-from kv_cache.training.attention import attending
+from kv_cache.training.attention import attending, causal
 from kv_cache.training.draws import Draw
 
 TOP = 64  # of the teacher's next tokens that are told apart; all others are one more
@@ -67,10 +66,7 @@ class Distiller:
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             if layer == self.gate.config.layer:
                 kept.append(self._unrotated(keys))
-            group = queries.shape[1] // keys.shape[1]
-            return functional.scaled_dot_product_attention(
-                queries, keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), is_causal=True
-            )
+            return causal(queries, keys, values)
 
         odds = self._run(tokens, attend).log_softmax(dim=-1)
         top = odds.topk(min(TOP, odds.shape[-1] - 1), dim=-1)

@@ -62,6 +62,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
         ConfigError: a parameter that does not exist or is not allowed.
     """
 
+    follows_clock = True  # whether a published clock is its own; else it lives in the time of the processes
     takes_raw = False  # whether it subscribes to serialized messages (see executors.make_spinner)
 
     def __init__(self, name: str, kind: type[OptionsT]) -> None:
@@ -135,7 +136,7 @@ class SuiteNode(LifecycleNode, Generic[OptionsT]):  # type: ignore[misc]
     def now(self) -> float:
         """Return seconds that never go back: monotonic, with `use_sim_time` those of the published clock."""
         clock = self.get_clock()
-        told_s = 1e-9 * clock.now().nanoseconds if clock.ros_time_is_active else None
+        told_s = 1e-9 * clock.now().nanoseconds if self.follows_clock and clock.ros_time_is_active else None
         return self._time.read(told_s, time.monotonic())
 
     def until(self, time_s: float) -> float:

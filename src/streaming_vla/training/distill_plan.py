@@ -6,21 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kv_cache.policies.base import Sizes
+from streaming_vla.training import gate_plan
 from streaming_vla.training.plan import Section
 
 
-class Shape(Section):
+class Shape(gate_plan.Shape):
     """Shape of the gate, see kv_cache.GateConfig; of a gate per head only `hidden` is used."""
 
-    cell: Literal["gru", "lstm"] = "gru"
-    summary: Literal["mean", "attention", "mlp"] = "mean"
-    width: Annotated[int, Field(ge=1)] = 64
-    hidden: Annotated[int, Field(ge=1)] = 64
     layer: Annotated[int, Field(ge=0)] = 0
 
 
-class Cache(Section):
+class Cache(gate_plan.Cache):
     """The cache that the gate is trained for, in tokens.
 
     A model that does not learn along has never read a summary, so the default keeps single tokens word for word.
@@ -29,11 +25,6 @@ class Cache(Section):
     sinks: Annotated[int, Field(ge=0)] = 4
     recent: Annotated[int, Field(ge=1)] = 64
     chunk: Annotated[int, Field(ge=1)] = 1
-
-    @property
-    def sizes(self) -> Sizes:
-        """For kv_cache.sampling; training has no budget."""
-        return Sizes(self.sinks, self.recent, self.chunk)
 
 
 class Learning(Section):

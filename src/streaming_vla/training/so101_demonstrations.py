@@ -24,7 +24,7 @@ from streaming_vla.datasets.storage import Storage
 from streaming_vla.datasets.writer import Step, add_steps
 from streaming_vla.images.fit import square
 from streaming_vla.sim.so101.arm import JOINTS
-from streaming_vla.sim.so101.disturbance import BURST_SPEED, Disturbance
+from streaming_vla.sim.so101.disturbance import ATTEMPTS, BURST_SPEED, Disturbance
 from streaming_vla.sim.so101.robot import ACTION_PERIOD_S, So101Robot
 from streaming_vla.sim.so101.scene import CAMERAS
 from streaming_vla.sim.so101.tasks import DEVELOPMENT_SEED, OFF_THE_WAY, TIME_LIMITS_S, get_task
@@ -33,7 +33,6 @@ from streaming_vla.workbench.processes import RESUMED, map_in_processes
 
 RATE = Fraction(30)
 SEEDS_OF_PART = 5
-ATTEMPTS = 5  # to begin off the way; then the episode begins at the start of its scene
 FORMAT = 1  # of a part: one that an older version of this module made is made again
 
 

@@ -56,6 +56,7 @@ class _Listening:
 class RecorderNode(SuiteNode[RecorderOptions]):
     """Records from activation to deactivation, each time into a new folder."""
 
+    follows_clock = False  # topics appear whatever clock is published
     takes_raw = True
 
     def __init__(self) -> None:
@@ -94,14 +95,6 @@ class RecorderNode(SuiteNode[RecorderOptions]):
             self.get_logger().info(f"recorded {thread.written} messages to {thread.writer.folder}")
             if problem := _problem(thread):
                 self.get_logger().error(f"{problem}; {thread.dropped.total()} messages are missing")
-
-    def now(self) -> float:
-        """Return monotonic seconds, whatever clock is published: topics appear in the time of the processes."""
-        return time.monotonic()
-
-    def until(self, time_s: float) -> float:
-        """Return the seconds from now to `time_s`."""
-        return time_s - time.monotonic()
 
     def deadline(self) -> float | None:
         """When topics are looked for again."""

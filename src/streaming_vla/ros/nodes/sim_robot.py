@@ -39,6 +39,8 @@ NANOSECONDS = 1_000_000_000
 class SimRobotNode(SuiteNode[SimRobotOptions]):
     """Physics on the monotonic clock; commands act when they arrive, without commands the arm holds."""
 
+    follows_clock = False  # it makes the one that is published
+
     def __init__(self) -> None:
         super().__init__("sim_robot", SimRobotOptions)
         self._simulation: Simulation | None = None
@@ -85,14 +87,6 @@ class SimRobotNode(SuiteNode[SimRobotOptions]):
         """Take a new pace at once."""
         if self._simulated_clock is not None:
             self._restart()
-
-    def now(self) -> float:
-        """Return monotonic seconds, whatever clock is published: this node makes it."""
-        return time.monotonic()
-
-    def until(self, time_s: float) -> float:
-        """Return the seconds from now to `time_s`."""
-        return time_s - time.monotonic()
 
     def deadline(self) -> float | None:
         """When something of the robot is due."""

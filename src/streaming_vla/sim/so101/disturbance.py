@@ -8,6 +8,7 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float64]
 
 BURST_PROBABILITY, BURST_SPEED = 0.06, 0.05  # of a demonstration: at an action; rad of a joint in an action
+ATTEMPTS = 5  # to begin a demonstration off the way; then it begins at the start of its scene
 _BURST_ACTIONS = (4, 12)
 _GRIPPER_KEPT = 0.85  # share of the bursts that leave the gripper alone: a dropped cube is a demonstration less
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import rclpy
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from streaming_vla.bringup import graph
@@ -66,41 +67,70 @@ def driven_simulation(
     Raises:
         DriverError: a node cannot start; the message is its sentence.
     """
-    log_folder.mkdir(parents=True, exist_ok=True)
     suite_options = read(params_file)
     settings, period_s = settings_for(robot, suite_options, profile, simulated_clock, model)
     cameras = suite_options.observer.cameras if cameras is None else cameras
+    nodes = graph.nodes(simulated=True)
+    with running_suite(nodes, settings, params_file, log_folder, "driver", simulated_clock) as (suite, node, check):
+        driver = Driver(node, cameras, period_s, check)
+        try:
+            yield Simulation(driver, suite)
+        finally:
+            driver.close()
+
+
+@contextmanager
+def running_suite(
+    nodes: tuple[graph.GraphNode, ...],
+    settings: graph.Settings,
+    params_file: Path | None,
+    log_folder: Path,
+    client: str,
+    simulated_clock: bool,
+) -> Iterator[tuple[Suite, Node, Callable[[], None]]]:
+    """Start nodes and a client node in a ROS domain of their own, which only this machine reaches; stop all at the end.
+
+    Yields the suite, the client, and what raises SuiteError when a node has died.
+
+    Args:
+        log_folder: gets one file per node.
+        client: name of the client node.
+        simulated_clock: the client follows the robot's clock.
+
+    Raises:
+        DriverError: a node cannot start, or has died; the message is its sentence.
+    """
+    log_folder.mkdir(parents=True, exist_ok=True)
     with reserved_domain() as domain, (log_folder / "starter.log").open("w", encoding="utf-8") as log:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         suite = Suite(
-            graph.nodes(simulated=True),
+            nodes,
             params_file=params_file,
             settings=settings,
             log_folder=log_folder,
             say=lambda line: print(line, file=log, flush=True),
         )
+
+        def check() -> None:
+            if suite.failure:
+                raise SuiteError(suite.failure)
+
         try:
-            with suite, _driver(suite, cameras, period_s, simulated_clock) as driver:
-                yield Simulation(driver, suite)
+            with suite, _client(client, suite.namespace, simulated_clock) as node:
+                yield suite, node, check
         except SuiteError as error:
             raise DriverError(f"{error} (logs in {log_folder})") from error
 
 
 @contextmanager
-def _driver(suite: Suite, cameras: tuple[str, ...], period_s: float, simulated_clock: bool) -> Iterator[Driver]:
-    def check() -> None:
-        if suite.failure:
-            raise SuiteError(suite.failure)
-
+def _client(name: str, namespace: str, simulated_clock: bool) -> Iterator[Node]:
     context = rclpy.Context()
     begin(context)
     clock = Parameter("use_sim_time", value=simulated_clock)
-    node = rclpy.create_node("driver", namespace=suite.namespace, context=context, parameter_overrides=[clock])
-    driver = Driver(node, cameras, period_s, check)
+    node = rclpy.create_node(name, namespace=namespace, context=context, parameter_overrides=[clock])
     try:
-        yield driver
+        yield node
     finally:
-        driver.close()
         node.destroy_node()
         rclpy.try_shutdown(context=context)

@@ -7,34 +7,28 @@ simulated clock: what is recorded has the arm's own rate on every machine.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import rclpy
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from streaming_vla_interfaces import msg as wire
 from streaming_vla_interfaces import srv
 from trajectory_msgs.msg import JointTrajectory
 
 from streaming_vla.bringup import graph
-from streaming_vla.bringup.starter import Suite, SuiteError
 from streaming_vla.ros.base import LATCHED, reliable
-from streaming_vla.ros.middleware import begin
 from streaming_vla.ros.trajectories import targets_message
 from streaming_vla.sim.so101.arm import JOINTS
-from streaming_vla.sim.so101.disturbance import BURST_PROBABILITY, BURST_SPEED, Disturbance
+from streaming_vla.sim.so101.disturbance import ATTEMPTS, BURST_PROBABILITY, BURST_SPEED, Disturbance
 from streaming_vla.sim.so101.robot import ACTION_PERIOD_S
 from streaming_vla.sim.so101.tasks import OFF_THE_WAY, TIME_LIMITS_S, get_task
-from streaming_vla.workbench.demo.domain import reserved_domain
 from streaming_vla.workbench.demo.driver import SERVICE_TIMEOUT_S, Driver, DriverError
+from streaming_vla.workbench.demo.simulation import running_suite
 
 RECORDER = graph.GraphNode("recorder", "streaming_vla.ros.nodes.recorder")
 ANSWERS_BEHIND = 10  # actions behind the success, so that the last step is followed by something of every source
-ATTEMPTS = 5
 ANSWER_TIMEOUT_S = 60.0  # a busy machine lets a second of the simulation take long
 
 
@@ -43,7 +37,6 @@ class Teacher(Driver):
 
     def __init__(self, node: Node, check: Callable[[], None]) -> None:
         super().__init__(node, (), ACTION_PERIOD_S, check)
-        self._node_clock = node.get_clock()
         self._random = np.random.default_rng(0)
         self._disturbance: Disturbance | None = None
         self._driving = False
@@ -125,7 +118,7 @@ class Teacher(Driver):
     def _say(self, instruction: str, active: bool) -> None:
         self._number += active
         told = wire.Episode(session=self._session, number=self._number, active=active, instruction=instruction)
-        told.header.stamp = self._node_clock.now().to_msg()
+        told.header.stamp = self._node.get_clock().now().to_msg()
         self._episodes.publish(told)
 
 
@@ -146,41 +139,10 @@ def teaching(bag: Path, params_file: Path | None, raw: bool) -> Iterator[Teacher
         settings["recorder"]["jpeg_quality"] = 0
     nodes = tuple(node for node in graph.nodes(simulated=True) if node.simulated_only)
     logs = bag.with_name(f"{bag.name}_logs")
-    logs.mkdir(parents=True, exist_ok=True)
-    with reserved_domain() as domain, (logs / "starter.log").open("w", encoding="utf-8") as log:
-        os.environ["ROS_DOMAIN_ID"], os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = str(domain), "LOCALHOST"
-        suite = Suite(
-            (*nodes, RECORDER),
-            params_file=params_file,
-            settings=settings,
-            log_folder=logs,
-            say=lambda line: print(line, file=log, flush=True),
-        )
-
-        def check() -> None:
-            if suite.failure:
-                raise SuiteError(suite.failure)
-
+    with running_suite((*nodes, RECORDER), settings, params_file, logs, "teacher", True) as (_, node, check):
+        teacher = Teacher(node, check)
         try:
-            with suite, _node() as node:
-                teacher = Teacher(node, check)
-                try:
-                    teacher.wait_for_recorder()
-                    yield teacher
-                finally:
-                    teacher.close()
-        except SuiteError as error:
-            raise DriverError(f"{error} (logs in {logs})") from error
-
-
-@contextmanager
-def _node() -> Iterator[Node]:
-    context = rclpy.Context()
-    begin(context)
-    clock = Parameter("use_sim_time", value=True)
-    node = rclpy.create_node("teacher", context=context, parameter_overrides=[clock])
-    try:
-        yield node
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
+            teacher.wait_for_recorder()
+            yield teacher
+        finally:
+            teacher.close()
